@@ -1,0 +1,221 @@
+//! The fixed budget of connections: one bb8 pool per purpose.
+//!
+//! bb8 hides why it could not connect: with the server down `get()` waits out its whole time-out and
+//! says "timed out". So the error sink keeps the last connect error, and [`Database::acquire`] ends
+//! with it as soon as one arrives.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bb8::{ManageConnection, Pool, PooledConnection, RunError};
+use tokio::sync::watch;
+
+use super::conn::Conn;
+use super::connect::Server;
+use super::error::{Error, Kind};
+use super::{Purpose, Route};
+use crate::config;
+use crate::lifecycle::Tasks;
+use crate::telemetry::Metrics;
+
+/// A connection on loan; dropping it gives it back.
+pub type Pooled<'a> = PooledConnection<'a, Manager>;
+
+/// How many connections a purpose holds now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PoolStats {
+    pub open: u32,
+    pub idle: u32,
+    pub max: u32,
+}
+
+/// One database, its address and its pools.
+pub struct Database {
+    name: String,
+    server: Arc<Server>,
+    query_timeout: Duration,
+    pools: BTreeMap<Purpose, Lane>,
+}
+
+struct Lane {
+    pool: Pool<Manager>,
+    errors: watch::Receiver<u64>,
+    last: Arc<Mutex<Option<Error>>>,
+}
+
+impl Database {
+    /// Opens nothing yet: a server that is down is a state, not a failure to start.
+    pub fn new(
+        name: &str,
+        config: &config::Database,
+        jobs_max: u32,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Database> {
+        let server = Server::new(name, config.clone(), tasks.clone(), Arc::clone(metrics));
+        let pools = Purpose::ALL
+            .into_iter()
+            .map(|purpose| {
+                let (min, max) = match purpose {
+                    Purpose::Observe | Purpose::Control => (0, 1),
+                    Purpose::Job => (0, jobs_max),
+                    Purpose::Api => (config.pool_min_size, config.pool_max_size),
+                    Purpose::Migrate | Purpose::Check => (0, 2),
+                };
+                (purpose, Lane::new(&server, purpose, min, max, config))
+            })
+            .collect();
+        Arc::new(Database { name: name.to_owned(), server, query_timeout: config.query_timeout, pools })
+    }
+
+    /// The name it has in the configuration, in metrics and in logs.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it is reached.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// The bound for API and probe statements.
+    pub fn query_timeout(&self) -> Duration {
+        self.query_timeout
+    }
+
+    /// Takes a connection, or the reason why there is none, within the pool's bound.
+    pub async fn acquire(&self, purpose: Purpose) -> Result<Pooled<'static>, Error> {
+        // Every purpose has a lane: `new` made one for each.
+        let Some(lane) = self.pools.get(&purpose) else {
+            return Err(Error::new(Kind::Config, "no pool for this purpose"));
+        };
+        lane.acquire().await
+    }
+
+    /// Opens a connection outside the pools: for the fresh connect that measures each step, and for
+    /// the command line.
+    pub async fn connect(&self, purpose: Purpose, route: Route) -> Result<Conn, Error> {
+        self.server.connect(purpose, route).await
+    }
+
+    /// How many connections each purpose holds.
+    pub fn stats(&self) -> BTreeMap<Purpose, PoolStats> {
+        self.pools
+            .iter()
+            .map(|(purpose, lane)| {
+                let state = lane.pool.state();
+                let stats = PoolStats {
+                    open: state.connections,
+                    idle: state.idle_connections,
+                    max: lane.pool.config().max_size,
+                };
+                (*purpose, stats)
+            })
+            .collect()
+    }
+}
+
+impl Lane {
+    fn new(server: &Arc<Server>, purpose: Purpose, min: u32, max: u32, config: &config::Database) -> Lane {
+        let (sender, errors) = watch::channel(0);
+        let last = Arc::new(Mutex::new(None));
+        let sink = Sink { last: Arc::clone(&last), count: Arc::new(sender), purpose };
+        let pool = Pool::builder()
+            .max_size(max.max(1))
+            .min_idle(min)
+            // A dead connection shows as closed, which costs no round trip to see.
+            .test_on_check_out(false)
+            .retry_connection(false)
+            .max_lifetime(Some(Duration::from_secs(30 * 60)))
+            .idle_timeout(Some(Duration::from_secs(60)))
+            .reaper_rate(Duration::from_secs(30))
+            // A connect has its own bound; this one is for waiting until a connection is free.
+            .connection_timeout(config.connect_timeout * 2 + Duration::from_secs(5))
+            .error_sink(Box::new(sink))
+            .build_unchecked(Manager { server: Arc::clone(server), purpose });
+        Lane { pool, errors, last }
+    }
+
+    async fn acquire(&self) -> Result<Pooled<'static>, Error> {
+        // Each idle connection may turn out to have died, and one more attempt opens a new one.
+        for _ in 0..=self.pool.config().max_size {
+            let mut errors = self.errors.clone();
+            errors.mark_unchanged();
+            let conn = tokio::select! {
+                biased;
+                got = self.pool.get_owned() => match got {
+                    Ok(conn) => conn,
+                    Err(RunError::User(error)) => return Err(error),
+                    Err(RunError::TimedOut) => return Err(self.timed_out()),
+                },
+                _ = errors.changed() => return Err(self.last_error()),
+            };
+            if !conn.is_closed() {
+                return Ok(conn);
+            }
+        }
+        Err(Error::new(Kind::ConnectionLost, "every pooled connection had ended"))
+    }
+
+    fn timed_out(&self) -> Error {
+        let max = self.pool.config().max_size;
+        Error::new(Kind::PoolTimeout, format!("all {max} connections of this purpose are in use"))
+    }
+
+    fn last_error(&self) -> Error {
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .unwrap_or_else(|| Error::new(Kind::Unreachable, "connect failed"))
+    }
+}
+
+/// Opens connections for a pool. Ours instead of bb8-postgres', which spawns the connection's task
+/// by itself, drops notices, and gives back a connection with a transaction open.
+pub struct Manager {
+    server: Arc<Server>,
+    purpose: Purpose,
+}
+
+impl ManageConnection for Manager {
+    type Connection = Conn;
+    type Error = Error;
+
+    async fn connect(&self) -> Result<Conn, Error> {
+        let route = match self.purpose {
+            Purpose::Job | Purpose::Migrate => Route::Direct,
+            Purpose::Observe | Purpose::Control | Purpose::Api | Purpose::Check => Route::Pooled,
+        };
+        self.server.connect(self.purpose, route).await
+    }
+
+    async fn is_valid(&self, conn: &mut Conn) -> Result<(), Error> {
+        conn.batch("check connection", "").await
+    }
+
+    fn has_broken(&self, conn: &mut Conn) -> bool {
+        conn.is_closed() || !conn.wire.is_idle()
+    }
+}
+
+/// Keeps the last error that a pool met, and wakes who waits for a connection.
+#[derive(Debug, Clone)]
+struct Sink {
+    last: Arc<Mutex<Option<Error>>>,
+    count: Arc<watch::Sender<u64>>,
+    purpose: Purpose,
+}
+
+impl bb8::ErrorSink<Error> for Sink {
+    fn sink(&self, error: Error) {
+        tracing::debug!(purpose = self.purpose.as_str(), error = %error, "connect failed");
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.count.send_modify(|count| *count += 1);
+    }
+
+    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<Error>> {
+        Box::new(self.clone())
+    }
+}

@@ -1,0 +1,50 @@
+//! pgsteward keeps a PostgreSQL database's house.
+//!
+//! # Bird's eye
+//! One process, one or more databases. At start it applies versioned migrations; then one
+//! instance per database (the *observer*, elected by a leased row on the database's clock) takes
+//! measurements and runs jobs, and every instance answers HTTP from memory.
+//!
+//! ```text
+//! config ─► db ─► migrate ─► schedule ─► jobs ─► store      (what changes the database)
+//!                    │           └─► observe ─► health       (what is true of it)
+//!                    └──────────────────────────► http       (who is told, from memory)
+//! ```
+//!
+//! # Reading order, and the import rule
+//! The modules below stand in reading order, and **a module uses only modules above it**;
+//! `tests/house.rs` reads this file and fails on any `use` that points down. Single doors:
+//! rustls only in `db/tls.rs`; the cron crate only in `schedule/ticker.rs`; SQL on pgsteward's own
+//! tables only in `store/`; catalog SQL only in `observe/`; every job run through
+//! `schedule/runner.rs`; every spawn through `lifecycle`.
+//!
+//! ARCHITECTURE.md walks through the house with its invariants.
+
+/// The only wiring.
+pub mod app;
+/// What was done, by whom.
+pub mod audit;
+/// One file per subcommand.
+pub mod cli;
+/// What an operator may say, checked whole before anything happens.
+pub mod config;
+/// Reaching a PostgreSQL server: connections, pools, transactions, proven cancels, error kinds.
+pub mod db;
+/// Measurements judged into a status, and the board that holds the current truth.
+pub mod health;
+/// The listener: probes, health and metrics, from memory.
+pub mod http;
+/// What can run.
+pub mod jobs;
+/// Signals, the only spawn, the bounded drain, and systemd's notifications.
+pub mod lifecycle;
+/// Versioned SQL files: plan, lock, apply, verify, roll back.
+pub mod migrate;
+/// What the server tells about itself, as plain data.
+pub mod observe;
+/// When it runs, who runs it, and how it ended.
+pub mod schedule;
+/// All SQL on pgsteward's own tables.
+pub mod store;
+/// Logs and pgsteward's own metrics.
+pub mod telemetry;
