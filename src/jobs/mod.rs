@@ -1,1 +1,71 @@
-//! Stub.
+//! What can run: a closed list, one file each.
+//!
+//! A job is one async function over a [`Context`]. It is started only by `schedule/runner.rs`, which
+//! holds its place, its deadline, its cancel and its record; a job therefore neither retries, nor
+//! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
+//! batches, write only inside [`Context::transaction`], and return what it did.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
+use crate::telemetry::Metrics;
+
+/// Everything a job works with.
+pub struct Context<'a> {
+    pub db: &'a Arc<Database>,
+    pub config: &'a Arc<Config>,
+    pub metrics: &'a Arc<Metrics>,
+    /// Past any transaction pooler where `direct_url` allows it. Cancelled on the server when the
+    /// deadline passes.
+    pub conn: &'a mut Conn,
+    /// The row of `job_runs`, and the epoch under which this run may still write.
+    pub run_id: Uuid,
+    pub epoch: i64,
+    /// When the runner cuts the job off.
+    pub deadline: Instant,
+    /// Cancelled on shutdown: finish the batch, then return [`Report::stopped`].
+    pub stop: CancellationToken,
+    /// Whether the history says that the bundled set `zentry` is applied here.
+    pub zentry: bool,
+}
+
+/// What a job did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// Rows (or objects) affected.
+    pub rows: i64,
+    /// Per object what was done, skipped and why.
+    pub detail: serde_json::Value,
+    /// Set when the job ended early on request, with work left.
+    pub stopped: bool,
+    /// Set when there was nothing to do or nothing that could be done: why.
+    pub skipped: Option<String>,
+}
+
+impl Context<'_> {
+    /// Whether to stop at the next batch.
+    pub fn stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// What is left of the deadline.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// A write transaction that commits only while this run still holds its lease.
+    pub async fn transaction<T, F>(&mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
+    where
+        F: for<'t, 'c> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
+        T: Send,
+    {
+        // The fence (store::runs::fence) comes first here, in the same transaction.
+        self.conn.transaction(options, |tx| work(tx)).await
+    }
+}
