@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::connect::Server;
 use super::error::Error;
@@ -52,6 +53,34 @@ impl Conn {
     /// Sends one or several statements as one simple query.
     pub async fn batch(&self, what: &'static str, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await.map_err(|error| Error::from_pg(what, error))
+    }
+
+    /// Sends a script as one simple query and counts the statements that completed, also when one
+    /// failed: run-time errors carry no position, and the count is what finds the statement.
+    pub async fn script(&self, what: &'static str, sql: &str) -> Result<usize, (usize, Error)> {
+        let mut completed = 0;
+        let stream = match self.client.simple_query_raw(sql).await {
+            Ok(stream) => stream,
+            Err(error) => return Err((0, Error::from_pg(what, error))),
+        };
+        let mut stream = std::pin::pin!(stream);
+        while let Some(message) = stream.next().await {
+            match message {
+                Ok(SimpleQueryMessage::CommandComplete(_)) => completed += 1,
+                Ok(_) => {}
+                Err(error) => return Err((completed, Error::from_pg(what, error))),
+            }
+        }
+        Ok(completed)
+    }
+
+    /// Sends a script as one simple query and returns the first column of its last row, as text.
+    pub async fn simple_value(&self, what: &'static str, sql: &str) -> Result<Option<String>, Error> {
+        let messages = self.client.simple_query(sql).await.map_err(|error| Error::from_pg(what, error))?;
+        Ok(messages.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        }))
     }
 
     /// Whether the connection has ended.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
+use crate::store::runs;
 use crate::telemetry::Metrics;
 
 /// Everything a job works with.
@@ -65,7 +66,29 @@ impl Context<'_> {
         F: for<'t, 'c> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
         T: Send,
     {
-        // The fence (store::runs::fence) comes first here, in the same transaction.
-        self.conn.transaction(options, |tx| work(tx)).await
+        let (run_id, epoch) = (self.run_id, self.epoch);
+        self.conn
+            .transaction(options, |tx| {
+                let effect = work(tx);
+                Box::pin(async move {
+                    runs::fence(tx, run_id, epoch).await?;
+                    effect.await
+                })
+            })
+            .await
+    }
+}
+
+/// Runs a job of the ledger. Probes and samples are taken on every tick of the observer instead.
+pub async fn run(job: JobName, context: &mut Context<'_>) -> Result<Report, Error> {
+    match job {
+        JobName::Partitions => partitions::run(context).await,
+        JobName::Retention => retention::run(context).await,
+        JobName::Vacuum => vacuum::run(context).await,
+        JobName::Refresh => refresh::run(context).await,
+        JobName::HealthProbe | JobName::ConnectionMetrics => {
+            let skipped = Some("runs on every tick of the observer, outside the ledger".to_owned());
+            Ok(Report { skipped, ..Report::default() })
+        }
     }
 }
