@@ -16,10 +16,10 @@ use tokio::task::JoinHandle;
 use crate::config::{Config, JobName};
 use crate::db::Error;
 use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
-use crate::jobs::partitions::WANTED;
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
 use crate::observe::Watched;
+use crate::store::partitions::{OWN, Supplied, VM_METRICS};
 
 use super::runner::Runner;
 
@@ -148,10 +148,9 @@ impl Measurements {
                 error: standing.last_error.unwrap_or_default(),
             })
             .collect();
-        let partitions = WANTED
-            .iter()
-            .filter(|wanted| surroundings.zentry || !wanted.zentry)
-            .map(|wanted| PartitionsNeeded { table: wanted.table.to_owned(), ahead: i64::from(wanted.needed) })
+        // One less than the job makes: at the turn of a day there is one less until it runs again.
+        let partitions = supplied(surroundings.zentry)
+            .map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) })
             .collect();
         Inputs {
             schema: surroundings.schema.clone(),
@@ -161,13 +160,12 @@ impl Measurements {
     }
 }
 
+fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
+    OWN.into_iter().chain(zentry.then_some(VM_METRICS))
+}
+
 fn watched(zentry: bool) -> Vec<Watched> {
-    WANTED
-        .iter()
-        .filter(|wanted| zentry || !wanted.zentry)
-        .filter_map(|wanted| wanted.table.split_once('.'))
-        .map(|(schema, table)| Watched { schema: schema.to_owned(), table: table.to_owned() })
-        .collect()
+    supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
 }
 
 fn timeout(config: &Config, name: JobName) -> Duration {

@@ -82,10 +82,7 @@ pub async fn register(conn: &mut Conn, jobs: &[(&'static str, String)], bound: D
         ON CONFLICT (job) DO UPDATE SET spec_hash = excluded.spec_hash, spec_seen_at = now()
          WHERE s.spec_hash IS DISTINCT FROM excluded.spec_hash";
     const FLOORS: &str = "
-        SELECT s.job, greatest(s.claimed_floor, (SELECT max(coalesce(r.last_due_at, r.due_at))
-                                                   FROM steward.job_runs r
-                                                  WHERE r.job = s.job AND r.kind <> 'manual'))
-          FROM steward.job_state s WHERE s.job = ANY ($1::text[])";
+        SELECT job, claimed_floor FROM steward.job_state WHERE job = ANY ($1::text[])";
     let (names, hashes): (Vec<&str>, Vec<&str>) = jobs.iter().map(|(name, hash)| (*name, hash.as_str())).unzip();
     let (names, hashes) = (&names, &hashes);
     conn.transaction(&TxOptions::within(bound), |tx| {
@@ -120,7 +117,8 @@ pub async fn claim(conn: &mut Conn, fire: &Fire, instance: &str, lease: Duration
                 CASE WHEN $4 = 'running' THEN clock_timestamp() END,
                 CASE WHEN $4 <> 'running' THEN clock_timestamp() END, $8)
         ON CONFLICT (job, due_at) DO NOTHING RETURNING epoch";
-    const TAKE: &str = "UPDATE steward.job_state SET running_run_id = $2 WHERE job = $1";
+    const TAKE: &str = "
+        UPDATE steward.job_state SET claimed_floor = $3, running_run_id = coalesce($2, running_run_id) WHERE job = $1";
     let id = Uuid::now_v7();
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     conn.transaction(&TxOptions::within(bound), |tx| {
@@ -152,17 +150,20 @@ pub async fn claim(conn: &mut Conn, fire: &Fire, instance: &str, lease: Duration
             let Some(row) = tx.row_opt("claim a due instant", INSERT, &params).await? else {
                 return Ok(Claim::Taken);
             };
-            if let Some(reason) = reason {
-                return Ok(Claim::Skipped { id, reason });
-            }
-            tx.execute("take the slot of a job", TAKE, &[(&fire.job, Type::TEXT), (&id, Type::UUID)]).await?;
-            Ok(Claim::Run { id, epoch: row.get::<_, i64>(0) })
+            let slot = reason.is_none().then_some(id);
+            let params = [(&fire.job as _, Type::TEXT), (&slot as _, Type::UUID), (&fire.due_at as _, Type::TIMESTAMPTZ)];
+            tx.execute("take the slot of a job", TAKE, &params).await?;
+            Ok(match reason {
+                Some(reason) => Claim::Skipped { id, reason },
+                None => Claim::Run { id, epoch: row.get(0) },
+            })
         })
     })
     .await
 }
 
-/// Records instants that were due while nobody ran, as one row: first, last, how many, why.
+/// Records instants that were due while nobody ran, as one row: first, last, how many, why. The
+/// job's floor moves up to the last.
 pub async fn record_missed(
     conn: &mut Conn,
     job: &str,
@@ -177,6 +178,8 @@ pub async fn record_missed(
                (id, job, kind, due_at, last_due_at, missed_count, state, reason, actor, instance, attempts, finished_at)
         VALUES ($1, $2, 'missed', $3, $4, $5, 'skipped', 'misfire', 'schedule', $6, 0, clock_timestamp())
         ON CONFLICT (job, due_at) DO NOTHING";
+    const RAISE: &str = "
+        UPDATE steward.job_state SET claimed_floor = greatest(claimed_floor, $2) WHERE job = $1";
     let id = Uuid::now_v7();
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
@@ -189,6 +192,7 @@ pub async fn record_missed(
                 (&instance as _, Type::TEXT),
             ];
             tx.execute("record missed instants", SQL, &params).await?;
+            tx.execute("raise the floor of a job", RAISE, &[(&job, Type::TEXT), (&last, Type::TIMESTAMPTZ)]).await?;
             Ok(())
         })
     })
