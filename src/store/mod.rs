@@ -1,1 +1,3 @@
-//! Stub.
+//! All SQL on pgsteward's own tables.
+
+pub mod health;
