@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
-use super::connect::Server;
+use super::connect::{ConnectTimings, Server};
 use super::error::Error;
 use super::wire::Wire;
 use super::{Purpose, Route};
@@ -27,6 +27,7 @@ pub struct Conn {
     pub(super) route: Route,
     /// Whether a SET outlives its transaction for us alone (false behind a transaction pooler).
     pub(super) session_state: bool,
+    pub(super) timings: ConnectTimings,
 }
 
 impl Conn {
@@ -74,13 +75,15 @@ impl Conn {
         Ok(completed)
     }
 
-    /// Sends a script as one simple query and returns the first column of its last row, as text.
-    pub async fn simple_value(&self, what: &'static str, sql: &str) -> Result<Option<String>, Error> {
+    /// Sends several statements as one simple query, which is one round trip and needs no session
+    /// state. Returns the first column of every row of every statement, as text.
+    pub async fn batch_values(&self, what: &'static str, sql: &str) -> Result<Vec<Option<String>>, Error> {
         let messages = self.client.simple_query(sql).await.map_err(|error| Error::from_pg(what, error))?;
-        Ok(messages.iter().rev().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        let values = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
             _ => None,
-        }))
+        });
+        Ok(values.collect())
     }
 
     /// Whether the connection has ended.
@@ -96,6 +99,11 @@ impl Conn {
     /// The process id that the server (or a pooler) announced at login.
     pub fn announced_pid(&self) -> i32 {
         self.wire.backend_pid()
+    }
+
+    /// How long each step of connecting took.
+    pub fn timings(&self) -> ConnectTimings {
+        self.timings
     }
 
     /// Whether a SET outlives its transaction for us alone; false behind a transaction pooler.

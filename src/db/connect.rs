@@ -63,6 +63,14 @@ impl Server {
                 }
             }
         });
-        Ok(Conn { client, wire, server: Arc::clone(self), purpose, route, session_state: true })
+        Ok(Conn {
+            client,
+            wire,
+            server: Arc::clone(self),
+            purpose,
+            route,
+            session_state: true,
+            timings: ConnectTimings::default(),
+        })
     }
 }

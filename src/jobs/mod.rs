@@ -5,6 +5,9 @@
 //! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
 //! batches, write only inside [`Context::transaction`], and return what it did.
 
+pub mod probe;
+pub mod sample;
+
 use std::sync::Arc;
 use std::time::Duration;
 

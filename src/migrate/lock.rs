@@ -68,7 +68,7 @@ async fn try_lock(conn: &Pooled<'static>) -> Result<bool, Error> {
         "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = '10s'; \
          SELECT pg_catalog.pg_try_advisory_xact_lock({KEY})"
     );
-    if conn.simple_value("take the migration lock", &sql).await?.as_deref() == Some("t") {
+    if conn.batch_values("take the migration lock", &sql).await? == [Some("t".to_owned())] {
         return Ok(true);
     }
     conn.batch("roll back", "ROLLBACK").await?;
