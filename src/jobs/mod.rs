@@ -5,6 +5,13 @@
 //! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
 //! batches, write only inside [`Context::transaction`], and return what it did.
 
+mod attempts;
+pub mod partitions;
+pub mod refresh;
+pub mod retention;
+mod unfenced;
+pub mod vacuum;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,12 +67,14 @@ impl Context<'_> {
     }
 
     /// A write transaction that commits only while this run still holds its lease.
-    pub async fn transaction<T, F>(&mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
+    ///
+    /// `'c` is fixed (and not chosen by `work`) so that `work` can use what outlives this call.
+    pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, work: F) -> Result<T, Error>
     where
-        F: for<'t, 'c> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
+        F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
         T: Send,
     {
         // The fence (store::runs::fence) comes first here, in the same transaction.
-        self.conn.transaction(options, |tx| work(tx)).await
+        self.conn.transaction(options, work).await
     }
 }

@@ -1,1 +1,5 @@
 //! Stub.
+
+pub mod audit;
+pub mod history;
+pub mod partitions;
