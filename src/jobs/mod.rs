@@ -5,8 +5,14 @@
 //! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
 //! batches, write only inside [`Context::transaction`], and return what it did.
 
+mod attempts;
+pub mod partitions;
 pub mod probe;
+pub mod refresh;
+pub mod retention;
 pub mod sample;
+mod unfenced;
+pub mod vacuum;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, JobName};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
 use crate::store::runs;
 use crate::telemetry::Metrics;
@@ -64,9 +70,11 @@ impl Context<'_> {
     }
 
     /// A write transaction that commits only while this run still holds its lease.
-    pub async fn transaction<T, F>(&mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
+    ///
+    /// `'c` is fixed (and not chosen by `work`) so that `work` can use what outlives this call.
+    pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
     where
-        F: for<'t, 'c> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
+        F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
         T: Send,
     {
         let (run_id, epoch) = (self.run_id, self.epoch);

@@ -18,6 +18,7 @@ mod catalog;
 pub mod objects;
 pub mod sessions;
 mod snapshot;
+pub mod tables;
 
 use std::time::{Duration, Instant};
 
