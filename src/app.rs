@@ -244,11 +244,30 @@ impl Daemon {
         Ok(Some(server))
     }
 
-    /// Tries the configured server for a while; see [`fallback`].
+    /// Tries the configured server for a while; see [`fallback`]. Only at the start: a server that was
+    /// there and is gone is an outage.
     async fn falls_back(&self, config: &Config) -> bool {
-        let (Environment::Development, [(name, database)]) =
-            (config.environment, config.databases.iter().collect::<Vec<_>>().as_slice())
-            .map_or(false, |_| true)
+        let mut databases = config.databases.iter();
+        let (Some((name, database)), None) = (databases.next(), databases.next()) else { return false };
+        let begun = Instant::now();
+        let db = Database::new(name, database, 1, &self.tasks, &self.metrics);
+        loop {
+            let hosts = db.server().hosts().await.unwrap_or_default();
+            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            let mut situation =
+                Situation { environment: config.environment, ever_connected: false, hosts: &hosts, waited: begun.elapsed() };
+            match fallback(&situation) {
+                Fallback::Never => return false,
+                Fallback::Now => return true,
+                Fallback::In(left) => {
+                    situation.ever_connected = db.connect(Purpose::Check, Route::Pooled).await.is_ok();
+                    if situation.ever_connected {
+                        return false;
+                    }
+                    tokio::time::sleep(left.min(Duration::from_millis(500))).await;
+                }
+            }
+        }
     }
 
     fn begin_stop(&self) {

@@ -174,6 +174,19 @@ impl Server {
         opened.map_err(|error| error.context(host).context("connect"))
     }
 
+    /// The hosts of the address, as text: a name, an address, or the folder of a Unix socket.
+    pub async fn hosts(&self) -> Result<Vec<String>, Error> {
+        let info = self.settings(Route::Pooled).await?;
+        Ok(info
+            .hosts
+            .iter()
+            .map(|host| match host {
+                Host::Tcp { name, addr, .. } => addr.map_or_else(|| name.clone(), |addr| addr.to_string()),
+                Host::Unix { .. } => "/".to_owned(),
+            })
+            .collect())
+    }
+
     /// The settings of a route, its secrets read now.
     async fn settings(&self, route: Route) -> Result<ConnInfo, Error> {
         let config = &self.config;

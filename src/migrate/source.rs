@@ -73,8 +73,8 @@ macro_rules! bundled {
 
 type Bundled = &'static [(&'static str, &'static str, &'static str)];
 
-const STEWARD_FILES: Bundled = bundled!("steward":);
-const ZENTRY_FILES: Bundled = bundled!("zentry":);
+const STEWARD_FILES: Bundled = bundled!("steward": "001_ledger", "002_health", "003_audit");
+const ZENTRY_FILES: Bundled = bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
 
 /// A set that the binary carries.
 pub fn bundled(name: &str) -> Option<Set> {
