@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::load::Loaded;
-use crate::config::{self, Config, Environment, Problems, SecretSource};
+use crate::config::{self, Config, Problems, SecretSource};
 use crate::db::ephemeral::{Ephemeral, EphemeralError, Fallback, Options, Situation, fallback};
 use crate::db::{Database, Purpose, Route};
 use crate::health::{Board, Readiness};

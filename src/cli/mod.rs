@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, LogLevel};
-use crate::db::{Database, ephemeral};
+use crate::db::Database;
 use crate::lifecycle::Tasks;
 use crate::telemetry::{self, Metrics};
 

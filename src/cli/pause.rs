@@ -66,7 +66,14 @@ async fn write(opened: &Opened, pause: bool, reason: Option<&str>) -> Result<boo
             if changed {
                 let action = if pause { "jobs.pause" } else { "jobs.resume" };
                 let details = serde_json::json!({ "reason": reason });
-                audit::record(tx, &audit::Event::act(actor, action, "jobs", "*", &details)).await?;
+                let event = audit::Event {
+                    actor,
+                    action,
+                    resource_type: "jobs",
+                    resource_id: runs::ALL_JOBS,
+                    details: &details,
+                };
+                audit::record(tx, &event).await?;
             }
             Ok(changed)
         })

@@ -103,7 +103,7 @@ impl Server {
     pub(super) fn remember_between(&self, route: Route, between: Between) {
         let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
         if before != Some(between) {
-            tracing::info!(target = self.name, route = ?route, between = between.as_str(), "found what stands between");
+            tracing::info!(database = self.name, route = ?route, between = between.as_str(), "found what stands between");
         }
     }
 

@@ -75,7 +75,7 @@ impl Context<'_> {
     pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
     where
         F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
-        T: Send,
+        T: Send + 'c,
     {
         let (run_id, epoch) = (self.run_id, self.epoch);
         self.conn

@@ -47,6 +47,8 @@ pub struct Probe<'a> {
     pub instance: &'a str,
     /// Partitioned tables whose future is watched.
     pub watched: &'a [Watched],
+    /// Whether pgsteward's tables are there to be written into.
+    pub writable: bool,
     /// For the whole probe.
     pub bound: Duration,
 }
@@ -162,7 +164,7 @@ async fn look(probe: &Probe<'_>, observer: &mut Observer) -> Result<Observation,
         let first = observe_once(probe, observer, statement_timeout).await;
         match first {
             Err(error) if error.kind() == Kind::ConnectionLost => {
-                tracing::debug!(target_db = probe.db.name(), error = %error, "observe again over a new connection");
+                tracing::debug!(database = probe.db.name(), error = %error, "observe again over a new connection");
                 observe_once(probe, observer, statement_timeout).await
             }
             outcome => outcome,
@@ -261,6 +263,9 @@ async fn write(
             details: component.measured.clone(),
         })
         .collect();
+    if !probe.writable {
+        return 0;
+    }
     // A database that was away an instant ago is not asked again.
     if let Some(error) = failed.filter(|error| !reason::reached(error.kind())) {
         state.dropped.count(probe, rows.len(), error);

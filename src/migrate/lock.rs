@@ -42,7 +42,8 @@ impl Lock {
             }
             if !named && begun.elapsed() >= NAME_HOLDER_AFTER {
                 named = true;
-                tracing::info!(target = db.name(), holder = holder(&conn).await, "waiting for another migrator");
+                let holder = holder(&conn).await;
+                tracing::info!(database = db.name(), holder, "waiting for another migrator");
             }
             tokio::time::sleep(poll).await;
             poll = (poll * 2).min(POLL_CAP);

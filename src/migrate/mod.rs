@@ -222,7 +222,7 @@ async fn apply_locked(
         let begun = Instant::now();
         apply::up(conn, migration, options).await?;
         let took_ms = begun.elapsed().as_millis();
-        tracing::info!(target = db.name(), file = migration.file, set = migration.set, took_ms, "migration applied");
+        tracing::info!(database = db.name(), file = migration.file, set = migration.set, took_ms, "migration applied");
         changed.push(Line {
             set: migration.set.clone(),
             version: migration.version,
@@ -278,7 +278,7 @@ async fn undo_locked(
     for row in undone_by(read_history(conn).await?, set, target)? {
         held(lock)?;
         apply::down(conn, &row, options).await?;
-        tracing::info!(target = db.name(), set, version = row.version, name = row.name, "migration rolled back");
+        tracing::info!(database = db.name(), set, version = row.version, name = row.name, "migration rolled back");
         changed.push(Line {
             set: row.set,
             version: row.version,

@@ -52,7 +52,7 @@ impl Dispatcher {
             }
             let Some(due_at) = due.fire else { continue };
             if let Some(missed) = &due.missed {
-                tracing::warn!(target = self.target(), job = name.as_str(), first = %missed.first, last = %missed.last,
+                tracing::warn!(database = self.target(), job = name.as_str(), first = %missed.first, last = %missed.last,
                     count = missed.count, "instants passed while nobody ran");
                 self.runner.ledger.missed(name, missed).await?;
             }
@@ -94,7 +94,7 @@ impl Dispatcher {
                 self.runner.start(Order { job, id, epoch, due_at, config: Arc::clone(config), zentry }, lane);
             }
             Claim::Skipped { reason, .. } => {
-                tracing::info!(target = self.target(), job = job.as_str(), due_at = %due_at, reason, "instant skipped");
+                tracing::info!(database = self.target(), job = job.as_str(), due_at = %due_at, reason, "instant skipped");
                 let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
                 self.runner.metrics.job_runs.with_label_values(&labels).inc();
             }

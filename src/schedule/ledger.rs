@@ -102,7 +102,7 @@ impl Ledger {
             .unwrap_or_else(PoisonError::into_inner)
             .push_back(Unwritten { job, id, epoch, ending });
         if let Err(error) = self.flush().await {
-            tracing::warn!(target = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
+            tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
                 "the end of a run is not written yet; trying again when the database is back");
         }
     }
@@ -117,7 +117,7 @@ impl Ledger {
             };
             match written {
                 Ok(true) => {}
-                Ok(false) => tracing::warn!(target = self.db.name(), job = job.as_str(), run_id = %id,
+                Ok(false) => tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id,
                     "another instance has ended this run as lost; its end here was {}", ending.state.as_str()),
                 Err(error) => {
                     self.put_back(next);
@@ -136,7 +136,7 @@ impl Ledger {
         let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
         if unwritten.len() == UNWRITTEN_MAX {
             // Its lease passes, and the run is reaped as lost: accounted for either way.
-            tracing::error!(target = self.db.name(), run_id = %ending.id, "too many unwritten endings; one is dropped");
+            tracing::error!(database = self.db.name(), run_id = %ending.id, "too many unwritten endings; one is dropped");
             return;
         }
         unwritten.push_front(ending);

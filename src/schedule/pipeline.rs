@@ -185,9 +185,9 @@ impl Pipeline {
         }
         let (target, kind) = (self.parts.db.name(), error.kind());
         if self.told.replace(kind) == Some(kind) {
-            tracing::debug!(target, kind = kind.as_str(), error = %error, "still failing");
+            tracing::debug!(database = target, kind = kind.as_str(), error = %error, "still failing");
         } else {
-            tracing::warn!(target, kind = kind.as_str(), error = %error,
+            tracing::warn!(database = target, kind = kind.as_str(), error = %error,
                 "cannot work with the database; trying again for as long as it takes");
         }
     }
@@ -198,7 +198,7 @@ impl Pipeline {
             drop(self.parts.db.acquire(Purpose::Control).await?);
             self.connected = true;
             self.parts.readiness.connected(self.target());
-            tracing::info!(target = self.target(), "connected");
+            tracing::info!(database = self.target(), "connected");
         }
         self.schema.start(&self.config);
         if Instant::now() >= self.upkeep_at {
@@ -252,14 +252,14 @@ impl Pipeline {
         self.parts.metrics.observer.with_label_values(&[target]).set(i64::from(is));
         match &role {
             Role::Observer { epoch, .. } if !was => {
-                tracing::info!(target, instance = self.parts.instance, epoch, "this instance observes the database");
+                tracing::info!(database = target, instance = self.parts.instance, epoch, "this instance observes the database");
                 self.dispatcher.forget();
             }
             Role::Standby { holder } if self.role != role => {
-                tracing::info!(target, observer = holder, "another instance observes the database");
+                tracing::info!(database = target, observer = holder, "another instance observes the database");
             }
             Role::Alone if self.role != role => {
-                tracing::warn!(target, "pgsteward's own tables cannot be used: measuring without a lease, writing nothing");
+                tracing::warn!(database = target, "pgsteward's own tables cannot be used: measuring without a lease, writing nothing");
             }
             _ => {}
         }
@@ -276,7 +276,7 @@ impl Pipeline {
         }
         let ours = self.ledger.renew(&running).await?;
         for (id, _) in running.iter().filter(|(id, _)| !ours.contains(id)) {
-            tracing::warn!(target = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
+            tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
             self.runner.fence_off(*id);
         }
         Ok(())
@@ -284,7 +284,7 @@ impl Pipeline {
 
     async fn reap(&mut self) -> Result<(), Error> {
         for orphan in self.ledger.reap().await? {
-            tracing::warn!(target = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
+            tracing::warn!(database = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
                 "a run stopped renewing its lease; recorded as lost");
             self.parts.metrics.job_runs.with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()]).inc();
             if let Ok(job) = orphan.job.parse::<JobName>() {
@@ -302,7 +302,7 @@ impl Pipeline {
         if paused != self.paused {
             let by = paused.as_deref().unwrap_or_default();
             let state = if paused.is_some() { "paused" } else { "resumed" };
-            tracing::info!(target = self.target(), by, "all jobs are {state}");
+            tracing::info!(database = self.target(), by, "all jobs are {state}");
             self.paused = paused;
         }
         self.parts.metrics.paused.with_label_values(&[self.target()]).set(i64::from(self.paused.is_some()));
@@ -332,7 +332,7 @@ impl Pipeline {
         if self.role.is_observer()
             && let Err(error) = self.ledger.resign().await
         {
-            tracing::debug!(target = self.target(), error = %error, "the lease ends by itself");
+            tracing::debug!(database = self.target(), error = %error, "the lease ends by itself");
         }
     }
 }

@@ -106,7 +106,7 @@ impl Runner {
     /// Starts a claimed run and returns at once; the lane is given back when it has ended.
     pub fn start(self: &Arc<Self>, order: Order, lane: OwnedSemaphorePermit) {
         let runner = Arc::clone(self);
-        let span = tracing::info_span!("job", target = self.db.name(), job = order.job.as_str(), run_id = %order.id);
+        let span = tracing::info_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
             runner.run(order).await;
             drop(lane);
@@ -196,7 +196,7 @@ impl Runner {
     {
         let labels = [self.db.name(), job.as_str()];
         let begun = Instant::now();
-        let span = tracing::info_span!("job", target = self.db.name(), job = job.as_str());
+        let span = tracing::info_span!("job", database = self.db.name(), job = job.as_str());
         let work = self.tasks.spawn("job-work", future.instrument(span.clone()));
         let abort = work.abort_handle();
         let ending = match tokio::time::timeout(timeout, work).await {

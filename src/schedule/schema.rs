@@ -118,7 +118,7 @@ impl Schema {
             Stage::Failed { print, look_at, .. } if Instant::now() >= *look_at => {
                 *look_at = Instant::now() + LOOK_AGAIN;
                 if *print != files_print(config) {
-                    tracing::info!(target = self.db.name(), "the migration files changed; trying again");
+                    tracing::info!(database = self.db.name(), "the migration files changed; trying again");
                     self.stage = Stage::Waiting;
                 }
                 Progress::Same
@@ -135,19 +135,19 @@ impl Schema {
                 let mismatches = i64::try_from(migrated.mismatches.len()).unwrap_or(i64::MAX);
                 self.metrics.schema_mismatches.with_label_values(&[target]).set(mismatches);
                 for mismatch in &migrated.mismatches {
-                    tracing::error!(target, mismatch, "the schema is not what was migrated");
+                    tracing::error!(database = target, mismatch, "the schema is not what was migrated");
                 }
                 self.readiness.migrated(target);
                 self.stage = Stage::Ready(migrated);
                 Progress::BecameReady
             }
             Ok(Err(error)) if error.is_transient() => {
-                tracing::warn!(target, error = %error, "migrating was interrupted; trying again");
+                tracing::warn!(database = target, error = %error, "migrating was interrupted; trying again");
                 self.stage = Stage::Waiting;
                 Progress::Interrupted
             }
             Ok(Err(error)) => {
-                tracing::error!(target, file = error.file, line = error.line, error = %error,
+                tracing::error!(database = target, file = error.file, line = error.line, error = %error,
                     "migrating failed; running no jobs until the files change or SIGHUP");
                 let reason = error.db_kind().map_or("refused", Kind::as_str);
                 self.failed(config, error.file.as_deref().unwrap_or("the plan"), reason);
@@ -158,7 +158,7 @@ impl Schema {
                 Progress::Same
             }
             Err(join) => {
-                tracing::error!(target, error = %join, "migrating panicked; this is a defect of pgsteward");
+                tracing::error!(database = target, error = %join, "migrating panicked; this is a defect of pgsteward");
                 self.failed(config, "the migrator", "panic");
                 Progress::Same
             }
@@ -193,13 +193,13 @@ async fn migrate(
     let newer: Vec<String> =
         lines.iter().filter(|line| line.state == State::NoFile).map(migrate::plan::Line::label).collect();
     if !newer.is_empty() {
-        tracing::warn!(target = db.name(), migrations = newer.join(", "),
+        tracing::warn!(database = db.name(), migrations = newer.join(", "),
             "the history holds migrations that this version has no file for; serving next to them");
     }
     let migrated = verify(&db, outcome.edited()).await?;
     let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
     let (applied, mismatches) = (outcome.changed.len(), migrated.mismatches.len());
-    tracing::info!(target = db.name(), applied, mismatches, took_ms, "the schema is up to date");
+    tracing::info!(database = db.name(), applied, mismatches, took_ms, "the schema is up to date");
     Ok(migrated)
 }
 
