@@ -5,11 +5,13 @@
 //! row is written: what is shown never waits for the database.
 
 pub mod board;
+pub mod readiness;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 pub use board::Board;
+pub use readiness::{Check, Readiness};
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
