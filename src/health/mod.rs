@@ -13,6 +13,7 @@ pub mod board;
 pub mod history;
 pub mod judge;
 pub mod reason;
+pub mod readiness;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -20,6 +21,7 @@ use serde::Serialize;
 pub use board::Board;
 pub use history::History;
 pub use judge::{FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
+pub use readiness::{Check, Readiness};
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
