@@ -234,9 +234,6 @@ impl Daemon {
             return Ok(None);
         }
         let server = Ephemeral::start(Options::from_env()).await?;
-        let (major, minor) = server.version();
-        tracing::warn!(version = %format!("{major}.{minor}"), folder = %server.socket_dir().display(), port = server.port(),
-            "using a throw-away PostgreSQL server: its data ends with this process");
         let url = Some(SecretSource::Inline(server.url()));
         let base = config.databases.remove("main").unwrap_or_default();
         let database = config::Database { url, direct_url: None, password: None, supabase: None, ..base };

@@ -221,7 +221,7 @@ async fn apply_locked(
         held(lock)?;
         let begun = Instant::now();
         apply::up(conn, migration, options).await?;
-        let took_ms = begun.elapsed().as_millis();
+        let took_ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
         tracing::info!(database = db.name(), file = migration.file, set = migration.set, took_ms, "migration applied");
         changed.push(Line {
             set: migration.set.clone(),
@@ -231,7 +231,7 @@ async fn apply_locked(
             reversible: migration.down.is_some(),
             applied_at: None,
             applied_by: Some(options.actor.clone()),
-            duration_ms: i64::try_from(took_ms).ok(),
+            duration_ms: Some(took_ms),
         });
     }
     Ok(changed)

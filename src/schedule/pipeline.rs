@@ -258,7 +258,8 @@ impl Pipeline {
             Role::Standby { holder } if self.role != role => {
                 tracing::info!(database = target, observer = holder, "another instance observes the database");
             }
-            Role::Alone if self.role != role => {
+            // Before the first migration there are none to be expected.
+            Role::Alone if self.role != role && self.schema.standing().is_some() => {
                 tracing::warn!(database = target, "pgsteward's own tables cannot be used: measuring without a lease, writing nothing");
             }
             _ => {}
