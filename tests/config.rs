@@ -379,6 +379,10 @@ fn a_throw_away_server_wins_over_the_environment_and_says_so() {
         ]
     );
 
+    let loaded = Given::file("[development]\nephemeral = true\n").url().holds();
+    assert!(loaded.config.ephemeral);
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+
     let mut given = Given::nothing();
     given.args.ephemeral = true;
     assert_eq!(given.holds().warnings, Vec::<String>::new());
@@ -513,6 +517,34 @@ fn what_is_no_toml_hides_nothing_else() {
     assert!(report.starts_with("config.toml:2:"), "{report}");
     let report = Given::file("mode = \"observe\"\nmode = \"maintain\"\n").url().report();
     assert!(report.starts_with("config.toml:2:1: found something that is no TOML, wanted"), "{report}");
+}
+
+/// Broken at random, the same way in every run: whatever stands in a file, there is an answer.
+#[test]
+fn no_text_ends_the_process() {
+    let (text, _) = uncommented(|_| true);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let text = lines.join("\n");
+    let mut random = fastrand::Rng::with_seed(20_260_401);
+    let mut refused = 0;
+    for _ in 0..200 {
+        let mut characters: Vec<char> = text.chars().collect();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..characters.len());
+            let with = random.choice("\"'[]{}=.,#\n\r\\0é\u{0}".chars().collect::<Vec<_>>()).unwrap();
+            match random.u8(..3) {
+                0 => characters[at] = with,
+                1 => characters.insert(at, with),
+                _ => drop(characters.drain(at..(at + 20).min(characters.len()))),
+            }
+        }
+        let given = Given::file(characters.into_iter().collect::<String>()).url();
+        if let Err(problems) = given.load() {
+            refused += 1;
+            assert!(!problems.to_string().is_empty());
+        }
+    }
+    assert!(refused > 100, "{refused}");
 }
 
 #[test]

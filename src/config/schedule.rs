@@ -188,6 +188,7 @@ mod tests {
             ("* * * * MOON", "in the field weekday (\"MOON\") numbers from 0 to 7 or SUN … by name"),
             ("60 * * * * *", "in the field second (\"60\")"),
             ("5/10 * * * *", "in the field minute (\"5/10\")"),
+            ("*/60 * * * *", "in the field minute (\"*/60\")"),
             ("*/0 * * * *", "in the field minute (\"*/0\")"),
             ("30-10 * * * *", "in the field minute (\"30-10\")"),
             ("1,,2 * * * *", "in the field minute (\"1,,2\")"),
@@ -225,6 +226,7 @@ mod tests {
         assert_eq!(next("0 0 13 * FRI", "2026-05-08T00:00:00Z"), "2026-05-13 00:00:00 Wed");
         assert_eq!(next("0 0 13 * FRI", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
         assert_eq!(next("0 0 * * 5", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
+        assert_eq!(next("0 0 */1 * FRI", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
         assert_eq!(next("0 0 * * SAT-SUN", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
         assert_eq!(next("0 0 * * 0", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
         assert_eq!(next("0 0 * * */2", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
