@@ -136,7 +136,9 @@ pub(super) fn databases(config: &mut Config, tree: &Node) -> Findings {
         return findings;
     }
     let alone = config.databases.len() == 1;
-    for (name, database) in &config.databases {
+    let twice = tree.at(&["database"]).is_some() && tree.at(&["databases", MAIN]).is_some();
+    // Which of two is meant is reported already, and only the user can say what is missing in it.
+    for (name, database) in config.databases.iter().filter(|(name, _)| !(twice && *name == MAIN)) {
         let table = table_of(tree, name);
         let said = |key: &str| tree.at(&[table.as_slice(), &[key]].concat()).is_some();
         let supabase = tree.at(&[table.as_slice(), &["supabase"]].concat());

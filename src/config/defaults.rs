@@ -80,12 +80,6 @@ impl Default for Http {
     }
 }
 
-impl Default for Log {
-    fn default() -> Log {
-        Log { level: LogLevel::default(), format: LogFormat::default() }
-    }
-}
-
 impl Default for Health {
     fn default() -> Health {
         Health {

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use defaults::{MAIN, UnknownJob};
 pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
@@ -71,15 +72,19 @@ pub struct Config {
 /// Where this process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Environment {
+    /// Nothing is assumed, nothing stands in.
     #[default]
     Production,
+    /// A throw-away server may stand in.
     Development,
 }
 
 /// How much pgsteward may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
+    /// Look, keep pgsteward's own schema, leave the rest alone.
     Observe,
+    /// Do what is configured.
     #[default]
     Maintain,
 }
@@ -125,8 +130,11 @@ pub enum Pooler {
     /// Found out by behaviour at the first connect.
     #[default]
     Auto,
+    /// A direct connection.
     None,
+    /// A pooler that gives each client a server session of its own.
     Session,
+    /// A pooler that gives each transaction another session: no session state, no named statements.
     Transaction,
 }
 
@@ -177,7 +185,7 @@ pub struct Http {
 }
 
 /// `[log]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Log {
     /// `level`, default `info`.
     pub level: LogLevel,
@@ -185,21 +193,31 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// From what weight on an event is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogLevel {
+    /// Something failed that was to happen.
     Error,
+    /// Something is not as it should be.
     Warn,
+    /// What an operator wants to have seen.
     #[default]
     Info,
+    /// What helps to find a fault.
     Debug,
+    /// Everything.
     Trace,
 }
 
+/// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
+    /// Text.
     Text,
+    /// One JSON object a line.
     Json,
 }
 
@@ -247,11 +265,17 @@ pub struct Jobs {
 /// The built-in jobs. In text: `health-probe`, `connection-metrics` …
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum JobName {
+    /// Measures the server, judges, writes `system_health`.
     HealthProbe,
+    /// Samples the connections, writes `connection_metrics`.
     ConnectionMetrics,
+    /// Makes partitions ahead.
     Partitions,
+    /// Purges what is past its retention.
     Retention,
+    /// VACUUM and ANALYZE by need.
     Vacuum,
+    /// Refreshes materialized views.
     Refresh,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Outcome {
 /// Lays all of it over the file's tree.
 pub(super) fn apply(tree: &mut Node, args: &Args, env: &BTreeMap<String, String>) -> Outcome {
     let mut outcome = Outcome::default();
-    let said = |name: &str| env.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+    let said = |name: &str| env.get(name).map(String::as_str).filter(|text| !text.trim().is_empty());
     let database = main_database(tree);
 
     for (name, key) in PROCESS_VARIABLES {
@@ -74,8 +74,8 @@ pub(super) fn apply(tree: &mut Node, args: &Args, env: &BTreeMap<String, String>
             continue;
         };
         // The one number without a unit: by its name it has always been seconds.
-        let seconds = name == "DB_QUERY_TIMEOUT" && text.bytes().all(|byte| byte.is_ascii_digit());
-        let text = if seconds { format!("{text}s") } else { text.to_owned() };
+        let seconds = name == "DB_QUERY_TIMEOUT" && text.trim().bytes().all(|byte| byte.is_ascii_digit());
+        let text = if seconds { format!("{}s", text.trim()) } else { text.to_owned() };
         let path = [database.clone(), owned(key)].concat();
         lay(tree, path, Node::loose(text, Origin::Environment(name.to_owned())));
     }

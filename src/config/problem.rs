@@ -16,9 +16,21 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// A line of a configuration file, counted from 1; 0 stands for the file as a whole.
-    File { path: PathBuf, line: usize },
+    File {
+        /// As it was given.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
     /// A place inside a line, for what is no TOML at all. Both are counted from 1.
-    Place { path: PathBuf, line: usize, column: usize },
+    Place {
+        /// As it was given.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+    },
     /// A file in systemd's credentials directory.
     Credential(PathBuf),
     /// An environment variable, by its name.
@@ -43,7 +55,7 @@ impl Origin {
         }
     }
 
-    /// Which of two origins wins: file under credentials' absence, environment over file, flags over all.
+    /// Which of two origins wins: the higher.
     pub(super) fn level(&self) -> u8 {
         match self {
             Origin::Default => 0,
@@ -190,8 +202,8 @@ fn distance(a: &[char], b: &[char]) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
     }
     for i in 1..=a.len() {
         for j in 1..=b.len() {

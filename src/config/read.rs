@@ -2,17 +2,17 @@
 //!
 //! A reader asks for keys by name and always gets a value: the one that was said, or the default
 //! when nothing or nothing usable was said. What it asks for is thereby known; what stands in the
-//! table and was never asked for is an unknown key.
+//! table and was never asked for is an unknown key. Lists, paths and secrets are in [`forms`].
+
+mod forms;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::{Origin, Problem, nearest};
-use super::secret::{Secret, SecretSource};
-use super::tree::{self, Node, Table, Value};
+use super::tree::{Node, Table, Value};
 use super::value;
 
 /// What reading found out, beside the values.
@@ -229,95 +229,6 @@ impl<'a> Section<'a> {
     pub(super) fn text(&self, key: &str, max: usize) -> Option<String> {
         self.checked(key, "text", |text| check_text(text, max).map(str::to_owned))
     }
-
-    /// A list of texts. From the environment: separated by commas, or a TOML array.
-    pub(super) fn list(&self, key: &str, wanted: &str, mut fits: impl FnMut(&str) -> Result<(), Fault>) -> Vec<String> {
-        let Some(node) = self.get(key) else { return Vec::new() };
-        let Some(items) = items(node) else {
-            self.wrong(node, key, describe(node, self.tells_secrets(key)), format!("a list of {wanted}"));
-            return Vec::new();
-        };
-        let mut list = Vec::new();
-        for item in &items {
-            let fault = match text(&item.value) {
-                Some(text) => match fits(text) {
-                    Ok(()) => {
-                        list.push(text.to_owned());
-                        continue;
-                    }
-                    Err(fault) => fault,
-                },
-                None => Fault::wanted(wanted),
-            };
-            let found = fault.found.unwrap_or_else(|| describe(item, self.tells_secrets(key)));
-            let problem = Problem::new(item.origin.clone(), self.path_of(key), found, fault.wanted);
-            self.push(problem.meant(fault.did_you_mean));
-        }
-        list
-    }
-
-    /// A path; a relative one in the file counts from the file's folder, elsewhere from where the
-    /// process runs.
-    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
-        let origin = self.table.and_then(|table| table.get(key)).map(|node| node.origin.clone());
-        let path = self.checked(key, "a path", |text| check_text(text, 4096).map(PathBuf::from))?;
-        Some(match origin {
-            Some(Origin::File { path: file, .. }) => file.parent().map_or(path.clone(), |folder| folder.join(&path)),
-            _ => path,
-        })
-    }
-
-    /// A secret in one of its forms: `key`, `key_file`, and where `command` is set `key_command`.
-    /// `check` judges the text of an inline one.
-    pub(super) fn secret(
-        &self,
-        key: &str,
-        command: bool,
-        check: impl FnOnce(&str) -> Result<(), Fault>,
-    ) -> Option<SecretSource> {
-        let inline = self.checked(key, "a string", |text| {
-            // Its length is bounded by the file's.
-            check_text(text, usize::MAX)?;
-            check(text)?;
-            Ok(SecretSource::Inline(Secret::new(text)))
-        });
-        let file_key = format!("{key}_file");
-        let file = self.path(&file_key).map(SecretSource::File);
-        let command_key = format!("{key}_command");
-        let command = if command { self.command(&command_key) } else { None };
-
-        let said: Vec<String> =
-            [key.to_owned(), file_key, command_key].into_iter().filter(|key| self.has(key)).collect();
-        if let [.., last] = said.as_slice()
-            && said.len() > 1
-            && let Some(node) = self.table.and_then(|table| table.get(last))
-        {
-            self.wrong(node, last, format!("{} together", said.join(" and ")), "one of them");
-        }
-        inline.or(file).or(command)
-    }
-
-    /// A program with its arguments as a list, or one string for `/bin/sh -c`.
-    fn command(&self, key: &str) -> Option<SecretSource> {
-        let wanted = "a list such as [\"vault\", \"read\", \"…\"], or a string for /bin/sh -c";
-        self.value(key, wanted, |value| {
-            let words: Vec<String> = match value {
-                Value::Text(line) => shell(line),
-                Value::Loose(line) if line.trim_start().starts_with('[') => {
-                    match tree::parse_value(line.trim(), &Origin::Default)?.value {
-                        Value::Array(items) => strings(&items)?,
-                        _ => return None,
-                    }
-                }
-                Value::Loose(line) => shell(line),
-                Value::Array(items) => strings(items)?,
-                _ => return None,
-            };
-            let usable = words.first().is_some_and(|program| !program.is_empty())
-                && words.last().is_some_and(|line| !line.trim().is_empty() || words.len() != 3);
-            usable.then_some(SecretSource::Command(words))
-        })
-    }
 }
 
 /// Why a text does not fit. `found` is only set where the whole text says too little.
@@ -362,37 +273,9 @@ fn check_text(text: &str, max: usize) -> Result<&str, Fault> {
     }
 }
 
-fn shell(line: &str) -> Vec<String> {
-    vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()]
-}
-
-fn strings(items: &[Node]) -> Option<Vec<String>> {
-    items.iter().map(|item| text(&item.value).map(str::to_owned)).collect()
-}
-
 fn text(value: &Value) -> Option<&str> {
     match value {
         Value::Text(text) | Value::Loose(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn items(node: &Node) -> Option<Vec<Node>> {
-    match &node.value {
-        Value::Array(items) => Some(items.clone()),
-        Value::Loose(text) if text.trim_start().starts_with('[') => {
-            match tree::parse_value(text.trim(), &node.origin)?.value {
-                Value::Array(items) => Some(items),
-                _ => None,
-            }
-        }
-        Value::Loose(text) => Some(
-            text.split(',')
-                .map(str::trim)
-                .filter(|word| !word.is_empty())
-                .map(|word| Node::loose(word, node.origin.clone()))
-                .collect(),
-        ),
         _ => None,
     }
 }

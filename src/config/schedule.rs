@@ -7,8 +7,9 @@
 //! The text is checked here, field by field, and handed on as bare numbers, since the cron crate
 //! tells no field in its errors and takes more than most would guess (`L`, `W`, `#`, `?`, `+`).
 //!
-//! What an instant on the wall clock means where clocks change is in [`wall`].
+//! What an instant on the wall clock means where clocks change is in `schedule/wall.rs`.
 
+mod fields;
 mod wall;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use chrono_tz::Tz;
 use croner::parser::{CronParser, Seconds, Year};
 
 use super::value;
+use fields::FIELDS;
 
 /// What a schedule looks like, for error texts.
 pub(super) const SCHEDULE: &str = r#"a schedule such as "17 3 * * *", "@every 15s" or "@daily""#;
@@ -59,7 +61,7 @@ impl Schedule {
     }
 
     /// An interval. Counted in whole milliseconds.
-    pub(super) fn every(interval: Duration) -> Schedule {
+    fn every(interval: Duration) -> Schedule {
         let text = format!("@every {}", value::print_duration(interval));
         Schedule { text, kind: Kind::Every(interval), every_hour: true }
     }
@@ -119,6 +121,7 @@ impl Schedule {
         &self.text
     }
 
+    /// What it means.
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
@@ -141,106 +144,6 @@ impl Schedule {
             Kind::Cron(cron) => wall::next_fixed(cron, after, tz),
         }
     }
-}
-
-/// One field of a cron line.
-struct Field {
-    name: &'static str,
-    min: u32,
-    max: u32,
-    /// Names, counted from `min`.
-    names: &'static [&'static str],
-}
-
-const FIELDS: [Field; 6] = [
-    Field { name: "second", min: 0, max: 59, names: &[] },
-    Field { name: "minute", min: 0, max: 59, names: &[] },
-    Field { name: "hour", min: 0, max: 23, names: &[] },
-    Field { name: "day", min: 1, max: 31, names: &[] },
-    Field {
-        name: "month",
-        min: 1,
-        max: 12,
-        names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
-    },
-    // Both 0 and 7 are Sunday.
-    Field { name: "weekday", min: 0, max: 7, names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"] },
-];
-
-/// The numbers that a field holds, one bit each.
-struct Numbers(u64);
-
-impl Numbers {
-    fn contains(&self, number: u32) -> bool {
-        self.0 & (1 << number) != 0
-    }
-
-    fn print(&self) -> String {
-        (0..64).filter(|number| self.contains(*number)).map(|number| number.to_string()).collect::<Vec<_>>().join(",")
-    }
-}
-
-impl Field {
-    fn parse(&self, text: &str) -> Result<Numbers, String> {
-        let mut bits = 0;
-        for item in text.split(',') {
-            for number in self.item(item).ok_or_else(|| self.wanted(text))? {
-                let number = if self.name == "weekday" { number % 7 } else { number };
-                bits |= 1 << number;
-            }
-        }
-        Ok(Numbers(bits))
-    }
-
-    /// `*`, `5`, `1-5`, each of the first and the last with an optional step; `5/10` is refused, since
-    /// some read it as "5" and others as "5, 15, 25 …".
-    fn item(&self, item: &str) -> Option<impl Iterator<Item = u32> + use<>> {
-        let (range, step) = match item.split_once('/') {
-            Some((range, step)) => (range, Some(number(step)?)),
-            None => (item, None),
-        };
-        let (first, last) = match range.split_once('-') {
-            _ if range == "*" => (self.min, if self.name == "weekday" { 6 } else { self.max }),
-            Some((first, last)) => {
-                let first = self.number(first)?;
-                // `FRI-SUN` ends with the seventh day, not before it began.
-                let last =
-                    self.number(last).map(|last| if last == 0 && first > 0 && self.max == 7 { 7 } else { last })?;
-                (first, last)
-            }
-            None if step.is_none() => (self.number(range)?, self.number(range)?),
-            None => return None,
-        };
-        let step = step.unwrap_or(1);
-        if first > last || step == 0 || step > self.max {
-            return None;
-        }
-        Some((first..=last).step_by(step as usize))
-    }
-
-    fn number(&self, text: &str) -> Option<u32> {
-        if let Some(index) = self.names.iter().position(|name| name.eq_ignore_ascii_case(text)) {
-            return Some(self.min + u32::try_from(index).ok()?);
-        }
-        number(text).filter(|number| (self.min..=self.max).contains(number))
-    }
-
-    fn wanted(&self, text: &str) -> String {
-        let names = match self.names {
-            [first, .., _] => format!(" or {first} … by name"),
-            _ => String::new(),
-        };
-        let (name, min, max) = (self.name, self.min, self.max);
-        let text = super::read::quote(text);
-        format!(
-            "in the field {name} ({text}) numbers from {min} to {max}{names}, as \"*\", \"{max}\", \"{min}-{max}\", \"*/2\" or a list"
-        )
-    }
-}
-
-fn number(text: &str) -> Option<u32> {
-    // Up to two digits: parse() would also take a sign.
-    (matches!(text.len(), 1 | 2) && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -285,6 +188,7 @@ mod tests {
             ("* * * * MOON", "in the field weekday (\"MOON\") numbers from 0 to 7 or SUN … by name"),
             ("60 * * * * *", "in the field second (\"60\")"),
             ("5/10 * * * *", "in the field minute (\"5/10\")"),
+            ("*/60 * * * *", "in the field minute (\"*/60\")"),
             ("*/0 * * * *", "in the field minute (\"*/0\")"),
             ("30-10 * * * *", "in the field minute (\"30-10\")"),
             ("1,,2 * * * *", "in the field minute (\"1,,2\")"),
@@ -322,6 +226,7 @@ mod tests {
         assert_eq!(next("0 0 13 * FRI", "2026-05-08T00:00:00Z"), "2026-05-13 00:00:00 Wed");
         assert_eq!(next("0 0 13 * FRI", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
         assert_eq!(next("0 0 * * 5", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
+        assert_eq!(next("0 0 */1 * FRI", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
         assert_eq!(next("0 0 * * SAT-SUN", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
         assert_eq!(next("0 0 * * 0", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
         assert_eq!(next("0 0 * * */2", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");

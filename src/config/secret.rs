@@ -21,6 +21,7 @@ const SECRET_BYTES_MAX: u64 = 64 * 1024;
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes a text that is not to be told.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
@@ -40,7 +41,9 @@ impl fmt::Debug for Secret {
 /// Where a secret comes from. Files and commands are read at every connect.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretSource {
+    /// Said in the configuration itself, or in the environment.
     Inline(Secret),
+    /// A file that holds nothing else.
     File(PathBuf),
     /// A program and its arguments; its first line of output is the secret.
     Command(Vec<String>),

@@ -93,11 +93,12 @@ fn is_database_name(name: &str) -> bool {
 
 fn database(section: &Section<'_>) -> Database {
     let default = Database::default();
-    let password = section.secret("password", true, |_| Ok(()));
+    let password = section.secret("password", true, any_text);
+    let named = section.has("url") || section.has("url_file");
     Database {
         url: section.secret("url", false, connection_string),
         direct_url: section.secret("direct_url", false, connection_string),
-        supabase: section.section("supabase", |section| supabase(section, password.as_ref())),
+        supabase: section.section("supabase", |section| supabase(section, !named, password.as_ref())),
         password,
         pooler: section.choice(
             "pooler",
@@ -116,25 +117,35 @@ fn database(section: &Section<'_>) -> Database {
     }
 }
 
+/// A password may be anything.
+fn any_text(text: &str) -> Result<&str, Fault> {
+    Ok(text)
+}
+
 /// Only the shape: hosts, ports and parameters are judged where they are used.
-fn connection_string(text: &str) -> Result<(), Fault> {
+fn connection_string(text: &str) -> Result<&str, Fault> {
     let text = text.trim();
     let url = text.starts_with("postgres://") || text.starts_with("postgresql://");
     if url || (!text.contains("://") && text.contains('=')) {
-        return Ok(());
+        return Ok(text);
     }
     Err(Fault::wanted(r#"a libpq URL such as "postgresql://user@host:5432/name", or a "key=value" string"#))
 }
 
-fn supabase(section: &Section<'_>, password: Option<&SecretSource>) -> Option<Supabase> {
+/// `needed` where the database is named by nothing else. Otherwise the URL is there for the
+/// application's own use, perhaps a server on this machine, and is taken only if it would serve.
+fn supabase(section: &Section<'_>, needed: bool, password: Option<&SecretSource>) -> Option<Supabase> {
     let url = section.checked("url", "a string", |text| {
-        let project = text.trim().trim_end_matches('/').strip_prefix("https://");
-        let host = project.filter(|host| host.contains('.') && host.chars().all(is_host_character));
-        host.map(|host| format!("https://{host}")).ok_or_else(|| Fault::wanted(r#""https://PROJECT.supabase.co""#))
+        let host = text.trim().trim_end_matches('/').strip_prefix("https://");
+        match host.filter(|host| host.contains('.') && host.chars().all(is_host_character)) {
+            Some(host) => Ok(Some(format!("https://{host}"))),
+            None if needed => Err(Fault::wanted(r#""https://PROJECT.supabase.co""#)),
+            None => Ok(None),
+        }
     });
-    let service_key = section.secret("service_key", false, |_| Ok(()));
-    let db_password = section.secret("db_password", false, |_| Ok(())).or_else(|| password.cloned());
-    Some(Supabase { url: url?, service_key, db_password })
+    let service_key = section.secret("service_key", false, any_text);
+    let db_password = section.secret("db_password", false, any_text).or_else(|| password.cloned());
+    Some(Supabase { url: url.flatten()?, service_key, db_password })
 }
 
 fn is_host_character(c: char) -> bool {

@@ -270,7 +270,7 @@ mod tests {
                 };
                 let schedule = Schedule::parse(&format!("{minute_field} {hour_field} * * *")).unwrap();
                 let end = walls[walls.len() - 1].0;
-                for (after, _) in &walls {
+                for (after, _) in walls.iter().step_by(3) {
                     let next = schedule.next_after(*after, tz).unwrap();
                     let first = expected.range((std::ops::Bound::Excluded(*after), std::ops::Bound::Unbounded)).next();
                     match first {
