@@ -5,7 +5,7 @@
 //! that listens on a Unix socket and on a free loopback port. A random password is needed on both;
 //! it lies in files of mode 0600 inside the folder and is never logged nor on a command line.
 //!
-//! The server dies with this process, however that ends (see [`supervisor`]), and its folder goes
+//! The server dies with this process, however that ends (see `supervisor`), and its folder goes
 //! with it; what a power cut leaves, the next start sweeps. Root becomes `postgres` or `nobody` for
 //! the server. Every step is bounded, and an error carries the end of the server's own log.
 //!
