@@ -5,7 +5,7 @@
 //! that listens on a Unix socket and on a free loopback port. A random password is needed on both;
 //! it lies in files of mode 0600 inside the folder and is never logged nor on a command line.
 //!
-//! The server dies with this process, however that ends (see [`supervisor`]), and its folder goes
+//! The server dies with this process, however that ends (see `supervisor`), and its folder goes
 //! with it; what a power cut leaves, the next start sweeps. Root becomes `postgres` or `nobody` for
 //! the server. Every step is bounded, and an error carries the end of the server's own log.
 //!
@@ -315,6 +315,21 @@ impl Ephemeral {
 
     /// Stops the server if it runs; the data stays until [`Ephemeral::restart`] or the end.
     pub async fn pause(&mut self) {
+        self.release().await;
+        self.hold();
+    }
+
+    /// Starts the server again on the same data, port and password.
+    pub async fn restart(&mut self) -> Result<(), EphemeralError> {
+        self.release().await;
+        let served = self.serve().await;
+        if served.is_err() {
+            self.hold();
+        }
+        served
+    }
+
+    async fn release(&mut self) {
         if let Some(supervisor) = self.supervisor.take() {
             supervisor.stop(supervisor::Folder::Keep).await;
         }
@@ -322,10 +337,12 @@ impl Ephemeral {
         run_blocking(move || folder::end_orphan(&data)).await;
     }
 
-    /// Starts the server again on the same data, port and password.
-    pub async fn restart(&mut self) -> Result<(), EphemeralError> {
-        self.pause().await;
-        self.serve().await
+    /// A supervisor without a server, so that the folder goes with us all the same.
+    fn hold(&mut self) {
+        match self.supervise(Path::new("/bin/sh"), &["-c".to_owned(), ":".to_owned()]) {
+            Ok(supervisor) => self.supervisor = Some(supervisor),
+            Err(error) => tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep"),
+        }
     }
 
     /// Stops the server and removes the folder.
