@@ -90,8 +90,8 @@ CREATE TABLE steward.audit_seals (
     algorithm      integer     NOT NULL CHECK (algorithm >= 1),
     sealed_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     sealed_by      text        NOT NULL DEFAULT session_user,
-    CHECK (range_start <= range_end),
-    CHECK (xid_from < xid_below),
+    CONSTRAINT audit_seals_time_check CHECK (range_start <= range_end),
+    CONSTRAINT audit_seals_xid_check CHECK (xid_from < xid_below),
     CONSTRAINT audit_seals_range_key UNIQUE (partition_name, epoch, xid_from),
     CONSTRAINT audit_seals_head_key UNIQUE (head),
     -- The chain has no forks …
