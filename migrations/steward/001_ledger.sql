@@ -11,7 +11,7 @@ CREATE TABLE steward.leases (
     acquired_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     renewed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at  timestamptz NOT NULL,
-    CONSTRAINT leases_expiry_check CHECK (expires_at > renewed_at)
+    CONSTRAINT leases_expiry_check CHECK (expires_at >= renewed_at)
 )
 -- A few rows, renewed every few seconds: room for HOT updates, and no waiting for a share of the table.
 WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
