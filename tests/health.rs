@@ -178,7 +178,7 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
     for name in ["connectivity", "response", "connections", "transactions", "locks", "replication", "wraparound"] {
         expect(&outcome, name, Status::Healthy, "ok", &[]);
     }
-    expect(&outcome, "locks", Status::Healthy, "ok", &["1 sessions wait"]);
+    expect(&outcome, "locks", Status::Healthy, "ok", &["1 session waits"]);
     assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0));
     assert_eq!(steward.metric("pg_settings_max_connections{target=\"main\"}"), Some(50.0));
     let count = |state| format!("pg_stat_activity_count{{datname=\"postgres\",state=\"{state}\",target=\"main\"}}");
@@ -428,6 +428,25 @@ async fn locks_on_tables_keep_no_tick_waiting() {
     for table in partitions {
         assert!(table.ahead(snapshot.time).is_some_and(|ahead| ahead >= 14), "{table:?}");
     }
+}
+
+#[tokio::test]
+async fn a_locked_catalog_spoils_the_measurement_but_the_database_is_up() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let mut steward = Steward::new(&database.url());
+    expect(&steward.probe().await, "connectivity", Status::Healthy, "ok", &[]);
+    let client = database.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_inherits IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    steward.bound = Duration::from_secs(4);
+    let outcome = steward.probe().await;
+    expect(&outcome, "connectivity", Status::Degraded, "lock_timeout", &["the server answers", "system catalogs"]);
+    expect(&outcome, "connections", Status::Unknown, "not_measured", &[]);
+    assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0));
+    assert_eq!(steward.metric("pg_up{target=\"main\"}"), Some(1.0));
+    assert_eq!(steward.metric("pg_settings_max_connections{target=\"main\"}"), None, "what is not known is not shown");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    let outcome = steward.probe().await;
+    assert!(outcome.measured, "the connection is usable again: {outcome:?}");
 }
 
 #[tokio::test]

@@ -121,8 +121,8 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
             state.sampler.feed(&observation.snapshot);
             Some(observation.snapshot.time)
         }
-        Err(_) => {
-            state.gauges.server_away(probe.metrics, target);
+        Err(error) => {
+            state.gauges.server_unseen(probe.metrics, target, reason::reached(error.kind()));
             None
         }
     };
@@ -162,7 +162,7 @@ async fn look(probe: &Probe<'_>, observer: &mut Observer) -> Result<Observation,
         let first = observe_once(probe, observer, statement_timeout).await;
         match first {
             Err(error) if error.kind() == Kind::ConnectionLost => {
-                tracing::debug!(target_db = probe.db.name(), error = %error, "observe again over a new connection");
+                tracing::debug!(database = probe.db.name(), error = %error, "observe again over a new connection");
                 observe_once(probe, observer, statement_timeout).await
             }
             outcome => outcome,
