@@ -120,7 +120,8 @@ impl Folder {
         }
     }
 
-    /// Ends a server that lost its supervisor, and removes the folder.
+    /// Ends a server that lost its supervisor, and removes the folder. Blocks.
+    #[allow(clippy::disallowed_methods, reason = "sleeps on a thread for blocking work")]
     pub fn remove(self) -> io::Result<()> {
         end_orphan(&self.data());
         // Files of backends that are just ending may still appear.
@@ -195,7 +196,8 @@ pub(super) fn postmaster(data: &Path) -> Option<Pid> {
     (works_in == data).then_some(pid)
 }
 
-/// Ends a server that lost its supervisor: immediate shutdown, then the hard way.
+/// Ends a server that lost its supervisor: immediate shutdown, then the hard way. Blocks.
+#[allow(clippy::disallowed_methods, reason = "sleeps on a thread for blocking work")]
 pub(super) fn end_orphan(data: &Path) {
     let Some(pid) = postmaster(data) else { return };
     tracing::warn!(data = %data.display(), pid = pid.as_raw_nonzero().get(), "ending an orphaned throw-away server");
@@ -324,7 +326,7 @@ mod tests {
         let (short, bases) = base("short");
         let long = short.join("x".repeat(80));
         fs::create_dir(&long).unwrap();
-        let both = [Base::Disk(long.clone()), bases[0].clone()];
+        let both = [Base::Disk(long), bases[0].clone()];
         let folder = Folder::create(&both, None).unwrap();
         assert_eq!(folder.path().parent(), Some(short.as_path()));
         let text = Folder::create(&both[..1], None).unwrap_err().to_string();

@@ -315,6 +315,21 @@ impl Ephemeral {
 
     /// Stops the server if it runs; the data stays until [`Ephemeral::restart`] or the end.
     pub async fn pause(&mut self) {
+        self.release().await;
+        self.hold();
+    }
+
+    /// Starts the server again on the same data, port and password.
+    pub async fn restart(&mut self) -> Result<(), EphemeralError> {
+        self.release().await;
+        let served = self.serve().await;
+        if served.is_err() {
+            self.hold();
+        }
+        served
+    }
+
+    async fn release(&mut self) {
         if let Some(supervisor) = self.supervisor.take() {
             supervisor.stop(supervisor::Folder::Keep).await;
         }
@@ -322,10 +337,12 @@ impl Ephemeral {
         run_blocking(move || folder::end_orphan(&data)).await;
     }
 
-    /// Starts the server again on the same data, port and password.
-    pub async fn restart(&mut self) -> Result<(), EphemeralError> {
-        self.pause().await;
-        self.serve().await
+    /// A supervisor without a server, so that the folder goes with us all the same.
+    fn hold(&mut self) {
+        match self.supervise(Path::new("/bin/sh"), &["-c".to_owned(), ":".to_owned()]) {
+            Ok(supervisor) => self.supervisor = Some(supervisor),
+            Err(error) => tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep"),
+        }
     }
 
     /// Stops the server and removes the folder.
