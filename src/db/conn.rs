@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
-use super::connect::{ConnectTimings, Server};
+use super::connect::Server;
 use super::error::Error;
 use super::wire::Wire;
 use super::{Purpose, Route};
@@ -26,7 +26,6 @@ pub struct Conn {
     pub(super) route: Route,
     /// Whether a SET outlives its transaction for us alone (false behind a transaction pooler).
     pub(super) session_state: bool,
-    pub(super) timings: ConnectTimings,
 }
 
 impl Conn {
@@ -79,11 +78,6 @@ impl Conn {
     /// The process id that the server (or a pooler) announced at login.
     pub fn announced_pid(&self) -> i32 {
         self.wire.backend_pid()
-    }
-
-    /// How long each step of connecting took.
-    pub fn timings(&self) -> ConnectTimings {
-        self.timings
     }
 
     /// Whether a SET outlives its transaction for us alone; false behind a transaction pooler.

@@ -63,14 +63,6 @@ impl Server {
                 }
             }
         });
-        Ok(Conn {
-            client,
-            wire,
-            server: Arc::clone(self),
-            purpose,
-            route,
-            session_state: true,
-            timings: ConnectTimings::default(),
-        })
+        Ok(Conn { client, wire, server: Arc::clone(self), purpose, route, session_state: true })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::db::{ConnectTimings, Kind};
+use crate::db::Kind;
 use crate::health::Report;
 use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
@@ -54,14 +54,6 @@ impl Gauges {
             None => {
                 let _ = metrics.response_seconds.remove_label_values(&[target]);
             }
-        }
-    }
-
-    /// Exports the steps of a fresh connect.
-    pub fn connect(&self, metrics: &Metrics, target: &str, timings: ConnectTimings) {
-        let steps = [("dns", timings.dns), ("tcp", timings.tcp), ("tls", timings.tls), ("auth", timings.auth)];
-        for (step, took) in steps {
-            metrics.connect_seconds.with_label_values(&[target, step]).set(took.as_secs_f64());
         }
     }
 
