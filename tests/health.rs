@@ -18,6 +18,7 @@ use pgsteward::jobs::sample;
 use pgsteward::lifecycle::Tasks;
 use pgsteward::observe::{Observer, Snapshot, Watched};
 use pgsteward::telemetry::Metrics;
+use rustix::process::{Pid, Signal, kill_process};
 use turns::Turns;
 
 /// One target with what a daemon would hold for it.
@@ -367,6 +368,55 @@ async fn a_connection_that_was_terminated_is_replaced_without_a_word() {
     assert_eq!(client.number(&format!("SELECT count(pg_terminate_backend(pid)) {ours}")).await, 1);
     wait_until("the backend ends", BOUND, async || client.number(&format!("SELECT count(*) {ours}")).await == 0).await;
     expect(&steward.probe().await, "connectivity", Status::Healthy, "ok", &[]);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_the_question_is_asked_again_over_a_new_one() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let turns = Turns::start(database.server().address()).await;
+    let mut steward = Steward::new(&database.url_at(turns.address()));
+    steward.probe().await;
+    turns.lose_next();
+    let outcome = steward.probe().await;
+    assert!(turns.lost(), "the connection broke");
+    assert!(outcome.measured, "{outcome:?}");
+    expect(&outcome, "connectivity", Status::Healthy, "ok", &[]);
+}
+
+#[tokio::test]
+async fn a_fresh_connect_shows_what_the_open_connection_hides() {
+    let server = PrivateServer::start(&[]).await;
+    let admin = server.client().await;
+    admin.batch_execute("CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_monitor").await.unwrap();
+    let mut steward = Steward::new(&format!("postgresql://app:app@{}/postgres", server.address()));
+    steward.watched.clear();
+    steward.probe().await;
+    server.prepend_hba("host all app all reject");
+    server.reload().await;
+    // Nothing is known of fresh connects now, so that one is due; the open connections stay.
+    steward.state = ProbeState::new(&steward.limits);
+    expect(&steward.probe().await, "connectivity", Status::Healthy, "ok", &[]);
+    let words = ["an open connection answers, but a new one fails", "pg_hba.conf"];
+    expect(&steward.probe().await, "connectivity", Status::Degraded, "hba", &words);
+    assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0));
+
+    // The open connection hangs: the fresh one says more than "timeout".
+    let ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgsteward/observe'";
+    let backend = Pid::from_raw(admin.number(ours).await.try_into().unwrap()).unwrap();
+    kill_process(backend, Signal::STOP).unwrap();
+    steward.bound = Duration::from_secs(4);
+    let outcome = steward.probe().await;
+    kill_process(backend, Signal::CONT).unwrap();
+    expect(&outcome, "connectivity", Status::Unhealthy, "hba", &["cannot be reached", "pg_hba.conf"]);
+
+    // Mended, it is found out at the next tick, not minutes later.
+    server.prepend_hba("host all app all scram-sha-256");
+    server.reload().await;
+    steward.bound = BOUND;
+    wait_until("connectivity recovers", BOUND, async || {
+        steward.probe().await.report.component("connectivity").unwrap().status == Status::Healthy
+    })
+    .await;
 }
 
 #[tokio::test]

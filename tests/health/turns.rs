@@ -1,4 +1,5 @@
-//! A relay that counts round trips: how often the client speaks after the server did.
+//! A relay that counts round trips, which is how often the client speaks after the server did, and
+//! that can lose a connection at the moment it is used.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,24 +11,32 @@ use tokio::task::AbortHandle;
 
 pub struct Turns {
     address: SocketAddr,
-    count: Arc<AtomicU64>,
+    watch: Arc<Watch>,
     task: AbortHandle,
 }
 
+#[derive(Default)]
+struct Watch {
+    count: AtomicU64,
+    lose_next: AtomicBool,
+}
+
 impl Turns {
-    /// Relays one connection after the other to `upstream`.
+    /// Relays to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Turns {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let count = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&count);
+        let watch = Arc::new(Watch::default());
+        let watching = Arc::clone(&watch);
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                relay(client, TcpStream::connect(upstream).await.unwrap(), &counted).await;
+                let server = TcpStream::connect(upstream).await.unwrap();
+                let watch = Arc::clone(&watching);
+                tokio::spawn(async move { relay(client, server, &watch).await });
             }
         });
-        Turns { address, count, task: task.abort_handle() }
+        Turns { address, watch, task: task.abort_handle() }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -36,7 +45,17 @@ impl Turns {
 
     /// Round trips so far.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::SeqCst)
+        self.watch.count.load(Ordering::SeqCst)
+    }
+
+    /// Loses the first connection whose client speaks from now on, before the server hears it.
+    pub fn lose_next(&self) {
+        self.watch.lose_next.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that has happened.
+    pub fn lost(&self) -> bool {
+        !self.watch.lose_next.load(Ordering::SeqCst)
     }
 }
 
@@ -46,15 +65,18 @@ impl Drop for Turns {
     }
 }
 
-async fn relay(mut client: TcpStream, mut server: TcpStream, count: &AtomicU64) {
+async fn relay(mut client: TcpStream, mut server: TcpStream, watch: &Watch) {
     let server_spoke = AtomicBool::new(true);
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let up = async {
         let mut data = [0; 16 * 1024];
         while let Ok(size @ 1..) = from_client.read(&mut data).await {
+            if watch.lose_next.swap(false, Ordering::SeqCst) {
+                break;
+            }
             if server_spoke.swap(false, Ordering::SeqCst) {
-                count.fetch_add(1, Ordering::SeqCst);
+                watch.count.fetch_add(1, Ordering::SeqCst);
             }
             if to_server.write_all(&data[..size]).await.is_err() {
                 break;
