@@ -70,7 +70,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, watch: &Watch) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let up = async {
-        let mut data = [0; 16 * 1024];
+        let mut data = vec![0; 16 * 1024];
         while let Ok(size @ 1..) = from_client.read(&mut data).await {
             if watch.lose_next.swap(false, Ordering::SeqCst) {
                 break;
@@ -84,7 +84,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, watch: &Watch) {
         }
     };
     let down = async {
-        let mut data = [0; 16 * 1024];
+        let mut data = vec![0; 16 * 1024];
         while let Ok(size @ 1..) = from_server.read(&mut data).await {
             server_spoke.store(true, Ordering::SeqCst);
             if to_client.write_all(&data[..size]).await.is_err() {
