@@ -102,6 +102,19 @@ async fn it_dies_with_an_owner_that_is_killed() {
 }
 
 #[tokio::test]
+async fn a_start_that_is_given_up_leaves_nothing() {
+    let base = base();
+    let start = tokio::spawn(Ephemeral::start(options(base.path())));
+    wait_until("initdb is at work", BOUND, async || {
+        entries(base.path()).iter().any(|folder| folder.join("data/pg_wal").exists())
+    })
+    .await;
+    start.abort();
+    assert!(start.await.is_err_and(|error| error.is_cancelled()), "it was given up, not done");
+    wait_until("its folder goes", BOUND, async || entries(base.path()).is_empty()).await;
+}
+
+#[tokio::test]
 async fn what_a_dead_owner_and_a_dead_supervisor_left_is_swept() {
     let base = base();
     let (mut owner, server, folder) = hold(base.path());

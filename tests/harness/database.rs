@@ -155,10 +155,11 @@ async fn clone_database(admin: &TestClient, name: &str, source: &str) {
 }
 
 /// SWAP HERE: to be replaced by the library's own migrator (`pgsteward::migrate`), so that tests see
-/// the schema exactly as the daemon makes it. Until then: each file of both sets, in order, each in
-/// a transaction.
+/// the schema exactly as the daemon makes it. Until then: the schema `steward`, which the migrator
+/// makes for its history, then each file of both sets, in order, each in a transaction.
 async fn migrate_template(url: &str) {
     let client = connect(url).await.expect("the template answers");
+    client.batch_execute("CREATE SCHEMA steward").await.expect("create pgsteward's schema");
     for set in ["steward", "zentry"] {
         for file in up_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(set)) {
             let sql = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
