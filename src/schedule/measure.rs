@@ -65,16 +65,27 @@ impl Measurements {
         }
     }
 
+    /// Measures at the next tick, and follows the schedules anew: the configuration changed, or what
+    /// this instance may look at.
+    pub fn at_once(&mut self) {
+        self.next.clear();
+    }
+
     fn is_due(&mut self, config: &Config, name: JobName, now: DateTime<Utc>) -> bool {
         let Some(job) = config.jobs.builtin.get(&name).filter(|job| job.enabled) else { return false };
-        let due = self.next.get(&name).is_none_or(|at| *at <= now);
+        let next = self.next.get(&name);
+        let due = next.is_none_or(|at| *at <= now);
+        let underway = self.underway.get(&name).is_some_and(|task| !task.is_finished());
+        // What was asked for at once is not let go because of the last one, only put off.
+        if next.is_none() && underway {
+            return false;
+        }
         if due && let Some(next) = job.schedule.next_after(now, job.timezone) {
             self.next.insert(name, next);
             let labels = [self.runner.db.name(), name.as_str()];
             self.runner.metrics.job_next_due.with_label_values(&labels).set(super::dispatcher::seconds(next));
         }
-        // The first sample has nothing to say yet: it comes after the first interval.
-        due && self.underway.get(&name).is_none_or(JoinHandle::is_finished)
+        due && !underway
     }
 
     fn probe(&mut self, config: &Arc<Config>, surroundings: &Surroundings) {
