@@ -69,7 +69,7 @@ impl Dispatcher {
             let at = Utc::now().trunc_subsecs(3);
             self.partitions_at_once = enabled && !self.fire(now, JobName::Partitions, at, None).await?;
         }
-        for (name, floor) in self.floors.clone() {
+        for (name, floor) in self.longest_waiting_first() {
             let Some(job) = now.config.jobs.builtin.get(&name).filter(|job| job.enabled) else { continue };
             let due = planner::due(&job.schedule, job.timezone, floor, Utc::now());
             if let Some(next) = due.next {
@@ -82,6 +82,13 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// So that a frequent job does not take the lane from another each time.
+    fn longest_waiting_first(&self) -> Vec<(JobName, DateTime<Utc>)> {
+        let mut floors: Vec<_> = self.floors.iter().map(|(name, floor)| (*name, *floor)).collect();
+        floors.sort_by_key(|(_, floor)| *floor);
+        floors
     }
 
     /// Claims an instant, after recording those before it that nobody ran. False when no lane is free.

@@ -28,7 +28,7 @@ async fn a_throw_away_server_that_ends_by_itself_is_brought_back_and_goes_with_t
     wait_for("another server runs", BOUND, async || postmaster(&folder).filter(|pid| *pid != first)).await;
     wait_until("health is well again", BOUND, async || {
         let health = daemon.get("/health/").await;
-        health.status == 200 && crate::metric(daemon.address(), "pgsteward_database_up{").await == Some(1.0)
+        health.status == 200 && crate::metric(daemon.address(), "pgsteward_database_up").await == Some(1.0)
     })
     .await;
     assert_eq!(daemon.terminate().await.code(), Some(0));

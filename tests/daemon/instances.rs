@@ -6,7 +6,7 @@ use crate::harness::{BOUND, Daemon, Setup, Template, TestClient, TestDatabase, c
 use crate::{REFRESH_SLOW, REFRESHING, SLOW_VIEW, each_second, metric, quick, wait_sql};
 
 async fn observes(daemon: &Daemon) -> bool {
-    metric(daemon.address(), "pgsteward_observer{").await == Some(1.0)
+    metric(daemon.address(), "pgsteward_observer").await == Some(1.0)
 }
 
 /// The place of the only observer among them, once there is exactly one.
@@ -40,17 +40,17 @@ async fn started_at_once_they_migrate_once_fire_once_and_one_observes() {
     }
     for daemon in &daemons {
         daemon.wait_ready().await;
-        assert_eq!(metric(daemon.address(), "pgsteward_migrations_pending{set=\"zentry\"").await, Some(0.0));
+        assert_eq!(metric(daemon.address(), "pgsteward_migrations_pending set=\"zentry\"").await, Some(0.0));
     }
     let client = database.client().await;
-    let sql = "SELECT string_agg(set || '/' || version, ' ' ORDER BY set, version) FROM steward.schema_migrations";
+    let sql = "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
     assert_eq!(client.text(sql).await, "steward/1 steward/2 steward/3 zentry/1 zentry/2 zentry/3");
 
     let observing = observer(&daemons).await;
     wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| runs >= 3).await;
     assert_eq!(client.number("SELECT count(DISTINCT instance) FROM steward.job_runs").await, 1);
     for (at, daemon) in daemons.iter().enumerate() {
-        let fired = metric(daemon.address(), "pgsteward_job_runs_total{job=\"vacuum\"").await;
+        let fired = metric(daemon.address(), "pgsteward_job_runs_total job=\"vacuum\"").await;
         assert_eq!(fired.is_some_and(|runs| runs > 0.0), at == observing, "daemon {at} fired {fired:?}");
         let page = daemon.get("/metrics").await.body;
         assert_eq!(

@@ -57,13 +57,20 @@ const REFRESH_SLOW: &str = "[refresh]\nviews = [\"public.slow\"]\n[jobs.refresh]
 /// Sessions that refresh it now.
 const REFRESHING: &str = "
     SELECT count(*) FROM pg_stat_activity
-     WHERE application_name = 'pgsteward/job' AND state = 'active' AND query LIKE '%REFRESH MATERIALIZED VIEW%'";
+     WHERE datname = current_database() AND application_name = 'pgsteward/job' AND state = 'active' AND query LIKE '%REFRESH MATERIALIZED VIEW%'";
 
-/// A series of the metrics page by its start (`name` or `name{labels`), if it is there.
+/// A series of the metrics page by its name and, after spaces, parts of its labels; if it is there.
 async fn metric(address: SocketAddr, series: &str) -> Option<f64> {
     let page = http::get(address, "/metrics").await;
     assert_eq!(page.status, 200);
-    let line = page.body.lines().find(|line| line.starts_with(series))?;
+    let mut words = series.split(' ');
+    let name = words.next()?;
+    let parts: Vec<&str> = words.collect();
+    let is_it = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && parts.iter().all(|p| line.contains(p))
+    };
+    let line = page.body.lines().find(is_it)?;
     line.rsplit(' ').next()?.parse().ok()
 }
 

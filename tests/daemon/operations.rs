@@ -58,7 +58,7 @@ async fn a_scrape_costs_the_server_no_statement() {
         .concat();
     let config = format!("[jobs]\nlease = \"5m\"\n{off}");
     let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&config)).await;
-    wait_metric(&daemon, "pgsteward_observer{", |value| value == 1.0).await;
+    wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
     let file = server.ephemeral().socket_dir().join("server.log");
     let lines = || std::fs::read_to_string(&file).unwrap().lines().count();
     // The observer's first round ends with registering the jobs.
@@ -105,7 +105,7 @@ async fn sigterm_drains_and_a_second_signal_ends_it_at_once() {
 async fn an_idle_daemon_ends_within_seconds_and_leaves_no_connection() {
     let database = TestDatabase::create(Template::Empty).await;
     let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&quick(""))).await;
-    wait_metric(&daemon, "pgsteward_observer{", |value| value == 1.0).await;
+    wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
     let begun = Instant::now();
     assert_eq!(daemon.terminate().await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
@@ -136,7 +136,7 @@ async fn sighup_takes_in_what_is_right_and_leaves_what_is_wrong() {
         runs > 0
     })
     .await;
-    let probes = "pgsteward_job_runs_total{job=\"health-probe\",outcome=\"succeeded\"";
+    let probes = "pgsteward_job_runs_total job=\"health-probe\" outcome=\"succeeded\"";
     wait_metric(&daemon, probes, |value| value >= 4.0).await;
 
     daemon.rewrite_config("[jobs.vacuum]\nschedule = \"at dawn\"\n[jobs]\nlease = 3\n");
@@ -174,18 +174,18 @@ async fn pausing_stops_every_job_by_the_database_and_by_the_local_file() {
     for (pause, resume) in ways {
         let before = client.number(skipped).await;
         pause();
-        wait_metric(&daemon, "pgsteward_paused{", |value| value == 1.0).await;
+        wait_metric(&daemon, "pgsteward_paused", |value| value == 1.0).await;
         wait_sql(&client, skipped, |runs| runs >= before + 2).await;
         let ran = client.number(succeeded).await;
         let before = client.number(skipped).await;
         wait_sql(&client, skipped, |runs| runs >= before + 2).await;
         assert_eq!(client.number(succeeded).await, ran, "a job ran while paused");
         resume();
-        wait_metric(&daemon, "pgsteward_paused{", |value| value == 0.0).await;
+        wait_metric(&daemon, "pgsteward_paused", |value| value == 0.0).await;
         wait_sql(&client, succeeded, |runs| runs > ran).await;
     }
     let audited =
-        "SELECT string_agg(action, ' ' ORDER BY \"timestamp\") FROM steward.audit_logs WHERE action LIKE 'jobs.%'";
+        "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action LIKE 'jobs.%'";
     assert_eq!(client.text(audited).await, "jobs.pause jobs.resume");
 }
 

@@ -19,7 +19,7 @@ async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_n
     })
     .await;
     // From memory: also of a database that is dead.
-    assert_eq!(metric(daemon.address(), "pgsteward_database_up{").await, Some(0.0));
+    assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(0.0));
     assert_eq!(daemon.get("/livez").await.status, 200);
     assert_eq!(daemon.get("/readyz").await.status, 200, "readiness is latched");
 

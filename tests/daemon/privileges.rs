@@ -12,7 +12,7 @@ async fn a_role_that_may_only_connect_is_served_health_and_told_what_it_lacks() 
     assert!(line.contains("permission denied"), "{line}");
     let unready = daemon.wait_status("/readyz", 503).await.body;
     assert!(unready.contains("permission"), "{unready}");
-    wait_metric(&daemon, "pgsteward_database_up{", |value| value == 1.0).await;
+    wait_metric(&daemon, "pgsteward_database_up", |value| value == 1.0).await;
     wait_until("it measures the server all the same", BOUND, async || {
         let components = daemon.get("/health/").await.json()["targets"]["main"]["components"].clone();
         components["connections"]["status"] != "null" && components["connections"].is_object()
@@ -62,7 +62,7 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
         wait_sql(&client, &sql, |runs| runs > 0).await;
     }
     assert_eq!(client.number("SELECT count(*) FROM public.events").await, 2500);
-    assert_eq!(metric(daemon.address(), "pgsteward_database_up{").await, Some(1.0));
+    assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(1.0));
     assert_eq!(daemon.get("/readyz").await.status, 200);
 
     client.batch_execute(&format!("GRANT SELECT, DELETE ON public.events TO {}", role.name)).await.unwrap();
