@@ -93,7 +93,7 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
         .await?
         .ok_or_else(|| {
             let what = format!("there is no view {name} (names are compared exactly, case included)");
-            Error::new(Kind::Config, what)
+            Error::new(Kind::Sql, what)
         })?;
     let how = match decide(&view, &now, last, ctx.config.refresh.max_staleness) {
         Decision::Refresh(how) => how,
@@ -104,7 +104,7 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
                 json!({ "unchanged": true, "fingerprint": kept.fingerprint, "refreshed_at": kept.refreshed_at }),
             ));
         }
-        Decision::Refuse(what) => return Err(Error::new(Kind::Config, what)),
+        Decision::Refuse(what) => return Err(Error::new(Kind::Sql, what)),
     };
     let took = refresh(ctx, &view, how).await?;
     let mut outcome = json!({
