@@ -38,10 +38,10 @@ pub mod http;
 pub mod jobs;
 /// Signals, the only spawn, the bounded drain, and systemd's notifications.
 pub mod lifecycle;
-/// Versioned SQL files: plan, lock, apply, verify, roll back.
-pub mod migrate;
 /// What the server tells about itself, as plain data.
 pub mod observe;
+/// Versioned SQL files: plan, lock, apply, verify, roll back.
+pub mod migrate;
 /// When it runs, who runs it, and how it ended.
 pub mod schedule;
 /// All SQL on pgsteward's own tables.

@@ -4,59 +4,161 @@
 //! and work behind a transaction pooler; a result column of a type that is not built in must be cast
 //! to `text` in the SQL.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use prometheus::Histogram;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Row, SimpleQueryMessage};
 
-use super::connect::Server;
+use super::connect::{ConnectTimings, Plan, Server};
+use super::dial::Address;
 use super::error::Error;
-use super::wire::Wire;
+use super::login::{Facts, Link};
+use super::pooler::Between;
+use super::session::Canceller;
 use super::{Purpose, Route};
+
+/// How long to wait after an error for the ReadyForQuery that follows it.
+const SETTLE_BOUND: Duration = Duration::from_secs(1);
 
 /// A parameter with its type.
 pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// An open connection.
+///
+/// Dropped while a statement runs or a transaction is open, it is cut, so that the server ends both.
 pub struct Conn {
-    pub(super) client: Client,
-    pub(super) wire: Arc<Wire>,
-    pub(super) server: Arc<Server>,
-    pub(super) purpose: Purpose,
-    pub(super) route: Route,
-    /// Whether a SET outlives its transaction for us alone (false behind a transaction pooler).
-    pub(super) session_state: bool,
+    pub(super) link: Link,
+    pub(super) facts: Facts,
+    server: Arc<Server>,
+    address: Address,
+    purpose: Purpose,
+    route: Route,
+    between: Between,
+    timings: ConnectTimings,
+    statement_seconds: Histogram,
 }
 
 impl Conn {
+    pub(super) fn new(
+        server: Arc<Server>,
+        plan: &Plan,
+        link: Link,
+        address: Address,
+        facts: Facts,
+        between: Between,
+        timings: ConnectTimings,
+    ) -> Conn {
+        let labels = [server.name.as_str(), plan.purpose.as_str()];
+        let statement_seconds = server.metrics.statement_seconds.with_label_values(&labels);
+        let (purpose, route) = (plan.purpose, plan.route);
+        Conn { link, facts, server, address, purpose, route, between, timings, statement_seconds }
+    }
+
     /// Runs a statement and returns its rows. `what` is a bare verb phrase for the error.
     pub async fn rows(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-        self.client.query_typed(sql, params).await.map_err(|error| Error::from_pg(what, error))
+        self.measured(what, self.link.client.query_typed(sql, params)).await
     }
 
     /// Runs a statement that returns at most one row.
     pub async fn row_opt(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Option<Row>, Error> {
-        self.client.query_typed_opt(sql, params).await.map_err(|error| Error::from_pg(what, error))
+        self.measured(what, self.link.client.query_typed_opt(sql, params)).await
     }
 
     /// Runs a statement that returns one row.
     pub async fn row(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Row, Error> {
-        self.client.query_typed_one(sql, params).await.map_err(|error| Error::from_pg(what, error))
+        self.measured(what, self.link.client.query_typed_one(sql, params)).await
     }
 
     /// Runs a statement and returns how many rows it touched.
     pub async fn execute(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
-        self.client.execute_typed(sql, params).await.map_err(|error| Error::from_pg(what, error))
+        self.measured(what, self.link.client.execute_typed(sql, params)).await
     }
 
     /// Sends one or several statements as one simple query.
     pub async fn batch(&self, what: &'static str, sql: &str) -> Result<(), Error> {
-        self.client.batch_execute(sql).await.map_err(|error| Error::from_pg(what, error))
+        self.measured(what, self.link.client.batch_execute(sql)).await
+    }
+
+    async fn measured<T>(
+        &self,
+        what: &'static str,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        let flight = self.link.wire.begin();
+        let started = Instant::now();
+        let outcome = statement.await;
+        self.statement_seconds.observe(started.elapsed().as_secs_f64());
+        let outcome = match outcome {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                // It arrives before the server is ready again; until then the connection would look
+                // busy to the pool.
+                self.link.wire.settled(SETTLE_BOUND).await;
+                let error = Error::from_pg(what, error);
+                self.server.count_error(self.purpose, error.kind());
+                Err(error)
+            }
+        };
+        flight.done();
+        outcome
+    }
+
+    /// Sends a script as one simple query and counts the statements that completed, also when one
+    /// failed: run-time errors carry no position, and the count is what finds the statement.
+    pub async fn script(&self, what: &'static str, sql: &str) -> Result<usize, (usize, Error)> {
+        let mut completed = 0;
+        let run = async {
+            let mut stream = std::pin::pin!(self.link.client.simple_query_raw(sql).await?);
+            while let Some(message) = stream.next().await {
+                if let SimpleQueryMessage::CommandComplete(_) = message? {
+                    completed += 1;
+                }
+            }
+            Ok(())
+        };
+        let outcome = self.measured(what, run).await;
+        outcome.map(|()| completed).map_err(|error| (completed, error))
+    }
+
+    /// Sends several statements as one simple query, which is one round trip and needs no session
+    /// state. Returns the first column of every row of every statement, as text.
+    pub async fn batch_values(&self, what: &'static str, sql: &str) -> Result<Vec<Option<String>>, Error> {
+        let messages = self.measured(what, self.link.client.simple_query(sql)).await?;
+        let values = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
+            _ => None,
+        });
+        Ok(values.collect())
+    }
+
+    /// What cancels the statements of this connection, from outside.
+    pub fn canceller(&self) -> Canceller {
+        let backend = (self.facts.pid == self.announced_pid()).then_some(self.facts);
+        Canceller::new(&self.server, &self.link, self.address.clone(), self.route, backend)
+    }
+
+    /// Whether another may use it: open, no transaction, nothing under way.
+    pub(super) fn is_reusable(&self) -> bool {
+        !self.is_closed() && self.link.wire.is_idle()
+    }
+
+    /// How long each step of its connect took.
+    pub fn timings(&self) -> ConnectTimings {
+        self.timings
+    }
+
+    /// What stands between us and the server.
+    pub fn between(&self) -> Between {
+        self.between
     }
 
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.link.client.is_closed()
     }
 
     /// What it is for.
@@ -66,18 +168,18 @@ impl Conn {
 
     /// The process id that the server (or a pooler) announced at login.
     pub fn announced_pid(&self) -> i32 {
-        self.wire.backend_pid()
+        self.link.wire.backend_pid()
     }
 
     /// Whether a SET outlives its transaction for us alone; false behind a transaction pooler.
     pub fn has_session_state(&self) -> bool {
-        self.session_state
+        self.between.has_session_state()
     }
 
     /// Messages below ERROR that the server sent since the last call, oldest first. Bounded: the
     /// oldest are dropped.
     pub fn take_notices(&self) -> Vec<String> {
-        self.wire.take_notices()
+        self.link.wire.take_notices()
     }
 }
 
@@ -87,6 +189,7 @@ impl std::fmt::Debug for Conn {
             .field("purpose", &self.purpose)
             .field("route", &self.route)
             .field("pid", &self.announced_pid())
+            .field("between", &self.between)
             .finish_non_exhaustive()
     }
 }

@@ -1,68 +1,442 @@
-//! Placeholder until the real door stands: plain TCP and Unix sockets by tokio-postgres' own parser.
+//! Reaching a server: from the configuration to a connection that is ready for statements.
+//!
+//! ```text
+//! settings     secrets are read anew, the URL is parsed                 (conninfo, supabase)
+//! each host    in order, or shuffled; bounded by connect_timeout
+//!   lookup       each address gets its share of what is left of the bound
+//!   dial         TCP or Unix socket, the request for TLS, the handshake  (dial, tls)
+//!   log in       by tokio-postgres, on our stream                        (login, wire)
+//!   settle       what stands between, session settings, which server     (pooler, login)
+//! ```
+//! A host that cannot be reached, is full, starting up, or is not the kind of server that
+//! `target_session_attrs` wants is followed by the next. One that refuses our credentials, database or
+//! address is not, as with libpq: it would say the same again, and count as one more failed login.
+//! The error tells every host that was tried; its kind is the most telling one.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio::time::{Instant, timeout};
 
 use super::conn::Conn;
+use super::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs, passfile};
+use super::dial::{Address, Encryption, Place, Progress, Step, lookup};
 use super::error::{Error, Kind};
-use super::wire::Wire;
+use super::pooler::Between;
+use super::supabase;
+use super::tls::Tls;
 use super::{Purpose, Route};
 use crate::config;
+use crate::config::Secret;
 use crate::lifecycle::Tasks;
 use crate::telemetry::Metrics;
 
-/// How long each step of a connect took.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+/// How long each step of a connect took. Zero where the step was not needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ConnectTimings {
+    /// The lookup of the host's name.
     pub dns: Duration,
+    /// Until the TCP connection (or Unix socket) stood.
     pub tcp: Duration,
+    /// Asking for TLS, and the handshake.
     pub tls: Duration,
+    /// From the startup packet to the first ReadyForQuery.
     pub auth: Duration,
 }
 
 /// How one database is reached.
 pub struct Server {
-    name: String,
-    config: config::Database,
-    tasks: Tasks,
-    metrics: Arc<Metrics>,
+    pub(super) name: String,
+    pub(super) config: config::Database,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Arc<Metrics>,
+    /// What was found to stand between, per route.
+    between: Mutex<BTreeMap<Route, Between>>,
+}
+
+/// What all hosts of one connect have in common.
+pub(super) struct Plan {
+    pub(super) info: ConnInfo,
+    pub(super) purpose: Purpose,
+    pub(super) route: Route,
+    /// What the server must be, in this pass.
+    wanted: TargetSessionAttrs,
+    tls: Option<Arc<Tls>>,
+    /// For one host.
+    bound: Duration,
 }
 
 impl Server {
     /// Reads no secret and opens nothing.
     pub fn new(name: &str, config: config::Database, tasks: Tasks, metrics: Arc<Metrics>) -> Arc<Server> {
-        Arc::new(Server { name: name.to_owned(), config, tasks, metrics })
+        Arc::new(Server { name: name.to_owned(), config, tasks, metrics, between: Mutex::default() })
     }
 
     /// Opens a connection, within `connect_timeout` per host.
+    ///
+    /// # Errors
+    /// With the kind and, where one was met, the server's own report; the text names each host tried.
     pub async fn connect(self: &Arc<Self>, purpose: Purpose, route: Route) -> Result<Conn, Error> {
-        let source = match route {
-            Route::Direct => self.config.direct_url.as_ref().or(self.config.url.as_ref()),
-            Route::Pooled => self.config.url.as_ref(),
+        let outcome = self.connect_any(purpose, route).await;
+        match &outcome {
+            Ok(conn) => {
+                let ConnectTimings { dns, tcp, tls, auth } = conn.timings();
+                for (step, took) in [("dns", dns), ("tcp", tcp), ("tls", tls), ("auth", auth)] {
+                    self.metrics.connect_seconds.with_label_values(&[&self.name, step]).set(took.as_secs_f64());
+                }
+            }
+            Err(error) => self.count_error(purpose, error.kind()),
+        }
+        outcome
+    }
+
+    pub(super) fn count_error(&self, purpose: Purpose, kind: Kind) {
+        self.metrics.statement_errors.with_label_values(&[self.name.as_str(), purpose.as_str(), kind.as_str()]).inc();
+    }
+
+    /// What is known to stand between on this route.
+    pub(super) fn between(&self, route: Route) -> Option<Between> {
+        self.between.lock().unwrap_or_else(PoisonError::into_inner).get(&route).copied()
+    }
+
+    pub(super) fn remember_between(&self, route: Route, between: Between) {
+        let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
+        if before != Some(between) {
+            tracing::info!(database = self.name, route = ?route, between = between.as_str(), "found what stands between");
+        }
+    }
+
+    async fn connect_any(self: &Arc<Self>, purpose: Purpose, route: Route) -> Result<Conn, Error> {
+        let info = self.settings(route).await?;
+        let bound = info.connect_timeout.unwrap_or(self.config.connect_timeout);
+        let encrypts = info.tls.mode != SslMode::Disable && info.hosts.iter().any(|h| matches!(h, Host::Tcp { .. }));
+        let tls = if encrypts {
+            let tls = timeout(bound, Tls::prepare(&info.tls)).await;
+            Some(Arc::new(tls.unwrap_or_else(|_| {
+                Err(Error::new(Kind::Config, format!("reading the certificate files took longer than {bound:?}")))
+            })?))
+        } else {
+            None
         };
-        let Some(config::SecretSource::Inline(url)) = source else {
-            return Err(Error::new(Kind::Config, "no url"));
+        let mut hosts = info.hosts.clone();
+        if info.load_balance {
+            fastrand::shuffle(&mut hosts);
+        }
+        let passes: &[TargetSessionAttrs] = match info.target_session_attrs {
+            TargetSessionAttrs::PreferStandby => &[TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
+            ref one => std::slice::from_ref(one),
         };
-        let mut config: tokio_postgres::Config = url.expose().parse().map_err(|e| Error::from_pg("parse url", e))?;
-        config.application_name(format!("pgsteward/{}", purpose.as_str()));
-        config.connect_timeout(self.config.connect_timeout);
-        let (client, mut connection) = config.connect(NoTls).await.map_err(|e| Error::from_pg("connect", e))?;
-        let wire = Arc::new(Wire::default());
-        let sink = Arc::clone(&wire);
-        self.tasks.spawn("db-connection", async move {
-            while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-                match message {
-                    Ok(AsyncMessage::Notice(notice)) => sink.push_notice(notice.to_string()),
-                    Ok(_) => {}
+        let mut failures = Vec::new();
+        for wanted in passes.to_vec() {
+            failures.clear();
+            let plan = Plan { info: info.clone(), purpose, route, wanted, tls: tls.clone(), bound };
+            for host in &hosts {
+                match self.try_host(&plan, host).await {
+                    Ok(conn) => return Ok(conn),
                     Err(error) => {
-                        tracing::debug!(error = %Error::from_pg("connection ended", error));
-                        break;
+                        let last = ends_the_search(error.kind());
+                        failures.push((host, error));
+                        if last {
+                            return Err(summary(failures));
+                        }
                     }
                 }
             }
-        });
-        Ok(Conn { client, wire, server: Arc::clone(self), purpose, route, session_state: true })
+        }
+        Err(summary(failures))
+    }
+
+    /// Opens a connection to where another one already goes.
+    pub(super) async fn connect_to(
+        self: &Arc<Self>,
+        address: &Address,
+        purpose: Purpose,
+        route: Route,
+    ) -> Result<Conn, Error> {
+        let info = self.settings(route).await?;
+        let bound = info.connect_timeout.unwrap_or(self.config.connect_timeout);
+        let host = match &address.place {
+            Place::Tcp(addr) => Host::Tcp { name: address.name.clone(), addr: Some(addr.ip()), port: addr.port() },
+            Place::Unix(path) => info
+                .hosts
+                .iter()
+                .find(|host| path.to_str() == Some(host.to_string().as_str()))
+                .cloned()
+                .ok_or_else(|| Error::new(Kind::Config, "the socket is no longer configured"))?,
+        };
+        let tls = address.tls.clone();
+        let plan = Plan { info, purpose, route, wanted: TargetSessionAttrs::Any, tls, bound };
+        let password = self.password(&plan, &host).await?;
+        let mut progress = Progress::default();
+        let opened = timeout(bound, self.open(&plan, address.clone(), password.as_ref(), &mut progress)).await;
+        let opened = opened.unwrap_or_else(|_| Err(stuck(&progress, bound)));
+        opened.map_err(|error| error.context(host).context("connect"))
+    }
+
+    /// The hosts of the address, as text: a name, an address, or the folder of a Unix socket.
+    pub async fn hosts(&self) -> Result<Vec<String>, Error> {
+        let info = self.settings(Route::Pooled).await?;
+        Ok(info
+            .hosts
+            .iter()
+            .map(|host| match host {
+                Host::Tcp { name, addr, .. } => addr.map_or_else(|| name.clone(), |addr| addr.to_string()),
+                Host::Unix { .. } => "/".to_owned(),
+            })
+            .collect())
+    }
+
+    /// The settings of a route, its secrets read now.
+    async fn settings(&self, route: Route) -> Result<ConnInfo, Error> {
+        let config = &self.config;
+        let (key, source) = match (route, &config.direct_url) {
+            (Route::Direct, Some(direct)) => ("direct_url", Some(direct)),
+            _ => ("url", config.url.as_ref()),
+        };
+        let password = self.load("password", config.password.as_ref()).await?;
+        let mut info = match (self.load(key, source).await?, &config.supabase) {
+            (Some(url), _) => {
+                ConnInfo::parse(url.expose()).map_err(|error| Error::with_source(Kind::Config, key, error))?
+            }
+            (None, Some(project)) => {
+                let own = self.load("supabase.db_password", project.db_password.as_ref()).await?;
+                supabase::conninfo(&project.url, password.clone().or(own))
+                    .map_err(|error| Error::with_source(Kind::Config, "supabase.url", error))?
+            }
+            (None, None) => {
+                return Err(Error::new(
+                    Kind::Config,
+                    "no database is named; set DATABASE_URL (or database.url), or SUPABASE_URL with SUPABASE_DB_PASSWORD",
+                ));
+            }
+        };
+        if password.is_some() {
+            info.password = password;
+        }
+        Ok(info)
+    }
+
+    async fn load(&self, key: &str, source: Option<&config::SecretSource>) -> Result<Option<Secret>, Error> {
+        match source {
+            None => Ok(None),
+            Some(source) => source
+                .load(self.config.connect_timeout)
+                .await
+                .map(Some)
+                .map_err(|error| Error::with_source(Kind::Config, key.to_owned(), error)),
+        }
+    }
+
+    async fn try_host(self: &Arc<Self>, plan: &Plan, host: &Host) -> Result<Conn, Error> {
+        let deadline = Instant::now() + plan.bound;
+        let mut progress = Progress::default();
+        let found = timeout(plan.bound, lookup(host, &plan.info, &mut progress)).await;
+        let places = match found {
+            Ok(found) => found.map_err(|error| no_route(host, &[], error))?,
+            Err(_) => return Err(no_route(host, &[], stuck(&progress, plan.bound))),
+        };
+        let password = self.password(plan, host).await?;
+        let mut worst: Option<Error> = None;
+        for (at, place) in places.iter().enumerate() {
+            // What earlier addresses did not use is for those that follow.
+            let share = deadline.saturating_duration_since(Instant::now()) / (places.len() - at) as u32;
+            let outcome = timeout(share, self.try_place(plan, host, place, password.as_ref(), &mut progress)).await;
+            let error = match outcome {
+                Ok(Ok(conn)) => return Ok(conn),
+                Ok(Err(error)) => error,
+                Err(_) => stuck(&progress, share),
+            };
+            let error = if places.len() > 1 { error.context(place) } else { error };
+            if ends_the_search(error.kind()) {
+                return Err(error);
+            }
+            if worst.as_ref().is_none_or(|worst| telling(error.kind()) > telling(worst.kind())) {
+                worst = Some(error);
+            }
+        }
+        let error = worst.unwrap_or_else(|| Error::new(Kind::Unreachable, "the host's name has no address"));
+        Err(no_route(host, &places, error))
+    }
+
+    /// Tries one address, first as `sslmode` prefers, then, where that was refused, the other way.
+    async fn try_place(
+        self: &Arc<Self>,
+        plan: &Plan,
+        host: &Host,
+        place: &Place,
+        password: Option<&Secret>,
+        progress: &mut Progress,
+    ) -> Result<Conn, Error> {
+        let mut refused: Option<Error> = None;
+        for encryption in Encryption::plan(plan.info.tls.mode, place) {
+            let address = Address {
+                place: place.clone(),
+                name: match host {
+                    Host::Tcp { name, .. } => name.clone(),
+                    Host::Unix { .. } => String::new(),
+                },
+                encryption: *encryption,
+                negotiation: plan.info.tls.negotiation,
+                tls: plan.tls.clone(),
+                keepalive: plan.info.keepalive,
+                tcp_user_timeout: plan.info.tcp_user_timeout,
+            };
+            let error = match self.open(plan, address, password, progress).await {
+                Ok(conn) => match plan.wanted_by(&conn) {
+                    None => return Ok(conn),
+                    Some(error) => return Err(error),
+                },
+                Err(error) => error,
+            };
+            // Only these can come from the encryption; anything else would be refused again.
+            let by_encryption = match encryption {
+                Encryption::Offered => {
+                    error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted)
+                }
+                Encryption::Plain => error.kind() == Kind::Hba,
+                Encryption::Required => false,
+            };
+            match refused.take() {
+                Some(first) => return Err(first.context(format!("and again the other way ({error})"))),
+                None if by_encryption => refused = Some(error),
+                None => return Err(error),
+            }
+        }
+        // The plan was not empty, so one was refused.
+        Err(refused.unwrap_or_else(|| Error::new(Kind::Tls, "no way to encrypt")))
+    }
+
+    async fn password(&self, plan: &Plan, host: &Host) -> Result<Option<Secret>, Error> {
+        let info = &plan.info;
+        let (None, Some(path)) = (&info.password, &info.passfile) else { return Ok(info.password.clone()) };
+        let found = timeout(plan.bound, passfile::lookup(path, host, &info.dbname, &info.user)).await;
+        let unreadable = || format!("passfile={}", path.display());
+        match found {
+            Ok(found) => found.map_err(|error| Error::with_source(Kind::Config, unreadable(), error)),
+            Err(_) => Err(Error::new(Kind::Config, format!("{}: reading it took too long", unreadable()))),
+        }
+    }
+}
+
+impl Plan {
+    /// What is wrong with the server that was found, if it is not the kind that is wanted.
+    fn wanted_by(&self, conn: &Conn) -> Option<Error> {
+        let facts = conn.facts;
+        let (kind, what) = match self.wanted {
+            TargetSessionAttrs::ReadWrite if facts.read_only => (Kind::ReadOnly, "the session is read-only"),
+            TargetSessionAttrs::Primary if facts.in_recovery => (Kind::InRecovery, "the server is a standby"),
+            TargetSessionAttrs::ReadOnly if !facts.read_only => (Kind::Unreachable, "the session is not read-only"),
+            TargetSessionAttrs::Standby if !facts.in_recovery => (Kind::Unreachable, "the server is no standby"),
+            _ => return None,
+        };
+        Some(Error::new(kind, format!("{what}, and target_session_attrs wants another")))
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Whether other hosts would say the same.
+fn ends_the_search(kind: Kind) -> bool {
+    matches!(kind, Kind::Auth | Kind::Hba | Kind::UnknownDatabase | Kind::Permission | Kind::Config)
+}
+
+/// How much a kind tells about what to do.
+fn telling(kind: Kind) -> u8 {
+    match kind {
+        Kind::Config => 9,
+        Kind::Auth | Kind::Hba | Kind::UnknownDatabase | Kind::Permission => 8,
+        Kind::Tls => 7,
+        Kind::TooManyConnections => 6,
+        Kind::StartingUp => 5,
+        Kind::ReadOnly | Kind::InRecovery => 4,
+        Kind::Protocol | Kind::ConnectionLost => 3,
+        Kind::Refused => 2,
+        Kind::Unreachable => 0,
+        _ => 1,
+    }
+}
+
+/// One error for all hosts: the most telling one, with the others in front.
+fn summary(failures: Vec<(&Host, Error)>) -> Error {
+    let Some(at) = (0..failures.len()).max_by_key(|at| (telling(failures[*at].1.kind()), usize::MAX - at)) else {
+        return Error::new(Kind::Config, "no host is named");
+    };
+    let others: Vec<String> = failures
+        .iter()
+        .enumerate()
+        .filter(|(other, _)| *other != at)
+        .map(|(_, (host, error))| format!("{host}: {error}"))
+        .collect();
+    let mut failures = failures;
+    let (host, error) = failures.swap_remove(at);
+    let error = error.context(host);
+    let error = if others.is_empty() { error } else { error.context(others.join("; ")) };
+    error.context("connect")
+}
+
+/// What to say when a bound passed.
+fn stuck(progress: &Progress, bound: Duration) -> Error {
+    let what = match progress.step {
+        Step::Lookup => format!("looking up the host's name took longer than {bound:.1?}"),
+        Step::Connect => format!("no answer within {bound:.1?}"),
+        Step::Tls => format!("accepted the connection, then stayed silent for {bound:.1?} when asked for TLS"),
+        Step::Login => format!("accepted the connection and stayed silent for {bound:.1?}"),
+        Step::Session => format!("logged in, but answered no statement within {bound:.1?}; is a pooler out of servers?"),
+    };
+    Error::new(Kind::Unreachable, what)
+}
+
+/// Adds what to do when a direct address of Supabase's cannot be reached over IPv4.
+fn no_route(host: &Host, places: &[Place], error: Error) -> Error {
+    let Host::Tcp { name, .. } = host else { return error };
+    let v6_only = !places.iter().any(|place| matches!(place, Place::Tcp(addr) if addr.is_ipv4()));
+    if error.kind() == Kind::Unreachable && v6_only && supabase::is_direct_host(name) {
+        return error.context(supabase::USE_SESSION_POOLER);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str) -> Host {
+        Host::Tcp { name: name.to_owned(), addr: None, port: 5432 }
+    }
+
+    #[test]
+    fn the_summary_has_every_host_and_the_most_telling_kind() {
+        let (a, b, c) = (host("a"), host("b"), host("c"));
+        let error = summary(vec![
+            (&a, Error::new(Kind::Unreachable, "silent")),
+            (&b, Error::new(Kind::TooManyConnections, "full")),
+            (&c, Error::new(Kind::Refused, "nobody there")),
+        ]);
+        assert_eq!(error.kind(), Kind::TooManyConnections);
+        let text = error.to_string();
+        for part in ["a:5432: silent", "b:5432: full", "c:5432: nobody there"] {
+            assert_eq!(text.matches(part).count(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn supabase_without_a_route_says_where_to_copy_from() {
+        let direct = host("db.abcdefgh.supabase.co");
+        let v6 = [Place::Tcp("[2001:db8::1]:5432".parse().unwrap())];
+        let v4 = [Place::Tcp("192.0.2.1:5432".parse().unwrap())];
+        let unreachable = || Error::new(Kind::Unreachable, "network is unreachable");
+        for places in [&v6[..], &[]] {
+            let error = no_route(&direct, places, unreachable()).to_string();
+            assert!(error.contains("session pooler") && error.contains("dashboard"), "{error}");
+        }
+        assert!(!no_route(&direct, &v4, unreachable()).to_string().contains("pooler"), "an IPv4 address was bought");
+        assert!(!no_route(&host("db.example"), &v6, unreachable()).to_string().contains("pooler"));
+        let refused = Error::new(Kind::Refused, "refused");
+        assert!(!no_route(&direct, &v6, refused).to_string().contains("pooler"), "it was reached");
     }
 }

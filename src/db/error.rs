@@ -157,9 +157,39 @@ impl Kind {
             "57014" if db.message().contains("timeout") => Kind::Timeout,
             "57014" => Kind::Cancelled,
             "42501" => Kind::Permission,
+            "57P04" => Kind::UnknownDatabase,
+            // PostgreSQL names the routine of its source; poolers do not, and have one code for all.
+            c if c.starts_with("08") && db.routine().is_none() => Kind::of_pooler(db.message()),
             c if c.starts_with("08") => Kind::ConnectionLost,
             _ => Kind::Sql,
         }
+    }
+
+    /// PgBouncer reports nearly everything as 08P01 in English; these are its texts up to 1.24.
+    fn of_pooler(message: &str) -> Kind {
+        const TEXTS: [(&str, Kind); 19] = [
+            ("password authentication failed", Kind::Auth),
+            ("SASL authentication failed", Kind::Auth),
+            ("certificate authentication failed", Kind::Auth),
+            ("PAM authentication failed", Kind::Auth),
+            ("authentication failed", Kind::Auth),
+            ("no such user", Kind::Auth),
+            ("login rejected", Kind::Hba),
+            ("no such database", Kind::UnknownDatabase),
+            ("does not exist", Kind::UnknownDatabase),
+            ("is disabled", Kind::UnknownDatabase),
+            ("no more connections allowed", Kind::TooManyConnections),
+            ("query_wait_timeout", Kind::TooManyConnections),
+            ("client_login_timeout (server down)", Kind::Unreachable),
+            ("cannot connect to server", Kind::Unreachable),
+            ("server login has been failing", Kind::Unreachable),
+            ("SSL required", Kind::Tls),
+            ("TLS", Kind::Tls),
+            ("shutting down", Kind::StartingUp),
+            ("unsupported startup parameter", Kind::Config),
+        ];
+        let found = TEXTS.iter().find(|(text, _)| message.contains(text));
+        found.map_or(Kind::ConnectionLost, |(_, kind)| *kind)
     }
 
     fn of_io(error: &io::Error) -> Kind {

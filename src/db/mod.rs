@@ -10,8 +10,10 @@
 mod conn;
 mod connect;
 pub mod conninfo;
+mod dial;
 pub mod ephemeral;
 pub mod error;
+mod login;
 mod pool;
 pub mod pooler;
 pub mod retry;
@@ -25,7 +27,8 @@ pub use conn::{Conn, Param, quote_ident, quote_literal};
 pub use connect::{ConnectTimings, Server};
 pub use error::{Error, Kind};
 pub use pool::{Database, PoolStats, Pooled};
-pub use session::CancelOutcome;
+pub use pooler::Between;
+pub use session::{CancelOutcome, Canceller};
 pub use transaction::{Tx, TxFuture, TxOptions};
 
 /// What a connection is for. It names the connection on the server (`application_name`) and picks
@@ -65,7 +68,7 @@ impl Purpose {
 }
 
 /// Which address to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Route {
     /// `url`: perhaps a pooler.
     Pooled,

@@ -196,7 +196,7 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, conn: &mut Conn) -> bool {
-        conn.is_closed() || !conn.wire.is_idle()
+        !conn.is_reusable()
     }
 }
 

@@ -119,7 +119,7 @@ async fn history(ctx: &mut Context<'_>) -> Result<u64, Error> {
         let options = short(ctx);
         let pruned = ctx
             .transaction(&options, |tx| {
-                Box::pin(async move { store::history::prune(tx, cutoff, cutoff_failed, HISTORY_BATCH).await })
+                Box::pin(async move { store::run_history::prune(tx, cutoff, cutoff_failed, HISTORY_BATCH).await })
             })
             .await?;
         rows += pruned;
