@@ -291,9 +291,7 @@ impl Server {
             };
             // Only these can come from the encryption; anything else would be refused again.
             let by_encryption = match encryption {
-                Encryption::Offered => {
-                    error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted)
-                }
+                Encryption::Offered => error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted),
                 Encryption::Plain => error.kind() == Kind::Hba,
                 Encryption::Required => false,
             };
@@ -386,7 +384,9 @@ fn stuck(progress: &Progress, bound: Duration) -> Error {
         Step::Connect => format!("no answer within {bound:.1?}"),
         Step::Tls => format!("accepted the connection, then stayed silent for {bound:.1?} when asked for TLS"),
         Step::Login => format!("accepted the connection and stayed silent for {bound:.1?}"),
-        Step::Session => format!("logged in, but answered no statement within {bound:.1?}; is a pooler out of servers?"),
+        Step::Session => {
+            format!("logged in, but answered no statement within {bound:.1?}; is a pooler out of servers?")
+        }
     };
     Error::new(Kind::Unreachable, what)
 }

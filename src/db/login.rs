@@ -163,7 +163,8 @@ impl Server {
 
     async fn greet(&self, link: &Link, apply: Apply) -> Result<Facts, Error> {
         let sql = greeting(apply, self.config.query_timeout.as_millis().clamp(1, i32::MAX as u128));
-        let answer = link.client.simple_query(&sql).await.map_err(|error| Error::from_pg("prepare the session", error))?;
+        let answer =
+            link.client.simple_query(&sql).await.map_err(|error| Error::from_pg("prepare the session", error))?;
         let row = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,

@@ -35,7 +35,8 @@ pub fn conninfo(url: &str, password: Option<Secret>) -> Result<ConnInfo, ConnInf
 fn reference(url: &str) -> Option<&str> {
     let host = url.trim().strip_prefix("https://")?.trim_end_matches('/');
     let reference = host.strip_suffix(".supabase.co")?;
-    let plain = !reference.is_empty() && reference.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let plain =
+        !reference.is_empty() && reference.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     plain.then_some(reference)
 }
 

@@ -197,7 +197,8 @@ fn chain_verifier(
 
 async fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let pem = read(path, key).await?;
-    let wanted = || format!("{key}={}: not a PEM file with a certificate (-----BEGIN CERTIFICATE-----)", path.display());
+    let wanted =
+        || format!("{key}={}: not a PEM file with a certificate (-----BEGIN CERTIFICATE-----)", path.display());
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|error| Error::with_source(Kind::Config, wanted(), error))?;

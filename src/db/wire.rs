@@ -66,9 +66,7 @@ impl Wire {
 
     /// No transaction open, no answer outstanding, no statement abandoned halfway, still open.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == 0
-            && self.is_settled()
-            && self.status.load(Ordering::Relaxed) == IDLE
+        self.in_flight.load(Ordering::Acquire) == 0 && self.is_settled() && self.status.load(Ordering::Relaxed) == IDLE
     }
 
     /// Everything that was sent has been answered; a transaction may be open.

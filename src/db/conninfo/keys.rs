@@ -89,7 +89,9 @@ pub(super) fn judge(key: &str, may_name: bool) -> Result<Option<&'static str>, C
     Err(ConnInfoError::new(match (near, may_name) {
         (Some((_, near)), true) => format!("unknown key {key:?}; did you mean {near}?"),
         (Some((_, near)), false) => format!("an unknown key; did you mean {near}?"),
-        (None, true) => format!("unknown key {key:?}; wanted one of libpq's, such as host, port, dbname, user, sslmode"),
+        (None, true) => {
+            format!("unknown key {key:?}; wanted one of libpq's, such as host, port, dbname, user, sslmode")
+        }
         (None, false) => "an unknown key after the password; is a space, a quote or one of @ / ? in the password \
                           written as it must be?"
             .to_owned(),

@@ -287,7 +287,10 @@ impl Settings {
         }
         let ports = list("port").unwrap_or_else(|| vec![""]);
         if ports.len() != 1 && ports.len() != count {
-            return Err(ConnInfoError::new(format!("{} ports for {count} hosts; wanted one, or one each", ports.len())));
+            return Err(ConnInfoError::new(format!(
+                "{} ports for {count} hosts; wanted one, or one each",
+                ports.len()
+            )));
         }
         let mut hosts = Vec::with_capacity(count);
         for at in 0..count {
@@ -295,7 +298,9 @@ impl Settings {
                 "" => DEFAULT_PORT,
                 // Not shown: in a URL it may be the tail of a password.
                 port => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
-                    ConnInfoError::new("a port is not a number from 1 to 65535 (is a character of the password not encoded?)")
+                    ConnInfoError::new(
+                        "a port is not a number from 1 to 65535 (is a character of the password not encoded?)",
+                    )
                 })?,
             };
             let name = names.as_ref().map_or("", |names| names[at]);
@@ -311,7 +316,9 @@ impl Settings {
                 }
                 (name, None) if name.starts_with('/') => hosts.push(Host::Unix { dir: PathBuf::from(name), port }),
                 (name, None) if name.starts_with('@') => {
-                    return Err(ConnInfoError::new("abstract Unix sockets (host=@…) are not supported; use a directory"));
+                    return Err(ConnInfoError::new(
+                        "abstract Unix sockets (host=@…) are not supported; use a directory",
+                    ));
                 }
                 ("", Some(addr)) => hosts.push(Host::Tcp { name: addr.to_string(), addr: Some(addr), port }),
                 (name, addr) => hosts.push(Host::Tcp { name: name.to_owned(), addr, port }),

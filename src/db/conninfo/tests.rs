@@ -23,7 +23,8 @@ fn refuse(text: &str) -> String {
 
 #[test]
 fn urls() {
-    let info = parse("postgresql://al%69ce:p%40ss%3Aw%2Ford@db.example:6432/app%20db?sslmode=require&connect_timeout=7");
+    let info =
+        parse("postgresql://al%69ce:p%40ss%3Aw%2Ford@db.example:6432/app%20db?sslmode=require&connect_timeout=7");
     assert_eq!(info.hosts, [tcp("db.example", 6432)]);
     assert_eq!((info.user.as_str(), info.dbname.as_str()), ("alice", "app db"));
     assert_eq!(info.password.unwrap().expose(), "p@ss:w/ord");
@@ -83,8 +84,7 @@ fn every_setting_is_read() {
     assert_eq!(info.options.as_deref(), Some("-c geqo=off"));
     assert_eq!(info.target_session_attrs, TargetSessionAttrs::PreferStandby);
     assert!(info.load_balance);
-    let keepalive =
-        Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(6), count: 7 };
+    let keepalive = Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(6), count: 7 };
     assert_eq!(info.keepalive, Some(keepalive));
     assert_eq!(info.tcp_user_timeout, Duration::from_secs(8));
     assert_eq!(info.passfile, Some("/pgpass".into()));
@@ -138,7 +138,8 @@ fn what_cannot_be_honoured_says_what_to_do() {
 /// Whatever is done to a password, no part of it of three characters or more is repeated.
 #[test]
 fn no_error_repeats_a_part_of_a_password() {
-    let secrets = ["hunter2zw", "hun/ter/zwq", "hun@ter@zwq", "hun?ter=zwq", "hun:ter:zwq", "hun#t%zer", "hun ter=zwq"];
+    let secrets =
+        ["Qx7Vz9Kw3", "Qx7/Vz9/Kw3", "Qx7@Vz9@Kw3", "Qx7?Vz9=Kw3", "Qx7:Vz9:Kw3", "Qx7#Vz%9Kw3", "Qx7 Vz9=Kw3"];
     for secret in secrets {
         for text in [
             format!("postgres://u:{secret}"),

@@ -98,8 +98,14 @@ fn url_hosts(hosts: &str, pairs: &mut Vec<(String, String)>) -> Result<(), ConnI
                 None => (host, ""),
             }
         };
+        // Before anything that follows is looked at: this may be a password whose @ is missing.
+        if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(ConnInfoError::new(format!(
+                "what follows a host's colon is not a port from 1 to 65535; is an @ missing before it? ({ENCODE})"
+            )));
+        }
         names.push(decode(name)?);
-        ports.push(decode(port)?);
+        ports.push(port.to_owned());
     }
     pairs.push(("host".to_owned(), names.join(",")));
     if ports.iter().any(|port| !port.is_empty()) {
@@ -118,7 +124,9 @@ fn decode(text: &str) -> Result<String, ConnInfoError> {
             match (high, low) {
                 (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
                 (Some(_), Some(_)) => return Err(ConnInfoError::new("%00 is not allowed")),
-                _ => return Err(ConnInfoError::new(format!("a % is not followed by two hexadecimal digits: {ENCODE}"))),
+                _ => {
+                    return Err(ConnInfoError::new(format!("a % is not followed by two hexadecimal digits: {ENCODE}")));
+                }
             }
         } else {
             bytes.push(byte);
