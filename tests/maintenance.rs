@@ -1,8 +1,11 @@
 //! The jobs that keep tables, on a real server: partitions, retention, vacuum, refresh.
 
-mod harness;
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "maintenance/bench.rs"]
 mod bench;
+mod harness;
 #[path = "maintenance/partitions.rs"]
 mod partitions;
 #[path = "maintenance/refresh.rs"]

@@ -112,10 +112,7 @@ mod tests {
         failures.keep("c.d", Error::new(Kind::LockTimeout, "busy")).expect("goes on");
         let error = failures.finish().expect_err("two failed");
         assert_eq!(error.kind(), Kind::Permission);
-        assert_eq!(
-            error.to_string(),
-            "2 failed: a.b (permission): not yours; c.d (lock_timeout): busy"
-        );
+        assert_eq!(error.to_string(), "2 failed: a.b (permission): not yours; c.d (lock_timeout): busy");
         Failures::default().finish().expect("nothing failed");
     }
 

@@ -60,8 +60,10 @@ async fn supply(ctx: &mut Context<'_>, table: Supplied) -> Result<(i32, i64), Er
     let made = make(ctx, table).await;
     // Also after a failure: that is when the gauge matters.
     let options = short(ctx).read_only();
-    let ahead =
-        ctx.conn.transaction(&options, |tx| Box::pin(async move { ahead(tx, table.schema, table.table).await })).await?;
+    let ahead = ctx
+        .conn
+        .transaction(&options, |tx| Box::pin(async move { ahead(tx, table.schema, table.table).await }))
+        .await?;
     ctx.metrics.partitions_ahead.with_label_values(&[ctx.db.name(), &table.name()]).set(ahead);
     let made = made?;
     finished?;
@@ -86,11 +88,7 @@ async fn make(ctx: &mut Context<'_>, table: Supplied) -> Result<Ensured, Error> 
 
 /// Finishes a DETACH CONCURRENTLY that was cut off between its two transactions. It waits for every
 /// snapshot that may still see the partition, 20 ms at a time.
-pub(super) async fn finalize(
-    ctx: &mut Context<'_>,
-    relation: &Relation,
-    partition: &Partition,
-) -> Result<(), Error> {
+pub(super) async fn finalize(ctx: &mut Context<'_>, relation: &Relation, partition: &Partition) -> Result<(), Error> {
     let sql = format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", relation.quoted(), partition.quoted());
     let sql = &sql;
     let mut attempts = LockAttempts::new();

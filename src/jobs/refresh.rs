@@ -45,7 +45,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         return Ok(report);
     }
     let mut views: Vec<&str> = ctx.zentry.then_some(ZENTRY_VIEW).into_iter().collect();
-    views.extend(ctx.config.refresh.views.iter().map(String::as_str).filter(|view| !(ctx.zentry && *view == ZENTRY_VIEW)));
+    views.extend(
+        ctx.config.refresh.views.iter().map(String::as_str).filter(|view| !(ctx.zentry && *view == ZENTRY_VIEW)),
+    );
     if views.is_empty() {
         report.skipped = Some("no view is named in refresh.views".to_owned());
         return Ok(report);
@@ -175,8 +177,7 @@ async fn refresh(ctx: &mut Context<'_>, view: &View, how: How) -> Result<Duratio
     loop {
         let started = Instant::now();
         let options = TxOptions::within(ctx.time_left()).lock_timeout(LOCK_TIMEOUT);
-        let done =
-            ctx.transaction(&options, |tx| Box::pin(async move { tx.batch("refresh", sql).await })).await;
+        let done = ctx.transaction(&options, |tx| Box::pin(async move { tx.batch("refresh", sql).await })).await;
         match done {
             Ok(()) => return Ok(started.elapsed()),
             Err(error) => attempts.after(ctx, error).await?,
@@ -220,7 +221,12 @@ mod tests {
             ("changed beneath", Some(last("g", minute)), beneath(), false),
             ("not provable", Some(last("f", minute)), unprovable, false),
             ("too long ago", Some(last("f", HOUR)), beneath(), false),
-            ("the clock went back", Some(json!({"fingerprint": "f", "refreshed_at": "2099-01-01T00:00:00Z"})), beneath(), false),
+            (
+                "the clock went back",
+                Some(json!({"fingerprint": "f", "refreshed_at": "2099-01-01T00:00:00Z"})),
+                beneath(),
+                false,
+            ),
             ("never", None, beneath(), false),
             ("last time it was not provable", Some(json!({"how": "concurrently"})), beneath(), false),
         ];

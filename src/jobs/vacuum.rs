@@ -108,15 +108,13 @@ async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, bool), Error> {
     let (tables, polite) = ctx
         .conn
         .transaction(&options, |tx| {
-            Box::pin(async move {
-                Ok((counters(tx, &config.schemas_exclude, None).await?, buffer_limit_known(tx).await?))
-            })
+            Box::pin(
+                async move { Ok((counters(tx, &config.schemas_exclude, None).await?, buffer_limit_known(tx).await?)) },
+            )
         })
         .await?;
-    let mut needy: Vec<(f64, Counters)> = tables
-        .into_iter()
-        .filter_map(|table| judge(&table, config).map(|need| (need.urgency, table)))
-        .collect();
+    let mut needy: Vec<(f64, Counters)> =
+        tables.into_iter().filter_map(|table| judge(&table, config).map(|need| (need.urgency, table))).collect();
     needy.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     Ok((needy.into_iter().map(|(_, table)| table).collect(), polite))
 }
@@ -188,12 +186,7 @@ fn command(table: &Counters, need: Need, polite: bool) -> String {
 }
 
 /// Waits until the statistics show that it was done; false when they never do.
-async fn look_after(
-    ctx: &mut Context<'_>,
-    table: &Counters,
-    need: Need,
-    before: Done,
-) -> Result<(Done, bool), Error> {
+async fn look_after(ctx: &mut Context<'_>, table: &Counters, need: Need, before: Done) -> Result<(Done, bool), Error> {
     let since = Instant::now();
     let oid = table.oid;
     loop {

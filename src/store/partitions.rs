@@ -67,12 +67,8 @@ pub struct Ensured {
 pub async fn ensure(tx: &Tx<'_>, table: Supplied) -> Result<Ensured, Error> {
     let sql = "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4)";
     let every = table.every.as_str();
-    let params: [crate::db::Param<'_>; 4] = [
-        (&table.schema, Type::TEXT),
-        (&table.table, Type::TEXT),
-        (&every, Type::TEXT),
-        (&table.ahead, Type::INT4),
-    ];
+    let params: [crate::db::Param<'_>; 4] =
+        [(&table.schema, Type::TEXT), (&table.table, Type::TEXT), (&every, Type::TEXT), (&table.ahead, Type::INT4)];
     let row = tx.row("make partitions", sql, &params).await?;
     Ok(Ensured { created: row.get(0), problems: row.get(1) })
 }

@@ -25,8 +25,7 @@ pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -
                 ORDER BY r.finished_at
                 LIMIT $3
                   FOR UPDATE OF r SKIP LOCKED))";
-    let params: [crate::db::Param<'_>; 3] =
-        [(&cutoff, Type::TEXT), (&cutoff_failed, Type::TEXT), (&limit, Type::INT8)];
+    let params: [crate::db::Param<'_>; 3] = [(&cutoff, Type::TEXT), (&cutoff_failed, Type::TEXT), (&limit, Type::INT8)];
     tx.execute("prune job history", sql, &params).await
 }
 

@@ -1,10 +1,9 @@
 //! A job's context, built by hand over a database of the test's own.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgsteward::config::{self, Config, Mode, RetentionTable, Secret, SecretSource};
+use pgsteward::config::{self, Config, RetentionTable, Secret, SecretSource};
 use pgsteward::db::{Database, Error, Purpose};
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
@@ -78,8 +77,11 @@ impl Bench {
     /// Runs jobs as a role that may use pgsteward's schema and owns nothing.
     pub async fn run_as(&mut self, role: &Role) {
         let name = &role.name;
-        self.sql(&format!("GRANT USAGE ON SCHEMA steward TO {name}; GRANT ALL ON ALL TABLES IN SCHEMA steward TO {name};
-                           ALTER ROLE {name} BYPASSRLS")).await;
+        self.sql(&format!(
+            "GRANT USAGE ON SCHEMA steward TO {name}; GRANT ALL ON ALL TABLES IN SCHEMA steward TO {name};
+                           ALTER ROLE {name} BYPASSRLS"
+        ))
+        .await;
         self.url.clone_from(&role.url);
     }
 
@@ -109,7 +111,8 @@ impl Bench {
 
     /// One run, claimed and closed as the runner does it.
     pub async fn run(&self, job: Job) -> Result<Report, Error> {
-        let settings = database_config(&self.url);
+        let url = Some(SecretSource::Inline(Secret::new(&self.url)));
+        let settings = config::Database { url, pooler: config::Pooler::None, ..config::Database::default() };
         let db = Database::new("main", &settings, 2, &self.tasks, &self.metrics);
         let config = Arc::new(self.config.clone());
         let run_id = Uuid::now_v7();
@@ -142,88 +145,16 @@ impl Bench {
             Ok(report) => ("succeeded", report.detail.clone()),
             Err(_) => ("failed", serde_json::Value::Null),
         };
-        let close = "UPDATE steward.job_runs SET state = $1, detail = $2, finished_at = clock_timestamp() WHERE id = $3";
+        let close =
+            "UPDATE steward.job_runs SET state = $1, detail = $2, finished_at = clock_timestamp() WHERE id = $3";
         self.admin.execute(close, &[&state, &detail, &run_id]).await.unwrap();
         outcome
     }
 }
 
-pub fn database_config(url: &str) -> config::Database {
-    config::Database {
-        url: Some(SecretSource::Inline(Secret::new(url))),
-        direct_url: None,
-        password: None,
-        supabase: None,
-        pooler: config::Pooler::None,
-        pool_min_size: 0,
-        pool_max_size: 2,
-        query_timeout: Duration::from_secs(30),
-        connect_timeout: Duration::from_secs(5),
-    }
-}
-
 /// The defaults, without pauses.
 fn config() -> Config {
-    Config {
-        environment: config::Environment::Production,
-        mode: Mode::Maintain,
-        state_dir: None,
-        ephemeral: false,
-        databases: BTreeMap::new(),
-        migrations: config::Migrations {
-            sets: Vec::new(),
-            dir: None,
-            on_failure: config::OnFailure::Serve,
-            search_path: "public".to_owned(),
-            role: None,
-            statement_timeout: Duration::from_secs(3600),
-            lock_timeout: Duration::from_millis(20),
-            lock_budget: Duration::from_secs(600),
-        },
-        http: config::Http {
-            listen: ([127, 0, 0, 1], 0).into(),
-            max_connections: 1,
-            header_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(30),
-            body_limit_bytes: 65_536,
-        },
-        log: config::Log { level: config::LogLevel::Info, format: config::LogFormat::Auto },
-        health: config::Health {
-            cache_ttl: Duration::from_secs(300),
-            stale_after: Duration::from_secs(60),
-            recover_after: 2,
-            response_degraded: Duration::from_millis(500),
-            connections_degraded: 0.8,
-            connections_unhealthy: 0.95,
-            transaction_age_degraded: Duration::from_secs(900),
-            lock_wait_degraded: Duration::from_secs(60),
-            replication_lag_degraded: Duration::from_secs(30),
-            wraparound_degraded: 0.5,
-            wraparound_unhealthy: 0.75,
-        },
-        jobs: config::Jobs {
-            max_concurrent: 2,
-            lease: Duration::from_secs(15),
-            history_keep: 30 * DAY,
-            builtin: BTreeMap::new(),
-        },
-        retention: config::Retention {
-            audit_logs: 90 * DAY,
-            system_health: 45 * DAY,
-            connection_metrics: 30 * DAY,
-            vm_metrics: 60 * DAY,
-            min_keep: 30 * DAY,
-            slice_target: Duration::from_millis(200),
-            duty: 1.0,
-            tables: BTreeMap::new(),
-        },
-        vacuum: config::Vacuum {
-            dead_ratio: 0.1,
-            dead_rows_min: 1000,
-            changed_ratio: 0.1,
-            tables_max: 50,
-            schemas_exclude: Vec::new(),
-        },
-        refresh: config::Refresh { views: Vec::new(), max_staleness: Duration::from_secs(3600) },
-    }
+    let mut config = Config::default();
+    config.retention.duty = 1.0;
+    config
 }

@@ -175,7 +175,10 @@ async fn a_locked_row_holds_up_no_other_row() {
     let mut bench = Bench::new().await;
     events(&mut bench, 2_500).await;
     let other = bench.database.client().await;
-    other.batch_execute("BEGIN; SELECT 1 FROM public.events WHERE n = 1200 AND ts < now() - interval '1 day' FOR UPDATE").await.unwrap();
+    other
+        .batch_execute("BEGIN; SELECT 1 FROM public.events WHERE n = 1200 AND ts < now() - interval '1 day' FOR UPDATE")
+        .await
+        .unwrap();
     let error = bench.run(Job::Retention).await.unwrap_err();
     assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
     assert!(error.to_string().contains("2499 rows and 0 partitions removed"), "{error}");
@@ -252,7 +255,9 @@ async fn observing_purges_only_our_own() {
     events(&mut bench, 10).await;
     bench.config.mode = Mode::Observe;
     bench.zentry = true;
-    bench.sql("INSERT INTO steward.audit_logs (created_at, action, source) VALUES ('2001-01-01', 'x', 'application')").await;
+    bench
+        .sql("INSERT INTO steward.audit_logs (created_at, action, source) VALUES ('2001-01-01', 'x', 'application')")
+        .await;
     let report = bench.run(Job::Retention).await.unwrap();
     assert_eq!(bench.count("public.events").await, 110);
     assert_eq!(bench.count("steward.audit_logs WHERE action = 'x'").await, 0);

@@ -132,7 +132,8 @@ async fn a_run_cut_off_between_detach_and_drop_is_resumed() {
     }
     reader.batch_execute("COMMIT").await.unwrap();
     wait_until("the cut off run's session is gone", BOUND, async || {
-        bench.count("pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'").await == 0
+        bench.count("pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'").await
+            == 0
     })
     .await;
     // Somebody finished the detach; the table stands alone.

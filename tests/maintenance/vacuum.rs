@@ -44,7 +44,10 @@ async fn dead_rows_go_and_statistics_come() {
 async fn who_holds_the_dead_rows_is_named() {
     let bench = Bench::new().await;
     let holder = bench.database.client().await;
-    holder.batch_execute("SET application_name = 'sleepy'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
+    holder
+        .batch_execute("SET application_name = 'sleepy'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .await
+        .unwrap();
     churned(&bench, "public.worn", 3_000).await;
     let report = bench.run(Job::Vacuum).await.unwrap();
     let held = report.detail["public.worn"]["held_by"].as_str().unwrap_or_default();

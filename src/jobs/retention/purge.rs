@@ -139,10 +139,8 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
 /// The tables at and beneath the roots, each fit for slices.
 async fn sliceable(ctx: &mut Context<'_>, table: &Table, roots: &[u32]) -> Result<Vec<Leaf>, Error> {
     let options = short(ctx).read_only();
-    let leaves = ctx
-        .conn
-        .transaction(&options, |tx| Box::pin(async move { leaves(tx, roots, &table.column).await }))
-        .await?;
+    let leaves =
+        ctx.conn.transaction(&options, |tx| Box::pin(async move { leaves(tx, roots, &table.column).await })).await?;
     for leaf in &leaves {
         if leaf.foreign {
             let what = format!("{} is a foreign table: rows elsewhere are not purged from here", leaf.name());

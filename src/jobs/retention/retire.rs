@@ -73,10 +73,8 @@ fn mark(table: &Table) -> String {
 /// Takes up what was cut off: a pending detach, and tables that were detached but not dropped.
 async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<(), Error> {
     let options = short(ctx).read_only();
-    let cut_off = ctx
-        .conn
-        .transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await }))
-        .await?;
+    let cut_off =
+        ctx.conn.transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await })).await?;
     if let Some(partition) = cut_off {
         partitions::finalize(ctx, &table.relation, &partition).await?;
         outcome.notes.push(format!("an interrupted detach of {} was finished", partition.name()));
@@ -85,9 +83,7 @@ async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> 
     let options = short(ctx).read_only();
     let orphans = ctx
         .conn
-        .transaction(&options, |tx| {
-            Box::pin(async move { orphans(tx, mark, table.stamp, &table.cutoff).await })
-        })
+        .transaction(&options, |tx| Box::pin(async move { orphans(tx, mark, table.stamp, &table.cutoff).await }))
         .await?;
     for orphan in orphans {
         if !orphan.past {

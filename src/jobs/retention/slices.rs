@@ -252,7 +252,8 @@ async fn give_way(
             while started.elapsed() < PAUSE_MAX && !ctx.stopping() && !ctx.time_left().is_zero() {
                 rest(ctx, PAUSE_STEP).await;
                 let options = short(ctx).read_only();
-                let now = ctx.conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await })).await?;
+                let now =
+                    ctx.conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await })).await?;
                 if judge(now) != Some(Yield::ReplicaLag) {
                     break;
                 }
