@@ -49,11 +49,7 @@ pub enum Fatal {
 }
 
 /// Runs the daemon until a signal ends it. `reload` reads the configuration again on SIGHUP.
-pub async fn run(
-    loaded: Loaded,
-    logs: Logs,
-    reload: impl Fn() -> Result<Loaded, Problems>,
-) -> Result<(), Fatal> {
+pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded, Problems>) -> Result<(), Fatal> {
     let begun = Instant::now();
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration");
@@ -71,12 +67,11 @@ pub async fn run(
     let address = listener.local_addr().map_err(|error| internal("read the listener's address", error))?;
     let tasks = Tasks::new();
     let targets = targets(&config);
-    let boards: BTreeMap<String, Arc<Board>> = targets
-        .iter()
-        .map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after))))
-        .collect();
+    let boards: BTreeMap<String, Arc<Board>> =
+        targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
-    let state = http::State { boards: boards.clone(), readiness: Arc::clone(&readiness), metrics: Arc::clone(&metrics) };
+    let state =
+        http::State { boards: boards.clone(), readiness: Arc::clone(&readiness), metrics: Arc::clone(&metrics) };
     let closing = CancellationToken::new();
     tasks.spawn("http", http::serve(listener, http::App::new(state, &config.http), tasks.clone(), closing.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %address, mode = ?config.mode,
@@ -251,8 +246,12 @@ impl Daemon {
         loop {
             let hosts = db.server().hosts().await.unwrap_or_default();
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-            let mut situation =
-                Situation { environment: config.environment, ever_connected: false, hosts: &hosts, waited: begun.elapsed() };
+            let mut situation = Situation {
+                environment: config.environment,
+                ever_connected: false,
+                hosts: &hosts,
+                waited: begun.elapsed(),
+            };
             match fallback(&situation) {
                 Fallback::Never => return false,
                 Fallback::Now => return true,

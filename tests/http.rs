@@ -544,16 +544,6 @@ async fn connections_are_kept_and_pipelined() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_side_after_asking_is_answered() {
-    let server = Server::start().await;
-    let mut stream = server.connect().await;
-    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    stream.shutdown().await.unwrap();
-    let got = read_to_end(&mut stream).await;
-    assert!(got.ends_with("\r\n\r\nok"), "{got:?}");
-}
-
-#[tokio::test]
 async fn a_head_that_does_not_arrive_is_waited_for_only_so_long() {
     let limits = config::Http { header_timeout: Duration::from_millis(300), ..limits() };
     let server = Server::with(limits, routes(), BOUND).await;
@@ -718,7 +708,14 @@ async fn bodies_are_read_up_to_the_limit() {
     let got = post(&format!("{close}Transfer-Encoding: chunked\r\n"), &format!("400\r\n{fits}\r\n0\r\n\r\n")).await;
     assert_eq!((got.code, &got.body), (200, &fits));
 
-    // These close by themselves, and the client, which sends all, still gets the answer.
+    // Who sends too much is given the time to finish, and told then; who asks first is told at once.
+    for (framing, begun) in [("Content-Length: 2000", ""), ("Transfer-Encoding: chunked", "7d0\r\n")] {
+        let since = Instant::now();
+        let begun = format!("{begun}{}", "y".repeat(1500));
+        post(&format!("{framing}\r\n"), &begun).await.problem(413, "body_too_large");
+        assert!(since.elapsed() >= Duration::from_millis(900), "{framing}");
+    }
+    // These close by themselves.
     let large = "y".repeat(200_000);
     let got = post("Content-Length: 200000\r\n", &large).await;
     got.problem(413, "body_too_large");
@@ -751,6 +748,24 @@ async fn a_request_in_flight_is_answered_while_the_listener_closes() {
     assert_eq!(server.tasks.drain(BOUND).await, [] as [&str; 0]);
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
     assert!(bind(server.address).await.is_ok(), "the address is free again");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_after_asking_is_answered() {
+    let server = Server::with(limits(), with_more_routes(), BOUND).await;
+    let mut stream = server.connect().await;
+    // The 405 tells that the server reads; what follows it ends with the client's side closed.
+    stream.write_all(b"PUT /gate HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    until("the server reads", || server.counted("/gate", "405") == 1).await;
+    stream.write_all(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    // Time for the server to see the end, if it were to give up on it.
+    for _ in 0..20 {
+        assert_eq!(server.get("/livez").await.code, 200);
+    }
+    server.metrics.config_reload_ok.set(0);
+    let got = read_to_end(&mut stream).await;
+    assert!(got.ends_with("\r\n\r\ndone"), "{got:?}");
 }
 
 #[tokio::test]

@@ -51,8 +51,9 @@ impl Health {
 fn text(report: &Report) -> String {
     let response = report.response_ms.map_or_else(String::new, |ms| format!(", answered in {ms:.1} ms"));
     let head = format!("database {}: {}{response}", report.target, report.status.as_str());
-    let components = report.components.iter().map(|component| {
-        format!("  {:<13} {:<9}  {}", component.name, component.status.as_str(), component.message)
-    });
+    let components = report
+        .components
+        .iter()
+        .map(|component| format!("  {:<13} {:<9}  {}", component.name, component.status.as_str(), component.message));
     std::iter::once(head).chain(components).collect::<Vec<_>>().join("\n")
 }

@@ -158,7 +158,8 @@ impl Down {
         if let Some(name) = &self.set {
             return Ok(name.clone());
         }
-        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).filter(|name| *name != source::STEWARD).collect();
+        let names: Vec<&str> =
+            sets.iter().map(|set| set.name.as_str()).filter(|name| *name != source::STEWARD).collect();
         match names.as_slice() {
             [name] => Ok((*name).to_owned()),
             _ => {
@@ -184,8 +185,9 @@ fn table(lines: &[Line]) -> String {
         })
         .collect();
     let head = ["migration", "state", "applied at", "by"].map(str::to_owned);
-    let widths: Vec<usize> =
-        (0..4).map(|column| std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..4)
+        .map(|column| std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
     std::iter::once(&head)
         .chain(&rows)
         .map(|row| {

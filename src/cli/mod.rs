@@ -11,7 +11,6 @@ mod pause;
 mod role;
 mod run;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -115,9 +114,7 @@ fn execute(cli: Cli) -> Exit {
     if let Command::Role(role) = &cli.command {
         return role.print();
     }
-    let env: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let env = load::environment();
     let loaded = match load::load(&args, &env) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -158,7 +155,11 @@ impl Session {
             None if databases.len() == 1 => databases.keys().next().ok_or(Exit::Config)?,
             None => {
                 let names: Vec<&str> = databases.keys().map(String::as_str).collect();
-                say(&format!("found {} databases ({}), wanted one: name it with --database", names.len(), names.join(", ")));
+                say(&format!(
+                    "found {} databases ({}), wanted one: name it with --database",
+                    names.len(),
+                    names.join(", ")
+                ));
                 return Err(if names.is_empty() { Exit::Config } else { Exit::Usage });
             }
         };

@@ -46,16 +46,22 @@ const PARTS: [Part; 5] = [Part::Base, Part::Migrations, Part::Retention, Part::V
 impl Role {
     /// Prints it.
     pub fn print(&self) -> Exit {
-        for (option, value) in
-            [("--user", &self.user), ("--for-database", &self.for_database), ("--owner", &self.owner), ("--schema", &self.schema)]
-        {
+        for (option, value) in [
+            ("--user", &self.user),
+            ("--for-database", &self.for_database),
+            ("--owner", &self.owner),
+            ("--schema", &self.schema),
+        ] {
             if value.is_empty() || value.len() > 63 || value.contains('\0') {
                 say(&format!("{option}: found {value:?}, wanted a name of 1 to 63 bytes"));
                 return Exit::Usage;
             }
         }
-        let parts: Vec<String> =
-            PARTS.into_iter().filter(|part| self.job.is_none_or(|job| job == *part)).map(|part| self.sql(part)).collect();
+        let parts: Vec<String> = PARTS
+            .into_iter()
+            .filter(|part| self.job.is_none_or(|job| job == *part))
+            .map(|part| self.sql(part))
+            .collect();
         print(&parts.join("\n\n"));
         Exit::Ok
     }

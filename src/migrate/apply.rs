@@ -61,7 +61,12 @@ pub async fn down(conn: &Conn, row: &history::Applied, options: &Options) -> Res
     };
     let script = Script {
         label,
-        prologue: format!("{} {} {}", open(options), history::delete_sql(&row.set, row.version), settings(&row.set, options)),
+        prologue: format!(
+            "{} {} {}",
+            open(options),
+            history::delete_sql(&row.set, row.version),
+            settings(&row.set, options)
+        ),
         body,
         epilogue: "\n;RESET ROLE; COMMIT".to_owned(),
     };
@@ -84,7 +89,8 @@ fn settings(set: &str, options: &Options) -> String {
         return String::new();
     }
     let role = options.role.as_deref().map(|role| format!("SET LOCAL ROLE {};", quote_ident(role))).unwrap_or_default();
-    let path: Vec<String> = options.search_path.split(',').map(|part| quote_ident(part.trim().trim_matches('"'))).collect();
+    let path: Vec<String> =
+        options.search_path.split(',').map(|part| quote_ident(part.trim().trim_matches('"'))).collect();
     format!("{role} SET LOCAL search_path = {};\n", path.join(", "))
 }
 
@@ -126,7 +132,10 @@ fn failure(script: &Script<'_>, completed: usize, error: db::Error, gave_up: Opt
     });
     let message = match &place {
         Some((line, column, statement)) => {
-            format!("{}:{line}:{column}: rolled back whole, nothing of it was applied{patience}; statement: {statement}", script.label)
+            format!(
+                "{}:{line}:{column}: rolled back whole, nothing of it was applied{patience}; statement: {statement}",
+                script.label
+            )
         }
         None => format!("{}: rolled back whole, nothing of it was applied{patience}", script.label),
     };

@@ -37,7 +37,10 @@ impl Lock {
                 let holder = holder(&conn).await;
                 return Err(Error::new(
                     Kind::LockTimeout,
-                    format!("another migrator holds the lock since {}s ({holder}); try again when it is done", bound.as_secs()),
+                    format!(
+                        "another migrator holds the lock since {}s ({holder}); try again when it is done",
+                        bound.as_secs()
+                    ),
                 ));
             }
             if !named && begun.elapsed() >= NAME_HOLDER_AFTER {

@@ -156,8 +156,9 @@ pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
     }
     let mut sets = Vec::with_capacity(names.len() + 1);
     for name in names {
-        let set = source::bundled(name)
-            .ok_or_else(|| Error::new(ErrorKind::Source, format!("there is no bundled set {name:?}; wanted \"zentry\"")))?;
+        let set = source::bundled(name).ok_or_else(|| {
+            Error::new(ErrorKind::Source, format!("there is no bundled set {name:?}; wanted \"zentry\""))
+        })?;
         sets.push(set);
     }
     if config.mode == config::Mode::Maintain

@@ -74,7 +74,8 @@ macro_rules! bundled {
 type Bundled = &'static [(&'static str, &'static str, &'static str)];
 
 const STEWARD_FILES: Bundled = bundled!("steward": "001_ledger", "002_health", "003_audit");
-const ZENTRY_FILES: Bundled = bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
+const ZENTRY_FILES: Bundled =
+    bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
 
 /// A set that the binary carries.
 pub fn bundled(name: &str) -> Option<Set> {
@@ -88,7 +89,14 @@ pub fn bundled(name: &str) -> Option<Set> {
         .filter_map(|(file, up, down)| {
             let (version, rest) = split_name(file)?;
             let label = format!("{name}/{file}");
-            Some(Migration::new(name, version, rest.trim_end_matches(".sql"), label, (*up).to_owned(), Some((*down).to_owned())))
+            Some(Migration::new(
+                name,
+                version,
+                rest.trim_end_matches(".sql"),
+                label,
+                (*up).to_owned(),
+                Some((*down).to_owned()),
+            ))
         })
         .collect();
     Some(Set { name: name.to_owned(), migrations })
@@ -146,7 +154,10 @@ impl Reader {
             let downs = self.downs.remove(&version).unwrap_or_default();
             for several in [&paths, &downs].into_iter().filter(|paths| paths.len() > 1) {
                 let files: Vec<String> = several.iter().map(|path| file_name(path)).collect();
-                self.problems.push(format!("version {version} stands twice: {}; give one of them another number", files.join(", ")));
+                self.problems.push(format!(
+                    "version {version} stands twice: {}; give one of them another number",
+                    files.join(", ")
+                ));
             }
             let up = self.text(&paths[0]);
             let down = downs.first().and_then(|path| self.text(path));
@@ -271,7 +282,9 @@ mod tests {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(name);
             let on_disk = read_dir(name, &folder).unwrap();
             let carried = bundled(name).unwrap();
-            let list = |set: &Set| set.migrations.iter().map(|m| (m.version, m.name.clone(), m.checksum.clone())).collect::<Vec<_>>();
+            let list = |set: &Set| {
+                set.migrations.iter().map(|m| (m.version, m.name.clone(), m.checksum.clone())).collect::<Vec<_>>()
+            };
             assert_eq!(list(&carried), list(&on_disk));
             assert!(carried.migrations.iter().all(|m| m.down.is_some()));
         }

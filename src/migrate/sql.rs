@@ -129,7 +129,10 @@ fn refusal(statement: &Statement<'_>) -> Option<String> {
         ));
     }
     if statement.text.starts_with('\\') {
-        return Some(format!("found the psql command {:?}; only SQL can be sent to the server", first_line(statement.text)));
+        return Some(format!(
+            "found the psql command {:?}; only SQL can be sent to the server",
+            first_line(statement.text)
+        ));
     }
     if words.first() == Some(&"COPY") && has("STDIN") {
         return Some("found COPY FROM STDIN, which needs data that the file cannot carry; use INSERT".to_owned());
@@ -146,7 +149,10 @@ fn refusal(statement: &Statement<'_>) -> Option<String> {
         _ => false,
     };
     outside_only.then(|| {
-        format!("found {:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations", first_line(statement.text))
+        format!(
+            "found {:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations",
+            first_line(statement.text)
+        )
     })
 }
 
@@ -156,7 +162,7 @@ fn unterminated(script: &str) -> Option<(usize, &'static str)> {
     for token in tokenize(script) {
         let what = match token.kind {
             TokenKind::BlockComment { terminated: false } => Some("a comment"),
-            TokenKind::QuotedIdent { terminated: false } => Some("a quoted identifier"),
+            TokenKind::QuotedIdent { terminated: false, .. } => Some("a quoted identifier"),
             TokenKind::Literal {
                 kind:
                     LiteralKind::Str { terminated: false }
@@ -255,10 +261,14 @@ mod tests {
         assert_eq!(texts("SELECT 1; -- a;b\n;;\nSELECT ';' /* ; */ ;"), ["SELECT 1", "SELECT ';'"]);
         assert_eq!(texts("DO $x$ BEGIN a; END $x$; SELECT 2"), ["DO $x$ BEGIN a; END $x$", "SELECT 2"]);
         assert_eq!(texts("CREATE RULE r AS ON INSERT TO t DO ALSO (a; b); SELECT 2").len(), 2);
-        let atomic = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
+        let atomic =
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
         assert_eq!(texts(atomic).len(), 2);
         assert_eq!(texts("  \n -- nothing\n"), Vec::<&str>::new());
-        assert_eq!(texts("SELECT E'it\\'s; fine'; SELECT U&'\\0061;'"), ["SELECT E'it\\'s; fine'", "SELECT U&'\\0061;'"]);
+        assert_eq!(
+            texts("SELECT E'it\\'s; fine'; SELECT U&'\\0061;'"),
+            ["SELECT E'it\\'s; fine'", "SELECT U&'\\0061;'"]
+        );
     }
 
     #[test]
@@ -268,7 +278,9 @@ mod tests {
             assert_eq!(found.len(), 1, "{script}");
             assert_eq!(found[0].line, 2, "{script}");
         }
-        for script in ["ROLLBACK TO SAVEPOINT a", "SAVEPOINT a", "SELECT 'COMMIT'", "-- COMMIT", "SELECT 1 AS \"COMMIT\""] {
+        for script in
+            ["ROLLBACK TO SAVEPOINT a", "SAVEPOINT a", "SELECT 'COMMIT'", "-- COMMIT", "SELECT 1 AS \"COMMIT\""]
+        {
             assert_eq!(refusals(script), [], "{script}");
         }
     }

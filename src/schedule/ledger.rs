@@ -79,7 +79,13 @@ impl Ledger {
     }
 
     /// Claims one due instant.
-    pub async fn claim(&self, job: JobName, due_at: DateTime<Utc>, spec_hash: &str, paused: bool) -> Result<Claim, Error> {
+    pub async fn claim(
+        &self,
+        job: JobName,
+        due_at: DateTime<Utc>,
+        spec_hash: &str,
+        paused: bool,
+    ) -> Result<Claim, Error> {
         let fire = Fire { job: job.as_str(), due_at, spec_hash: spec_hash.to_owned(), paused };
         runs::claim(&mut *self.control().await?, &fire, &self.instance, self.lease, BOUND).await
     }
@@ -97,10 +103,7 @@ impl Ledger {
 
     /// Writes how a run ended, now or when the database is back.
     pub async fn finish(&self, job: JobName, id: Uuid, epoch: i64, ending: Ending) {
-        self.unwritten
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(Unwritten { job, id, epoch, ending });
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push_back(Unwritten { job, id, epoch, ending });
         if let Err(error) = self.flush().await {
             tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
                 "the end of a run is not written yet; trying again when the database is back");

@@ -252,7 +252,12 @@ impl Pipeline {
         self.parts.metrics.observer.with_label_values(&[target]).set(i64::from(is));
         match &role {
             Role::Observer { epoch, .. } if !was => {
-                tracing::info!(database = target, instance = self.parts.instance, epoch, "this instance observes the database");
+                tracing::info!(
+                    database = target,
+                    instance = self.parts.instance,
+                    epoch,
+                    "this instance observes the database"
+                );
                 self.dispatcher.forget();
             }
             Role::Standby { holder } if self.role != role => {
@@ -260,7 +265,10 @@ impl Pipeline {
             }
             // Before the first migration there are none to be expected.
             Role::Alone if self.role != role && self.schema.standing().is_some() => {
-                tracing::warn!(database = target, "pgsteward's own tables cannot be used: measuring without a lease, writing nothing");
+                tracing::warn!(
+                    database = target,
+                    "pgsteward's own tables cannot be used: measuring without a lease, writing nothing"
+                );
             }
             _ => {}
         }
@@ -289,7 +297,8 @@ impl Pipeline {
                 "a run stopped renewing its lease; recorded as lost");
             self.parts.metrics.job_runs.with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()]).inc();
             if let Ok(job) = orphan.job.parse::<JobName>() {
-                let error = Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
+                let error =
+                    Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
                 self.parts.standing.update(job, |standing| standing.ended(State::Lost, error, Utc::now()));
             }
         }

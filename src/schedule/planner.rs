@@ -59,13 +59,13 @@ pub fn due(schedule: &Schedule, zone: Tz, floor: DateTime<Utc>, now: DateTime<Ut
     }
 }
 
-/// An instant from which only few instants remain until `now`: half the way again and again, as
-/// long as something is due in the later half.
+/// An instant from which only few instants remain until `now`, and at least two (the one that fires
+/// and the last that is missed): half the way again and again, as long as the later half has two.
 fn newest_before(schedule: &Schedule, zone: Tz, mut at: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
     loop {
         let middle = at + (now - at) / 2;
-        let found = schedule.next_after(middle, zone).is_some_and(|next| next <= now);
-        if middle == at || !found {
+        let next = |after| schedule.next_after(after, zone).filter(|next| *next <= now);
+        if middle == at || next(middle).and_then(next).is_none() {
             return at;
         }
         at = middle;
@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn schedule(text: &str) -> Schedule {
-        text.parse().unwrap()
+        Schedule::parse(text).unwrap()
     }
 
     #[test]

@@ -259,7 +259,9 @@ impl Cut {
             CancelOutcome::Unconfirmed => "the server did not confirm that its statement ended: it may still run",
         };
         let (state, reason, why) = match self {
-            Cut::Deadline(timeout) => (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs())),
+            Cut::Deadline(timeout) => {
+                (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs()))
+            }
             Cut::Shutdown => (State::Cancelled, "shutdown", "the daemon shut down".to_owned()),
         };
         Ending {

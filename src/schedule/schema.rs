@@ -39,7 +39,11 @@ enum Stage {
     Waiting,
     Migrating(JoinHandle<Result<Migrated, migrate::Error>>),
     /// Tried again when the files have another print than this.
-    Failed { what: String, print: Option<String>, look_at: Instant },
+    Failed {
+        what: String,
+        print: Option<String>,
+        look_at: Instant,
+    },
     Ready(Migrated),
 }
 
@@ -193,8 +197,11 @@ async fn migrate(
     let newer: Vec<String> =
         lines.iter().filter(|line| line.state == State::NoFile).map(migrate::plan::Line::label).collect();
     if !newer.is_empty() {
-        tracing::warn!(database = db.name(), migrations = newer.join(", "),
-            "the history holds migrations that this version has no file for; serving next to them");
+        tracing::warn!(
+            database = db.name(),
+            migrations = newer.join(", "),
+            "the history holds migrations that this version has no file for; serving next to them"
+        );
     }
     let migrated = verify(&db, outcome.edited()).await?;
     let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);

@@ -21,7 +21,13 @@ pub enum Lease {
 }
 
 /// Takes the lease if it is free, expired or ours; renews it then.
-pub async fn acquire(conn: &mut Conn, name: &str, holder: &str, ttl: Duration, bound: Duration) -> Result<Lease, Error> {
+pub async fn acquire(
+    conn: &mut Conn,
+    name: &str,
+    holder: &str,
+    ttl: Duration,
+    bound: Duration,
+) -> Result<Lease, Error> {
     const SQL: &str = "
         INSERT INTO steward.leases AS l (name, holder, epoch, acquired_at, renewed_at, expires_at)
         VALUES ($1, $2, 1, clock_timestamp(), clock_timestamp(), clock_timestamp() + $3::bigint * interval '1 ms')

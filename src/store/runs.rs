@@ -75,7 +75,11 @@ pub struct Ending {
 
 /// Makes the row of a job that is seen for the first time; its floor is now, so that nothing before
 /// is due. Returns every job's floor.
-pub async fn register(conn: &mut Conn, jobs: &[(&'static str, String)], bound: Duration) -> Result<Vec<(String, DateTime<Utc>)>, Error> {
+pub async fn register(
+    conn: &mut Conn,
+    jobs: &[(&'static str, String)],
+    bound: Duration,
+) -> Result<Vec<(String, DateTime<Utc>)>, Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
         SELECT job, now(), now(), hash, now() FROM unnest($1::text[], $2::text[]) AS n (job, hash)
@@ -98,7 +102,13 @@ pub async fn register(conn: &mut Conn, jobs: &[(&'static str, String)], bound: D
 /// Claims one due instant: a unique row, the job's slot taken in the same transaction. Where the
 /// slot is held by a run that still lives, or everything is paused, the instant is recorded as
 /// skipped.
-pub async fn claim(conn: &mut Conn, fire: &Fire, instance: &str, lease: Duration, bound: Duration) -> Result<Claim, Error> {
+pub async fn claim(
+    conn: &mut Conn,
+    fire: &Fire,
+    instance: &str,
+    lease: Duration,
+    bound: Duration,
+) -> Result<Claim, Error> {
     const SLOT: &str = "
         SELECT s.running_run_id IS NOT NULL
                AND EXISTS (SELECT FROM steward.job_runs r
@@ -123,11 +133,16 @@ pub async fn claim(conn: &mut Conn, fire: &Fire, instance: &str, lease: Duration
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            let params = [(&fire.job as _, Type::TEXT), (&fire.due_at as _, Type::TIMESTAMPTZ), (&fire.spec_hash as _, Type::TEXT)];
+            let params = [
+                (&fire.job as _, Type::TEXT),
+                (&fire.due_at as _, Type::TIMESTAMPTZ),
+                (&fire.spec_hash as _, Type::TEXT),
+            ];
             let Some(row) = tx.row_opt("read the slot of a job", SLOT, &params).await? else {
                 return Err(Error::new(Kind::Protocol, format!("job {:?} has no row in steward.job_state", fire.job)));
             };
-            let (busy, paused, below, current): (bool, bool, bool, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+            let (busy, paused, below, current): (bool, bool, bool, bool) =
+                (row.get(0), row.get(1), row.get(2), row.get(3));
             if below || !current {
                 return Ok(Claim::Taken);
             }
@@ -151,7 +166,8 @@ pub async fn claim(conn: &mut Conn, fire: &Fire, instance: &str, lease: Duration
                 return Ok(Claim::Taken);
             };
             let slot = reason.is_none().then_some(id);
-            let params = [(&fire.job as _, Type::TEXT), (&slot as _, Type::UUID), (&fire.due_at as _, Type::TIMESTAMPTZ)];
+            let params =
+                [(&fire.job as _, Type::TEXT), (&slot as _, Type::UUID), (&fire.due_at as _, Type::TIMESTAMPTZ)];
             tx.execute("take the slot of a job", TAKE, &params).await?;
             Ok(match reason {
                 Some(reason) => Claim::Skipped { id, reason },
@@ -213,7 +229,12 @@ pub async fn fence(tx: &Tx<'_>, run_id: Uuid, epoch: i64) -> Result<(), Error> {
 }
 
 /// Extends the leases of these runs, and says which of them are still ours.
-pub async fn renew(conn: &mut Conn, runs: &[(Uuid, i64)], lease: Duration, bound: Duration) -> Result<Vec<Uuid>, Error> {
+pub async fn renew(
+    conn: &mut Conn,
+    runs: &[(Uuid, i64)],
+    lease: Duration,
+    bound: Duration,
+) -> Result<Vec<Uuid>, Error> {
     const SQL: &str = "
         UPDATE steward.job_runs r SET lease_until = clock_timestamp() + $3::bigint * interval '1 ms'
           FROM unnest($1::uuid[], $2::bigint[]) AS n (id, epoch)
@@ -234,7 +255,14 @@ pub async fn renew(conn: &mut Conn, runs: &[(Uuid, i64)], lease: Duration, bound
 
 /// Ends a run: its state, and its slot freed, in one transaction. False when the run was no longer
 /// ours to end.
-pub async fn finish(conn: &mut Conn, job: &str, id: Uuid, epoch: i64, ending: &Ending, bound: Duration) -> Result<bool, Error> {
+pub async fn finish(
+    conn: &mut Conn,
+    job: &str,
+    id: Uuid,
+    epoch: i64,
+    ending: &Ending,
+    bound: Duration,
+) -> Result<bool, Error> {
     const SQL: &str = "
         UPDATE steward.job_runs
            SET state = $3, reason = $4, rows_affected = $5, error = $6, detail = $7,
@@ -261,7 +289,12 @@ pub async fn finish(conn: &mut Conn, job: &str, id: Uuid, epoch: i64, ending: &E
                 return Ok(false);
             }
             let succeeded = ending.state == State::Succeeded;
-            tx.execute("free the slot of a job", FREE, &[(&job, Type::TEXT), (&id, Type::UUID), (&succeeded, Type::BOOL)]).await?;
+            tx.execute(
+                "free the slot of a job",
+                FREE,
+                &[(&job, Type::TEXT), (&id, Type::UUID), (&succeeded, Type::BOOL)],
+            )
+            .await?;
             Ok(true)
         })
     })
