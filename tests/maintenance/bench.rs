@@ -42,6 +42,8 @@ pub struct Bench {
     pub zentry: bool,
     pub timeout: Duration,
     pub stop: CancellationToken,
+    /// What the job believes to stand between.
+    pub pooler: config::Pooler,
     pub metrics: Arc<Metrics>,
     url: String,
     tasks: Tasks,
@@ -58,6 +60,7 @@ impl Bench {
             zentry: false,
             timeout: Duration::from_secs(60),
             stop: CancellationToken::new(),
+            pooler: config::Pooler::None,
             metrics: Arc::new(Metrics::new().unwrap()),
             url: database.url(),
             tasks: Tasks::new(),
@@ -112,7 +115,7 @@ impl Bench {
     /// One run, claimed and closed as the runner does it.
     pub async fn run(&self, job: Job) -> Result<Report, Error> {
         let url = Some(SecretSource::Inline(Secret::new(&self.url)));
-        let settings = config::Database { url, pooler: config::Pooler::None, ..config::Database::default() };
+        let settings = config::Database { url, pooler: self.pooler, ..config::Database::default() };
         let db = Database::new("main", &settings, 2, &self.tasks, &self.metrics);
         let config = Arc::new(self.config.clone());
         let run_id = Uuid::now_v7();

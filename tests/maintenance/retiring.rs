@@ -1,5 +1,6 @@
 //! Partitions past their time, detached and dropped.
 
+use pgsteward::config::Pooler;
 use pgsteward::db::Kind;
 
 use crate::bench::{Bench, DAY, Job};
@@ -49,6 +50,51 @@ async fn past_partitions_are_dropped_and_the_rest_is_sliced() {
                        WHERE action = 'retention.dropped'";
         assert_eq!(bench.admin.text(record).await, "public.parts_1,public.parts_2");
     }
+}
+
+#[tokio::test]
+async fn behind_a_transaction_pooler_both_steps_are_one_transaction() {
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    bench.pooler = Pooler::Transaction;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(report.detail["public.parts"]["partitions"].as_array().unwrap().len(), 2, "{}", report.detail);
+    assert_eq!(bench.admin.text(LEFT).await, "4");
+}
+
+#[tokio::test]
+async fn a_lock_on_the_partition_is_tried_again() {
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    // What autovacuum holds: the first of the two transactions cannot begin.
+    let other = bench.database.client().await;
+    other.batch_execute("BEGIN; LOCK TABLE public.parts_1 IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
+        bench.job_waits_for_lock().await;
+        other.batch_execute("COMMIT").await.unwrap();
+    });
+    assert_eq!(report.unwrap().detail["public.parts"]["partitions"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_detached_partition_whose_rows_are_to_be_kept_now_is_not_dropped() {
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    bench
+        .sql(
+            "ALTER TABLE public.parts DETACH PARTITION public.parts_1;
+             COMMENT ON TABLE public.parts_1 IS
+             'pgsteward retires this partition of \"public\".\"parts\": all rows before 2001-02-01 00:00:00+00'",
+        )
+        .await;
+    bench.keep("public.parts", "ts", 100 * 365 * DAY);
+    let report = bench.run(Job::Retention).await.unwrap();
+    let note = report.detail["public.parts"]["notes"][0].as_str().unwrap_or_default();
+    assert!(note.starts_with("public.parts_1 was detached to be dropped"), "{}", report.detail);
+    assert_eq!(bench.count("public.parts_1").await, 1);
+    bench.keep("public.parts", "ts", 30 * DAY);
+    bench.run(Job::Retention).await.unwrap();
+    assert_eq!(bench.count("pg_class WHERE relname = 'parts_1'").await, 0);
 }
 
 #[tokio::test]

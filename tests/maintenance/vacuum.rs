@@ -1,6 +1,9 @@
 //! VACUUM and ANALYZE by need.
 
-use pgsteward::config::Mode;
+use std::time::Duration;
+
+use pgsteward::config::{Mode, Pooler};
+use pgsteward::db::Kind;
 
 use crate::bench::{Bench, Job};
 use crate::harness::{BOUND, wait_until};
@@ -66,6 +69,49 @@ async fn a_table_of_another_owner_is_skipped_with_the_grant() {
     let report = bench.run(Job::Vacuum).await.unwrap();
     let skipped = report.detail["public.theirs"]["skipped"].as_str().unwrap_or_default();
     assert!(skipped.contains("GRANT MAINTAIN ON \"public\".\"theirs\""), "{}", report.detail);
+}
+
+#[tokio::test]
+async fn what_is_not_permitted_takes_no_place_from_what_is() {
+    let mut bench = Bench::new().await;
+    let steward = bench.database.role("vacuumer", "").await;
+    churned(&bench, "public.theirs", 9_000).await;
+    churned(&bench, "public.mine", 2_000).await;
+    bench.sql(&format!("ALTER TABLE public.mine OWNER TO {}", steward.name)).await;
+    bench.run_as(&steward).await;
+    bench.config.vacuum.tables_max = 1;
+    let report = bench.run(Job::Vacuum).await.unwrap();
+    assert_eq!(report.detail["public.mine"]["dead_after"], 0, "{}", report.detail);
+    assert!(report.detail["public.theirs"]["skipped"].is_string(), "{}", report.detail);
+}
+
+#[tokio::test]
+async fn behind_a_transaction_pooler_it_is_skipped_with_what_it_needs() {
+    let mut bench = Bench::new().await;
+    bench.pooler = Pooler::Transaction;
+    churned(&bench, "public.worn", 3_000).await;
+    let report = bench.run(Job::Vacuum).await.unwrap();
+    assert!(report.skipped.as_deref().unwrap_or_default().contains("database.direct_url"), "{report:?}");
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_vacuum_on_the_server() {
+    let mut bench = Bench::new().await;
+    churned(&bench, "public.worn", 3_000).await;
+    // An index whose function dawdles in ANALYZE stands for a table that takes too long.
+    bench
+        .sql(
+            "CREATE FUNCTION public.slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+                 $$ BEGIN PERFORM pg_sleep(0.1); RETURN n; END $$;
+             CREATE STATISTICS public.worn_stats ON (public.slow(n)) FROM public.worn",
+        )
+        .await;
+    bench.timeout = Duration::from_secs(2);
+    let error = tokio::time::timeout(BOUND, bench.run(Job::Vacuum)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    assert!(error.to_string().contains("public.worn (timeout)"), "{error}");
+    let busy = "pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job' AND state = 'active'";
+    assert_eq!(bench.count(busy).await, 0, "nothing goes on on the server");
 }
 
 #[tokio::test]
