@@ -20,13 +20,11 @@ use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
 use super::{Context, Report};
-use crate::config::Mode;
+use crate::config::{JobName, Mode};
 use crate::db::{Error, Kind, TxOptions};
 use crate::observe::tables::views::{Beneath, View, beneath, find};
 use crate::store;
 
-/// The job's name in the ledger, where it looks for its own last detail.
-const JOB: &str = "refresh";
 /// The view of the bundled application set.
 const ZENTRY_VIEW: &str = "public.user_statistics";
 
@@ -55,7 +53,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let options = short(ctx).read_only();
     let last = ctx
         .conn
-        .transaction(&options, |tx| Box::pin(async move { store::run_history::last_detail(tx, JOB).await }))
+        .transaction(&options, |tx| Box::pin(async move { store::run_history::last_detail(tx, JobName::Refresh.as_str()).await }))
         .await?
         .unwrap_or_default();
 
