@@ -53,7 +53,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let options = short(ctx).read_only();
     let last = ctx
         .conn
-        .transaction(&options, |tx| Box::pin(async move { store::run_history::last_detail(tx, JobName::Refresh.as_str()).await }))
+        .transaction(&options, |tx| {
+            Box::pin(async move { store::run_history::last_detail(tx, JobName::Refresh.as_str()).await })
+        })
         .await?
         .unwrap_or_default();
 
