@@ -135,3 +135,32 @@ async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
     let conn = connect(&format!("{plain} sslmode=prefer")).await;
     assert_eq!(text(&conn, ENCRYPTED).await, "false");
 }
+
+/// What a peer receives first, by these settings.
+async fn first_bytes(rest: &str) -> Vec<u8> {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("host=db.test hostaddr=127.0.0.1 port={port} user=worker sslmode=require {rest}");
+    let (error, bytes) = tokio::join!(try_connect(&url), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        bytes.truncate(read);
+        bytes
+    });
+    assert_eq!(error.unwrap_err().kind(), if rest.contains("direct") { Kind::Tls } else { Kind::ConnectionLost });
+    bytes
+}
+
+#[tokio::test]
+async fn direct_negotiation_begins_with_the_handshake() {
+    let contains = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    assert_eq!(first_bytes("").await, [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f], "asked first");
+    let hello = first_bytes("sslnegotiation=direct").await;
+    assert_eq!(hello[0], 0x16, "a TLS handshake record");
+    assert!(contains(&hello, b"postgresql"), "ALPN");
+    assert!(contains(&hello, b"db.test"), "SNI");
+    let hello = first_bytes("sslnegotiation=direct sslsni=0").await;
+    assert!(!contains(&hello, b"db.test"), "no SNI");
+}
