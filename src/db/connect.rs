@@ -96,12 +96,27 @@ impl Server {
         self.metrics.statement_errors.with_label_values(&[self.name.as_str(), purpose.as_str(), kind.as_str()]).inc();
     }
 
+    /// What the configuration says to stand between. It speaks of `url`; `direct_url` is there to go
+    /// past that, and is looked at for itself.
+    pub(super) fn pooler(&self, route: Route) -> config::Pooler {
+        match self.effective(route) {
+            Route::Pooled => self.config.pooler,
+            Route::Direct => config::Pooler::Auto,
+        }
+    }
+
+    /// Without a `direct_url` both routes are one.
+    fn effective(&self, route: Route) -> Route {
+        if self.config.direct_url.is_some() { route } else { Route::Pooled }
+    }
+
     /// What is known to stand between on this route.
     pub(super) fn between(&self, route: Route) -> Option<Between> {
-        self.between.lock().unwrap_or_else(PoisonError::into_inner).get(&route).copied()
+        self.between.lock().unwrap_or_else(PoisonError::into_inner).get(&self.effective(route)).copied()
     }
 
     pub(super) fn remember_between(&self, route: Route, between: Between) {
+        let route = self.effective(route);
         let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
         if before != Some(between) {
             tracing::info!(target = self.name, route = ?route, between = between.as_str(), "found what stands between");
@@ -273,7 +288,13 @@ impl Server {
             };
             let error = match self.open(plan, address, password, progress).await {
                 Ok(conn) => match plan.wanted_by(&conn) {
-                    None => return Ok(conn),
+                    None => {
+                        if let Some(error) = refused.filter(|error| error.kind() == Kind::Tls) {
+                            let target = self.name.as_str();
+                            tracing::warn!(target, error = %error, "TLS failed, and sslmode allows to do without it: not encrypted");
+                        }
+                        return Ok(conn);
+                    }
                     Some(error) => return Err(error),
                 },
                 Err(error) => error,
@@ -281,7 +302,7 @@ impl Server {
             // Only these can come from the encryption; anything else would be refused again.
             let by_encryption = match encryption {
                 Encryption::Offered => error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted),
-                Encryption::Plain => error.kind() == Kind::Hba,
+                Encryption::Plain => matches!(error.kind(), Kind::Hba | Kind::Tls),
                 Encryption::Required => false,
             };
             match refused.take() {

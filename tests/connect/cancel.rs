@@ -67,15 +67,16 @@ async fn a_statement_that_swallows_its_cancel_is_terminated() {
 #[tokio::test]
 async fn a_dropped_connection_does_not_leave_its_statement_running() {
     let conn = connect(&shared().tcp("worker")).await;
+    conn.batch("lift the bound", "SET statement_timeout = 0").await.unwrap();
     let pid = conn.announced_pid();
     {
-        let sleep = conn.batch("sleep", "SELECT pg_sleep(60)");
+        let sleep = conn.batch("sleep", "SELECT pg_sleep(600)");
         tokio::pin!(sleep);
         tokio::select! {
-            _ = &mut sleep => panic!("it slept for a minute"),
-            () = wait_until("it runs", async || runs(pid, "SELECT pg_sleep(60)").await) => {}
+            _ = &mut sleep => panic!("it slept for ten minutes"),
+            () = wait_until("it runs", async || runs(pid, "SELECT pg_sleep(600)").await) => {}
         }
     }
     drop(conn);
-    wait_until("the server notices", async || !runs(pid, "SELECT pg_sleep(60)").await).await;
+    wait_until("the server notices", async || !runs(pid, "SELECT pg_sleep(600)").await).await;
 }

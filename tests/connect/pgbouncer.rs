@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pgsteward::config::Pooler;
+use pgsteward::config::{Pooler, Secret, SecretSource};
 use pgsteward::db::{Between, CancelOutcome, Kind, Purpose, Route, TxOptions};
 use tempfile::TempDir;
 use tokio_postgres::types::Type;
@@ -85,6 +85,12 @@ async fn each_kind_is_recognised() {
         told.pooler = Pooler::Transaction;
         let conn = server_of(told).connect(Purpose::Check, Route::Pooled).await.unwrap();
         assert!(!conn.has_session_state(), "as configured");
+        // Which is said of `url`; `direct_url` goes past it.
+        let mut both = config(&bouncer.url());
+        both.pooler = Pooler::Transaction;
+        both.direct_url = Some(SecretSource::Inline(Secret::new(shared().tcp("worker"))));
+        let conn = server_of(both).connect(Purpose::Check, Route::Direct).await.unwrap();
+        assert_eq!(conn.between(), Between::Nothing);
     }
     assert_eq!(connect(&shared().tcp("worker")).await.between(), Between::Nothing);
 }
