@@ -205,8 +205,8 @@ impl Server {
             }
             (None, Some(project)) => {
                 let own = self.load("supabase.db_password", project.db_password.as_ref()).await?;
-                supabase::conninfo(&project.url, password.clone().or(own))
-                    .map_err(|error| Error::with_source(Kind::Config, "supabase.url", error))?
+                return supabase::conninfo(&project.url, own.or(password))
+                    .map_err(|error| Error::with_source(Kind::Config, "supabase.url", error));
             }
             (None, None) => {
                 return Err(Error::new(
