@@ -4,24 +4,41 @@
 //! `/etc/pgsteward/config.toml`, else nothing), over it the environment, over it the flags. Every
 //! problem is collected, none stops the pass, and each says where it is, what was found and what
 //! is wanted. What is returned is complete: later layers never meet a missing or malformed value.
+//!
+//! ```text
+//! file ─► tree ◄─ overlay (environment, credentials, flags)
+//!          └─► tables (by read: keys, types, bounds) ─► Config ─► check (contradictions)
+//! ```
+//!
+//! `config.example.toml` is the manual: it documents every key, and a test holds it equal to the
+//! defaults here. Where a secret comes from is known here; it is read at every connect.
 
+mod check;
+mod defaults;
 pub mod load;
+mod overlay;
 pub mod problem;
-pub mod read;
+mod read;
 pub mod schedule;
-pub mod value;
+mod secret;
+mod tables;
+mod tree;
+mod value;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use defaults::{MAIN, UnknownJob};
+pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
-pub use value::{Secret, SecretSource};
+pub use secret::{Secret, SecretError, SecretSource};
 
-/// Everything that pgsteward was told.
-#[derive(Debug, Clone)]
+/// Everything that pgsteward was told. `Config::default()` is what holds when nothing is said; it
+/// names no database, which [`load()`] therefore asks for.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `environment`, or `ENVIRONMENT`. Development may fall back to a throw-away server.
     pub environment: Environment,
@@ -55,21 +72,25 @@ pub struct Config {
 /// Where this process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Environment {
+    /// Nothing is assumed, nothing stands in.
     #[default]
     Production,
+    /// A throw-away server may stand in.
     Development,
 }
 
 /// How much pgsteward may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
+    /// Look, keep pgsteward's own schema, leave the rest alone.
     Observe,
+    /// Do what is configured.
     #[default]
     Maintain,
 }
 
 /// One database to keep: `[database]` or `[databases.NAME]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Database {
     /// `url` (`DATABASE_URL`) or `url_file`: a libpq URL or `key=value` string.
     pub url: Option<SecretSource>,
@@ -78,7 +99,7 @@ pub struct Database {
     /// `password`, `password_file` or `password_command`; wins over a password in the URL. Files
     /// and commands are read at every connect.
     pub password: Option<SecretSource>,
-    /// `supabase.url` (`SUPABASE_URL`) with its secrets; used where no `url` is given.
+    /// `[database.supabase]`; used where no `url` is given.
     pub supabase: Option<Supabase>,
     /// `pooler`
     pub pooler: Pooler,
@@ -93,13 +114,13 @@ pub struct Database {
 }
 
 /// Supabase's own way to name a database.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Supabase {
     /// `supabase.url` (`SUPABASE_URL`): `https://REF.supabase.co`.
     pub url: String,
     /// `supabase.service_key` (`SUPABASE_SERVICE_KEY`): not a database password; kept for the API.
     pub service_key: Option<SecretSource>,
-    /// `supabase.db_password` (`SUPABASE_DB_PASSWORD`).
+    /// `supabase.db_password` (`SUPABASE_DB_PASSWORD`), else the database's `password`.
     pub db_password: Option<SecretSource>,
 }
 
@@ -109,13 +130,16 @@ pub enum Pooler {
     /// Found out by behaviour at the first connect.
     #[default]
     Auto,
+    /// A direct connection.
     None,
+    /// A pooler that gives each client a server session of its own.
     Session,
+    /// A pooler that gives each transaction another session: no session state, no named statements.
     Transaction,
 }
 
 /// `[migrations]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Migrations {
     /// `sets`: bundled application sets to apply; the only one is `zentry`. Default none.
     pub sets: Vec<String>,
@@ -146,7 +170,7 @@ pub enum OnFailure {
 }
 
 /// `[http]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Http {
     /// `listen`, default `127.0.0.1:8432`.
     pub listen: SocketAddr,
@@ -161,7 +185,7 @@ pub struct Http {
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Log {
     /// `level`, default `info`.
     pub level: LogLevel,
@@ -169,26 +193,36 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// From what weight on an event is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogLevel {
+    /// Something failed that was to happen.
     Error,
+    /// Something is not as it should be.
     Warn,
+    /// What an operator wants to have seen.
     #[default]
     Info,
+    /// What helps to find a fault.
     Debug,
+    /// Everything.
     Trace,
 }
 
+/// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
+    /// Text.
     Text,
+    /// One JSON object a line.
     Json,
 }
 
 /// `[health]`: thresholds that turn a measurement into a status.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     /// `cache_ttl`, default 5 m: how long heavy answers (statistics) are served from memory.
     pub cache_ttl: Duration,
@@ -216,7 +250,7 @@ pub struct Health {
 }
 
 /// `[jobs]`: how many at once, and `[jobs.NAME]` for each.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Jobs {
     /// `max_concurrent`, default 2, 1..=8.
     pub max_concurrent: u32,
@@ -228,14 +262,20 @@ pub struct Jobs {
     pub builtin: BTreeMap<JobName, Job>,
 }
 
-/// The built-in jobs.
+/// The built-in jobs. In text: `health-probe`, `connection-metrics` …
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum JobName {
+    /// Measures the server, judges, writes `system_health`.
     HealthProbe,
+    /// Samples the connections, writes `connection_metrics`.
     ConnectionMetrics,
+    /// Makes partitions ahead.
     Partitions,
+    /// Purges what is past its retention.
     Retention,
+    /// VACUUM and ANALYZE by need.
     Vacuum,
+    /// Refreshes materialized views.
     Refresh,
 }
 
@@ -253,7 +293,7 @@ pub struct Job {
 }
 
 /// `[retention]`: how long rows are kept. Days are 24 hours.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retention {
     /// `audit_logs`, default 90 d; never under `min_keep`.
     pub audit_logs: Duration,
@@ -283,7 +323,7 @@ pub struct RetentionTable {
 }
 
 /// `[vacuum]`: which tables need it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Vacuum {
     /// `dead_ratio`, default 0.1 of the live rows.
     pub dead_ratio: f64,
@@ -298,7 +338,7 @@ pub struct Vacuum {
 }
 
 /// `[refresh]`: materialized views beside our own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Refresh {
     /// `views`: `schema.view` names. Default none.
     pub views: Vec<String>,

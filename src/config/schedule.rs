@@ -1,12 +1,41 @@
 //! When a job is due, as text that was checked.
+//!
+//! Three forms: cron with five fields (`minute hour day month weekday`) or six (a field of seconds
+//! before them), `@every 15s`, and the names `@hourly`, `@daily` (or `@midnight`), `@weekly`,
+//! `@monthly`, `@yearly`. Cron is the plain one of Vixie: `*`, numbers, names of months and
+//! weekdays, ranges, lists and steps. When both day and weekday are restricted, either is enough.
+//! The text is checked here, field by field, and handed on as bare numbers, since the cron crate
+//! tells no field in its errors and takes more than most would guess (`L`, `W`, `#`, `?`, `+`).
+//!
+//! What an instant on the wall clock means where clocks change is in `schedule/wall.rs`.
+
+mod fields;
+mod wall;
 
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use croner::parser::{CronParser, Seconds, Year};
+
+use super::value;
+use fields::FIELDS;
+
+/// What a schedule looks like, for error texts.
+pub(super) const SCHEDULE: &str = r#"a schedule such as "17 3 * * *", "@every 15s" or "@daily""#;
+
+/// The shortest interval: the planner wakes once a second.
+const EVERY_MIN: Duration = Duration::from_secs(1);
+/// The longest interval.
+const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 /// A schedule: cron with five or six fields, or an interval.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     text: String,
     kind: Kind,
+    /// Whether the hour field holds every hour, so that the schedule follows elapsed time.
+    every_hour: bool,
 }
 
 /// What a schedule means.
@@ -19,12 +48,203 @@ pub enum Kind {
 }
 
 impl Schedule {
+    /// Checks a text.
+    ///
+    /// # Errors
+    /// Says which field is wrong, and what is wanted there.
+    pub fn parse(text: &str) -> Result<Schedule, String> {
+        let text = text.trim();
+        match text.strip_prefix('@') {
+            Some(name) => Schedule::named(text, name),
+            None => Schedule::cron(text, text),
+        }
+    }
+
+    /// An interval. Counted in whole milliseconds.
+    fn every(interval: Duration) -> Schedule {
+        let text = format!("@every {}", value::print_duration(interval));
+        Schedule { text, kind: Kind::Every(interval), every_hour: true }
+    }
+
+    fn named(text: &str, name: &str) -> Result<Schedule, String> {
+        if let Some(interval) = name.strip_prefix("every").filter(|rest| rest.starts_with(char::is_whitespace)) {
+            let interval =
+                value::parse_duration(interval).ok_or_else(|| format!("@every followed by {}", value::DURATION))?;
+            if !(EVERY_MIN..=EVERY_MAX).contains(&interval) {
+                return Err("@every with an interval from 1s to 366d".to_owned());
+            }
+            return Ok(Schedule { text: text.to_owned(), ..Schedule::every(interval) });
+        }
+        let cron = match name {
+            "hourly" => "0 * * * *",
+            "daily" | "midnight" => "0 0 * * *",
+            "weekly" => "0 0 * * 0",
+            "monthly" => "0 0 1 * *",
+            "yearly" | "annually" => "0 0 1 1 *",
+            _ => return Err("@every <duration>, @hourly, @daily, @midnight, @weekly, @monthly or @yearly".to_owned()),
+        };
+        Schedule::cron(text, cron)
+    }
+
+    fn cron(text: &str, fields: &str) -> Result<Schedule, String> {
+        let mut fields: Vec<&str> = fields.split_whitespace().collect();
+        match fields.len() {
+            5 => fields.insert(0, "0"),
+            6 => {}
+            0 => return Err(SCHEDULE.to_owned()),
+            count => {
+                return Err(format!(
+                    "five fields (minute hour day month weekday) or six (second first), not {count}; or @every, @daily …"
+                ));
+            }
+        }
+        let mut numbers = Vec::with_capacity(6);
+        let mut every_hour = false;
+        for (field, text) in FIELDS.iter().zip(&fields) {
+            let values = field.parse(text)?;
+            if field.name == "hour" {
+                every_hour = (0..24).all(|hour| values.contains(hour));
+            }
+            // A star stays one: for days and weekdays it means "not restricted".
+            numbers.push(if matches!(*text, "*" | "*/1") { "*".to_owned() } else { values.print() });
+        }
+        let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
+        let cron = parser.parse(&numbers.join(" ")).map_err(|error| format!("{SCHEDULE} ({error})"))?;
+        if wall::next_on_the_wall(&cron, DateTime::UNIX_EPOCH.naive_utc()).is_none() {
+            return Err("a day that exists in one of the months".to_owned());
+        }
+        Ok(Schedule { text: text.to_owned(), kind: Kind::Cron(Box::new(cron)), every_hour })
+    }
+
     /// What was written.
     pub fn text(&self) -> &str {
         &self.text
     }
 
+    /// What it means.
     pub fn kind(&self) -> &Kind {
         &self.kind
+    }
+
+    /// The first instant after `after` at which this is due; `None` only near the end of time.
+    ///
+    /// Intervals ignore the zone. Cron goes by the wall clock there. Where clocks change:
+    /// - a schedule that names hours fires once at the end of the gap for whatever the gap swallows,
+    ///   and at the first of two equal wall times;
+    /// - one that fires in every hour fires whenever the clock shows a time that it names, so a
+    ///   repeated hour is an hour like any other and a skipped one is not made up for.
+    pub fn next_after(&self, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
+        match &self.kind {
+            Kind::Every(interval) => {
+                let interval = i64::try_from(interval.as_millis()).ok()?;
+                let passed = after.timestamp_millis().div_euclid(interval);
+                DateTime::from_timestamp_millis(passed.checked_add(1)?.checked_mul(interval)?)
+            }
+            Kind::Cron(cron) if self.every_hour => wall::next_elapsed(cron, after, tz),
+            Kind::Cron(cron) => wall::next_fixed(cron, after, tz),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted() {
+        for text in [
+            "* * * * *",
+            "*/15 * * * *",
+            "17 3 * * *",
+            "0 17 3 * * *",
+            "0 9-17 * * MON-FRI",
+            "0 9-17/2 1,15 jan,jul *",
+            "0 0 * * fri-sun",
+            "0 0 * * 7",
+            "0 0 29 2 *",
+            "00 03 * * *",
+            "  5   4  * * * ",
+            "@every 15s",
+            "@every 1h30m",
+            "@hourly",
+            "@daily",
+            "@midnight",
+            "@weekly",
+            "@monthly",
+            "@yearly",
+        ] {
+            let schedule = Schedule::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(schedule.text(), text.trim());
+        }
+    }
+
+    #[test]
+    fn what_is_refused_names_the_field() {
+        for (text, said) in [
+            ("61 * * * *", r#"in the field minute ("61") numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list"#),
+            ("* 24 * * *", "in the field hour (\"24\") numbers from 0 to 23"),
+            ("* * 0 * *", "in the field day (\"0\") numbers from 1 to 31"),
+            ("* * * 13 *", "in the field month (\"13\") numbers from 1 to 12 or JAN … by name"),
+            ("* * * * MOON", "in the field weekday (\"MOON\") numbers from 0 to 7 or SUN … by name"),
+            ("60 * * * * *", "in the field second (\"60\")"),
+            ("5/10 * * * *", "in the field minute (\"5/10\")"),
+            ("*/60 * * * *", "in the field minute (\"*/60\")"),
+            ("*/0 * * * *", "in the field minute (\"*/0\")"),
+            ("30-10 * * * *", "in the field minute (\"30-10\")"),
+            ("1,,2 * * * *", "in the field minute (\"1,,2\")"),
+            ("+5 * * * *", "in the field minute (\"+5\")"),
+            ("-5 * * * *", "in the field minute (\"-5\")"),
+            ("* * L * *", "in the field day (\"L\")"),
+            ("* * 15W * *", "in the field day (\"15W\")"),
+            ("* * ? * *", "in the field day (\"?\")"),
+            ("* * * * 5#3", "in the field weekday (\"5#3\")"),
+            ("* * * * +1", "in the field weekday (\"+1\")"),
+            ("0 0 30 2 *", "a day that exists in one of the months"),
+            ("* * * *", "five fields (minute hour day month weekday) or six (second first), not 4"),
+            ("* * * * * * 2030", "or six (second first), not 7"),
+            ("", "a schedule such as"),
+            ("@every 500ms", "@every with an interval from 1s to 366d"),
+            ("@every 400d", "@every with an interval from 1s to 366d"),
+            ("@every 15", "@every followed by a duration such as"),
+            ("@every", "@every <duration>, @hourly"),
+            ("@every15s", "@every <duration>, @hourly"),
+            ("@fortnightly", "@every <duration>, @hourly"),
+            ("@reboot", "@every <duration>, @hourly"),
+        ] {
+            let error = Schedule::parse(text).expect_err(text);
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn days_and_weekdays_restrict_as_in_cron() {
+        let next = |text: &str, after: &str| {
+            let after: DateTime<Utc> = after.parse().unwrap();
+            Schedule::parse(text).unwrap().next_after(after, Tz::UTC).unwrap().format("%F %T %a").to_string()
+        };
+        // The 13th or a Friday, whichever comes first.
+        assert_eq!(next("0 0 13 * FRI", "2026-05-08T00:00:00Z"), "2026-05-13 00:00:00 Wed");
+        assert_eq!(next("0 0 13 * FRI", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
+        assert_eq!(next("0 0 * * 5", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
+        assert_eq!(next("0 0 */1 * FRI", "2026-05-13T00:00:00Z"), "2026-05-15 00:00:00 Fri");
+        assert_eq!(next("0 0 * * SAT-SUN", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
+        assert_eq!(next("0 0 * * 0", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
+        assert_eq!(next("0 0 * * */2", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
+        assert_eq!(next("0 0 29 2 *", "2026-05-16T00:00:00Z"), "2028-02-29 00:00:00 Tue");
+        assert_eq!(next("10,20-22 * * * * *", "2026-05-16T00:00:20Z"), "2026-05-16 00:00:21 Sat");
+        assert_eq!(next("@weekly", "2026-05-16T00:00:00Z"), "2026-05-17 00:00:00 Sun");
+        assert_eq!(next("@yearly", "2026-05-16T00:00:00Z"), "2027-01-01 00:00:00 Fri");
+    }
+
+    #[test]
+    fn intervals_count_from_the_epoch_in_every_zone() {
+        let after: DateTime<Utc> = "2026-05-16T00:00:07.250Z".parse().unwrap();
+        for tz in [Tz::UTC, Tz::Australia__Lord_Howe] {
+            let next = |text: &str, after| Schedule::parse(text).unwrap().next_after(after, tz).unwrap().to_rfc3339();
+            assert_eq!(next("@every 15s", after), "2026-05-16T00:00:15+00:00");
+            assert_eq!(next("@every 15s", "2026-05-16T00:00:15Z".parse().unwrap()), "2026-05-16T00:00:30+00:00");
+            assert_eq!(next("@every 1500ms", after), "2026-05-16T00:00:07.500+00:00");
+            assert_eq!(next("@every 15s", "1969-12-31T23:59:59Z".parse().unwrap()), "1970-01-01T00:00:00+00:00");
+        }
     }
 }

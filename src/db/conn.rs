@@ -8,9 +8,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use prometheus::Histogram;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, SimpleQueryMessage};
 
 use super::connect::{ConnectTimings, Plan, Server};
 use super::dial::Address;
@@ -104,6 +105,34 @@ impl Conn {
         };
         flight.done();
         outcome
+    }
+
+    /// Sends a script as one simple query and counts the statements that completed, also when one
+    /// failed: run-time errors carry no position, and the count is what finds the statement.
+    pub async fn script(&self, what: &'static str, sql: &str) -> Result<usize, (usize, Error)> {
+        let mut completed = 0;
+        let run = async {
+            let mut stream = std::pin::pin!(self.link.client.simple_query_raw(sql).await?);
+            while let Some(message) = stream.next().await {
+                if let SimpleQueryMessage::CommandComplete(_) = message? {
+                    completed += 1;
+                }
+            }
+            Ok(())
+        };
+        let outcome = self.measured(what, run).await;
+        outcome.map(|()| completed).map_err(|error| (completed, error))
+    }
+
+    /// Sends several statements as one simple query, which is one round trip and needs no session
+    /// state. Returns the first column of every row of every statement, as text.
+    pub async fn batch_values(&self, what: &'static str, sql: &str) -> Result<Vec<Option<String>>, Error> {
+        let messages = self.measured(what, self.link.client.simple_query(sql)).await?;
+        let values = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
+            _ => None,
+        });
+        Ok(values.collect())
     }
 
     /// What cancels the statements of this connection, from outside.

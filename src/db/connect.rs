@@ -119,7 +119,7 @@ impl Server {
         let route = self.effective(route);
         let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
         if before != Some(between) {
-            tracing::info!(target = self.name, route = ?route, between = between.as_str(), "found what stands between");
+            tracing::info!(database = self.name, route = ?route, between = between.as_str(), "found what stands between");
         }
     }
 
@@ -189,6 +189,19 @@ impl Server {
         let opened = timeout(bound, self.open(&plan, address.clone(), password.as_ref(), &mut progress)).await;
         let opened = opened.unwrap_or_else(|_| Err(failure::stuck(&progress, bound)));
         opened.map_err(|error| error.context(host).context("connect"))
+    }
+
+    /// The hosts of the address, as text: a name, an address, or the folder of a Unix socket.
+    pub async fn hosts(&self) -> Result<Vec<String>, Error> {
+        let info = self.settings(Route::Pooled).await?;
+        Ok(info
+            .hosts
+            .iter()
+            .map(|host| match host {
+                Host::Tcp { name, addr, .. } => addr.map_or_else(|| name.clone(), |addr| addr.to_string()),
+                Host::Unix { .. } => "/".to_owned(),
+            })
+            .collect())
     }
 
     /// The settings of a route, its secrets read now.

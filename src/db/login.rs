@@ -117,11 +117,11 @@ impl Server {
             }
             // Not known: the one that asks for less. Tried again at the next connect.
             Ok(Err(error)) => {
-                tracing::warn!(target = self.name, error = %error, "cannot tell which kind of pooler this is; set `pooler`");
+                tracing::warn!(database = self.name, error = %error, "cannot tell which kind of pooler this is; set `pooler`");
                 Between::TransactionPooler
             }
             Err(_) => {
-                tracing::warn!(target = self.name, "cannot tell in time which kind of pooler this is; set `pooler`");
+                tracing::warn!(database = self.name, "cannot tell in time which kind of pooler this is; set `pooler`");
                 Between::TransactionPooler
             }
         }

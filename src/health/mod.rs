@@ -1,15 +1,27 @@
 //! Measurements judged into a status, and the board that holds the current truth.
 //!
-//! A probe returns a measurement; [`judge`] (pure) turns it into a [`Component`] by thresholds; the
-//! [`board`] keeps the [`Report`] that every answer is given from. The board is updated before the
-//! row is written: what is shown never waits for the database.
+//! ```text
+//! Measurement ─ judge (pure) ─► Verdict per component ─ History (hysteresis) ─► Report ─► Board
+//! ```
+//! A probe returns a measurement, also when the database is away: then the kind of error is what was
+//! measured. [`judge`](judge::judge) holds it against thresholds; [`History`] lets a component
+//! worsen at once and improve only after several good measurements in a row. The [`Board`] keeps the
+//! [`Report`] that every answer is given from, and is updated before the row is written: what is
+//! shown never waits for the database.
 
 pub mod board;
+pub mod history;
+pub mod judge;
+pub mod reason;
+pub mod readiness;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 pub use board::Board;
+pub use history::History;
+pub use judge::{FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
+pub use readiness::{Check, Readiness};
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -42,13 +54,35 @@ impl Status {
             Status::Unknown => 3,
         }
     }
+
+    /// The status of the whole: the worst of its parts, where one `unknown` counts as `degraded`.
+    /// `unknown` when nothing at all is known.
+    pub fn overall(parts: impl IntoIterator<Item = Status>) -> Status {
+        let (mut worst, mut known, mut unknown) = (Status::Healthy, false, false);
+        for part in parts {
+            match part {
+                Status::Unknown => unknown = true,
+                part => {
+                    known = true;
+                    if part.as_gauge() > worst.as_gauge() {
+                        worst = part;
+                    }
+                }
+            }
+        }
+        match (known, unknown, worst) {
+            (false, _, _) => Status::Unknown,
+            (true, true, Status::Healthy) => Status::Degraded,
+            (true, _, worst) => worst,
+        }
+    }
 }
 
 /// One thing that is watched, as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Component {
-    /// `connectivity`, `connections`, `transactions`, `locks`, `replication`, `wraparound`,
-    /// `schema`, `partitions`, `jobs`.
+    /// `connectivity`, `response`, `connections`, `transactions`, `locks`, `replication`,
+    /// `wraparound`, `schema`, `partitions`, `jobs`.
     pub name: &'static str,
     pub status: Status,
     /// A stable code, `ok` when healthy: `refused`, `connections_high`, `not_permitted` …
@@ -72,4 +106,31 @@ pub struct Report {
     /// How long the server took to answer, where it did.
     pub response_ms: Option<f64>,
     pub components: Vec<Component>,
+}
+
+impl Report {
+    /// A component by name.
+    pub fn component(&self, name: &str) -> Option<&Component> {
+        self.components.iter().find(|component| component.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Status::{self, *};
+
+    #[test]
+    fn the_whole_is_as_bad_as_its_worst_part() {
+        for (parts, whole) in [
+            (&[][..], Unknown),
+            (&[Unknown, Unknown], Unknown),
+            (&[Healthy, Healthy], Healthy),
+            (&[Healthy, Unknown], Degraded),
+            (&[Healthy, Degraded, Unknown], Degraded),
+            (&[Degraded, Unhealthy, Healthy], Unhealthy),
+            (&[Unhealthy, Unknown], Unhealthy),
+        ] {
+            assert_eq!(Status::overall(parts.iter().copied()), whole, "{parts:?}");
+        }
+    }
 }

@@ -5,6 +5,15 @@
 //! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
 //! batches, write only inside [`Context::transaction`], and return what it did.
 
+mod attempts;
+pub mod partitions;
+pub mod probe;
+pub mod refresh;
+pub mod retention;
+pub mod sample;
+mod unfenced;
+pub mod vacuum;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +21,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, JobName};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
+use crate::store::runs;
 use crate::telemetry::Metrics;
 
 /// Everything a job works with.
@@ -60,12 +70,36 @@ impl Context<'_> {
     }
 
     /// A write transaction that commits only while this run still holds its lease.
-    pub async fn transaction<T, F>(&mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
+    ///
+    /// `'c` is fixed (and not chosen by `work`) so that `work` can use what outlives this call.
+    pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
     where
-        F: for<'t, 'c> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
-        T: Send,
+        F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
+        T: Send + 'c,
     {
-        // The fence (store::runs::fence) comes first here, in the same transaction.
-        self.conn.transaction(options, |tx| work(tx)).await
+        let (run_id, epoch) = (self.run_id, self.epoch);
+        self.conn
+            .transaction(options, |tx| {
+                let effect = work(tx);
+                Box::pin(async move {
+                    runs::fence(tx, run_id, epoch).await?;
+                    effect.await
+                })
+            })
+            .await
+    }
+}
+
+/// Runs a job of the ledger. Probes and samples are taken on every tick of the observer instead.
+pub async fn run(job: JobName, context: &mut Context<'_>) -> Result<Report, Error> {
+    match job {
+        JobName::Partitions => partitions::run(context).await,
+        JobName::Retention => retention::run(context).await,
+        JobName::Vacuum => vacuum::run(context).await,
+        JobName::Refresh => refresh::run(context).await,
+        JobName::HealthProbe | JobName::ConnectionMetrics => {
+            let skipped = Some("runs on every tick of the observer, outside the ledger".to_owned());
+            Ok(Report { skipped, ..Report::default() })
+        }
     }
 }

@@ -1,1 +1,80 @@
-//! Stub.
+//! When jobs run, who runs them, and how they ended.
+//!
+//! ```text
+//! ticker (each second) ─► pipeline ─► planner: what is due?           pure
+//!                            │     ─► ledger:  claim (job, instant)   one row, one slot
+//!                            │     ─► runner:  run it                 deadline, proven cancel, outcome
+//!                            └─► lease: who observes                  on the database's clock
+//! ```
+//! One [`pipeline`] per database. Only the observer claims; the ledger's unique row keeps an instant
+//! from running twice even while two instances believe that they observe.
+
+pub mod dispatcher;
+pub mod ledger;
+pub mod measure;
+pub mod pipeline;
+pub mod planner;
+pub mod runner;
+pub mod schema;
+pub mod ticker;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::config::JobName;
+use crate::store::runs::State;
+
+/// What is known here about each job: for health, metrics and answers.
+#[derive(Debug, Default)]
+pub struct Standing {
+    jobs: Mutex<BTreeMap<JobName, JobStanding>>,
+}
+
+/// One job, as it stands.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct JobStanding {
+    pub last_state: Option<State>,
+    /// Why the last run did not succeed.
+    pub last_error: Option<String>,
+    pub last_finished_at: Option<DateTime<Utc>>,
+    pub last_success_at: Option<DateTime<Utc>>,
+    /// Runs in a row that failed, timed out or were lost.
+    pub failures: u32,
+    pub next_due: Option<DateTime<Utc>>,
+}
+
+impl Standing {
+    /// A copy of everything.
+    pub fn read(&self) -> BTreeMap<JobName, JobStanding> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is known of one job.
+    pub fn update(&self, job: JobName, change: impl FnOnce(&mut JobStanding)) {
+        change(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job).or_default());
+    }
+}
+
+impl JobStanding {
+    /// Takes in how a run ended.
+    pub fn ended(&mut self, state: State, error: Option<String>, at: DateTime<Utc>) {
+        self.last_state = Some(state);
+        self.last_finished_at = Some(at);
+        match state {
+            State::Succeeded => {
+                self.failures = 0;
+                self.last_success_at = Some(at);
+                self.last_error = None;
+            }
+            State::Failed | State::TimedOut | State::Lost => {
+                self.failures += 1;
+                self.last_error = error;
+            }
+            // Neither a success nor a failure: what was known before still holds.
+            State::Skipped | State::Cancelled => {}
+        }
+    }
+}

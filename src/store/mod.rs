@@ -1,1 +1,12 @@
-//! Stub.
+//! All SQL on pgsteward's own tables, in the schema `steward`: row types in, row types out.
+//!
+//! One file per table or pair of tables. The SQL stands beside the function that owns it and names
+//! every object with its schema, since connections pin a `search_path` without it.
+
+pub mod audit;
+pub mod health;
+pub mod history;
+pub mod leases;
+pub mod partitions;
+pub mod run_history;
+pub mod runs;

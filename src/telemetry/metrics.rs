@@ -58,6 +58,7 @@ pub struct Metrics {
     pub http_seconds: HistogramVec,
     pub http_connections: IntGauge,
     pub http_rejected: IntCounter,
+    pub http_accept_errors: IntCounter,
 
     // The server, by the names of postgres_exporter.
     pub pg_up: IntGaugeVec,
@@ -267,6 +268,11 @@ impl Metrics {
                 &r,
                 "pgsteward_http_connections_rejected_total",
                 "Connections closed at once because the limit was reached.",
+            )?,
+            http_accept_errors: counter(
+                &r,
+                "pgsteward_http_accept_errors_total",
+                "Failures to accept connections, for want of file descriptors or memory.",
             )?,
             pg_up: gauges(&r, "pg_up", "Whether the last measurement reached the server.", &["target"])?,
             pg_stat_activity_count: gauges(

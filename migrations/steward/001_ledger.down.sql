@@ -1,0 +1,3 @@
+DROP TABLE steward.job_state;
+DROP TABLE steward.job_runs;
+DROP TABLE steward.leases;

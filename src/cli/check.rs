@@ -1,0 +1,88 @@
+//! `pgsteward check`
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Exit, Selection, Session, print, print_json, say};
+use crate::db::{Purpose, Route};
+use crate::migrate;
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Connect to the database too, and say what it is
+    #[arg(long)]
+    connect: bool,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+#[derive(Debug, Serialize)]
+struct Connected {
+    database: String,
+    server_version: String,
+    pooler: bool,
+    connect_ms: f64,
+}
+
+impl Check {
+    pub async fn execute(self, session: Session) -> Exit {
+        for warning in &session.loaded.warnings {
+            say(&format!("warning: {warning}"));
+        }
+        // The files are part of what is configured.
+        if let Err(error) = migrate::configured_sets(session.config()) {
+            say(&error.to_string());
+            return Exit::Config;
+        }
+        let connected = if self.connect {
+            let opened = match session.open(&self.selection) {
+                Ok(opened) => opened,
+                Err(exit) => return exit,
+            };
+            match connect(&opened.db).await {
+                Ok(connected) => Some(connected),
+                Err(error) => {
+                    say(&format!("database {}: {error}", opened.db.name()));
+                    return Exit::Unavailable;
+                }
+            }
+        } else {
+            None
+        };
+        report(&session, connected.as_ref());
+        Exit::Ok
+    }
+}
+
+async fn connect(db: &crate::db::Database) -> Result<Connected, crate::db::Error> {
+    let conn = db.connect(Purpose::Check, Route::Pooled).await?;
+    let row = conn.row("ask for the version", "SELECT current_setting('server_version')", &[]).await?;
+    let timings = conn.timings();
+    Ok(Connected {
+        database: db.name().to_owned(),
+        server_version: row.get(0),
+        pooler: !conn.has_session_state(),
+        connect_ms: (timings.dns + timings.tcp + timings.tls + timings.auth).as_secs_f64() * 1000.0,
+    })
+}
+
+fn report(session: &Session, connected: Option<&Connected>) {
+    let source = session.loaded.source.as_ref().map(|path| path.display().to_string());
+    if session.json {
+        print_json(&serde_json::json!({
+            "ok": true,
+            "file": source,
+            "warnings": session.loaded.warnings,
+            "connected": connected,
+        }));
+        return;
+    }
+    print(&format!("configuration is valid ({})", source.as_deref().unwrap_or("no file; defaults and environment")));
+    if let Some(connected) = connected {
+        let pooler = if connected.pooler { ", behind a transaction pooler" } else { "" };
+        print(&format!(
+            "database {} answers: PostgreSQL {}{pooler}, connected in {:.1} ms",
+            connected.database, connected.server_version, connected.connect_ms
+        ));
+    }
+}

@@ -1,0 +1,59 @@
+//! `pgsteward run`
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+
+use super::{Exit, Session, say};
+use crate::app;
+use crate::config::load;
+use crate::telemetry;
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Use a throw-away PostgreSQL server that ends with the daemon
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// Listen here instead of at http.listen
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn execute(session: Session, args: load::Args, env: BTreeMap<String, String>) -> Exit {
+    let logs = match telemetry::log::init(&session.config().log) {
+        Ok(logs) => logs,
+        Err(error) => {
+            say(&format!("begin the log: {error}"));
+            return Exit::Internal;
+        }
+    };
+    // Two workers: one may be busy with a page or a plan while the other answers a probe.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .thread_name("pgsteward")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("start the runtime: {error}"));
+            return Exit::Internal;
+        }
+    };
+    let ended = runtime.block_on(app::run(session.loaded, logs, move || load::load(&args, &env)));
+    // Stragglers were named by the drain; they end with the process.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            tracing::error!(error = %error, "pgsteward ends");
+            match error {
+                app::Fatal::Listen(_) | app::Fatal::Ephemeral(_) => Exit::Unavailable,
+                app::Fatal::Migration(_) => Exit::Migration,
+                app::Fatal::Internal(_) => Exit::Internal,
+            }
+        }
+    }
+}

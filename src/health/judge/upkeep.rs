@@ -1,0 +1,128 @@
+//! What is kept in order over time: ids before they wrap, the schema, partitions, jobs.
+
+use serde_json::json;
+
+use super::{Jobs, PartitionsNeeded, Schema, Status, Verdict, unseen};
+use crate::config;
+use crate::observe::Snapshot;
+
+/// Both counters have 31 bits before they wrap: PostgreSQL, "Preventing Transaction ID Wraparound
+/// Failures" (section 25.1.5 of its documentation).
+const WRAP: f64 = 2_147_483_648.0;
+
+pub(super) fn wraparound(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
+    const NAME: &str = "wraparound";
+    let Some(ages) = &snapshot.ages else {
+        return unseen(NAME, snapshot, &["wraparound"]);
+    };
+    let Some(oldest) = ages.iter().max_by_key(|age| age.xid_age.max(age.mxid_age)) else {
+        return Verdict::new(NAME, Status::Unknown, "not_measured", "the server shows no database");
+    };
+    let (what, age) = if oldest.xid_age >= oldest.mxid_age {
+        ("transaction ids", oldest.xid_age)
+    } else {
+        ("multixact ids", oldest.mxid_age)
+    };
+    let share = age as f64 / WRAP;
+    let found = format!("the database {} has used {:.0} % of its {what}", oldest.name, share * 100.0);
+    let mend = "end old transactions, prepared transactions and slots, then VACUUM its oldest tables";
+    let verdict = if share >= limits.wraparound_unhealthy {
+        let limit = limits.wraparound_unhealthy * 100.0;
+        Verdict::unhealthy(NAME, "wraparound_near", format!("{found}, the limit is {limit:.0} %; {mend}"))
+    } else if share >= limits.wraparound_degraded {
+        let limit = limits.wraparound_degraded * 100.0;
+        Verdict::degraded(NAME, "wraparound_ahead", format!("{found}, the limit is {limit:.0} %; {mend}"))
+    } else {
+        Verdict::healthy(NAME, found)
+    };
+    let own = ages.iter().find(|age| age.own);
+    verdict.measured(json!({ "oldest": oldest, "own": own }))
+}
+
+pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
+    const NAME: &str = "schema";
+    let Some(schema) = schema else {
+        return Verdict::new(NAME, Status::Unknown, "not_measured", "the schema has not been verified yet");
+    };
+    let verdict = if let Some(failed) = &schema.failed {
+        Verdict::unhealthy(
+            NAME,
+            "migration_failed",
+            format!("a migration failed: {failed}; correct the file, it is tried again when it changes or on SIGHUP"),
+        )
+    } else if !schema.mismatches.is_empty() {
+        let count = schema.mismatches.len();
+        Verdict::degraded(
+            NAME,
+            "schema_mismatch",
+            format!(
+                "{count} differ from what was applied: {}; see `pgsteward migrate status`",
+                some(&schema.mismatches)
+            ),
+        )
+    } else {
+        Verdict::healthy(NAME, "the schema is as it was migrated")
+    };
+    verdict.measured(json!({ "mismatches": schema.mismatches.iter().take(SHOWN).collect::<Vec<_>>() }))
+}
+
+pub(super) fn partitions(snapshot: &Snapshot, needed: &[PartitionsNeeded]) -> Verdict {
+    const NAME: &str = "partitions";
+    let Some(seen) = &snapshot.partitions else {
+        return unseen(NAME, snapshot, &["partitions"]);
+    };
+    let (mut closed, mut short, mut measured) = (Vec::new(), Vec::new(), serde_json::Map::new());
+    for need in needed {
+        let Some(table) = seen.iter().find(|table| table.table == need.table) else {
+            closed.push(format!("{} is no partitioned table", need.table));
+            continue;
+        };
+        let ahead = table.ahead(snapshot.time);
+        measured.insert(need.table.clone(), json!(ahead));
+        match ahead {
+            None if table.default => short.push(format!("{} has none for today", need.table)),
+            None => closed.push(format!("{} has none for today and takes no rows", need.table)),
+            Some(ahead) if ahead < need.ahead => {
+                short.push(format!("{} has {ahead} of {} ahead", need.table, need.ahead));
+            }
+            Some(_) => {}
+        }
+    }
+    let mend = "the job `partitions` makes them: see its last run";
+    let verdict = if !closed.is_empty() {
+        Verdict::unhealthy(NAME, "partition_missing", format!("partitions: {}; {mend}", some(&closed)))
+    } else if !short.is_empty() {
+        Verdict::degraded(NAME, "partitions_short", format!("partitions: {}; {mend}", some(&short)))
+    } else {
+        Verdict::healthy(NAME, "every partitioned table has its partitions ahead")
+    };
+    verdict.measured(measured.into())
+}
+
+pub(super) fn jobs(jobs: Option<&Jobs>) -> Verdict {
+    const NAME: &str = "jobs";
+    let Some(jobs) = jobs else {
+        return Verdict::new(NAME, Status::Unknown, "not_measured", "no job has been scheduled yet");
+    };
+    let names: Vec<&str> = jobs.failing.iter().map(|job| job.name.as_str()).collect();
+    let verdict = if !jobs.failing.is_empty() {
+        let failing: Vec<String> = jobs.failing.iter().map(|job| format!("{} ({})", job.name, job.error)).collect();
+        Verdict::degraded(NAME, "jobs_failing", format!("the last run failed of: {}", some(&failing)))
+    } else if let Some(by) = &jobs.paused {
+        Verdict::degraded(NAME, "paused", format!("all jobs are paused by {by}; `pgsteward resume --all` resumes them"))
+    } else {
+        Verdict::healthy(NAME, "no job's last run failed")
+    };
+    verdict.measured(json!({ "failing": names, "paused": jobs.paused.is_some() }))
+}
+
+/// How many names a message or a measurement lists.
+const SHOWN: usize = 5;
+
+fn some(names: &[String]) -> String {
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

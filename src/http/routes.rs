@@ -1,0 +1,147 @@
+//! The table of routes, and finding one in it.
+
+use std::future::ready;
+
+use hyper::Method;
+
+use super::query::decode;
+use super::{Access, Route, health, index, probes};
+
+/// What pgsteward answers. The paths are the labels of its metrics.
+pub fn routes() -> Vec<Route> {
+    let open = |path, about, handler| Route { method: Method::GET, path, access: Access::Open, about, handler };
+    vec![
+        open("/", "this list", |c| Box::pin(ready(Ok(index::index(c))))),
+        open("/livez", "whether the process and its pipeline are alive", |c| Box::pin(ready(Ok(probes::livez(c))))),
+        open("/livez/{check}", "one check of /livez", |c| Box::pin(ready(probes::livez_check(c)))),
+        open("/readyz", "whether to send traffic", |c| Box::pin(ready(Ok(probes::readyz(c))))),
+        open("/readyz/{check}", "one check of /readyz", |c| Box::pin(ready(probes::readyz_check(c)))),
+        open("/healthz", "as /livez, with the databases' status in the body", |c| Box::pin(ready(probes::healthz(c)))),
+        open("/healthz/{check}", "one check of /healthz; /healthz/database is the databases' own", |c| {
+            Box::pin(ready(probes::healthz_check(c)))
+        }),
+        open("/health/", "the databases' health as JSON, 503 when one is unhealthy", |c| {
+            Box::pin(ready(health::health(c)))
+        }),
+        open("/metrics", "metrics for Prometheus", |c| Box::pin(ready(index::metrics(c)))),
+    ]
+}
+
+/// Where a method and a path lead.
+#[derive(Debug)]
+pub enum Found<'r> {
+    Route {
+        route: &'r Route,
+        check: Option<String>,
+    },
+    /// The path exists, not with this method: those that it has, for the `Allow` header.
+    OtherMethods {
+        path: &'static str,
+        allow: String,
+    },
+    Nothing,
+    /// A percent sign without its two digits.
+    Malformed,
+}
+
+/// Looks a request up. HEAD is answered by GET; a slash at the end does not count.
+pub fn find<'r>(routes: &'r [Route], method: &Method, path: &str) -> Found<'r> {
+    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let mut others: Vec<&Route> = Vec::new();
+    for route in routes {
+        let Some(segment) = matches(route.path, path) else { continue };
+        if route.method != *wanted {
+            others.push(route);
+            continue;
+        }
+        return match segment.map(|text| decode(text, false)) {
+            None => Found::Route { route, check: None },
+            Some(Some(check)) => Found::Route { route, check: Some(check) },
+            Some(None) => Found::Malformed,
+        };
+    }
+    match others.first() {
+        Some(first) => Found::OtherMethods { path: first.path, allow: allow(others.iter().map(|r| &r.method)) },
+        None => Found::Nothing,
+    }
+}
+
+/// The value of an `Allow` header.
+pub fn allow<'m>(methods: impl Iterator<Item = &'m Method>) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for method in methods {
+        names.push(method.as_str());
+        if method == Method::GET {
+            names.push("HEAD");
+        }
+    }
+    names.push("OPTIONS");
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+/// None: another path. Some: this one, with the segment that stands for `{check}`.
+fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
+    let mut segment = None;
+    let mut wanted = trimmed(pattern).split('/');
+    let mut found = trimmed(path).split('/');
+    loop {
+        match (wanted.next(), found.next()) {
+            (None, None) => return Some(segment),
+            (Some("{check}"), Some(text)) if !text.is_empty() => segment = Some(text),
+            (Some(literal), Some(text)) if literal == text => {}
+            _ => return None,
+        }
+    }
+}
+
+fn trimmed(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_the_table_says() {
+        let table = routes();
+        let cases = [
+            ("GET", "/", "/ -"),
+            ("HEAD", "/livez", "/livez -"),
+            ("GET", "/livez/", "/livez -"),
+            ("GET", "/health", "/health/ -"),
+            ("GET", "/health/", "/health/ -"),
+            ("GET", "/readyz/connected%3Amain", "/readyz/{check} connected:main"),
+            ("GET", "/readyz/connected:main/", "/readyz/{check} connected:main"),
+            ("GET", "/readyz/a%2Fb", "/readyz/{check} a/b"),
+            ("GET", "/readyz/%", "malformed"),
+            ("GET", "/readyz/a/b", "nothing"),
+            ("GET", "/readyz//", "nothing"),
+            ("GET", "//livez", "nothing"),
+            ("GET", "/LIVEZ", "nothing"),
+            ("GET", "", "/ -"),
+            ("GET", "*", "nothing"),
+            ("GET", "/livez/{check}", "/livez/{check} {check}"),
+            ("POST", "/livez", "405 GET, HEAD, OPTIONS"),
+            ("DELETE", "/readyz/%", "405 GET, HEAD, OPTIONS"),
+            ("POST", "/nowhere", "nothing"),
+        ];
+        for (method, path, expected) in cases {
+            let found = match find(&table, &method.parse().unwrap(), path) {
+                Found::Route { route, check } => format!("{} {}", route.path, check.as_deref().unwrap_or("-")),
+                Found::OtherMethods { allow, .. } => format!("405 {allow}"),
+                Found::Nothing => "nothing".to_owned(),
+                Found::Malformed => "malformed".to_owned(),
+            };
+            assert_eq!(found, expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn methods_of_one_path_are_told_together() {
+        assert_eq!(allow([Method::GET, Method::POST, Method::GET].iter()), "GET, HEAD, OPTIONS, POST");
+        assert_eq!(allow([Method::POST].iter()), "OPTIONS, POST");
+    }
+}

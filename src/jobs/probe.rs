@@ -1,0 +1,323 @@
+//! The health probe: one look at the database, judged, shown, then written down.
+//!
+//! ```text
+//! Snapshot (or the error) ─► judge ─► Board, gauges ─► fresh connect now and then ─► system_health
+//! ```
+//! What is shown comes first: it needs no database. A database that cannot be reached is a
+//! measurement too, and the kind of error is its result. Only the observer calls [`run`]; the other
+//! instances call [`connectivity_only`] and show nothing of the server.
+//!
+//! Every step is bounded by a share of `bound`, so that a probe ends within it whatever the server
+//! does: half to look, a quarter to connect afresh, a quarter to write. It never returns an error:
+//! what fails is part of the report, or counted.
+
+mod gauges;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::config;
+use crate::db::{Database, Error, Kind, Purpose, Route};
+use crate::health::judge::{connectivity, judge};
+use crate::health::{Board, History, Inputs, Measurement, Report, Status, reason};
+use crate::observe::{Observation, Observer, Watched};
+use crate::store::health::{HealthRow, insert_health};
+use crate::telemetry::Metrics;
+
+use super::sample::Sampler;
+use gauges::Gauges;
+
+/// How often a fresh connect is measured while the last one succeeded.
+const FRESH_CONNECT_EVERY: Duration = Duration::from_secs(300);
+/// How often the log repeats that rows cannot be written.
+const WARN_EVERY: Duration = Duration::from_secs(300);
+
+/// What a probe works with.
+#[derive(Clone, Copy)]
+pub struct Probe<'a> {
+    pub db: &'a Database,
+    pub board: &'a Board,
+    pub metrics: &'a Metrics,
+    pub limits: &'a config::Health,
+    /// The name of this instance, as rows carry it.
+    pub instance: &'a str,
+    /// Partitioned tables whose future is watched.
+    pub watched: &'a [Watched],
+    /// Whether pgsteward's tables are there to be written into.
+    pub writable: bool,
+    /// For the whole probe.
+    pub bound: Duration,
+}
+
+/// What one database's probes remember from tick to tick.
+#[derive(Debug)]
+pub struct ProbeState {
+    observer: Observer,
+    history: History,
+    gauges: Gauges,
+    /// Fed at each tick; `jobs::sample` empties it.
+    pub sampler: Sampler,
+    connected_afresh: Option<Instant>,
+    fresh_connect: Option<Error>,
+    dropped: Dropped,
+    last_connectivity: Status,
+}
+
+/// What a probe did.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub report: Arc<Report>,
+    /// Whether the server answered what was asked.
+    pub measured: bool,
+    pub rows_written: u64,
+}
+
+impl ProbeState {
+    /// Nothing known yet.
+    pub fn new(limits: &config::Health) -> ProbeState {
+        ProbeState {
+            observer: Observer::new(),
+            history: History::new(limits.recover_after),
+            gauges: Gauges::default(),
+            sampler: Sampler::default(),
+            connected_afresh: None,
+            fresh_connect: None,
+            dropped: Dropped::default(),
+            last_connectivity: Status::Unknown,
+        }
+    }
+
+    /// Withdraws what only the observer exports and forgets what only it gathers, when this instance
+    /// no longer is one.
+    pub fn stand_down(&mut self, metrics: &Metrics, target: &str) {
+        self.gauges.withdraw(metrics, target);
+        self.sampler = Sampler::default();
+    }
+}
+
+/// The observer's probe.
+pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> Outcome {
+    let looked = look(probe, &mut state.observer).await;
+    let looked = match looked {
+        Ok(observation) => Ok(observation),
+        Err(error) => Err(name_the_reason(probe, state, error).await),
+    };
+    let measurement = match &looked {
+        Ok(Observation { snapshot, response }) => {
+            Measurement::Answered { snapshot, response: *response, fresh_connect: state.fresh_connect.as_ref() }
+        }
+        Err(error) => Measurement::Failed(error),
+    };
+    let verdicts = judge(measurement, inputs, probe.limits);
+    let response_ms = looked.as_ref().ok().map(|observation| observation.response.as_secs_f64() * 1000.0);
+    let report = show(probe, state, verdicts, response_ms, looked.as_ref().err());
+
+    let target = probe.db.name();
+    let measured_at = match &looked {
+        Ok(observation) => {
+            state.gauges.server(probe.metrics, target, &observation.snapshot);
+            state.sampler.feed(&observation.snapshot);
+            Some(observation.snapshot.time)
+        }
+        Err(_) => {
+            state.gauges.server_away(probe.metrics, target);
+            None
+        }
+    };
+    if looked.is_ok() {
+        connect_afresh(probe, state).await;
+    }
+    let rows_written = write(probe, state, &report, measured_at, looked.as_ref().err()).await;
+    Outcome { report, measured: looked.is_ok(), rows_written }
+}
+
+/// The probe of an instance that does not observe: whether the database answers it, and nothing
+/// more. It goes over the control connection, the only one that such an instance holds.
+pub async fn connectivity_only(probe: &Probe<'_>, state: &mut ProbeState) -> Outcome {
+    let asked = async {
+        let conn = probe.db.acquire(Purpose::Control).await?;
+        let started = Instant::now();
+        conn.batch("ask for an answer", "SELECT 1").await?;
+        Ok(started.elapsed())
+    };
+    let answered = within(probe.bound / 2, "ask for an answer", asked).await;
+    let verdict = match &answered {
+        Ok(response) => crate::health::judge::answers(*response),
+        Err(error) => connectivity(Measurement::Failed(error)),
+    };
+    let response_ms = answered.as_ref().ok().map(|response| response.as_secs_f64() * 1000.0);
+    let report = show(probe, state, vec![verdict], response_ms, answered.as_ref().err());
+    let rows_written = write(probe, state, &report, None, answered.as_ref().err()).await;
+    Outcome { report, measured: answered.is_ok(), rows_written }
+}
+
+/// Takes a snapshot over the warm connection. One that was found broken is replaced once: a
+/// connection that a firewall or an administrator ended says nothing of the database.
+async fn look(probe: &Probe<'_>, observer: &mut Observer) -> Result<Observation, Error> {
+    let bound = probe.bound / 2;
+    let statement_timeout = probe.db.query_timeout().min(bound);
+    let attempts = async {
+        let first = observe_once(probe, observer, statement_timeout).await;
+        match first {
+            Err(error) if error.kind() == Kind::ConnectionLost => {
+                tracing::debug!(database = probe.db.name(), error = %error, "observe again over a new connection");
+                observe_once(probe, observer, statement_timeout).await
+            }
+            outcome => outcome,
+        }
+    };
+    within(bound, "observe", attempts).await
+}
+
+async fn observe_once(
+    probe: &Probe<'_>,
+    observer: &mut Observer,
+    statement_timeout: Duration,
+) -> Result<Observation, Error> {
+    let conn = probe.db.acquire(Purpose::Observe).await?;
+    observer.observe(&conn, probe.watched, statement_timeout).await
+}
+
+/// An open connection that hangs or broke does not say why; a new one does.
+async fn name_the_reason(probe: &Probe<'_>, state: &mut ProbeState, error: Error) -> Error {
+    if !matches!(error.kind(), Kind::Timeout | Kind::ConnectionLost | Kind::PoolTimeout) {
+        return error;
+    }
+    connect_now(probe, state).await;
+    match &state.fresh_connect {
+        Some(reason) => reason.clone(),
+        None => error.context("a new connection is accepted, but the measurement over it or the open one failed"),
+    }
+}
+
+/// Measures a fresh connect where one is due: its failure shows at the next tick.
+async fn connect_afresh(probe: &Probe<'_>, state: &mut ProbeState) {
+    let due =
+        state.fresh_connect.is_some() || state.connected_afresh.is_none_or(|at| at.elapsed() >= FRESH_CONNECT_EVERY);
+    if due {
+        connect_now(probe, state).await;
+    }
+}
+
+async fn connect_now(probe: &Probe<'_>, state: &mut ProbeState) {
+    let connect = probe.db.connect(Purpose::Check, Route::Pooled);
+    let connected = within(probe.bound / 4, "connect afresh", connect).await;
+    state.connected_afresh = Some(Instant::now());
+    state.fresh_connect = match connected {
+        Ok(conn) => {
+            state.gauges.connect(probe.metrics, probe.db.name(), conn.timings());
+            None
+        }
+        Err(error) => Some(error),
+    };
+}
+
+/// Publishes the report and its gauges, and logs a change of connectivity.
+fn show(
+    probe: &Probe<'_>,
+    state: &mut ProbeState,
+    verdicts: Vec<crate::health::Verdict>,
+    response_ms: Option<f64>,
+    failed: Option<&Error>,
+) -> Arc<Report> {
+    state.history.set_recover_after(probe.limits.recover_after);
+    let report = state.history.report(probe.db.name(), Utc::now(), response_ms, verdicts);
+    probe.board.publish(report.clone());
+    let down = failed.map(Error::kind).filter(|kind| !reason::reached(*kind));
+    state.gauges.report(probe.metrics, &report, down);
+    if let Some(component) = report.component("connectivity")
+        && component.status != state.last_connectivity
+    {
+        state.last_connectivity = component.status;
+        let (target, status) = (probe.db.name(), component.status.as_str());
+        if component.status == Status::Healthy {
+            tracing::info!(database = target, status, "{}", component.message);
+        } else {
+            tracing::warn!(database = target, status, reason = component.reason, "{}", component.message);
+        }
+    }
+    Arc::new(report)
+}
+
+/// Writes one row per component, or counts them as dropped.
+async fn write(
+    probe: &Probe<'_>,
+    state: &mut ProbeState,
+    report: &Report,
+    measured_at: Option<DateTime<Utc>>,
+    failed: Option<&Error>,
+) -> u64 {
+    let rows: Vec<HealthRow> = report
+        .components
+        .iter()
+        .map(|component| HealthRow {
+            id: Uuid::now_v7(),
+            component: component.name.to_owned(),
+            status: component.status.as_str().to_owned(),
+            reason: component.reason.to_owned(),
+            message: component.message.clone(),
+            details: component.measured.clone(),
+        })
+        .collect();
+    if !probe.writable {
+        return 0;
+    }
+    // A database that was away an instant ago is not asked again.
+    if let Some(error) = failed.filter(|error| !reason::reached(error.kind())) {
+        state.dropped.count(probe, rows.len(), error);
+        return 0;
+    }
+    let bound = probe.bound / 4;
+    let insert = async {
+        let mut conn = probe.db.acquire(Purpose::Control).await?;
+        insert_health(&mut conn, probe.instance, measured_at, report.response_ms, &rows, bound).await
+    };
+    match within(bound, "write system_health", insert).await {
+        Ok(written) => written,
+        Err(error) => {
+            state.dropped.count(probe, rows.len(), &error);
+            0
+        }
+    }
+}
+
+/// Counts rows that could not be written, and says so now and then.
+#[derive(Debug, Default)]
+struct Dropped {
+    since_warning: usize,
+    warned: Option<Instant>,
+}
+
+impl Dropped {
+    fn count(&mut self, probe: &Probe<'_>, rows: usize, error: &Error) {
+        probe.metrics.rows_dropped.with_label_values(&[probe.db.name(), "system_health"]).inc_by(rows as u64);
+        self.since_warning += rows;
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            tracing::warn!(
+                database = probe.db.name(),
+                rows = self.since_warning,
+                error = %error,
+                "rows of system_health could not be written; said again every {} minutes at most",
+                WARN_EVERY.as_secs() / 60
+            );
+            self.warned = Some(Instant::now());
+            self.since_warning = 0;
+        }
+    }
+}
+
+/// Ends `work` with [`Kind::Timeout`] after `bound`. What it held is given back or closed.
+pub(super) async fn within<T>(
+    bound: Duration,
+    what: &'static str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(bound, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} ms", bound.as_millis()))),
+    }
+}

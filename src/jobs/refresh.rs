@@ -1,0 +1,247 @@
+//! Materialized views brought up to date.
+//!
+//! ```text
+//! look up ─► not ours to refresh? skipped ─► nothing changed beneath? unchanged
+//!         ─► not populated: REFRESH ─► unique index: REFRESH CONCURRENTLY ─► none: refused
+//! ```
+//! A plain REFRESH locks readers out for as long as it takes, so it is done only where there is
+//! nothing to read yet. What lies beneath is read before the refresh and kept in the run's detail; the
+//! next run compares. A refresh is one fenced transaction.
+//!
+//! The pinned `search_path` holds inside too, as PostgreSQL 17 does for everybody: functions that a view
+//! uses must set their own.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
+use super::{Context, Report};
+use crate::config::Mode;
+use crate::db::{Error, Kind, TxOptions};
+use crate::observe::tables::views::{Beneath, View, beneath, find};
+use crate::store;
+
+/// The job's name in the ledger, where it looks for its own last detail.
+const JOB: &str = "refresh";
+/// The view of the bundled application set.
+const ZENTRY_VIEW: &str = "public.user_statistics";
+
+/// What a later run must know of the last refresh of a view; kept in the run's detail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Refreshed {
+    fingerprint: String,
+    refreshed_at: DateTime<Utc>,
+}
+
+/// Refreshes the bundled set's view, where it is applied, and those of the configuration.
+pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
+    let mut report = Report::default();
+    if ctx.config.mode == Mode::Observe {
+        report.skipped = Some("mode = observe: nothing of the user's is refreshed".to_owned());
+        return Ok(report);
+    }
+    let mut views: Vec<&str> = ctx.zentry.then_some(ZENTRY_VIEW).into_iter().collect();
+    views.extend(
+        ctx.config.refresh.views.iter().map(String::as_str).filter(|view| !(ctx.zentry && *view == ZENTRY_VIEW)),
+    );
+    if views.is_empty() {
+        report.skipped = Some("no view is named in refresh.views".to_owned());
+        return Ok(report);
+    }
+    let options = short(ctx).read_only();
+    let last = ctx
+        .conn
+        .transaction(&options, |tx| Box::pin(async move { store::run_history::last_detail(tx, JOB).await }))
+        .await?
+        .unwrap_or_default();
+
+    let mut detail = serde_json::Map::new();
+    let mut failures = Failures::default();
+    for name in views {
+        if ctx.stopping() {
+            report.stopped = true;
+            break;
+        }
+        match one(ctx, name, last.get(name)).await {
+            Ok((refreshed, outcome)) => {
+                report.rows += i64::from(refreshed);
+                detail.insert(name.to_owned(), outcome);
+            }
+            Err(error) => failures.keep(name, error)?,
+        }
+    }
+    failures.finish()?;
+    report.detail = detail.into();
+    Ok(report)
+}
+
+/// Returns whether it was refreshed, and the detail.
+async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<(bool, Value), Error> {
+    let (schema, relation) = name.split_once('.').unwrap_or(("public", name));
+    let options = short(ctx).read_only();
+    let (view, now) = ctx
+        .conn
+        .transaction(&options, |tx| {
+            Box::pin(async move {
+                let Some(view) = find(tx, schema, relation).await? else { return Ok(None) };
+                let beneath = beneath(tx, view.oid).await?;
+                Ok(Some((view, beneath)))
+            })
+        })
+        .await?
+        .ok_or_else(|| {
+            let what = format!("there is no view {name} (names are compared exactly, case included)");
+            Error::new(Kind::Config, what)
+        })?;
+    let how = match decide(&view, &now, last, ctx.config.refresh.max_staleness) {
+        Decision::Refresh(how) => how,
+        Decision::Skip(reason) => return Ok((false, json!({ "skipped": reason }))),
+        Decision::Unchanged(kept) => {
+            return Ok((
+                false,
+                json!({ "unchanged": true, "fingerprint": kept.fingerprint, "refreshed_at": kept.refreshed_at }),
+            ));
+        }
+        Decision::Refuse(what) => return Err(Error::new(Kind::Config, what)),
+    };
+    let took = refresh(ctx, &view, how).await?;
+    let mut outcome = json!({
+        "how": how,
+        "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "refreshed_at": now.now,
+    });
+    match now.unprovable {
+        Some(why) => outcome["always_because"] = json!(why),
+        None => outcome["fingerprint"] = json!(now.fingerprint),
+    }
+    Ok((true, outcome))
+}
+
+/// How a view is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum How {
+    Plain,
+    Concurrently,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Decision {
+    Refresh(How),
+    Unchanged(Refreshed),
+    Skip(String),
+    Refuse(String),
+}
+
+fn decide(view: &View, now: &Beneath, last: Option<&Value>, max_staleness: Duration) -> Decision {
+    let quoted = view.quoted();
+    if view.kind != 'm' {
+        return Decision::Refuse(format!("{quoted} is no materialized view; remove it from refresh.views"));
+    }
+    if !view.permitted {
+        return Decision::Skip(format!(
+            "needs to act as its owner {}, or since PostgreSQL 17 GRANT MAINTAIN ON {quoted}",
+            view.owner
+        ));
+    }
+    if !view.populated {
+        return Decision::Refresh(How::Plain);
+    }
+    if !view.unique_index {
+        return Decision::Refuse(format!(
+            "{quoted} has no unique index over plain columns and all rows, so refreshing it would lock its readers \
+             out: CREATE UNIQUE INDEX CONCURRENTLY ON {quoted} (…)"
+        ));
+    }
+    let last = last.and_then(|last| Refreshed::deserialize(last).ok());
+    match last {
+        Some(last)
+            if now.unprovable.is_none()
+                && last.fingerprint == now.fingerprint
+                && (now.now - last.refreshed_at).to_std().is_ok_and(|age| age < max_staleness) =>
+        {
+            Decision::Unchanged(last)
+        }
+        _ => Decision::Refresh(How::Concurrently),
+    }
+}
+
+async fn refresh(ctx: &mut Context<'_>, view: &View, how: How) -> Result<Duration, Error> {
+    let concurrently = if how == How::Concurrently { "CONCURRENTLY " } else { "" };
+    let sql = &format!("REFRESH MATERIALIZED VIEW {concurrently}{}", view.quoted());
+    let mut attempts = LockAttempts::new();
+    loop {
+        let started = Instant::now();
+        let options = TxOptions::within(ctx.time_left()).lock_timeout(LOCK_TIMEOUT);
+        let done = ctx.transaction(&options, |tx| Box::pin(async move { tx.batch("refresh", sql).await })).await;
+        match done {
+            Ok(()) => return Ok(started.elapsed()),
+            Err(error) => attempts.after(ctx, error).await?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn view() -> View {
+        View {
+            oid: 1,
+            schema: "s".to_owned(),
+            name: "v".to_owned(),
+            owner: "o".to_owned(),
+            kind: 'm',
+            populated: true,
+            permitted: true,
+            unique_index: true,
+        }
+    }
+
+    fn beneath() -> Beneath {
+        Beneath { unprovable: None, fingerprint: "f".to_owned(), now: DateTime::UNIX_EPOCH + HOUR }
+    }
+
+    fn last(fingerprint: &str, age: Duration) -> Value {
+        json!({ "fingerprint": fingerprint, "refreshed_at": beneath().now - age })
+    }
+
+    #[test]
+    fn a_view_is_unchanged_only_when_that_is_proven_and_recent() {
+        let minute = Duration::from_secs(60);
+        let unprovable = Beneath { unprovable: Some("now()".to_owned()), ..beneath() };
+        let cases = [
+            ("the same", Some(last("f", minute)), beneath(), true),
+            ("changed beneath", Some(last("g", minute)), beneath(), false),
+            ("not provable", Some(last("f", minute)), unprovable, false),
+            ("too long ago", Some(last("f", HOUR)), beneath(), false),
+            (
+                "the clock went back",
+                Some(json!({"fingerprint": "f", "refreshed_at": "2099-01-01T00:00:00Z"})),
+                beneath(),
+                false,
+            ),
+            ("never", None, beneath(), false),
+            ("last time it was not provable", Some(json!({"how": "concurrently"})), beneath(), false),
+        ];
+        for (what, last, now, unchanged) in cases {
+            let decision = decide(&view(), &now, last.as_ref(), HOUR);
+            assert_eq!(matches!(decision, Decision::Unchanged(_)), unchanged, "{what}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn readers_are_locked_out_only_where_there_is_nothing_to_read() {
+        let empty = View { populated: false, unique_index: false, ..view() };
+        assert_eq!(decide(&empty, &beneath(), None, HOUR), Decision::Refresh(How::Plain));
+        let bare = View { unique_index: false, ..view() };
+        assert!(matches!(decide(&bare, &beneath(), None, HOUR), Decision::Refuse(_)));
+        assert_eq!(decide(&view(), &beneath(), None, HOUR), Decision::Refresh(How::Concurrently));
+    }
+}

@@ -1,0 +1,173 @@
+//! One table from its name to the proof that nothing before the cutoff is left.
+
+use super::pace::Pace;
+use super::slices::{self, Slicing};
+use super::targets::Target;
+use super::{ACTOR, Outcome, retire};
+use crate::db::{Error, Kind, TxOptions};
+use crate::jobs::Context;
+use crate::jobs::attempts::short;
+use crate::observe::tables::partitions::Stamp;
+use crate::observe::tables::relation::{Leaf, Relation, cutoff, find, leaves};
+use crate::store::audit::Event;
+use crate::store::partitions::SCHEMA;
+
+/// Up to this size a table is purged without an index on its column: reading all of it is cheap.
+const SMALL_BYTES: i64 = 8 * 1024 * 1024;
+
+/// How the work on a table ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Whole,
+    /// The job was told to stop.
+    Stopped,
+}
+
+/// A table that may be purged.
+#[derive(Debug)]
+pub struct Table {
+    pub relation: Relation,
+    pub column: String,
+    pub stamp: Stamp,
+    pub cutoff: String,
+}
+
+/// Purges one table.
+pub async fn table(ctx: &mut Context<'_>, target: &Target, outcome: &mut Outcome) -> Result<Ended, Error> {
+    if target.column.is_some() && target.schema == SCHEMA {
+        let what = "pgsteward's own tables have keys of their own (retention.audit_logs, …): remove this one";
+        return Err(Error::new(Kind::Config, what));
+    }
+    let table = &look_up(ctx, target).await?;
+    outcome.column.clone_from(&table.column);
+    outcome.cutoff.clone_from(&table.cutoff);
+
+    let roots = match retire::partitions(ctx, table, outcome).await? {
+        retire::Left::Roots(roots) => roots,
+        retire::Left::Stopped => return Ok(Ended::Stopped),
+    };
+    let leaves = sliceable(ctx, table, &roots).await?;
+    let mut slicing = Slicing::new(table, Pace::new(ctx.config.retention.slice_target, ctx.config.retention.duty));
+    for leaf in &leaves {
+        if slices::purge(ctx, &mut slicing, leaf, outcome).await? == Ended::Stopped {
+            slicing.certify(ctx, outcome).await?;
+            return Ok(Ended::Stopped);
+        }
+    }
+    let left = verify(ctx, table, outcome).await?;
+    slicing.certify(ctx, outcome).await?;
+    if left {
+        let oldest = outcome.oldest_left.as_deref().unwrap_or_default();
+        return Err(Error::new(
+            Kind::Sql,
+            format!(
+                "a row of {oldest} is left before the cutoff {}: a trigger or rule keeps rows from being deleted, \
+                 or rows with old timestamps still arrive",
+                table.cutoff
+            ),
+        ));
+    }
+    Ok(Ended::Whole)
+}
+
+/// Options for reads and deletes. With `row_security` off PostgreSQL raises an error where a policy
+/// would hide rows; otherwise DELETE would remove none of them and report success.
+pub fn options(ctx: &Context<'_>) -> TxOptions {
+    let mut options = short(ctx);
+    options.prelude.push_str("SET LOCAL row_security = off; ");
+    options
+}
+
+/// An event about this table.
+pub fn event<'a>(action: &'a str, resource_id: &'a str, details: &'a serde_json::Value) -> Event<'a> {
+    Event { actor: ACTOR, action, resource_type: "table", resource_id, details }
+}
+
+async fn look_up(ctx: &mut Context<'_>, target: &Target) -> Result<Table, Error> {
+    let options = short(ctx).read_only();
+    let (relation, column, stamp, cutoff) = ctx
+        .conn
+        .transaction(&options, |tx| {
+            Box::pin(async move {
+                let relation = find(tx, &target.schema, &target.table, target.column.as_deref()).await?;
+                let (column, stamp) = check(&relation, target)?;
+                let cutoff = cutoff(tx, stamp, target.keep).await?;
+                Ok((relation, column, stamp, cutoff))
+            })
+        })
+        .await?;
+    Ok(Table { relation, column, stamp, cutoff })
+}
+
+/// Refuses what cannot be purged safely.
+fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error> {
+    let config = |what: String| Err(Error::new(Kind::Config, what));
+    let name = relation.name();
+    if !matches!(relation.kind, 'r' | 'p') {
+        let kind = match relation.kind {
+            'v' => "a view",
+            'm' => "a materialized view",
+            'f' => "a foreign table",
+            _ => "no table",
+        };
+        return config(format!("{name} is {kind}; only tables can be purged: name the table that holds the rows"));
+    }
+    if relation.schema == "information_schema" || relation.schema.starts_with("pg_") || relation.temporary {
+        return config(format!("{name} belongs to the system or to a session; remove it from retention.tables"));
+    }
+    let Some(column) = &relation.column else {
+        return match &target.column {
+            Some(column) => config(format!("{name} has no column {column}")),
+            None => config(format!("{name} is not partitioned by RANGE of one column")),
+        };
+    };
+    let Some(stamp) = Stamp::from_type(&column.data_type) else {
+        return config(format!(
+            "column {} of {name} is of type {}; wanted timestamptz, timestamp or date",
+            column.name, column.data_type
+        ));
+    };
+    if !relation.deletable {
+        return Err(Error::new(
+            Kind::Permission,
+            format!("needs GRANT SELECT, DELETE ON {} TO this role", relation.quoted()),
+        ));
+    }
+    Ok((column.name.clone(), stamp))
+}
+
+/// The tables at and beneath the roots, each fit for slices.
+async fn sliceable(ctx: &mut Context<'_>, table: &Table, roots: &[u32]) -> Result<Vec<Leaf>, Error> {
+    let options = short(ctx).read_only();
+    let leaves =
+        ctx.conn.transaction(&options, |tx| Box::pin(async move { leaves(tx, roots, &table.column).await })).await?;
+    for leaf in &leaves {
+        if leaf.foreign {
+            let what = format!("{} is a foreign table: rows elsewhere are not purged from here", leaf.name());
+            return Err(Error::new(Kind::Config, what));
+        }
+        if !leaf.indexed && leaf.size_bytes > SMALL_BYTES {
+            let column = crate::db::quote_ident(&table.column);
+            return Err(Error::new(
+                Kind::Config,
+                format!(
+                    "{} has no usable B-tree index that begins with {column} and is too large ({} MiB) to be read \
+                     whole for each slice: CREATE INDEX CONCURRENTLY ON {} ({column})",
+                    leaf.name(),
+                    leaf.size_bytes / (1024 * 1024),
+                    leaf.quoted(),
+                ),
+            ));
+        }
+    }
+    Ok(leaves)
+}
+
+/// Reads the oldest row that is left, wherever it lies.
+async fn verify(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<bool, Error> {
+    let options = options(ctx).read_only();
+    let oldest = ctx.conn.transaction(&options, |tx| Box::pin(async move { slices::oldest(tx, table).await })).await?;
+    let past = oldest.as_ref().is_some_and(|(_, past)| *past);
+    outcome.oldest_left = oldest.map(|(at, _)| at);
+    Ok(past)
+}

@@ -1,0 +1,299 @@
+//! VACUUM and ANALYZE of the tables that need it, the neediest first.
+//!
+//! ```text
+//! read counters ─► judge need ─► for each: read again, check the right to, VACUUM, look what it did
+//! ```
+//! VACUUM fails silently: without ownership it only warns, a table that is locked it passes over, and
+//! rows that somebody's snapshot can still see it leaves. So the right is checked before, notices
+//! are kept, the counters are read after, and where the dead rows did not go the holder of the
+//! oldest snapshot is named.
+//!
+//! It runs with SKIP_LOCKED (it waits for nobody), without truncating the table's tail (that needs
+//! the strongest lock, and replays it on standbys), and since PostgreSQL 16 in a small ring of buffers.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::attempts::{Failures, LOCK_TIMEOUT, rest, short};
+use super::{Context, Report, unfenced};
+use crate::config::{Mode, Vacuum};
+use crate::db::{Error, Kind};
+use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, xmin_holder};
+
+/// PostgreSQL's own `autovacuum_analyze_threshold`: fewer changed rows say nothing.
+const CHANGED_MIN: i64 = 50;
+/// PostgreSQL's own `autovacuum_vacuum_insert_threshold` and `…_scale_factor`: a table that only grows
+/// needs VACUUM too, for its visibility map and for freezing.
+const INSERTED_MIN: i64 = 1_000;
+const INSERTED_RATIO: f64 = 0.2;
+/// Statistics arrive a moment after the command; up to 14 through a collector that may be late.
+const STATISTICS_WAIT: Duration = Duration::from_secs(2);
+const STATISTICS_STEP: Duration = Duration::from_millis(50);
+
+/// What a table needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Need {
+    vacuum: bool,
+    analyze: bool,
+    /// How many times the threshold that it is furthest over.
+    urgency: f64,
+}
+
+/// Judges the counters of one table.
+fn judge(table: &Counters, config: &Vacuum) -> Option<Need> {
+    let over = |count: i64, min: i64, ratio: f64, of: f64| count as f64 / (min as f64).max(ratio * of).max(1.0);
+    let dead_min = i64::try_from(config.dead_rows_min).unwrap_or(i64::MAX);
+    let dead = over(table.dead, dead_min, config.dead_ratio, table.live as f64);
+    let inserted = over(table.inserted, INSERTED_MIN, INSERTED_RATIO, table.rows);
+    let changed = over(table.changed, CHANGED_MIN, config.changed_ratio, table.rows);
+    let vacuum = !table.parent && (dead >= 1.0 || inserted >= 1.0);
+    let analyze = changed >= 1.0 || table.stale_parent;
+    let urgency = if table.parent { changed } else { dead.max(inserted).max(changed) };
+    (vacuum || analyze).then_some(Need { vacuum, analyze, urgency })
+}
+
+/// Vacuums and analyzes what needs it, at most `vacuum.tables_max` tables.
+pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
+    let mut report = Report::default();
+    if ctx.config.mode == Mode::Observe {
+        report.skipped = Some("mode = observe: nothing of the user's is vacuumed".to_owned());
+        return Ok(report);
+    }
+    if !ctx.conn.has_session_state() {
+        report.skipped = Some(unfenced::NEEDS_SESSION.to_owned());
+        return Ok(report);
+    }
+    let (mut needy, polite) = look(ctx).await?;
+    let more = needy.len().saturating_sub(ctx.config.vacuum.tables_max as usize);
+    needy.truncate(ctx.config.vacuum.tables_max as usize);
+
+    let mut detail = serde_json::Map::new();
+    let mut failures = Failures::default();
+    for table in needy {
+        if ctx.stopping() {
+            report.stopped = true;
+            break;
+        }
+        let name = table.name();
+        match one(ctx, &table, polite).await {
+            Ok(Treated::Done(outcome)) => {
+                report.rows += 1;
+                detail.insert(name, outcome);
+            }
+            Ok(Treated::Skipped(reason)) => {
+                detail.insert(name, json!({ "skipped": reason }));
+            }
+            Err(error) => failures.keep(&name, error)?,
+        }
+        if ctx.time_left().is_zero() {
+            failures.keep("the rest", Error::new(Kind::Timeout, "the job's deadline passed"))?;
+            break;
+        }
+    }
+    failures.finish()?;
+    if more > 0 {
+        detail.insert("…".to_owned(), json!({ "left_for_the_next_run": more }));
+    }
+    report.detail = detail.into();
+    Ok(report)
+}
+
+/// The tables that need something, the neediest first, and whether VACUUM knows BUFFER_USAGE_LIMIT.
+async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, bool), Error> {
+    let config = &ctx.config.vacuum;
+    let options = short(ctx).read_only();
+    let (tables, polite) = ctx
+        .conn
+        .transaction(&options, |tx| {
+            Box::pin(
+                async move { Ok((counters(tx, &config.schemas_exclude, None).await?, buffer_limit_known(tx).await?)) },
+            )
+        })
+        .await?;
+    let mut needy: Vec<(f64, Counters)> =
+        tables.into_iter().filter_map(|table| judge(&table, config).map(|need| (need.urgency, table))).collect();
+    needy.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    Ok((needy.into_iter().map(|(_, table)| table).collect(), polite))
+}
+
+enum Treated {
+    Done(serde_json::Value),
+    Skipped(String),
+}
+
+async fn one(ctx: &mut Context<'_>, table: &Counters, polite: bool) -> Result<Treated, Error> {
+    let skipped = |reason: &str| Ok(Treated::Skipped(reason.to_owned()));
+    // Autovacuum may have come first, or somebody may have dropped it.
+    let config = &ctx.config.vacuum;
+    let options = short(ctx).read_only();
+    let (fresh, before) = ctx
+        .conn
+        .transaction(&options, |tx| {
+            Box::pin(async move {
+                let fresh = counters(tx, &config.schemas_exclude, Some(table.oid)).await?.pop();
+                Ok((fresh, done(tx, table.oid).await?))
+            })
+        })
+        .await?;
+    let Some(table) = fresh else { return skipped("it no longer exists") };
+    let Some(need) = judge(&table, config) else { return skipped("no longer needed: somebody else has done it") };
+    if table.being_vacuumed {
+        return skipped("it is being vacuumed now");
+    }
+    if !table.permitted {
+        let grant = format!("needs ownership, or since PostgreSQL 17 GRANT MAINTAIN ON {}", table.quoted());
+        return Ok(Treated::Skipped(grant));
+    }
+
+    let command = command(&table, need, polite);
+    ctx.conn.take_notices();
+    let started = Instant::now();
+    let bound = ctx.time_left();
+    unfenced::run(ctx, "vacuum", &command, bound, LOCK_TIMEOUT).await?;
+    let took = started.elapsed();
+    let (after, seen) = look_after(ctx, &table, need, before).await?;
+    let notices = ctx.conn.take_notices();
+    if !seen {
+        let why = if notices.is_empty() { "the server recorded nothing".to_owned() } else { notices.join("; ") };
+        return Ok(Treated::Skipped(format!("not done: {why}")));
+    }
+    let mut outcome = json!({
+        "vacuum": need.vacuum,
+        "analyze": need.analyze,
+        "dead_before": table.dead,
+        "dead_after": after.dead,
+        "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    });
+    if !notices.is_empty() {
+        outcome["notices"] = json!(notices);
+    }
+    if need.vacuum && table.dead > 0 && after.dead >= table.dead {
+        outcome["held_by"] = json!(holder(ctx).await?);
+    }
+    Ok(Treated::Done(outcome))
+}
+
+fn command(table: &Counters, need: Need, polite: bool) -> String {
+    if !need.vacuum {
+        return format!("ANALYZE (SKIP_LOCKED) {}", table.quoted());
+    }
+    let analyze = if need.analyze { "ANALYZE, " } else { "" };
+    let ring = if polite { ", BUFFER_USAGE_LIMIT '2MB'" } else { "" };
+    format!("VACUUM ({analyze}SKIP_LOCKED, TRUNCATE false{ring}) {}", table.quoted())
+}
+
+/// Waits until the statistics show that it was done; false when they never do.
+async fn look_after(ctx: &mut Context<'_>, table: &Counters, need: Need, before: Done) -> Result<(Done, bool), Error> {
+    let since = Instant::now();
+    let oid = table.oid;
+    loop {
+        let options = short(ctx).read_only();
+        let after = ctx.conn.transaction(&options, |tx| Box::pin(async move { done(tx, oid).await })).await?;
+        let newer = |new: Option<DateTime<Utc>>, old: Option<DateTime<Utc>>| new > old;
+        let vacuumed = !need.vacuum || newer(after.vacuumed, before.vacuumed);
+        let analyzed = !need.analyze || newer(after.analyzed, before.analyzed);
+        if vacuumed && analyzed {
+            return Ok((after, true));
+        }
+        if since.elapsed() >= STATISTICS_WAIT || ctx.stopping() || ctx.time_left().is_zero() {
+            return Ok((after, false));
+        }
+        rest(ctx, STATISTICS_STEP).await;
+    }
+}
+
+async fn holder(ctx: &mut Context<'_>) -> Result<String, Error> {
+    let options = short(ctx).read_only();
+    let holder = ctx.conn.transaction(&options, |tx| Box::pin(async move { xmin_holder(tx).await })).await?;
+    Ok(holder.unwrap_or_else(|| "nobody that this role can see; GRANT pg_monitor to see all sessions".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Vacuum {
+        Vacuum {
+            dead_ratio: 0.1,
+            dead_rows_min: 1_000,
+            changed_ratio: 0.1,
+            tables_max: 50,
+            schemas_exclude: Vec::new(),
+        }
+    }
+
+    fn table(live: i64, dead: i64, changed: i64, inserted: i64) -> Counters {
+        Counters {
+            oid: 1,
+            schema: "public".to_owned(),
+            table: "t".to_owned(),
+            parent: false,
+            permitted: true,
+            live,
+            dead,
+            rows: live as f64,
+            changed,
+            inserted,
+            stale_parent: false,
+            being_vacuumed: false,
+        }
+    }
+
+    #[test]
+    fn need_is_judged_by_the_larger_of_count_and_ratio() {
+        // (live, dead, changed, inserted since VACUUM) → (vacuum, analyze)
+        let cases = [
+            ((100, 999, 0, 0), None),
+            ((100, 1_000, 0, 0), Some((true, false))),
+            ((100_000, 9_999, 0, 0), None),
+            ((100_000, 10_000, 0, 0), Some((true, false))),
+            ((100_000, 10_000, 10_000, 0), Some((true, true))),
+            ((100, 0, 49, 0), None),
+            ((100, 0, 50, 0), Some((false, true))),
+            ((10_000, 0, 999, 0), None),
+            ((10_000, 0, 1_000, 0), Some((false, true))),
+            ((1_000, 0, 0, 1_000), Some((true, false))),
+            ((10_000, 0, 0, 1_999), None),
+            ((10_000, 0, 0, 2_000), Some((true, false))),
+            ((0, 0, 0, 0), None),
+        ];
+        for ((live, dead, changed, inserted), wanted) in cases {
+            let need = judge(&table(live, dead, changed, inserted), &config());
+            assert_eq!(
+                need.map(|n| (n.vacuum, n.analyze)),
+                wanted,
+                "live {live}, dead {dead}, changed {changed}, inserted {inserted}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_parent_of_partitions_is_only_analyzed() {
+        let mut parent = table(0, 5_000, 5_000, 5_000);
+        parent.parent = true;
+        let need = judge(&parent, &config()).expect("changed");
+        assert!(need.analyze && !need.vacuum);
+        assert_eq!(command(&parent, need, true), "ANALYZE (SKIP_LOCKED) \"public\".\"t\"");
+    }
+
+    #[test]
+    fn the_furthest_over_its_threshold_is_the_neediest() {
+        let small = judge(&table(100, 5_000, 0, 0), &config()).expect("5 times over");
+        let large = judge(&table(1_000_000, 200_000, 0, 0), &config()).expect("twice over");
+        assert!(small.urgency > large.urgency, "{small:?} {large:?}");
+    }
+
+    #[test]
+    fn vacuum_waits_for_nobody_and_keeps_the_tail() {
+        let need = Need { vacuum: true, analyze: true, urgency: 1.0 };
+        let t = table(1, 1, 1, 1);
+        assert_eq!(command(&t, need, false), "VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false) \"public\".\"t\"");
+        assert_eq!(
+            command(&t, need, true),
+            "VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false, BUFFER_USAGE_LIMIT '2MB') \"public\".\"t\""
+        );
+    }
+}

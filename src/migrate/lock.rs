@@ -1,0 +1,88 @@
+//! One migrator at a time.
+//!
+//! The lock is `pg_try_advisory_xact_lock` in a transaction of its own on a connection of its own,
+//! sent by the simple protocol and polled. An open transaction keeps its server connection behind a
+//! transaction pooler; a simple query leaves no portal, hence no snapshot, so that CREATE INDEX
+//! CONCURRENTLY of another session never waits for us; the lock ends with the client.
+
+use std::time::{Duration, Instant};
+
+use crate::db::{Database, Error, Kind, Pooled, Purpose};
+use crate::observe;
+
+/// "pgstewar" as a big-endian integer: the same for every version of pgsteward.
+const KEY: i64 = i64::from_be_bytes(*b"pgstewar");
+/// After this the log says who holds the lock.
+const NAME_HOLDER_AFTER: Duration = Duration::from_secs(2);
+const POLL_FIRST: Duration = Duration::from_millis(50);
+const POLL_CAP: Duration = Duration::from_secs(1);
+
+/// Held until dropped; the connection is closed then, not reused.
+pub struct Lock {
+    conn: Pooled<'static>,
+}
+
+impl Lock {
+    /// Waits for the lock, at most `bound`.
+    pub async fn acquire(db: &Database, bound: Duration) -> Result<Lock, Error> {
+        let conn = db.acquire(Purpose::Migrate).await?;
+        let begun = Instant::now();
+        let mut poll = POLL_FIRST;
+        let mut named = false;
+        loop {
+            if try_lock(&conn).await? {
+                return Ok(Lock { conn });
+            }
+            if begun.elapsed() >= bound {
+                let holder = holder(&conn).await;
+                return Err(Error::new(
+                    Kind::LockTimeout,
+                    format!(
+                        "another migrator holds the lock since {}s ({holder}); try again when it is done",
+                        bound.as_secs()
+                    ),
+                ));
+            }
+            if !named && begun.elapsed() >= NAME_HOLDER_AFTER {
+                named = true;
+                let holder = holder(&conn).await;
+                tracing::info!(database = db.name(), holder, "waiting for another migrator");
+            }
+            tokio::time::sleep(poll).await;
+            poll = (poll * 2).min(POLL_CAP);
+        }
+    }
+
+    /// Whether the connection that holds the lock is still open. Checked before each file: the
+    /// history's primary key fences the rest.
+    pub fn is_held(&self) -> bool {
+        !self.conn.is_closed()
+    }
+
+    /// Gives the lock back at once, instead of when the server notices the closed connection.
+    pub async fn release(self) {
+        if let Err(error) = self.conn.batch("release the migration lock", "ROLLBACK").await {
+            tracing::debug!(error = %error, "the lock ends with its connection");
+        }
+    }
+}
+
+async fn try_lock(conn: &Pooled<'static>) -> Result<bool, Error> {
+    let sql = format!(
+        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = '10s'; \
+         SELECT pg_catalog.pg_try_advisory_xact_lock({KEY})"
+    );
+    if conn.batch_values("take the migration lock", &sql).await? == [Some("t".to_owned())] {
+        return Ok(true);
+    }
+    conn.batch("roll back", "ROLLBACK").await?;
+    Ok(false)
+}
+
+async fn holder(conn: &Pooled<'static>) -> String {
+    match observe::sessions::advisory_lock_holder(conn, KEY).await {
+        Ok(Some(holder)) => holder,
+        Ok(None) => "its session is not visible to this role".to_owned(),
+        Err(error) => format!("its session could not be looked up: {error}"),
+    }
+}

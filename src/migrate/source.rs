@@ -1,0 +1,292 @@
+//! Where migrations come from: the sets that the binary carries, and folders of SQL files.
+//!
+//! A file is named `NNN_name.sql` (or `.up.sql`) with an optional `NNN_name.down.sql` beside it. The
+//! number is the version: digits of any count, so that `001` and `20261122093000` both work. Every
+//! problem of a folder is reported at once.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::sql;
+
+/// The set of pgsteward's own tables.
+pub const STEWARD: &str = "steward";
+/// The bundled application set.
+pub const ZENTRY: &str = "zentry";
+/// The set read from `migrations.dir` or `--dir`.
+pub const APP: &str = "app";
+
+/// A file larger than this is data, not schema.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// More files than any history in use.
+const FILES_MAX: usize = 100_000;
+
+/// One version of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    pub set: String,
+    pub version: i64,
+    /// The part of the file's name after the number.
+    pub name: String,
+    /// The file as an operator knows it.
+    pub file: String,
+    pub up: String,
+    pub down: Option<String>,
+    /// SHA-256 of the up file's bytes, in hexadecimal.
+    pub checksum: String,
+}
+
+impl Migration {
+    fn new(set: &str, version: i64, name: &str, file: String, up: String, down: Option<String>) -> Migration {
+        let checksum = checksum(up.as_bytes());
+        Migration { set: set.to_owned(), version, name: name.to_owned(), file, up, down, checksum }
+    }
+}
+
+/// Migrations under one name, in the order of their versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set {
+    pub name: String,
+    pub migrations: Vec<Migration>,
+}
+
+/// Why a folder cannot be read as a set: every problem found.
+#[derive(Debug, thiserror::Error)]
+#[error("{folder}: {}", problems.join("; "))]
+pub struct SourceError {
+    pub folder: String,
+    pub problems: Vec<String>,
+}
+
+macro_rules! bundled {
+    ($set:literal: $($file:literal),* $(,)?) => {
+        &[$((
+            concat!($file, ".sql"),
+            include_str!(concat!("../../migrations/", $set, "/", $file, ".sql")),
+            include_str!(concat!("../../migrations/", $set, "/", $file, ".down.sql")),
+        )),*]
+    };
+}
+
+type Bundled = &'static [(&'static str, &'static str, &'static str)];
+
+const STEWARD_FILES: Bundled = bundled!("steward": "001_ledger", "002_health", "003_audit");
+const ZENTRY_FILES: Bundled =
+    bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
+
+/// A set that the binary carries.
+pub fn bundled(name: &str) -> Option<Set> {
+    let files = match name {
+        STEWARD => STEWARD_FILES,
+        ZENTRY => ZENTRY_FILES,
+        _ => return None,
+    };
+    let migrations = files
+        .iter()
+        .filter_map(|(file, up, down)| {
+            let (version, rest) = split_name(file)?;
+            let label = format!("{name}/{file}");
+            Some(Migration::new(
+                name,
+                version,
+                rest.trim_end_matches(".sql"),
+                label,
+                (*up).to_owned(),
+                Some((*down).to_owned()),
+            ))
+        })
+        .collect();
+    Some(Set { name: name.to_owned(), migrations })
+}
+
+/// Reads a folder as the set `name`. Files that do not end in `.sql` are left alone.
+pub fn read_dir(name: &str, folder: &Path) -> Result<Set, SourceError> {
+    let mut reader = Reader::default();
+    match std::fs::read_dir(folder) {
+        Ok(entries) => {
+            for (count, entry) in entries.enumerate() {
+                if count == FILES_MAX {
+                    reader.problems.push(format!("more than {FILES_MAX} entries; is this the right folder?"));
+                    break;
+                }
+                match entry {
+                    Ok(entry) => reader.entry(entry.path()),
+                    Err(error) => reader.problems.push(format!("read the folder: {error}")),
+                }
+            }
+        }
+        Err(error) => reader.problems.push(format!("read the folder: {error}")),
+    }
+    reader.finish(name, folder)
+}
+
+#[derive(Default)]
+struct Reader {
+    ups: BTreeMap<i64, Vec<PathBuf>>,
+    downs: BTreeMap<i64, Vec<PathBuf>>,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn entry(&mut self, path: PathBuf) {
+        let Some(file) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+            self.problems.push(format!("{}: the name is not UTF-8", path.display()));
+            return;
+        };
+        if !file.ends_with(".sql") {
+            return;
+        }
+        match split_name(&file) {
+            None => self.problems.push(format!(
+                "{file}: found no version; wanted a name such as 001_create_users.sql or 001_create_users.down.sql"
+            )),
+            Some((version, rest)) if rest.ends_with(".down.sql") => self.downs.entry(version).or_default().push(path),
+            Some((version, _)) => self.ups.entry(version).or_default().push(path),
+        }
+    }
+
+    fn finish(mut self, name: &str, folder: &Path) -> Result<Set, SourceError> {
+        let mut migrations = Vec::with_capacity(self.ups.len());
+        for (version, paths) in std::mem::take(&mut self.ups) {
+            let downs = self.downs.remove(&version).unwrap_or_default();
+            for several in [&paths, &downs].into_iter().filter(|paths| paths.len() > 1) {
+                let files: Vec<String> = several.iter().map(|path| file_name(path)).collect();
+                self.problems.push(format!(
+                    "version {version} stands twice: {}; give one of them another number",
+                    files.join(", ")
+                ));
+            }
+            let up = self.text(&paths[0]);
+            let down = downs.first().and_then(|path| self.text(path));
+            if let Some(up) = up {
+                let file = file_name(&paths[0]);
+                let rest = split_name(&file).map_or("", |(_, rest)| rest);
+                let title = rest.trim_end_matches(".sql").trim_end_matches(".up").to_owned();
+                for refusal in sql::refusals(&up) {
+                    self.problems.push(format!("{file}:{}: {}", refusal.line, refusal.message));
+                }
+                for refusal in down.as_deref().map(sql::refusals).unwrap_or_default() {
+                    let down_file = downs.first().map(|path| file_name(path)).unwrap_or_default();
+                    self.problems.push(format!("{down_file}:{}: {}", refusal.line, refusal.message));
+                }
+                migrations.push(Migration::new(name, version, &title, file, up, down));
+            }
+        }
+        for paths in self.downs.values() {
+            for path in paths {
+                self.problems.push(format!("{}: there is no migration that it undoes", file_name(path)));
+            }
+        }
+        if self.problems.is_empty() {
+            Ok(Set { name: name.to_owned(), migrations })
+        } else {
+            Err(SourceError { folder: folder.display().to_string(), problems: self.problems })
+        }
+    }
+
+    fn text(&mut self, path: &Path) -> Option<String> {
+        let file = file_name(path);
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.len() > FILE_BYTES_MAX => {
+                self.problems.push(format!("{file}: found {} bytes, wanted at most {FILE_BYTES_MAX}", meta.len()));
+                return None;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.problems.push(format!("{file}: {error}"));
+                return None;
+            }
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.contains('\0') => {
+                self.problems.push(format!("{file}: found a NUL byte, which SQL cannot hold"));
+                None
+            }
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.problems.push(format!("{file}: {error}"));
+                None
+            }
+        }
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// `001_create_users.sql` → (1, `create_users.sql`).
+fn split_name(file: &str) -> Option<(i64, &str)> {
+    let (digits, rest) = file.split_once('_')?;
+    let version = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
+    (version > 0 && rest != ".sql" && rest != ".down.sql").then_some((version, rest))
+}
+
+/// SHA-256 in hexadecimal.
+pub fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_read_in_the_order_of_its_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("10_c.up.sql", "SELECT 10"),
+            ("2_b.sql", "SELECT 2"),
+            ("2_b.down.sql", "SELECT -2"),
+            ("001_a.sql", "SELECT 1"),
+            ("README.md", "not SQL"),
+        ] {
+            std::fs::write(folder.path().join(file), text).unwrap();
+        }
+        let set = read_dir("app", folder.path()).unwrap();
+        let read: Vec<_> = set.migrations.iter().map(|m| (m.version, m.name.as_str(), m.down.as_deref())).collect();
+        assert_eq!(read, [(1, "a", None), (2, "b", Some("SELECT -2")), (10, "c", None)]);
+        assert_eq!(set.migrations[0].checksum, checksum(b"SELECT 1"));
+    }
+
+    #[test]
+    fn every_problem_of_a_folder_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("1_a.sql", "SELECT 1;\nCOMMIT;"),
+            ("01_b.sql", "SELECT 1"),
+            ("3_c.down.sql", "SELECT 1"),
+            ("create.sql", "SELECT 1"),
+            ("4_nul.sql", "SELECT '\0'"),
+        ] {
+            std::fs::write(folder.path().join(file), text).unwrap();
+        }
+        let error = read_dir("app", folder.path()).unwrap_err().to_string();
+        for part in ["stands twice", "found COMMIT", "no migration that it undoes", "found no version", "NUL byte"] {
+            assert!(error.contains(part), "{part:?} is missing in: {error}");
+        }
+        let missing = read_dir("app", &folder.path().join("nowhere")).unwrap_err().to_string();
+        assert!(missing.contains("read the folder"), "{missing}");
+    }
+
+    #[test]
+    fn the_binary_carries_every_file_of_the_folders() {
+        for name in [STEWARD, ZENTRY] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(name);
+            let on_disk = read_dir(name, &folder).unwrap();
+            let carried = bundled(name).unwrap();
+            let list = |set: &Set| {
+                set.migrations.iter().map(|m| (m.version, m.name.clone(), m.checksum.clone())).collect::<Vec<_>>()
+            };
+            assert_eq!(list(&carried), list(&on_disk));
+            assert!(carried.migrations.iter().all(|m| m.down.is_some()));
+        }
+    }
+}

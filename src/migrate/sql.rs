@@ -1,0 +1,332 @@
+//! As much of SQL's lexical structure as a migrator needs: where statements begin and end, which of
+//! them cannot be part of a transaction that is not theirs, and whether two texts differ in anything
+//! but comments and white space.
+//!
+//! Tokens come from `squawk-lexer`; no grammar is involved, so input of any depth is safe.
+
+use squawk_lexer::{LiteralKind, TokenKind, tokenize};
+
+/// One statement of a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement<'a> {
+    /// From its first token to its last, without the semicolon.
+    pub text: &'a str,
+    /// Byte offset of `text` in the script.
+    pub offset: usize,
+    /// Its bare words in upper case, at most [`WORDS_MAX`].
+    pub words: Vec<String>,
+}
+
+/// More than any rule below looks at.
+const WORDS_MAX: usize = 24;
+
+/// What a script may not contain when it runs as one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// 1-based.
+    pub line: usize,
+    /// What was found, what is wanted.
+    pub message: String,
+}
+
+/// Splits a script into its statements. Semicolons in strings, comments, parentheses and
+/// `BEGIN ATOMIC … END` bodies do not end one.
+pub fn statements(script: &str) -> Vec<Statement<'_>> {
+    let mut splitter = Splitter::default();
+    let mut offset = 0;
+    for token in tokenize(script) {
+        let end = offset + token.len as usize;
+        splitter.token(script, token.kind, offset, end);
+        offset = end;
+    }
+    splitter.finish(script);
+    splitter.done
+}
+
+#[derive(Default)]
+struct Splitter<'a> {
+    done: Vec<Statement<'a>>,
+    start: Option<usize>,
+    last_end: usize,
+    words: Vec<String>,
+    parens: usize,
+    /// Open `BEGIN ATOMIC` (1) and the `CASE`s inside it.
+    atomic: usize,
+    previous: String,
+}
+
+impl<'a> Splitter<'a> {
+    fn token(&mut self, script: &'a str, kind: TokenKind, start: usize, end: usize) {
+        match kind {
+            TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. } | TokenKind::Eof => return,
+            TokenKind::Semi if self.parens == 0 && self.atomic == 0 => return self.finish(script),
+            TokenKind::OpenParen => self.parens += 1,
+            TokenKind::CloseParen => self.parens = self.parens.saturating_sub(1),
+            TokenKind::Ident => self.word(script[start..end].to_ascii_uppercase()),
+            _ => {}
+        }
+        if !matches!(kind, TokenKind::Ident) {
+            self.previous.clear();
+        }
+        self.start.get_or_insert(start);
+        self.last_end = end;
+    }
+
+    fn word(&mut self, word: String) {
+        match word.as_str() {
+            "ATOMIC" if self.previous == "BEGIN" && self.words.first().is_some_and(|first| first == "CREATE") => {
+                self.atomic = 1;
+            }
+            "CASE" if self.atomic > 0 => self.atomic += 1,
+            "END" if self.atomic > 0 => self.atomic -= 1,
+            _ => {}
+        }
+        if self.words.len() < WORDS_MAX {
+            self.words.push(word.clone());
+        }
+        self.previous = word;
+    }
+
+    fn finish(&mut self, script: &'a str) {
+        if let Some(start) = self.start.take() {
+            let text = &script[start..self.last_end];
+            self.done.push(Statement { text, offset: start, words: std::mem::take(&mut self.words) });
+        }
+        self.parens = 0;
+        self.atomic = 0;
+        self.previous.clear();
+    }
+}
+
+/// Everything in a script that keeps it from running as one transaction of ours.
+pub fn refusals(script: &str) -> Vec<Refusal> {
+    let mut found: Vec<Refusal> = statements(script)
+        .iter()
+        .filter_map(|statement| {
+            let message = refusal(statement)?;
+            Some(Refusal { line: line_of(script, statement.offset), message })
+        })
+        .collect();
+    if let Some((offset, what)) = unterminated(script) {
+        found.push(Refusal { line: line_of(script, offset), message: format!("{what} is not terminated") });
+    }
+    found
+}
+
+fn refusal(statement: &Statement<'_>) -> Option<String> {
+    let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+    let has = |word: &str| words.contains(&word);
+    let ends_transaction = match words.as_slice() {
+        ["ROLLBACK", "TO" | "WORK" | "TRANSACTION", ..] if has("TO") => false,
+        ["BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT", ..] => true,
+        ["START" | "PREPARE", "TRANSACTION", ..] => true,
+        _ => false,
+    };
+    if ends_transaction {
+        return Some(format!(
+            "found {}, which begins or ends a transaction; a migration is one transaction already: remove it",
+            words[0]
+        ));
+    }
+    if statement.text.starts_with('\\') {
+        return Some(format!(
+            "found the psql command {:?}; only SQL can be sent to the server",
+            first_line(statement.text)
+        ));
+    }
+    if words.first() == Some(&"COPY") && has("STDIN") {
+        return Some("found COPY FROM STDIN, which needs data that the file cannot carry; use INSERT".to_owned());
+    }
+    let outside_only = match words.as_slice() {
+        ["VACUUM", ..] => true,
+        ["CREATE" | "DROP" | "REINDEX", rest @ ..] if rest.contains(&"CONCURRENTLY") => true,
+        ["ALTER", "TABLE", rest @ ..] if rest.contains(&"DETACH") && rest.contains(&"CONCURRENTLY") => true,
+        ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] => true,
+        ["CREATE" | "DROP", "SUBSCRIPTION", ..] => true,
+        ["REINDEX", rest @ ..] if rest.iter().any(|word| matches!(*word, "DATABASE" | "SYSTEM" | "SCHEMA")) => true,
+        ["ALTER", "SYSTEM", ..] => true,
+        ["CLUSTER"] => true,
+        _ => false,
+    };
+    outside_only.then(|| {
+        format!(
+            "found {:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations",
+            first_line(statement.text)
+        )
+    })
+}
+
+/// The first string, identifier or comment that is still open at the end.
+fn unterminated(script: &str) -> Option<(usize, &'static str)> {
+    let mut offset = 0;
+    for token in tokenize(script) {
+        let what = match token.kind {
+            TokenKind::BlockComment { terminated: false } => Some("a comment"),
+            TokenKind::QuotedIdent { terminated: false, .. } => Some("a quoted identifier"),
+            TokenKind::Literal {
+                kind:
+                    LiteralKind::Str { terminated: false }
+                    | LiteralKind::EscStr { terminated: false }
+                    | LiteralKind::UnicodeEscStr { terminated: false }
+                    | LiteralKind::DollarQuotedString { terminated: false }
+                    | LiteralKind::BitStr { terminated: false }
+                    | LiteralKind::ByteStr { terminated: false },
+            } => Some("a string"),
+            _ => None,
+        };
+        if let Some(what) = what {
+            return Some((offset, what));
+        }
+        offset += token.len as usize;
+    }
+    None
+}
+
+/// Whether a rollback script removes data, by its words: DROP TABLE, DROP COLUMN, TRUNCATE …
+pub fn loses_data(script: &str) -> bool {
+    statements(script).iter().any(|statement| {
+        let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["TRUNCATE" | "DELETE", ..] => true,
+            ["DROP", "TABLE" | "SCHEMA" | "SEQUENCE" | "TYPE" | "DOMAIN" | "EXTENSION" | "OWNED", ..] => true,
+            ["ALTER", "TABLE", rest @ ..] => drops_column(rest),
+            ["DO", ..] => true,
+            _ => false,
+        }
+    })
+}
+
+/// `DROP [COLUMN] name`: everything that ALTER TABLE drops but constraints, defaults and the like.
+fn drops_column(words: &[&str]) -> bool {
+    words.windows(2).any(|pair| {
+        pair[0] == "DROP" && !matches!(pair[1], "CONSTRAINT" | "DEFAULT" | "NOT" | "IDENTITY" | "EXPRESSION")
+    })
+}
+
+/// The tokens of a script without comments and with white space reduced to where it separates:
+/// two scripts with equal fingerprints are the same SQL.
+pub fn fingerprint(script: &str) -> String {
+    let mut print = String::with_capacity(script.len());
+    let mut offset = 0;
+    let mut gap = false;
+    for token in tokenize(script) {
+        let text = &script[offset..offset + token.len as usize];
+        offset += token.len as usize;
+        match token.kind {
+            TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. } | TokenKind::Eof => {
+                gap = true;
+            }
+            _ => {
+                if gap && !print.is_empty() {
+                    print.push(' ');
+                }
+                print.push_str(text);
+                gap = false;
+            }
+        }
+    }
+    print
+}
+
+/// The 1-based line of a byte offset.
+pub fn line_of(script: &str, offset: usize) -> usize {
+    script.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The byte offset of a 1-based character position, as the server counts them.
+pub fn byte_of(script: &str, position: usize) -> usize {
+    script.char_indices().nth(position.saturating_sub(1)).map_or(script.len(), |(at, _)| at)
+}
+
+/// The first line of a statement, shortened, for messages.
+pub fn first_line(text: &str) -> String {
+    const SHOWN_MAX: usize = 120;
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    match line.char_indices().nth(SHOWN_MAX) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(script: &str) -> Vec<&str> {
+        statements(script).iter().map(|statement| statement.text).collect()
+    }
+
+    #[test]
+    fn semicolons_end_statements_only_where_they_are_syntax() {
+        assert_eq!(texts("SELECT 1; -- a;b\n;;\nSELECT ';' /* ; */ ;"), ["SELECT 1", "SELECT ';'"]);
+        assert_eq!(texts("DO $x$ BEGIN a; END $x$; SELECT 2"), ["DO $x$ BEGIN a; END $x$", "SELECT 2"]);
+        assert_eq!(texts("CREATE RULE r AS ON INSERT TO t DO ALSO (a; b); SELECT 2").len(), 2);
+        let atomic =
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
+        assert_eq!(texts(atomic).len(), 2);
+        assert_eq!(texts("  \n -- nothing\n"), Vec::<&str>::new());
+        assert_eq!(
+            texts("SELECT E'it\\'s; fine'; SELECT U&'\\0061;'"),
+            ["SELECT E'it\\'s; fine'", "SELECT U&'\\0061;'"]
+        );
+    }
+
+    #[test]
+    fn what_ends_the_transaction_is_refused_with_its_line() {
+        for script in ["BEGIN", "start transaction", "COMMIT", "end", "ROLLBACK", "abort", "PREPARE TRANSACTION 'x'"] {
+            let found = refusals(&format!("SELECT 1;\n{script};\n"));
+            assert_eq!(found.len(), 1, "{script}");
+            assert_eq!(found[0].line, 2, "{script}");
+        }
+        for script in
+            ["ROLLBACK TO SAVEPOINT a", "SAVEPOINT a", "SELECT 'COMMIT'", "-- COMMIT", "SELECT 1 AS \"COMMIT\""]
+        {
+            assert_eq!(refusals(script), [], "{script}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_run_in_a_transaction_is_refused() {
+        for script in [
+            "VACUUM t",
+            "create unique index concurrently i on t (a)",
+            "DROP INDEX CONCURRENTLY i",
+            "REINDEX TABLE CONCURRENTLY t",
+            "ALTER TABLE t DETACH PARTITION p CONCURRENTLY",
+            "CREATE DATABASE d",
+            "ALTER SYSTEM SET a = 1",
+            "COPY t FROM STDIN",
+            "\\i other.sql",
+            "SELECT 'open",
+            "SELECT $a$ open",
+            "/* open",
+        ] {
+            assert_eq!(refusals(script).len(), 1, "{script}");
+        }
+        assert_eq!(refusals("REFRESH MATERIALIZED VIEW CONCURRENTLY v; ALTER TYPE t ADD VALUE 'x'"), []);
+    }
+
+    #[test]
+    fn fingerprints_ignore_comments_and_space_but_nothing_else() {
+        let a = "CREATE TABLE a (id int);\nSELECT 1;\n";
+        assert_eq!(fingerprint(a), fingerprint("-- licence\r\nCREATE  TABLE a (id int); /* x */ SELECT 1;"));
+        assert_ne!(fingerprint(a), fingerprint("CREATE TABLE a (id int);\nSELECT 2;\n"));
+        assert_ne!(fingerprint("SELECT 'a b'"), fingerprint("SELECT 'a  b'"));
+        assert_ne!(fingerprint("SELECT a-1"), fingerprint("SELECT a - 1"), "kept apart: `--` would be a comment");
+    }
+
+    #[test]
+    fn rollbacks_that_lose_data_are_known_by_their_words() {
+        assert!(loses_data("DROP TABLE a"));
+        assert!(loses_data("ALTER TABLE a DROP b"));
+        assert!(loses_data("ALTER TABLE a DROP COLUMN IF EXISTS b"));
+        assert!(!loses_data("ALTER TABLE a DROP CONSTRAINT b; DROP INDEX i; DROP FUNCTION f; DROP VIEW v"));
+    }
+
+    #[test]
+    fn positions_are_characters_not_bytes() {
+        let script = "SELECT 'ä';\nSELEC 1";
+        assert_eq!(&script[byte_of(script, 13)..], "SELEC 1");
+        assert_eq!(line_of(script, byte_of(script, 13)), 2);
+    }
+}

@@ -1,0 +1,169 @@
+//! One relation, its column of time, and the tables beneath it that hold rows.
+
+use tokio_postgres::types::Type;
+
+use super::partitions::Stamp;
+use crate::db::{Error, Kind, Tx, quote_ident};
+
+/// A relation as the catalog shows it to this role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    pub oid: u32,
+    pub schema: String,
+    pub table: String,
+    /// `pg_class.relkind`
+    pub kind: char,
+    pub temporary: bool,
+    /// Whether this role may act as the owner.
+    pub owned: bool,
+    /// Whether this role may SELECT and DELETE.
+    pub deletable: bool,
+    /// The only column of its RANGE partition key.
+    pub key: Option<String>,
+    /// Whether it has a default partition.
+    pub default_partition: bool,
+    /// The column that was asked for, or else the key.
+    pub column: Option<Column>,
+}
+
+/// A column and its type, as PostgreSQL writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub data_type: String,
+}
+
+impl Relation {
+    /// `"schema"."table"`, for SQL.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
+    }
+
+    /// `schema.table`, for people.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+}
+
+/// Finds a relation by its exact name, with `column` or else the column of its partition key.
+///
+/// # Errors
+/// [`Kind::Config`] when there is none of that name.
+pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) -> Result<Relation, Error> {
+    let sql = "
+        SELECT c.oid, c.relkind::text, c.relpersistence = 't',
+               pg_has_role(c.relowner, 'USAGE'),
+               has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'DELETE'),
+               k.attname::text,
+               coalesce(p.partdefid, 0) <> 0,
+               a.attname::text,
+               format_type(a.atttypid, NULL)
+          FROM pg_class c
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+          LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid
+          LEFT JOIN pg_attribute k
+            ON k.attrelid = c.oid AND k.attnum = p.partattrs[0] AND p.partstrat = 'r' AND p.partnatts = 1
+          LEFT JOIN pg_attribute a
+            ON a.attrelid = c.oid AND a.attname = coalesce($3, k.attname) AND a.attnum > 0 AND NOT a.attisdropped
+         WHERE n.nspname = $1 AND c.relname = $2";
+    let row = tx
+        .row_opt("look up table", sql, &[(&schema, Type::TEXT), (&table, Type::TEXT), (&column, Type::TEXT)])
+        .await?
+        .ok_or_else(|| {
+            let what = format!("there is no table {schema}.{table} (names are compared exactly, case included)");
+            Error::new(Kind::Config, what)
+        })?;
+    Ok(Relation {
+        oid: row.get(0),
+        schema: schema.to_owned(),
+        table: table.to_owned(),
+        kind: row.get::<_, String>(1).chars().next().unwrap_or(' '),
+        temporary: row.get(2),
+        owned: row.get(3),
+        deletable: row.get(4),
+        key: row.get(5),
+        default_partition: row.get(6),
+        column: row
+            .get::<_, Option<String>>(7)
+            .map(|name| Column { name, data_type: row.get::<_, Option<String>>(8).unwrap_or_default() }),
+    })
+}
+
+/// A table that holds rows itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    pub schema: String,
+    pub table: String,
+    pub foreign: bool,
+    pub size_bytes: i64,
+    /// Whether a whole (not partial), usable B-tree index begins with the column.
+    pub indexed: bool,
+}
+
+impl Leaf {
+    /// `"schema"."table"`, for SQL.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
+    }
+
+    /// `schema.table`, for people.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+}
+
+/// The tables at and beneath these roots, through partitions and inheritance, that hold rows.
+pub async fn leaves(tx: &Tx<'_>, roots: &[u32], column: &str) -> Result<Vec<Leaf>, Error> {
+    let sql = "
+        WITH RECURSIVE tree (oid) AS (
+            SELECT unnest($1::oid[])
+            UNION
+            SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid WHERE NOT i.inhdetachpending
+        )
+        SELECT n.nspname::text, c.relname::text, c.relkind = 'f',
+               CASE WHEN c.relkind = 'f' THEN 0 ELSE pg_relation_size(c.oid) END,
+               EXISTS (SELECT FROM pg_index i
+                         JOIN pg_class x ON x.oid = i.indexrelid
+                         JOIN pg_am m ON m.oid = x.relam
+                         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                        WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL
+                          AND m.amname = 'btree' AND a.attname = $2)
+          FROM tree
+          JOIN pg_class c ON c.oid = tree.oid
+          JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind <> 'p'
+         ORDER BY n.nspname, c.relname";
+    let rows = tx.rows("look up tables beneath", sql, &[(&roots, Type::OID_ARRAY), (&column, Type::TEXT)]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Leaf {
+            schema: row.get(0),
+            table: row.get(1),
+            foreign: row.get(2),
+            // NULL when it was dropped a moment ago.
+            size_bytes: row.get::<_, Option<i64>>(3).unwrap_or_default(),
+            indexed: row.get(4),
+        })
+        .collect())
+}
+
+/// The server's instant from which on rows are kept, in the column's own type.
+///
+/// A column without time zone may have been written by a UTC clock or by the session's; the earlier
+/// of both cutoffs is taken, so that no reading deletes a row too early. Of dates, those days count as
+/// past that ended before the cutoff. A day is 24 hours.
+pub async fn cutoff(tx: &Tx<'_>, stamp: Stamp, keep: std::time::Duration) -> Result<String, Error> {
+    let expression = match stamp {
+        Stamp::TimestampTz => "now() - k.keep",
+        Stamp::Timestamp => "local.cutoff",
+        Stamp::Date => "local.cutoff::date",
+    };
+    let sql = format!(
+        "SELECT ({expression})::text
+           FROM (SELECT make_interval(secs => $1)) AS k (keep)
+          CROSS JOIN LATERAL (
+                SELECT least(now() AT TIME ZONE 'UTC', now() AT TIME ZONE s.reset_val) - k.keep
+                  FROM pg_settings s WHERE s.name = 'TimeZone') AS local (cutoff)"
+    );
+    Ok(tx.row("fix cutoff", &sql, &[(&keep.as_secs_f64(), Type::FLOAT8)]).await?.get(0))
+}

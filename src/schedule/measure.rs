@@ -1,0 +1,171 @@
+//! The measurements of one database: health probes and connection samples, on their schedules.
+//!
+//! They run outside the ledger, on every tick of the observer; the other instances record their own
+//! connectivity. A measurement is a task with a bound and never overlaps itself: a tick that finds
+//! the last one still under way is let go, since a late measurement is worth less than none.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, JobName};
+use crate::db::Error;
+use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
+use crate::jobs::probe::{self, Probe, ProbeState};
+use crate::jobs::sample;
+use crate::observe::Watched;
+use crate::store::partitions::{OWN, Supplied, VM_METRICS};
+
+use super::runner::Runner;
+
+/// What the pipeline knows that a measurement depends on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Surroundings {
+    /// This instance observes; otherwise it records its own connectivity only.
+    pub observing: bool,
+    /// Whether there are tables to write rows into.
+    pub writable: bool,
+    /// Whether the bundled set is applied.
+    pub zentry: bool,
+    /// How the migrations stand; absent until they were looked at.
+    pub schema: Option<Schema>,
+    /// By whom all jobs are paused, when they are.
+    pub paused: Option<String>,
+}
+
+/// Starts measurements when they are due.
+pub struct Measurements {
+    board: Arc<Board>,
+    runner: Arc<Runner>,
+    state: Arc<Mutex<ProbeState>>,
+    observing: bool,
+    next: BTreeMap<JobName, DateTime<Utc>>,
+    underway: BTreeMap<JobName, JoinHandle<bool>>,
+}
+
+impl Measurements {
+    /// The first tick measures at once.
+    pub fn new(board: Arc<Board>, runner: Arc<Runner>, config: &Config) -> Measurements {
+        let state = Arc::new(Mutex::new(ProbeState::new(&config.health)));
+        Measurements { board, runner, state, observing: false, next: BTreeMap::new(), underway: BTreeMap::new() }
+    }
+
+    /// Starts what is due. Waits for nothing.
+    pub fn tick(&mut self, config: &Arc<Config>, surroundings: &Surroundings, now: DateTime<Utc>) {
+        if self.is_due(config, JobName::HealthProbe, now) {
+            self.probe(config, surroundings);
+        }
+        if self.is_due(config, JobName::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
+            self.sample(config);
+        }
+    }
+
+    fn is_due(&mut self, config: &Config, name: JobName, now: DateTime<Utc>) -> bool {
+        let Some(job) = config.jobs.builtin.get(&name).filter(|job| job.enabled) else { return false };
+        let due = self.next.get(&name).is_none_or(|at| *at <= now);
+        if due && let Some(next) = job.schedule.next_after(now, job.timezone) {
+            self.next.insert(name, next);
+            let labels = [self.runner.db.name(), name.as_str()];
+            self.runner.metrics.job_next_due.with_label_values(&labels).set(super::dispatcher::seconds(next));
+        }
+        // The first sample has nothing to say yet: it comes after the first interval.
+        due && self.underway.get(&name).is_none_or(JoinHandle::is_finished)
+    }
+
+    fn probe(&mut self, config: &Arc<Config>, surroundings: &Surroundings) {
+        let stood_down = self.observing && !surroundings.observing;
+        self.observing = surroundings.observing;
+        let (runner, board, state) = (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
+        let (config, surroundings) = (Arc::clone(config), surroundings.clone());
+        let inputs = self.inputs(&surroundings);
+        let bound = timeout(&config, JobName::HealthProbe);
+        let work = async move {
+            let mut state = state.lock().await;
+            if stood_down {
+                state.stand_down(&runner.metrics, runner.db.name());
+            }
+            let watched = watched(surroundings.zentry);
+            let probe = Probe {
+                db: &runner.db,
+                board: &board,
+                metrics: &runner.metrics,
+                limits: &config.health,
+                instance: runner.ledger.instance(),
+                watched: &watched,
+                writable: surroundings.writable,
+                bound,
+            };
+            // A database that is away is an answer, and the board and the log have it.
+            if surroundings.observing {
+                probe::run(&probe, &mut state, &inputs).await;
+            } else {
+                probe::connectivity_only(&probe, &mut state).await;
+            }
+            Ok(())
+        };
+        self.start(JobName::HealthProbe, bound, work);
+    }
+
+    fn sample(&mut self, config: &Config) {
+        let (runner, state) = (Arc::clone(&self.runner), Arc::clone(&self.state));
+        let bound = timeout(config, JobName::ConnectionMetrics);
+        let work = async move {
+            let mut state = state.lock().await;
+            let instance = runner.ledger.instance();
+            sample::run(&runner.db, &runner.metrics, instance, &mut state.sampler, bound).await.map(drop)
+        };
+        self.start(JobName::ConnectionMetrics, bound, work);
+    }
+
+    fn start<F>(&mut self, name: JobName, bound: Duration, work: F)
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let runner = Arc::clone(&self.runner);
+        // A little more than the measurement gives itself: it is to end by its own bound.
+        let bound = bound + bound / 4;
+        let task = async move { runner.unledgered(name, bound, work).await };
+        self.underway.insert(name, self.runner.tasks.spawn("measure", task));
+    }
+
+    /// What the verdicts rest on beside the measurement itself.
+    fn inputs(&self, surroundings: &Surroundings) -> Inputs {
+        let failing = self
+            .runner
+            .standing
+            .read()
+            .into_iter()
+            .filter(|(name, standing)| standing.failures > 0 && !matches!(name, JobName::HealthProbe))
+            .map(|(name, standing)| FailingJob {
+                name: name.as_str().to_owned(),
+                error: standing.last_error.unwrap_or_default(),
+            })
+            .collect();
+        // One less than the job makes: at the turn of a day there is one less until it runs again.
+        let partitions = supplied(surroundings.zentry)
+            .map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) })
+            .collect();
+        Inputs {
+            schema: surroundings.schema.clone(),
+            partitions: if surroundings.writable { partitions } else { Vec::new() },
+            jobs: surroundings.writable.then(|| Jobs { failing, paused: surroundings.paused.clone() }),
+        }
+    }
+}
+
+fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
+    OWN.into_iter().chain(zentry.then_some(VM_METRICS))
+}
+
+fn watched(zentry: bool) -> Vec<Watched> {
+    supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
+}
+
+fn timeout(config: &Config, name: JobName) -> Duration {
+    config.jobs.builtin.get(&name).map_or(Duration::from_secs(10), |job| job.timeout)
+}

@@ -1,0 +1,358 @@
+//! One database's round: woken each second, it looks what is to be done and starts it.
+//!
+//! ```text
+//! connect (backoff, for ever) ─► schema (a task) ─► lease ─┬─► observer: measure, reap, claim, run
+//!                                                          └─► standby:  own connectivity only
+//! ```
+//! A round never waits for a job, a migration or a measurement: those are tasks. What it does itself
+//! (the lease, the ledger) is bounded, and the first error ends the round and backs off, so the round
+//! always comes round again: that is what the watchdog and `/livez` watch.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config::{Config, JobName};
+use crate::db::retry::Backoff;
+use crate::db::{Database, Error, Kind, Purpose};
+use crate::health::{Board, Readiness};
+use crate::lifecycle::Tasks;
+use crate::store::leases::Lease;
+use crate::store::runs::State;
+use crate::telemetry::Metrics;
+
+use super::Standing;
+use super::dispatcher::{Dispatcher, seconds};
+use super::ledger::Ledger;
+use super::measure::{Measurements, Surroundings};
+use super::runner::Runner;
+use super::schema::{Progress, Schema};
+
+/// How long a stop waits for runs to end; longer than a run's grace and the proof of its cancel.
+const STOP_BOUND: Duration = Duration::from_secs(20);
+
+/// Everything that a pipeline is given.
+pub struct Parts {
+    pub db: Arc<Database>,
+    pub config: watch::Receiver<Arc<Config>>,
+    pub board: Arc<Board>,
+    pub readiness: Arc<Readiness>,
+    pub metrics: Arc<Metrics>,
+    pub standing: Arc<Standing>,
+    pub tasks: Tasks,
+    /// Each second.
+    pub wake: Arc<Notify>,
+    /// This process's name in rows and leases.
+    pub instance: String,
+    /// Told when the process is to end because migrating failed and `on_failure` says so.
+    pub fatal: mpsc::Sender<String>,
+}
+
+/// The loop over one database.
+pub struct Pipeline {
+    parts: Parts,
+    config: Arc<Config>,
+    ledger: Arc<Ledger>,
+    runner: Arc<Runner>,
+    dispatcher: Dispatcher,
+    measurements: Measurements,
+    schema: Schema,
+    connected: bool,
+    role: Role,
+    /// By whom all jobs are paused, when they are.
+    paused: Option<String>,
+    backoff: Backoff,
+    not_before: Instant,
+    upkeep_at: Instant,
+    /// The kind of error that the log has told of; the same again is told at debug level.
+    told: Option<Kind>,
+}
+
+/// Whether this instance observes the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    /// Not asked yet, or not answered.
+    Unknown,
+    /// Another instance does.
+    Standby { holder: String },
+    /// This one does, and may believe so until then.
+    Observer { epoch: i64, until: Instant },
+    /// There are no leases to hold, since the schema is missing: measure, write nothing.
+    Alone,
+}
+
+impl Role {
+    fn is_observer(&self) -> bool {
+        matches!(self, Role::Observer { .. })
+    }
+}
+
+impl Pipeline {
+    /// Nothing is opened yet.
+    pub fn new(parts: Parts) -> Pipeline {
+        let config = Arc::clone(&parts.config.borrow());
+        let ledger = Arc::new(Ledger::new(Arc::clone(&parts.db), parts.instance.clone(), config.jobs.lease));
+        let runner = Runner::new(
+            Arc::clone(&parts.db),
+            Arc::clone(&ledger),
+            Arc::clone(&parts.metrics),
+            Arc::clone(&parts.standing),
+            parts.tasks.clone(),
+        );
+        let schema = Schema::new(
+            Arc::clone(&parts.db),
+            Arc::clone(&parts.metrics),
+            Arc::clone(&parts.readiness),
+            parts.tasks.clone(),
+            parts.fatal.clone(),
+            &parts.instance,
+        );
+        let now = Instant::now();
+        Pipeline {
+            dispatcher: Dispatcher::new(Arc::clone(&runner), config.jobs.max_concurrent),
+            measurements: Measurements::new(Arc::clone(&parts.board), Arc::clone(&runner), &config),
+            schema,
+            ledger,
+            runner,
+            connected: false,
+            role: Role::Unknown,
+            paused: None,
+            backoff: Backoff::connect(),
+            not_before: now,
+            upkeep_at: now,
+            told: None,
+            config,
+            parts,
+        }
+    }
+
+    fn target(&self) -> &str {
+        self.parts.db.name()
+    }
+
+    /// Goes round until the process stops.
+    pub async fn run(mut self) {
+        let stop = self.parts.tasks.stopping();
+        let wake = Arc::clone(&self.parts.wake);
+        while !stop.is_cancelled() {
+            self.parts.readiness.beat(self.target(), Instant::now());
+            self.parts.metrics.pipeline_advanced.set(seconds(Utc::now()));
+            self.round().await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = wake.notified() => {}
+                Ok(()) = self.parts.config.changed() => self.reload(),
+            }
+        }
+        self.stop().await;
+    }
+
+    /// Takes in a new configuration: schedules, thresholds, retention; a failed migration is tried
+    /// again. What a process cannot change while it runs (addresses, pool sizes) stays.
+    fn reload(&mut self) {
+        self.config = Arc::clone(&self.parts.config.borrow_and_update());
+        self.dispatcher.forget();
+        self.schema.again();
+    }
+
+    async fn round(&mut self) {
+        self.measure();
+        match self.schema.look(&self.config).await {
+            Progress::Same => {}
+            // The lease can be had now.
+            Progress::BecameReady => self.upkeep_at = Instant::now(),
+            Progress::Interrupted => self.not_before = Instant::now() + self.backoff.next_delay(),
+        }
+        if Instant::now() < self.not_before {
+            return;
+        }
+        match self.advance().await {
+            Ok(()) => {
+                self.backoff.reset();
+                self.told = None;
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.not_before = Instant::now() + self.backoff.next_delay();
+        if !self.connected {
+            self.parts.readiness.connect_failed(self.target(), error.kind().as_str());
+        }
+        let (target, kind) = (self.parts.db.name(), error.kind());
+        if self.told.replace(kind) == Some(kind) {
+            tracing::debug!(database = target, kind = kind.as_str(), error = %error, "still failing");
+        } else {
+            tracing::warn!(database = target, kind = kind.as_str(), error = %error,
+                "cannot work with the database; trying again for as long as it takes");
+        }
+    }
+
+    /// Everything that needs an answer of the database, in order; the first error ends it.
+    async fn advance(&mut self) -> Result<(), Error> {
+        if !self.connected {
+            drop(self.parts.db.acquire(Purpose::Control).await?);
+            self.connected = true;
+            self.parts.readiness.connected(self.target());
+            tracing::info!(database = self.target(), "connected");
+        }
+        self.schema.start(&self.config);
+        if Instant::now() >= self.upkeep_at {
+            self.upkeep().await?;
+        }
+        if self.role.is_observer()
+            && let Some(migrated) = self.schema.ready()
+        {
+            self.dispatcher.fire_due(&self.config, migrated.zentry, self.paused.is_some()).await?;
+        }
+        Ok(())
+    }
+
+    /// The lease, and what hangs on it: three times within its length.
+    async fn upkeep(&mut self) -> Result<(), Error> {
+        let lease = self.ledger.lease();
+        let asked = Instant::now();
+        let role = match self.ledger.observe().await {
+            // A second less than it was given, counted from before it was asked for.
+            Ok(Lease::Held { epoch }) => Role::Observer { epoch, until: asked + lease - Duration::from_secs(1) },
+            Ok(Lease::Other { holder, .. }) => Role::Standby { holder },
+            Err(error) if is_missing_schema(&error) => Role::Alone,
+            Err(error) => {
+                self.distrust();
+                return Err(error);
+            }
+        };
+        self.become_role(role);
+        if self.role.is_observer() {
+            self.ledger.flush().await?;
+            self.renew_runs().await?;
+            self.reap().await?;
+            self.look_at_pause().await?;
+        }
+        self.upkeep_at = asked + lease / 3;
+        Ok(())
+    }
+
+    /// Without an answer, the lease is believed only until its time is up.
+    fn distrust(&mut self) {
+        match self.role {
+            Role::Observer { until, .. } if Instant::now() < until => {}
+            Role::Unknown => {}
+            _ => self.become_role(Role::Unknown),
+        }
+    }
+
+    fn become_role(&mut self, role: Role) {
+        let (was, is) = (self.role.is_observer(), role.is_observer());
+        let target = self.parts.db.name();
+        self.parts.metrics.observer.with_label_values(&[target]).set(i64::from(is));
+        match &role {
+            Role::Observer { epoch, .. } if !was => {
+                tracing::info!(
+                    database = target,
+                    instance = self.parts.instance,
+                    epoch,
+                    "this instance observes the database"
+                );
+                self.dispatcher.forget();
+            }
+            Role::Standby { holder } if self.role != role => {
+                tracing::info!(database = target, observer = holder, "another instance observes the database");
+            }
+            // Before the first migration there are none to be expected.
+            Role::Alone if self.role != role && self.schema.standing().is_some() => {
+                tracing::warn!(
+                    database = target,
+                    "pgsteward's own tables cannot be used: measuring without a lease, writing nothing"
+                );
+            }
+            _ => {}
+        }
+        if was && !is {
+            self.parts.metrics.reset_server(target);
+        }
+        self.role = role;
+    }
+
+    async fn renew_runs(&mut self) -> Result<(), Error> {
+        let running = self.runner.running();
+        if running.is_empty() {
+            return Ok(());
+        }
+        let ours = self.ledger.renew(&running).await?;
+        for (id, _) in running.iter().filter(|(id, _)| !ours.contains(id)) {
+            tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
+            self.runner.fence_off(*id);
+        }
+        Ok(())
+    }
+
+    async fn reap(&mut self) -> Result<(), Error> {
+        for orphan in self.ledger.reap().await? {
+            tracing::warn!(database = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
+                "a run stopped renewing its lease; recorded as lost");
+            self.parts.metrics.job_runs.with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()]).inc();
+            if let Ok(job) = orphan.job.parse::<JobName>() {
+                let error =
+                    Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
+                self.parts.standing.update(job, |standing| standing.ended(State::Lost, error, Utc::now()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_pause(&mut self) -> Result<(), Error> {
+        let flag = self.ledger.paused().await?.map(|pause| pause.by);
+        let file = pause_file(&self.config).is_some_and(|file| file.exists());
+        let paused = flag.or_else(|| file.then(|| "the local file".to_owned()));
+        if paused != self.paused {
+            let by = paused.as_deref().unwrap_or_default();
+            let state = if paused.is_some() { "paused" } else { "resumed" };
+            tracing::info!(database = self.target(), by, "all jobs are {state}");
+            self.paused = paused;
+        }
+        self.parts.metrics.paused.with_label_values(&[self.target()]).set(i64::from(self.paused.is_some()));
+        Ok(())
+    }
+
+    /// Starts the measurements that are due; they never make a round wait.
+    fn measure(&mut self) {
+        let migrated = self.schema.ready();
+        let surroundings = Surroundings {
+            observing: matches!(self.role, Role::Observer { .. } | Role::Alone),
+            writable: migrated.is_some() && matches!(self.role, Role::Observer { .. } | Role::Standby { .. }),
+            zentry: migrated.is_some_and(|migrated| migrated.zentry),
+            schema: self.schema.standing(),
+            paused: self.paused.clone(),
+        };
+        self.measurements.tick(&self.config, &surroundings, Utc::now());
+    }
+
+    /// Leaves the lease to the next instance, when the runs have ended (the token told them to).
+    async fn stop(&mut self) {
+        self.parts.readiness.retire(self.target());
+        let bound = Instant::now() + STOP_BOUND;
+        while self.runner.count() > 0 && Instant::now() < bound {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.role.is_observer()
+            && let Err(error) = self.ledger.resign().await
+        {
+            tracing::debug!(database = self.target(), error = %error, "the lease ends by itself");
+        }
+    }
+}
+
+/// `PAUSE` in the state folder: pauses this instance, also with the database down.
+pub fn pause_file(config: &Config) -> Option<PathBuf> {
+    config.state_dir.as_ref().map(|dir| dir.join("PAUSE"))
+}
+
+/// Undefined table, undefined schema, or no privilege on either.
+fn is_missing_schema(error: &Error) -> bool {
+    error.sqlstate().is_some_and(|state| matches!(state.code(), "42P01" | "3F000" | "42501"))
+}

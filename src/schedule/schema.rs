@@ -1,0 +1,244 @@
+//! How far one database's schema is: migrating at start, and again when there is a reason to.
+//!
+//! A failed migration is not repeated by itself: a restart loop of failing DDL is an outage of its
+//! own. It is tried again when the files change, on SIGHUP, or at once when it was not the SQL but
+//! the connection that failed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::config::{Config, OnFailure};
+use crate::db::{Database, Kind, Purpose};
+use crate::health::{self, Readiness};
+use crate::lifecycle::Tasks;
+use crate::migrate::{self, plan::State, source};
+use crate::store::history;
+use crate::telemetry::Metrics;
+
+/// How often a folder of migrations that failed is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// The schema of one database.
+pub struct Schema {
+    db: Arc<Database>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    tasks: Tasks,
+    /// Told when the process is to end because migrating failed and `on_failure` says so.
+    fatal: mpsc::Sender<String>,
+    actor: String,
+    stage: Stage,
+}
+
+enum Stage {
+    /// To be started.
+    Waiting,
+    Migrating(JoinHandle<Result<Migrated, migrate::Error>>),
+    /// Tried again when the files have another print than this.
+    Failed {
+        what: String,
+        print: Option<String>,
+        look_at: Instant,
+    },
+    Ready(Migrated),
+}
+
+/// What migrating found.
+#[derive(Debug, Clone, Default)]
+pub struct Migrated {
+    /// Whether the history holds the bundled set.
+    pub zentry: bool,
+    /// Edited files and missing objects.
+    pub mismatches: Vec<String>,
+}
+
+/// What a look at the schema came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Same,
+    /// It is up to date since now.
+    BecameReady,
+    /// The connection failed; start again after a pause.
+    Interrupted,
+}
+
+impl Schema {
+    /// Nothing is done yet.
+    pub fn new(
+        db: Arc<Database>,
+        metrics: Arc<Metrics>,
+        readiness: Arc<Readiness>,
+        tasks: Tasks,
+        fatal: mpsc::Sender<String>,
+        instance: &str,
+    ) -> Schema {
+        let actor = format!("pgsteward {} ({instance})", env!("CARGO_PKG_VERSION"));
+        Schema { db, metrics, readiness, tasks, fatal, actor, stage: Stage::Waiting }
+    }
+
+    /// What was found, once it is up to date.
+    pub fn ready(&self) -> Option<&Migrated> {
+        match &self.stage {
+            Stage::Ready(migrated) => Some(migrated),
+            _ => None,
+        }
+    }
+
+    /// What the health says of it; absent until it was looked at.
+    pub fn standing(&self) -> Option<health::Schema> {
+        match &self.stage {
+            Stage::Waiting | Stage::Migrating(_) => None,
+            Stage::Failed { what, .. } => Some(health::Schema { failed: Some(what.clone()), mismatches: Vec::new() }),
+            Stage::Ready(migrated) => Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() }),
+        }
+    }
+
+    /// Looks again at everything: the configuration changed.
+    pub fn again(&mut self) {
+        if matches!(self.stage, Stage::Failed { .. } | Stage::Ready(_)) {
+            self.stage = Stage::Waiting;
+        }
+    }
+
+    /// Starts migrating where that is to be done. Returns at once.
+    pub fn start(&mut self, config: &Arc<Config>) {
+        if matches!(self.stage, Stage::Waiting) {
+            let work = migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), self.actor.clone());
+            self.stage = Stage::Migrating(self.tasks.spawn("migrate", work));
+        }
+    }
+
+    /// Takes in what has happened since the last look. Waits for nothing.
+    pub async fn look(&mut self, config: &Config) -> Progress {
+        match &mut self.stage {
+            Stage::Migrating(handle) if handle.is_finished() => {
+                let outcome = handle.await;
+                self.ended(config, outcome)
+            }
+            Stage::Failed { print, look_at, .. } if Instant::now() >= *look_at => {
+                *look_at = Instant::now() + LOOK_AGAIN;
+                if *print != files_print(config) {
+                    tracing::info!(database = self.db.name(), "the migration files changed; trying again");
+                    self.stage = Stage::Waiting;
+                }
+                Progress::Same
+            }
+            _ => Progress::Same,
+        }
+    }
+
+    fn ended(&mut self, config: &Config, outcome: Result<Result<Migrated, migrate::Error>, JoinError>) -> Progress {
+        let target = self.db.name();
+        match outcome {
+            Ok(Ok(migrated)) => {
+                self.metrics.migrations_failed.with_label_values(&[target]).set(0);
+                let mismatches = i64::try_from(migrated.mismatches.len()).unwrap_or(i64::MAX);
+                self.metrics.schema_mismatches.with_label_values(&[target]).set(mismatches);
+                for mismatch in &migrated.mismatches {
+                    tracing::error!(database = target, mismatch, "the schema is not what was migrated");
+                }
+                self.readiness.migrated(target);
+                self.stage = Stage::Ready(migrated);
+                Progress::BecameReady
+            }
+            Ok(Err(error)) if error.is_transient() => {
+                tracing::warn!(database = target, error = %error, "migrating was interrupted; trying again");
+                self.stage = Stage::Waiting;
+                Progress::Interrupted
+            }
+            Ok(Err(error)) => {
+                tracing::error!(database = target, file = error.file, line = error.line, error = %error,
+                    "migrating failed; running no jobs until the files change or SIGHUP");
+                let reason = error.db_kind().map_or("refused", Kind::as_str);
+                self.failed(config, error.file.as_deref().unwrap_or("the plan"), reason);
+                if config.migrations.on_failure == OnFailure::Exit {
+                    // A full channel means that the process is ending already.
+                    let _ = self.fatal.try_send(error.to_string());
+                }
+                Progress::Same
+            }
+            Err(join) => {
+                tracing::error!(database = target, error = %join, "migrating panicked; this is a defect of pgsteward");
+                self.failed(config, "the migrator", "panic");
+                Progress::Same
+            }
+        }
+    }
+
+    fn failed(&mut self, config: &Config, file: &str, reason: &str) {
+        self.metrics.migrations_failed.with_label_values(&[self.db.name()]).set(1);
+        self.readiness.migration_failed(self.db.name(), file, reason);
+        let what = format!("{file}: {reason}");
+        self.stage = Stage::Failed { what, print: files_print(config), look_at: Instant::now() + LOOK_AGAIN };
+    }
+}
+
+/// Migrates, then looks whether everything that is relied on is there.
+async fn migrate(
+    db: Arc<Database>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    actor: String,
+) -> Result<Migrated, migrate::Error> {
+    let sets = migrate::configured_sets(&config)?;
+    let options = migrate::Options::new(&config.migrations, actor);
+    let outcome = migrate::up(&db, &sets, &options).await;
+    let lines = match &outcome {
+        Ok(outcome) => outcome.lines.clone(),
+        // Only for the gauges: the failure itself is what is reported.
+        Err(_) => migrate::status(&db, &sets).await.unwrap_or_default(),
+    };
+    export(&metrics, db.name(), &sets, &lines);
+    let outcome = outcome?;
+    let newer: Vec<String> =
+        lines.iter().filter(|line| line.state == State::NoFile).map(migrate::plan::Line::label).collect();
+    if !newer.is_empty() {
+        tracing::warn!(
+            database = db.name(),
+            migrations = newer.join(", "),
+            "the history holds migrations that this version has no file for; serving next to them"
+        );
+    }
+    let migrated = verify(&db, outcome.edited()).await?;
+    let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+    let (applied, mismatches) = (outcome.changed.len(), migrated.mismatches.len());
+    tracing::info!(database = db.name(), applied, mismatches, took_ms, "the schema is up to date");
+    Ok(migrated)
+}
+
+async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
+    let conn = db.acquire(Purpose::Migrate).await?;
+    let zentry = history::has_set(&conn, source::ZENTRY).await?;
+    let applied: &[&str] = if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };
+    let missing = migrate::verify::missing_objects(&conn, applied).await?;
+    let mismatches = edited
+        .into_iter()
+        .map(|label| format!("{label} was edited after being applied"))
+        .chain(missing.into_iter().map(|object| format!("{object} is missing")))
+        .collect();
+    Ok(Migrated { zentry, mismatches })
+}
+
+fn export(metrics: &Metrics, target: &str, sets: &[source::Set], lines: &[migrate::plan::Line]) {
+    for set in sets {
+        let of_set = || lines.iter().filter(|line| line.set == set.name);
+        let pending = of_set().filter(|line| matches!(line.state, State::Pending | State::OutOfOrder)).count();
+        let applied = of_set().count() - pending;
+        let labels = [target, set.name.as_str()];
+        metrics.migrations_applied.with_label_values(&labels).set(i64::try_from(applied).unwrap_or(i64::MAX));
+        metrics.migrations_pending.with_label_values(&labels).set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
+}
+
+/// What tells whether a folder of migrations has changed since it failed.
+fn files_print(config: &Config) -> Option<String> {
+    let dir: &Path = config.migrations.dir.as_deref()?;
+    Some(match source::read_dir(source::APP, dir) {
+        Ok(set) => set.migrations.iter().map(|migration| migration.checksum.as_str()).collect::<Vec<_>>().join(","),
+        Err(error) => error.to_string(),
+    })
+}

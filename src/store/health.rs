@@ -1,0 +1,178 @@
+//! Rows of `steward.system_health` and `steward.connection_metrics`.
+//!
+//! Each row carries its id and, where the server told it, the instant of the measurement: written
+//! again after an answer was lost, it is refused by its key, not doubled.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tokio_postgres::types::{Json, Type};
+use uuid::Uuid;
+
+use crate::db::{Conn, Error, TxOptions};
+
+/// One component of one probe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthRow {
+    /// Version 7, made by pgsteward.
+    pub id: Uuid,
+    pub component: String,
+    /// `healthy`, `degraded`, `unhealthy` or `unknown`.
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    pub details: Value,
+}
+
+/// Writes the rows of one probe in one statement. `measured_at` is on the server's clock; without it
+/// the server takes its own now. `latency_ms` is the same for all, since all came in one round trip.
+///
+/// # Errors
+/// The server's. Nothing is written then.
+pub async fn insert_health(
+    conn: &mut Conn,
+    instance: &str,
+    measured_at: Option<DateTime<Utc>>,
+    latency_ms: Option<f64>,
+    rows: &[HealthRow],
+    within: Duration,
+) -> Result<u64, Error> {
+    const SQL: &str = "
+        INSERT INTO steward.system_health
+               (id, created_at, instance, component, status, reason, message, latency_ms, details)
+        SELECT id, coalesce($1, now()), $2, component, status, reason, message, $3, details::jsonb
+          FROM unnest($4, $5, $6, $7, $8, $9) AS row (id, component, status, reason, message, details)
+            ON CONFLICT (id, created_at) DO NOTHING";
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let components: Vec<&str> = rows.iter().map(|row| row.component.as_str()).collect();
+    let statuses: Vec<&str> = rows.iter().map(|row| row.status.as_str()).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_str()).collect();
+    let messages: Vec<&str> = rows.iter().map(|row| row.message.as_str()).collect();
+    let details: Vec<String> = rows.iter().map(|row| row.details.to_string()).collect();
+    let values = (&measured_at, &instance, &latency_ms, &ids, &components, &statuses, &reasons, &messages, &details);
+    conn.transaction(&TxOptions::within(within), |tx| {
+        Box::pin(async move {
+            let (measured_at, instance, latency_ms, ids, components, statuses, reasons, messages, details) = values;
+            tx.execute(
+                "insert system_health",
+                SQL,
+                &[
+                    (measured_at, Type::TIMESTAMPTZ),
+                    (instance, Type::TEXT),
+                    (latency_ms, Type::FLOAT8),
+                    (ids, Type::UUID_ARRAY),
+                    (components, Type::TEXT_ARRAY),
+                    (statuses, Type::TEXT_ARRAY),
+                    (reasons, Type::TEXT_ARRAY),
+                    (messages, Type::TEXT_ARRAY),
+                    (details, Type::TEXT_ARRAY),
+                ],
+            )
+            .await
+        })
+    })
+    .await
+}
+
+/// Least, mean and greatest of the samples in an interval.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Range {
+    pub min: i32,
+    pub avg: f64,
+    pub max: i32,
+}
+
+/// Connections over one interval, from several samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConnectionRow {
+    pub id: Uuid,
+    /// The end of the interval, on the server's clock.
+    pub created_at: DateTime<Utc>,
+    pub interval_seconds: f64,
+    /// At least 1.
+    pub samples: i32,
+    pub max_connections: i32,
+    /// For superusers and for roles with `pg_use_reserved_connections`.
+    pub reserved_connections: i32,
+    pub total: Range,
+    /// States are absent where the sessions of other roles could not be looked into.
+    pub active: Option<Range>,
+    pub idle: Option<Range>,
+    pub idle_in_transaction: Option<Range>,
+    pub waiting: Option<Range>,
+    pub saturation_max: f64,
+    pub oldest_transaction_seconds_max: Option<f64>,
+    pub oldest_idle_in_transaction_seconds_max: Option<f64>,
+    /// `{"name": {"avg": 3.5, "max": 5}}`; the key `null` of others together is `""`.
+    pub by_database: Value,
+    /// `{"observe": {"open": 1, "idle": 0, "max": 1}}`
+    pub pool: Value,
+}
+
+/// Writes one row.
+///
+/// # Errors
+/// The server's. Nothing is written then.
+pub async fn insert_connections(
+    conn: &mut Conn,
+    instance: &str,
+    row: &ConnectionRow,
+    within: Duration,
+) -> Result<u64, Error> {
+    const SQL: &str = "
+        INSERT INTO steward.connection_metrics
+               (id, created_at, instance, interval_seconds, samples, max_connections, reserved_connections,
+                total_min, total_avg, total_max, active_min, active_avg, active_max, idle_min, idle_avg, idle_max,
+                idle_in_transaction_min, idle_in_transaction_avg, idle_in_transaction_max,
+                waiting_min, waiting_avg, waiting_max, saturation_max, oldest_transaction_seconds_max,
+                oldest_idle_in_transaction_seconds_max, by_database, pool)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                $23, $24, $25, $26, $27)
+            ON CONFLICT (id, created_at) DO NOTHING";
+    let split = |range: Option<Range>| (range.map(|r| r.min), range.map(|r| r.avg), range.map(|r| r.max));
+    let (active, idle) = (split(row.active), split(row.idle));
+    let (in_transaction, waiting) = (split(row.idle_in_transaction), split(row.waiting));
+    let values = (instance, row, active, idle, in_transaction, waiting, (Json(&row.by_database), Json(&row.pool)));
+    let values = &values;
+    conn.transaction(&TxOptions::within(within), |tx| {
+        Box::pin(async move {
+            let (instance, row, active, idle, in_transaction, waiting, (by_database, pool)) = values;
+            tx.execute(
+                "insert connection_metrics",
+                SQL,
+                &[
+                    (&row.id, Type::UUID),
+                    (&row.created_at, Type::TIMESTAMPTZ),
+                    (instance, Type::TEXT),
+                    (&row.interval_seconds, Type::FLOAT8),
+                    (&row.samples, Type::INT4),
+                    (&row.max_connections, Type::INT4),
+                    (&row.reserved_connections, Type::INT4),
+                    (&row.total.min, Type::INT4),
+                    (&row.total.avg, Type::FLOAT8),
+                    (&row.total.max, Type::INT4),
+                    (&active.0, Type::INT4),
+                    (&active.1, Type::FLOAT8),
+                    (&active.2, Type::INT4),
+                    (&idle.0, Type::INT4),
+                    (&idle.1, Type::FLOAT8),
+                    (&idle.2, Type::INT4),
+                    (&in_transaction.0, Type::INT4),
+                    (&in_transaction.1, Type::FLOAT8),
+                    (&in_transaction.2, Type::INT4),
+                    (&waiting.0, Type::INT4),
+                    (&waiting.1, Type::FLOAT8),
+                    (&waiting.2, Type::INT4),
+                    (&row.saturation_max, Type::FLOAT8),
+                    (&row.oldest_transaction_seconds_max, Type::FLOAT8),
+                    (&row.oldest_idle_in_transaction_seconds_max, Type::FLOAT8),
+                    (by_database, Type::JSONB),
+                    (pool, Type::JSONB),
+                ],
+            )
+            .await
+        })
+    })
+    .await
+}

@@ -1,0 +1,158 @@
+//! `steward.schema_migrations`: what was applied, with its SQL, by whom and when.
+//!
+//! The table exists before the first migration, so [`bootstrap`] makes it. Its primary key is the
+//! fence between two migrators: the row is inserted before the file's own statements run, in their
+//! transaction.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio_postgres::types::Type;
+
+use crate::db::{Conn, Error, quote_literal};
+
+/// One applied migration.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Applied {
+    pub set: String,
+    pub version: i64,
+    pub name: String,
+    /// SHA-256 of the file's bytes, in hexadecimal.
+    pub checksum: String,
+    #[serde(skip)]
+    pub up_sql: String,
+    #[serde(skip)]
+    pub down_sql: Option<String>,
+    pub applied_by: String,
+    pub applied_at: DateTime<Utc>,
+    pub duration_ms: i64,
+}
+
+/// Whether the table is there.
+pub async fn exists(conn: &Conn) -> Result<bool, Error> {
+    const SQL: &str = "SELECT to_regclass('steward.schema_migrations') IS NOT NULL";
+    Ok(conn.row("look for the migration history", SQL, &[]).await?.get(0))
+}
+
+/// Makes the schema and the table where they are missing. Run under the migration lock.
+pub async fn bootstrap(conn: &Conn) -> Result<(), Error> {
+    const SQL: &str = "
+        BEGIN;
+        SET LOCAL client_min_messages = warning;
+        CREATE SCHEMA IF NOT EXISTS steward;
+        CREATE TABLE IF NOT EXISTS steward.schema_migrations (
+            set_name        text        NOT NULL,
+            version         bigint      NOT NULL,
+            name            text        NOT NULL,
+            checksum        text        NOT NULL,
+            up_sql          text        NOT NULL,
+            down_sql        text,
+            state           text        NOT NULL DEFAULT 'applied'
+                            CHECK (state IN ('applied', 'applying')),
+            statements_done integer     NOT NULL DEFAULT 0,
+            applied_by      text        NOT NULL,
+            applied_at      timestamptz NOT NULL DEFAULT now(),
+            duration_ms     bigint      NOT NULL DEFAULT 0,
+            PRIMARY KEY (set_name, version)
+        );
+        COMMENT ON SCHEMA steward IS 'pgsteward''s own objects; removable by DROP SCHEMA steward CASCADE';
+        COMMENT ON TABLE steward.schema_migrations IS
+            'Migrations that were applied, with the SQL that ran and the SQL that undoes it';
+        COMMIT";
+    let outcome = conn.batch("make the migration history", SQL).await;
+    if outcome.is_err() {
+        // Nothing to do about a second failure: the connection is dropped then.
+        let _ = conn.batch("roll back", "ROLLBACK").await;
+    }
+    outcome
+}
+
+/// Every applied migration, by set and version.
+pub async fn read(conn: &Conn) -> Result<Vec<Applied>, Error> {
+    const SQL: &str = "
+        SELECT set_name, version, name, checksum, up_sql, down_sql, applied_by, applied_at, duration_ms
+          FROM steward.schema_migrations
+         WHERE state = 'applied'
+         ORDER BY set_name, version";
+    let rows = conn.rows("read the migration history", SQL, &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Applied {
+            set: row.get(0),
+            version: row.get(1),
+            name: row.get(2),
+            checksum: row.get(3),
+            up_sql: row.get(4),
+            down_sql: row.get(5),
+            applied_by: row.get(6),
+            applied_at: row.get(7),
+            duration_ms: row.get(8),
+        })
+        .collect())
+}
+
+/// Whether the history names any migration of this set; false where there is no history.
+pub async fn has_set(conn: &Conn, set: &str) -> Result<bool, Error> {
+    if !exists(conn).await? {
+        return Ok(false);
+    }
+    const SQL: &str = "SELECT EXISTS (SELECT FROM steward.schema_migrations WHERE set_name = $1)";
+    Ok(conn.row("look up a migration set", SQL, &[(&set, Type::TEXT)]).await?.get(0))
+}
+
+/// What goes into the history for one file.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    pub set: &'a str,
+    pub version: i64,
+    pub name: &'a str,
+    pub checksum: &'a str,
+    pub up_sql: &'a str,
+    pub down_sql: Option<&'a str>,
+    pub statements: usize,
+    pub applied_by: &'a str,
+}
+
+/// The statement that opens a file's transaction: one statement, as text, since the whole
+/// transaction is one simple query.
+pub fn insert_sql(entry: &Entry<'_>) -> String {
+    format!(
+        "INSERT INTO steward.schema_migrations \
+         (set_name, version, name, checksum, up_sql, down_sql, statements_done, applied_by) \
+         VALUES ({}, {}, {}, {}, {}, {}, {}, {});",
+        quote_literal(entry.set),
+        entry.version,
+        quote_literal(entry.name),
+        quote_literal(entry.checksum),
+        quote_literal(entry.up_sql),
+        entry.down_sql.map_or_else(|| "NULL".to_owned(), quote_literal),
+        entry.statements,
+        quote_literal(entry.applied_by),
+    )
+}
+
+/// The statement that closes a file's transaction: it fails when the row is not this transaction's
+/// own, which is so when the file ended the transaction that it was given.
+pub fn finish_sql(set: &str, version: i64) -> String {
+    format!(
+        "DO $pgsteward$ BEGIN \
+         UPDATE steward.schema_migrations \
+            SET duration_ms = pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp() - applied_at) * 1000) \
+          WHERE set_name = {} AND version = {} AND xmin = pg_catalog.pg_current_xact_id()::xid; \
+         IF NOT FOUND THEN RAISE 'the file ended the transaction that it runs in'; END IF; \
+         END $pgsteward$;",
+        quote_literal(set),
+        version,
+    )
+}
+
+/// The statement that opens the transaction of a rollback; it fails when the row is gone already.
+pub fn delete_sql(set: &str, version: i64) -> String {
+    format!(
+        "DO $pgsteward$ BEGIN \
+         DELETE FROM steward.schema_migrations WHERE set_name = {} AND version = {}; \
+         IF NOT FOUND THEN RAISE 'another session has rolled this migration back'; END IF; \
+         END $pgsteward$;",
+        quote_literal(set),
+        version,
+    )
+}

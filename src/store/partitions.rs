@@ -1,0 +1,74 @@
+//! pgsteward's partitioned tables, and the function that makes their partitions.
+
+use tokio_postgres::types::Type;
+
+use crate::db::{Error, Tx};
+
+/// The schema of pgsteward's own tables.
+pub const SCHEMA: &str = "steward";
+
+/// A partitioned table that pgsteward keeps supplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Supplied {
+    pub schema: &'static str,
+    pub table: &'static str,
+    pub every: Every,
+    /// Partitions beyond the current one.
+    pub ahead: i32,
+}
+
+/// The width of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Every {
+    Day,
+    Month,
+}
+
+impl Every {
+    /// As `steward.ensure_partitions` takes it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Every::Day => "day",
+            Every::Month => "month",
+        }
+    }
+}
+
+/// pgsteward's own.
+pub const OWN: [Supplied; 3] = [
+    Supplied { schema: SCHEMA, table: "system_health", every: Every::Day, ahead: 14 },
+    Supplied { schema: SCHEMA, table: "connection_metrics", every: Every::Day, ahead: 14 },
+    Supplied { schema: SCHEMA, table: "audit_logs", every: Every::Month, ahead: 3 },
+];
+
+/// The bundled application set's.
+pub const VM_METRICS: Supplied = Supplied { schema: "public", table: "vm_metrics", every: Every::Month, ahead: 3 };
+
+impl Supplied {
+    /// `schema.table`, for labels and reports.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+}
+
+/// What came of making partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ensured {
+    pub created: i32,
+    /// Why a partition could not be made, each with what mends it.
+    pub problems: Vec<String>,
+}
+
+/// Makes the partitions that are missing, the current one included.
+///
+/// # Errors
+/// A lock time-out: a partition needs a lock on the parent, and where there is a default partition the
+/// strongest one on that.
+pub async fn ensure(tx: &Tx<'_>, table: Supplied) -> Result<Ensured, Error> {
+    let sql = "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4)";
+    let every = table.every.as_str();
+    let params: [crate::db::Param<'_>; 4] =
+        [(&table.schema, Type::TEXT), (&table.table, Type::TEXT), (&every, Type::TEXT), (&table.ahead, Type::INT4)];
+    let row = tx.row("make partitions", sql, &params).await?;
+    Ok(Ensured { created: row.get(0), problems: row.get(1) })
+}

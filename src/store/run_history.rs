@@ -1,0 +1,40 @@
+//! The history in the fire ledger: pruned by age, and asked for what a job did last.
+
+use serde_json::Value;
+use tokio_postgres::types::Type;
+
+use crate::db::{Error, Tx};
+
+/// Deletes at most `limit` ended runs, the oldest first; failures stay twice as long.
+///
+/// Never an open run, and never one above its job's floor: the ledger's unique row is what keeps an
+/// instant from being fired twice, and below the floor nothing fires any more.
+///
+/// `cutoff` and `cutoff_failed` are instants as ISO text. Returns how many it deleted.
+pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -> Result<u64, Error> {
+    let sql = "
+        DELETE FROM steward.job_runs
+         WHERE id = ANY (ARRAY(
+               SELECT r.id
+                 FROM steward.job_runs r
+                 LEFT JOIN steward.job_state s ON s.job = r.job
+                WHERE r.finished_at < $1::timestamptz
+                  AND r.state NOT IN ('queued', 'running')
+                  AND (r.state IN ('succeeded', 'skipped') OR r.finished_at < $2::timestamptz)
+                  AND (s.claimed_floor IS NULL OR coalesce(r.last_due_at, r.due_at) <= s.claimed_floor)
+                ORDER BY r.finished_at
+                LIMIT $3
+                  FOR UPDATE OF r SKIP LOCKED))";
+    let params: [crate::db::Param<'_>; 3] = [(&cutoff, Type::TEXT), (&cutoff_failed, Type::TEXT), (&limit, Type::INT8)];
+    tx.execute("prune job history", sql, &params).await
+}
+
+/// The detail of the job's last run that succeeded.
+pub async fn last_detail(tx: &Tx<'_>, job: &str) -> Result<Option<Value>, Error> {
+    let sql = "
+        SELECT detail FROM steward.job_runs
+         WHERE job = $1 AND state = 'succeeded' AND detail IS NOT NULL
+         ORDER BY due_at DESC
+         LIMIT 1";
+    Ok(tx.row_opt("read the last run's detail", sql, &[(&job, Type::TEXT)]).await?.map(|row| row.get(0)))
+}
