@@ -243,9 +243,7 @@ fn application_name(purpose: Purpose, own: Option<&str>) -> String {
         name.push(' ');
         name.push_str(own);
     }
-    let fits =
-        name.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= APPLICATION_NAME_MAX).last();
-    name.truncate(fits.unwrap_or(0));
+    name.truncate(name.floor_char_boundary(APPLICATION_NAME_MAX));
     name
 }
 
