@@ -15,7 +15,7 @@ async fn runs(pid: i32, text: &str) -> bool {
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active' AND query LIKE '{text}%'"
     );
-    tokio::task::spawn_blocking(move || shared().psql(&sql)).await.unwrap() == "1"
+    tokio::task::spawn_blocking(move || shared().run(&sql)).await.unwrap() == "1"
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_statement_that_swallows_its_cancel_is_terminated() {
     );
     assert_eq!(outcome, CancelOutcome::Terminated);
     assert_eq!(error.unwrap_err().kind(), Kind::ConnectionLost);
-    assert!(started.elapsed() < crate::server::BOUND);
+    assert!(started.elapsed() < crate::harness::BOUND);
     assert!(!runs(pid, "DO").await);
 }
 

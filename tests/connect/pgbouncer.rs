@@ -32,7 +32,7 @@ impl PgBouncer {
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
                  auth_type = scram-sha-256\nauth_file = {root}/users\npool_mode = {pool_mode}\n\
                  default_pool_size = 5\nquery_wait_timeout = 5\nlogfile = {root}/log\npidfile =\n",
-                server.dir.path().display(),
+                server.socket_dir.display(),
                 server.port
             ),
         )
@@ -139,7 +139,7 @@ async fn cancels_reach_the_server_and_leave_pgbouncer_alive() {
             async {
                 wait_until("it runs", async || {
                     let running = running.clone();
-                    tokio::task::spawn_blocking(move || shared().psql(&running)).await.unwrap() == "1"
+                    tokio::task::spawn_blocking(move || shared().run(&running)).await.unwrap() == "1"
                 })
                 .await;
                 canceller.cancel(Duration::from_secs(10)).await
@@ -168,7 +168,7 @@ async fn nobody_is_terminated_through_a_pooler() {
     );
     let look = async || {
         let pid = pid.clone();
-        tokio::task::spawn_blocking(move || shared().psql(&pid)).await.unwrap()
+        tokio::task::spawn_blocking(move || shared().run(&pid)).await.unwrap()
     };
     let outcome = tokio::select! {
         outcome = async {
@@ -180,7 +180,7 @@ async fn nobody_is_terminated_through_a_pooler() {
     assert_eq!(outcome, CancelOutcome::Unconfirmed);
     let pid = look().await;
     assert_ne!(pid, "0", "it still runs");
-    tokio::task::spawn_blocking(move || shared().psql(&format!("SELECT pg_terminate_backend({pid})"))).await.unwrap();
+    tokio::task::spawn_blocking(move || shared().run(&format!("SELECT pg_terminate_backend({pid})"))).await.unwrap();
 }
 
 #[tokio::test]

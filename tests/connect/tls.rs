@@ -51,7 +51,7 @@ async fn certificates_are_verified_as_the_mode_says() {
         (format!("sslmode=require sslrootcert={other}"), Kind::Tls, "signed by nobody in"),
         ("sslmode=verify-full sslrootcert=system host=localhost".to_owned(), Kind::Tls, "sslrootcert=system"),
         ("sslmode=verify-ca sslrootcert=/nonexistent".to_owned(), Kind::Config, "/nonexistent"),
-        (format!("sslmode=verify-ca sslrootcert={}", server.path("pw")), Kind::Config, "not a PEM file"),
+        (format!("sslmode=verify-ca sslrootcert={}", server.path("server.key")), Kind::Config, "not a PEM file"),
     ] {
         let error = try_connect(&format!("{tcp} {rest}")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{rest}: {error}");
@@ -102,14 +102,16 @@ async fn channel_binding_is_really_used() {
 
 #[tokio::test]
 async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
-    let server = Server::start(&[], "");
-    let data = server.dir.path().to_owned();
+    let server = Server::start("");
     for ext in ["crt", "key"] {
         // In place, so that owner and mode stay.
-        std::fs::write(data.join(format!("server.{ext}")), std::fs::read(data.join(format!("self.{ext}"))).unwrap())
-            .unwrap();
+        std::fs::write(
+            server.path(&format!("server.{ext}")),
+            std::fs::read(server.path(&format!("self.{ext}"))).unwrap(),
+        )
+        .unwrap();
     }
-    server.psql("SELECT pg_reload_conf()");
+    server.run("SELECT pg_reload_conf()");
     let own = server.path("self.crt");
     let full =
         format!("{} host=localhost hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={own}", server.tcp("postgres"));
@@ -123,8 +125,8 @@ async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
             .unwrap_err();
     assert_eq!(error.kind(), Kind::Tls, "another root: {error}");
 
-    server.psql("ALTER SYSTEM SET ssl = off");
-    server.psql("SELECT pg_reload_conf()");
+    server.run("ALTER SYSTEM SET ssl = off");
+    server.run("SELECT pg_reload_conf()");
     let plain = server.tcp("postgres");
     crate::wait_until("the server offers no TLS", async || {
         try_connect(&format!("{plain} sslmode=require")).await.is_err()
