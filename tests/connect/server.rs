@@ -46,7 +46,7 @@ pub struct Server {
     pub port: u16,
     /// Of the Unix socket.
     pub socket_dir: PathBuf,
-    certificates: TempDir,
+    certificates: PathBuf,
     server: Mutex<PrivateServer>,
 }
 
@@ -64,23 +64,21 @@ impl Server {
     }
 
     fn prepare(hba: &str, change: impl FnOnce(&Path)) -> Server {
-        let certificates = scratch();
-        make_certificates(certificates.path());
-        give_to_postgres(certificates.path());
-        let root = certificates.path().display().to_string();
-        let mut server = background(async move {
-            let server = PrivateServer::start(&[
-                ("ssl_cert_file", &format!("{root}/server.crt")),
-                ("ssl_key_file", &format!("{root}/server.key")),
-                ("ssl_ca_file", &format!("{root}/ca.crt")),
-            ])
-            .await;
-            server.append_conf("ssl = on");
+        let mut server = background(async {
+            let server = PrivateServer::start(&[]).await;
             let client = server.client().await;
             client.batch_execute(&format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'")).await.unwrap();
             server
         });
         let data = server.ephemeral().data_dir();
+        // Within the server's own folder, which goes when the server goes.
+        let certificates = data.join("tls");
+        fs::create_dir(&certificates).unwrap();
+        make_certificates(&certificates);
+        give_to_postgres(&certificates);
+        server.append_conf(
+            "ssl = on\nssl_cert_file = 'tls/server.crt'\nssl_key_file = 'tls/server.key'\nssl_ca_file = 'tls/ca.crt'",
+        );
         if !hba.is_empty() {
             fs::write(data.join("pg_hba.conf"), hba).unwrap();
         }
@@ -96,7 +94,7 @@ impl Server {
 
     /// The path of a certificate or key.
     pub fn path(&self, name: &str) -> String {
-        self.certificates.path().join(name).display().to_string()
+        self.certificates.join(name).display().to_string()
     }
 
     /// Key-value settings for a role over TCP; more can follow.
