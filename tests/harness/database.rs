@@ -1,9 +1,13 @@
 //! A database per test.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pgsteward::config::{self, Config, Pooler, Secret, SecretSource};
+use pgsteward::db::Database;
+use pgsteward::lifecycle::Tasks;
+use pgsteward::migrate;
+use pgsteward::telemetry::Metrics;
 use tokio_postgres::error::SqlState;
 
 use super::{BOUND, TestClient, TestServer, background, connect, server};
@@ -154,27 +158,22 @@ async fn clone_database(admin: &TestClient, name: &str, source: &str) {
     }
 }
 
-/// SWAP HERE: to be replaced by the library's own migrator (`pgsteward::migrate`), so that tests see
-/// the schema exactly as the daemon makes it. Until then: each file of both sets, in order, each in
-/// a transaction.
+/// Both sets, by pgsteward's own migrator: tests see the schema as the daemon makes it.
 async fn migrate_template(url: &str) {
-    let client = connect(url).await.expect("the template answers");
-    for set in ["steward", "zentry"] {
-        for file in up_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(set)) {
-            let sql = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let whole = format!("BEGIN;\n{sql}\n;COMMIT");
-            client.batch_execute(&whole).await.unwrap_or_else(|error| panic!("{}: {error:?}", file.display()));
-        }
-    }
-}
-
-fn up_files(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.ends_with(".sql") && !name.ends_with(".down.sql")
-    });
-    files.sort();
-    files
+    let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new().expect("metrics register")));
+    let mut config = Config::default();
+    config.migrations.sets = vec!["zentry".to_owned()];
+    let settings = config::Database {
+        url: Some(SecretSource::Inline(Secret::new(url))),
+        pooler: Pooler::None,
+        ..config::Database::default()
+    };
+    let database = Database::new("template", &settings, 1, &tasks, &metrics);
+    let sets = migrate::configured_sets(&config).unwrap_or_else(|error| panic!("the bundled sets: {error}"));
+    let options = migrate::Options::new(&config.migrations, "test");
+    migrate::up(&database, &sets, &options).await.unwrap_or_else(|error| panic!("migrate the template: {error}"));
+    // Nobody may be connected to a template that is cloned.
+    drop(database);
+    let stragglers = tasks.drain(BOUND).await;
+    assert!(stragglers.is_empty(), "connections that stay: {stragglers:?}");
 }
