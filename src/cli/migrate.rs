@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Exit, Opened, Selection, Session, actor, print, print_json, say};
-use crate::migrate::{self, Options, Target, plan::Line, source, source::Set};
+use crate::migrate::{self, Options, Target, plan::Line, source, source::Set, undo::Undo};
 
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
@@ -92,9 +92,6 @@ impl Up {
         let (opened, sets) = self.files.open(session)?;
         let options = Options::new(&session.config().migrations, actor());
         let outcome = migrate::up(&opened.db, &sets, &options).await.map_err(|error| failed(&error))?;
-        for edited in outcome.edited() {
-            say(&format!("warning: {edited} was edited after being applied"));
-        }
         if session.json {
             print_json(&serde_json::json!({ "applied": outcome.changed, "migrations": outcome.lines }));
         } else {
@@ -104,7 +101,17 @@ impl Up {
             let known = outcome.lines.len();
             print(&format!("{} applied now, {known} in all, {} ms", outcome.changed.len(), outcome.took.as_millis()));
         }
-        Ok(Exit::Ok)
+        let edited = outcome.edited();
+        if edited.is_empty() {
+            return Ok(Exit::Ok);
+        }
+        // The daemon serves next to an edited file. Who asks for it to be applied is told that it was not.
+        say(&format!(
+            "{} changed after being applied, and did not run again; restore the file, or write the change as a new \
+             migration",
+            edited.join(", ")
+        ));
+        Err(Exit::Migration)
     }
 }
 
@@ -130,18 +137,19 @@ impl Down {
             (None, true) => Target::All,
             (None, false) => Target::One,
         };
-        let planned = migrate::plan_down(&opened.db, &set, target).await.map_err(|error| failed(&error))?;
-        let lossy: Vec<String> = planned
-            .iter()
-            .filter(|row| row.down_sql.as_deref().is_some_and(migrate::sql::loses_data))
-            .map(|row| format!("{}/{:03}_{}", row.set, row.version, row.name))
-            .collect();
+        let planned = migrate::plan_down(&opened.db, &sets, &set, target).await.map_err(|error| failed(&error))?;
+        if planned.is_empty() && sets.iter().all(|known| known.name != set) {
+            say(&format!("found no migration of a set {set:?}, neither applied nor among the files"));
+            return Err(Exit::Usage);
+        }
+        let lossy: Vec<String> =
+            planned.iter().filter(|undo| migrate::sql::loses_data(&undo.sql)).map(Undo::label).collect();
         if !lossy.is_empty() && !self.yes {
             say(&format!("rolling back {} removes data; nothing was done; add --yes to go on", lossy.join(", ")));
-            return Err(Exit::Migration);
+            return Err(Exit::Usage);
         }
         let options = Options::new(&session.config().migrations, actor());
-        let outcome = migrate::down(&opened.db, &set, target, &options).await.map_err(|error| failed(&error))?;
+        let outcome = migrate::down(&opened.db, &sets, &set, target, &options).await.map_err(|error| failed(&error))?;
         if session.json {
             print_json(&serde_json::json!({ "rolled_back": outcome.changed }));
         } else {
