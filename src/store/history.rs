@@ -43,15 +43,15 @@ pub async fn exists(conn: &Conn) -> Result<bool, Error> {
 pub async fn obstacle(conn: &Conn) -> Result<Option<String>, Error> {
     const SQL: &str = "
         SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-               format('%I', current_user), format('%I', current_database()),
+               quote_ident(current_user), quote_ident(current_database()),
                has_database_privilege(current_database(), 'CREATE'),
-               format('%I', pg_get_userbyid(n.nspowner)),
+               quote_ident(pg_get_userbyid(n.nspowner)),
                has_schema_privilege(n.oid, 'USAGE') AND (c.oid IS NOT NULL OR has_schema_privilege(n.oid, 'CREATE')),
-               c.relkind = 'r'
-               AND (SELECT count(*) = 9 FROM pg_attribute a
+               CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'r' AND (
+                    SELECT count(*) = 9 FROM pg_attribute a
                      WHERE a.attrelid = c.oid AND NOT a.attisdropped
                        AND a.attname IN ('set_name', 'version', 'name', 'checksum', 'up_sql', 'down_sql',
-                                         'applied_by', 'applied_at', 'duration_ms')),
+                                         'applied_by', 'applied_at', 'duration_ms')) END,
                has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
                AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
           FROM (VALUES ('steward')) AS wanted (schema)
