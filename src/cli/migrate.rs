@@ -10,10 +10,13 @@ use crate::migrate::{self, Options, Target, plan::Line, source, source::Set, und
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
     /// Apply what is pending
+    #[command(after_help = UP_EXAMPLES)]
     Up(Up),
-    /// List every version and where it stands
+    /// List every version and where it stands; changes nothing
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(Status),
     /// Roll back: the newest version, or more
+    #[command(after_help = DOWN_EXAMPLES)]
     Down(Down),
 }
 
@@ -55,6 +58,28 @@ pub struct Down {
     #[command(flatten)]
     files: Files,
 }
+
+const UP_EXAMPLES: &str = "\
+Files are named 001_create_users.sql, with 001_create_users.down.sql beside it to undo it. Each runs
+once, in a transaction of its own; several migrators may be started at once.
+
+Examples:
+  pgsteward migrate up                          what the configuration names
+  DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations";
+
+const STATUS_EXAMPLES: &str = "\
+States: applied; reformatted (comments or white space differ); edited (its SQL differs from what was
+applied); no_file (applied, but not among the files); pending; out_of_order (below the newest applied).
+
+Examples:
+  pgsteward migrate status
+  pgsteward migrate status --json | jq -r '.[] | select(.state == \"pending\") | .name'";
+
+const DOWN_EXAMPLES: &str = "\
+Examples:
+  pgsteward migrate down                        the newest version of the only application set
+  pgsteward migrate down --set zentry --to 1    everything above version 1
+  pgsteward migrate down --set app --all --yes  everything, data included";
 
 impl Migrate {
     /// `--dir`, which is part of the configuration.

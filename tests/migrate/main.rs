@@ -4,6 +4,7 @@
 //! - [`plan`]: what files and history together allow, and what the commands print and return.
 //! - [`many`]: several migrators at once, and the bad ends of one.
 //! - [`locks`]: other sessions in the way.
+//! - [`pooler`]: behind PgBouncer in transaction mode.
 //! - [`access`]: roles, standbys and schemas that do not let us write.
 //! - [`rollback`]: down, in order; every bundled version undone exactly.
 
@@ -18,6 +19,7 @@ mod digest;
 mod locks;
 mod many;
 mod plan;
+mod pooler;
 mod rollback;
 
 use std::path::Path;

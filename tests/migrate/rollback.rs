@@ -136,13 +136,13 @@ async fn every_bundled_version_is_undone_exactly() {
     for pair in digests.windows(2) {
         assert_ne!(pair[0], pair[1], "each version changes something that the digest sees");
     }
-    for ((set, version, sets), level) in levels.iter().zip(0..levels.len()).rev() {
+    for (level, (set, version, sets)) in levels.iter().enumerate().rev() {
         let outcome = migrate::down(&library, sets, set, Target::One, &options()).await.unwrap();
         assert_eq!(outcome.changed[0].version, *version);
         digest::assert_same(&digests[level], &digest::of(&client).await, &format!("{set} {version} undone"));
     }
-    for ((set, version, sets), level) in levels.iter().zip(1..digests.len()) {
+    for ((set, version, sets), wanted) in levels.iter().zip(&digests[1..]) {
         migrate::up(&library, sets, &options()).await.unwrap();
-        digest::assert_same(&digests[level], &digest::of(&client).await, &format!("{set} {version} applied again"));
+        digest::assert_same(wanted, &digest::of(&client).await, &format!("{set} {version} applied again"));
     }
 }
