@@ -8,7 +8,6 @@ help: ## List the targets
 
 demo: ## Show it at work on a throw-away PostgreSQL; Ctrl-C ends it
 	@scripts/install-deps.sh server
-	cargo build --release --locked
 	@scripts/demo.sh
 
 test: ## Run the whole suite against a throw-away PostgreSQL

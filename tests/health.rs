@@ -84,6 +84,7 @@ impl Steward {
             limits: &self.limits,
             instance: "here",
             watched: &self.watched,
+            writable: true,
             bound: self.bound,
         };
         let inputs = Inputs {

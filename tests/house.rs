@@ -39,7 +39,7 @@ const DOORS: &[Door] = &[
     Door {
         signs: &["tokio_cron_scheduler"],
         behind: &["src/schedule/ticker.rs"],
-        except: &[],
+        except: &[("src/telemetry/log.rs", "names it to quiet its log")],
         why: "the cron crate wakes us and decides nothing",
     },
     Door {
@@ -73,6 +73,7 @@ const DOORS: &[Door] = &[
         except: &[
             ("src/db/session.rs", "proves in pg_stat_activity that a cancelled statement has ended"),
             ("src/db/pooler.rs", "tells a pooler by the behaviour of backends"),
+            ("src/db/login.rs", "sets only the session settings that this server has"),
         ],
         why: "what a catalog query needs (version, privilege) is known in one place",
     },

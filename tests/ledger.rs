@@ -146,7 +146,7 @@ async fn ten_instances_claim_each_instant_once() {
         assert!(bench.floor_is(round).await);
         assert!(bench.finish(ran[0].0, ran[0].1, State::Succeeded).await);
     }
-    assert_eq!(bench.states().await, vec!["succeeded"; 5].join(", "));
+    assert_eq!(bench.states().await, ["succeeded"; 5].join(", "));
 }
 
 #[tokio::test]

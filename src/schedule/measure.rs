@@ -157,10 +157,7 @@ impl Measurements {
                 error: standing.last_error.unwrap_or_default(),
             })
             .collect();
-        // One less than the job makes: at the turn of a day there is one less until it runs again.
-        let partitions = supplied(surroundings.zentry)
-            .map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) })
-            .collect();
+        let partitions = partitions_needed(surroundings.zentry);
         Inputs {
             schema: surroundings.schema.clone(),
             partitions: if surroundings.writable { partitions } else { Vec::new() },
@@ -173,7 +170,14 @@ fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
     OWN.into_iter().chain(zentry.then_some(VM_METRICS))
 }
 
-fn watched(zentry: bool) -> Vec<Watched> {
+/// How many partitions ahead the tables need. One less than the job makes: at the turn of a day there
+/// is one less until it runs again.
+pub fn partitions_needed(zentry: bool) -> Vec<PartitionsNeeded> {
+    supplied(zentry).map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) }).collect()
+}
+
+/// The partitioned tables to look at.
+pub fn watched(zentry: bool) -> Vec<Watched> {
     supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
 }
 

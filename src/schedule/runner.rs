@@ -291,6 +291,9 @@ fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> Ending {
 }
 
 fn done(report: Report) -> Ending {
+    if let Some(error) = &report.failure {
+        return Ending { rows: report.rows, detail: report.detail, ..failed(error) };
+    }
     let (state, reason) = match (report.skipped, report.stopped) {
         (Some(reason), _) => (State::Skipped, Some(reason)),
         (None, true) => (State::Cancelled, Some("shutdown".to_owned())),

@@ -244,7 +244,8 @@ async fn migrate(
     Ok(migrated)
 }
 
-async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
+/// Looks whether what was applied is still there, and lists the `edited` files beside it. Changes nothing.
+pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
     let zentry = history::has_set(&conn, source::ZENTRY).await?;
     let applied: &[&str] = if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };

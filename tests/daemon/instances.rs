@@ -43,7 +43,8 @@ async fn started_at_once_they_migrate_once_fire_once_and_one_observes() {
         assert_eq!(metric(daemon.address(), "pgsteward_migrations_pending set=\"zentry\"").await, Some(0.0));
     }
     let client = database.client().await;
-    let sql = "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
+    let sql =
+        "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
     assert_eq!(client.text(sql).await, "steward/1 steward/2 steward/3 zentry/1 zentry/2 zentry/3");
 
     let observing = observer(&daemons).await;

@@ -31,8 +31,12 @@ async fn rows_arrive_and_every_metric_passes_promtool() {
         health.status == 200 && health.json()["status"] == "healthy"
     })
     .await;
-    let health = succeed(&Setup::new().database(&database.url()), &["health"]);
-    assert!(health.contains("healthy"), "{health}");
+    let cli = Setup::new().database(&database.url()).config(ZENTRY);
+    let health = succeed(&cli, &["health"]);
+    assert!(health.starts_with("database main: healthy") && health.contains("\n  schema "), "{health}");
+    let stranger = TestDatabase::create(Template::Empty).await;
+    let health = succeed(&Setup::new().database(&stranger.url()), &["health"]);
+    assert!(!health.contains("\n  schema "), "nothing is said of what is not kept there: {health}");
 
     let page = daemon.get("/metrics").await.body;
     assert!(page.contains("\npg_stat_activity_count{"), "{page}");
@@ -166,21 +170,25 @@ async fn pausing_stops_every_job_by_the_database_and_by_the_local_file() {
     let skipped = "SELECT count(*) FROM steward.job_runs WHERE state = 'skipped' AND reason = 'paused'";
     wait_sql(&client, succeeded, |runs| runs > 0).await;
 
-    let flag = || succeed(&setup, &["pause", "--all", "--reason", "fail-over"]);
-    let file = || std::fs::write(folder.path().join("PAUSE"), "").map(|()| String::new()).unwrap();
-    let flag_off = || succeed(&setup, &["resume", "--all"]);
-    let file_off = || std::fs::remove_file(folder.path().join("PAUSE")).map(|()| String::new()).unwrap();
-    let ways: [(&dyn Fn() -> String, &dyn Fn() -> String); 2] = [(&flag, &flag_off), (&file, &file_off)];
-    for (pause, resume) in ways {
+    let file = folder.path().join("PAUSE");
+    let flag = |paused| match paused {
+        true => drop(succeed(&setup, &["pause", "--all", "--reason", "fail-over"])),
+        false => drop(succeed(&setup, &["resume", "--all"])),
+    };
+    let local = |paused| match paused {
+        true => std::fs::write(&file, "").unwrap(),
+        false => std::fs::remove_file(&file).unwrap(),
+    };
+    for set_paused in [&flag as &dyn Fn(bool), &local] {
         let before = client.number(skipped).await;
-        pause();
+        set_paused(true);
         wait_metric(&daemon, "pgsteward_paused", |value| value == 1.0).await;
         wait_sql(&client, skipped, |runs| runs >= before + 2).await;
         let ran = client.number(succeeded).await;
         let before = client.number(skipped).await;
         wait_sql(&client, skipped, |runs| runs >= before + 2).await;
         assert_eq!(client.number(succeeded).await, ran, "a job ran while paused");
-        resume();
+        set_paused(false);
         wait_metric(&daemon, "pgsteward_paused", |value| value == 0.0).await;
         wait_sql(&client, succeeded, |runs| runs > ran).await;
     }

@@ -1,9 +1,13 @@
 //! A database per test.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pgsteward::config;
+use pgsteward::db::Database;
+use pgsteward::lifecycle::Tasks;
+use pgsteward::migrate::{self, source};
+use pgsteward::telemetry::Metrics;
 use tokio_postgres::error::SqlState;
 
 use super::{BOUND, TestClient, TestServer, background, connect, server};
@@ -154,28 +158,21 @@ async fn clone_database(admin: &TestClient, name: &str, source: &str) {
     }
 }
 
-/// SWAP HERE: to be replaced by the library's own migrator (`pgsteward::migrate`), so that tests see
-/// the schema exactly as the daemon makes it. Until then: the schema `steward`, which the migrator
-/// makes for its history, then each file of both sets, in order, each in a transaction.
+/// By the library's own migrator, so that tests see the schema exactly as the daemon makes it.
 async fn migrate_template(url: &str) {
-    let client = connect(url).await.expect("the template answers");
-    client.batch_execute("CREATE SCHEMA steward").await.expect("create pgsteward's schema");
-    for set in ["steward", "zentry"] {
-        for file in up_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(set)) {
-            let sql = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-            let whole = format!("BEGIN;\n{sql}\n;COMMIT");
-            client.batch_execute(&whole).await.unwrap_or_else(|error| panic!("{}: {error:?}", file.display()));
-        }
-    }
-}
-
-fn up_files(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.ends_with(".sql") && !name.ends_with(".down.sql")
-    });
-    files.sort();
-    files
+    let config = config::Database {
+        url: Some(config::SecretSource::Inline(config::Secret::new(url))),
+        ..config::Database::default()
+    };
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let tasks = Tasks::new();
+    let db = Database::new("template", &config, 1, &tasks, &metrics);
+    let sets = [source::STEWARD, source::ZENTRY].map(|set| source::bundled(set).expect("a bundled set"));
+    let options = migrate::Options::new(&config::Config::default().migrations, "harness");
+    migrate::up(&db, &sets, &options).await.unwrap_or_else(|error| panic!("migrate the template: {error}"));
+    // Its connections must be gone before the template can be named and cloned.
+    drop(db);
+    tasks.stop();
+    let stragglers = tasks.drain(BOUND).await;
+    assert!(stragglers.is_empty(), "{stragglers:?}");
 }
