@@ -1,4 +1,5 @@
-//! `packaging/prometheus`: the rules are PromQL, fire when they should, and name what is exported.
+//! `packaging/prometheus` and `packaging/grafana`: the rules are PromQL, fire when they should, and
+//! name what is exported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -101,14 +102,25 @@ fn every_alert_is_tried_both_ways_and_says_what_to_do() {
     assert!(names.len() >= 25);
 }
 
-#[test]
-fn the_rules_name_only_what_is_exported() {
+/// What expressions may name: all that is exported, and what Prometheus makes of it.
+fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = declared();
     let page = String::from_utf8(Metrics::new().unwrap().encode().unwrap()).unwrap();
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         known.entry(line.split(' ').next().unwrap().to_owned()).or_default();
     }
-    // Prometheus' own.
+    // A histogram's name is never a series.
+    for name in known.keys().filter(|name| name.ends_with("_seconds")).cloned().collect::<Vec<_>>() {
+        if read("src/telemetry/metrics.rs")
+            .contains(&format!("seconds(\n                &r,\n                \"{name}\""))
+        {
+            let mut labels = known.remove(&name).unwrap();
+            known.insert(format!("{name}_count"), labels.clone());
+            known.insert(format!("{name}_sum"), labels.clone());
+            labels.insert("le".to_owned());
+            known.insert(format!("{name}_bucket"), labels);
+        }
+    }
     known.insert("up".to_owned(), BTreeSet::new());
     for rule in rules() {
         let Some(record) = rule["record"].as_str() else { continue };
@@ -116,24 +128,61 @@ fn the_rules_name_only_what_is_exported() {
         labels.extend(rule["labels"].as_object().into_iter().flat_map(|labels| labels.keys().cloned()));
         known.insert(record.to_owned(), labels);
     }
-    for expression in expressions() {
-        let mut there: BTreeSet<&str> = SCRAPED.into();
-        for selector in &expression.selectors {
-            let labels = known.get(&selector.metric);
-            let labels = labels.unwrap_or_else(|| panic!("{} is not exported", selector.metric));
-            there.extend(labels.iter().map(String::as_str));
-            for (label, ..) in &selector.matchers {
-                assert!(
-                    labels.contains(label) || SCRAPED.contains(&label.as_str()),
-                    "{}: no label {label}",
-                    selector.metric
-                );
-            }
-        }
-        for label in &expression.grouped {
-            assert!(there.contains(label.as_str()), "nothing in {expression:?} has the label {label}");
+    known
+}
+
+#[track_caller]
+fn names_only(known: &BTreeMap<String, BTreeSet<String>>, expression: &Named) {
+    let mut there: BTreeSet<&str> = SCRAPED.into();
+    for selector in &expression.selectors {
+        let labels = known.get(&selector.metric);
+        let labels = labels.unwrap_or_else(|| panic!("{} is not exported", selector.metric));
+        there.extend(labels.iter().map(String::as_str));
+        for (label, ..) in &selector.matchers {
+            let exists = labels.contains(label) || SCRAPED.contains(&label.as_str());
+            assert!(exists, "{} has no label {label}", selector.metric);
         }
     }
+    for label in &expression.grouped {
+        assert!(there.contains(label.as_str()), "nothing in {expression:?} has the label {label}");
+    }
+}
+
+#[test]
+fn the_rules_name_only_what_is_exported() {
+    let known = known();
+    assert!(known.contains_key("pgsteward_job_due_lag_seconds_bucket"), "histograms are told apart");
+    for expression in expressions() {
+        names_only(&known, &expression);
+    }
+    // Annotations ask, too.
+    for rule in rules() {
+        let summary = rule.pointer("/annotations/summary").and_then(Value::as_str).unwrap_or_default();
+        for (start, _) in summary.match_indices("pgsteward_") {
+            let metric: String = summary[start..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            assert!(known.contains_key(&metric), "{metric} in {summary}");
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_draws_only_what_is_exported() {
+    let known = known();
+    let dashboard: Value = serde_json::from_str(&read("packaging/grafana/dashboard.json")).unwrap();
+    let mut drawn = 0;
+    for target in dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap())
+    {
+        let expression = text(target, "/expr");
+        names_only(&known, &named(expression));
+        // As Grafana fills it in, it must be PromQL.
+        let filled = expression.replace("$__rate_interval", "1m");
+        let rule = serde_json::json!({"groups": [{"name": "g", "rules": [{"record": "r", "expr": filled}]}]});
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), rule.to_string()).unwrap();
+        promtool(&["check", "rules", file.path().to_str().unwrap()]);
+        drawn += 1;
+    }
+    assert!(drawn >= 12);
 }
 
 #[test]
