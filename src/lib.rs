@@ -20,31 +20,31 @@
 //!
 //! ARCHITECTURE.md walks through the house with its invariants.
 
-/// What an operator may say, checked whole before anything happens.
+// What an operator may say, checked whole before anything happens.
 pub mod config;
-/// Logs and pgsteward's own metrics.
+// Logs and pgsteward's own metrics.
 pub mod telemetry;
-/// Signals, the only spawn, the bounded drain, and systemd's notifications.
+// Signals, the only spawn, the bounded drain, and systemd's notifications.
 pub mod lifecycle;
-/// Reaching a PostgreSQL server: connections, pools, transactions, proven cancels, error kinds.
+// Reaching a PostgreSQL server: connections, pools, transactions, proven cancels, error kinds.
 pub mod db;
-/// All SQL on pgsteward's own tables.
+// All SQL on pgsteward's own tables.
 pub mod store;
-/// What was done, by whom.
+// What was done, by whom.
 pub mod audit;
-/// What the server tells about itself, as plain data.
+// What the server tells about itself, as plain data.
 pub mod observe;
-/// Versioned SQL files: plan, lock, apply, verify, roll back.
+// Versioned SQL files: plan, lock, apply, verify, roll back.
 pub mod migrate;
-/// Measurements judged into a status, and the board that holds the current truth.
+// Measurements judged into a status, and the board that holds the current truth.
 pub mod health;
-/// What can run.
+// What can run.
 pub mod jobs;
-/// When it runs, who runs it, and how it ended.
+// When it runs, who runs it, and how it ended.
 pub mod schedule;
-/// The listener: probes, health and metrics, from memory.
+// The listener: probes, health and metrics, from memory.
 pub mod http;
-/// The only wiring.
+// The only wiring.
 pub mod app;
-/// One file per subcommand.
+// One file per subcommand.
 pub mod cli;

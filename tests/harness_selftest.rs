@@ -1,6 +1,6 @@
 //! The harness does what the tests that stand on it believe.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod harness;
 

@@ -11,7 +11,7 @@ CREATE TABLE steward.leases (
     acquired_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     renewed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at  timestamptz NOT NULL,
-    CHECK (expires_at > renewed_at)
+    CONSTRAINT leases_expiry_check CHECK (expires_at >= renewed_at)
 )
 -- A few rows, renewed every few seconds: room for HOT updates, and no waiting for a share of the table.
 WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
@@ -101,8 +101,8 @@ CREATE TABLE steward.job_state (
     last_finished_at     timestamptz,
     last_state           text,
     consecutive_failures integer     NOT NULL DEFAULT 0 CHECK (consecutive_failures >= 0),
-    CHECK ((paused_by IS NULL) = (paused_at IS NULL)),
-    CHECK (job <> '*' OR running_run_id IS NULL)
+    CONSTRAINT job_state_paused_check CHECK ((paused_by IS NULL) = (paused_at IS NULL)),
+    CONSTRAINT job_state_all_check CHECK (job <> '*' OR running_run_id IS NULL)
 )
 WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 

@@ -35,6 +35,7 @@ DECLARE
     child_name text;
     default_id regclass;
     found_rows boolean;
+    locked     boolean := false;
     contiguous boolean := true;
 BEGIN
     created := 0;
@@ -85,21 +86,28 @@ BEGIN
         hi := (current_lo + (i + 1) * step) AT TIME ZONE 'UTC';
 
         -- Judged by bounds, not by name: a partition made by other hands counts if it covers the period.
-        SELECT b.id, b.from_at, b.to_at
-          INTO part
-          FROM (SELECT h.inhrelid::regclass AS id,
-                       coalesce((regexp_match(x.expr, $re$FROM \('([^']+)'\)$re$))[1]::timestamptz, '-infinity') AS from_at,
-                       coalesce((regexp_match(x.expr, $re$TO \('([^']+)'\)$re$))[1]::timestamptz, 'infinity') AS to_at
-                  FROM pg_inherits h
-                  JOIN pg_class c ON c.oid = h.inhrelid
-                 CROSS JOIN LATERAL pg_get_expr(c.relpartbound, c.oid) AS x (expr)
-                 WHERE h.inhparent = parent
-                   AND NOT h.inhdetachpending
-                   AND h.inhrelid IS DISTINCT FROM default_id::oid) b
-         WHERE b.from_at < hi AND b.to_at > lo
-         ORDER BY b.from_at
-         LIMIT 1;
-        IF FOUND THEN
+        -- What seems missing is looked up again under the lock: another maker may just have made it. The
+        -- lock is the one that ATTACH takes on the parent anyway.
+        LOOP
+            SELECT b.id, b.from_at, b.to_at
+              INTO part
+              FROM (SELECT h.inhrelid::regclass AS id,
+                           coalesce((regexp_match(x.expr, $re$FROM \('([^']+)'\)$re$))[1]::timestamptz, '-infinity') AS from_at,
+                           coalesce((regexp_match(x.expr, $re$TO \('([^']+)'\)$re$))[1]::timestamptz, 'infinity') AS to_at
+                      FROM pg_inherits h
+                      JOIN pg_class c ON c.oid = h.inhrelid
+                     CROSS JOIN LATERAL pg_get_expr(c.relpartbound, c.oid) AS x (expr)
+                     WHERE h.inhparent = parent
+                       AND NOT h.inhdetachpending
+                       AND h.inhrelid IS DISTINCT FROM default_id::oid) b
+             WHERE b.from_at < hi AND b.to_at > lo
+             ORDER BY b.from_at
+             LIMIT 1;
+            EXIT WHEN FOUND OR locked;
+            EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', parent);
+            locked := true;
+        END LOOP;
+        IF part.id IS NOT NULL THEN
             IF part.from_at > lo OR part.to_at < hi THEN
                 problems := problems || format('%s covers only a part of %s to %s: make the rest by hand', part.id, lo, hi);
                 contiguous := contiguous AND i < 0;
@@ -117,9 +125,6 @@ BEGIN
         child := format('%I.%I', info.nspname, child_name);
 
         BEGIN
-            -- One maker at a time; it is the lock that ATTACH takes on the parent anyway.
-            EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', parent);
-
             IF default_id IS NOT NULL THEN
                 EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %I >= $1 AND %2$I < $2)', default_id, info.attname)
                    INTO found_rows USING lo, hi;
@@ -180,7 +185,7 @@ BEGIN
             WHEN check_violation THEN
                 problems := problems || format('%s could not be attached: %s', child, SQLERRM);
                 contiguous := contiguous AND i < 0;
-            -- Made by another session meanwhile (the next call finds it), or a table that is no partition.
+            -- A table of that name that is no partition: detached and kept, perhaps.
             WHEN duplicate_table THEN
                 problems := problems || format('%s exists but is no partition of %s: attach, rename or drop it',
                     child, parent);

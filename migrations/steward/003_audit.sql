@@ -70,10 +70,11 @@ COMMENT ON COLUMN steward.audit_logs.details IS
     'Anything else; also what was malformed (ip_address) or cut (a value too large).';
 
 -- How often an event could not be recorded. A sequence, because it keeps counting when the transaction
--- rolls back.
-CREATE SEQUENCE steward.audit_losses MINVALUE 0 START 0;
+-- rolls back; begun so that its last_value is the count.
+CREATE SEQUENCE steward.audit_losses MINVALUE 0;
+SELECT setval('steward.audit_losses', 0);
 COMMENT ON SEQUENCE steward.audit_losses IS
-    'Audit events that could not be written (each also raised a WARNING): last_value, once is_called.';
+    'last_value: how many statements'' audit events could not be written (each also raised a WARNING).';
 
 CREATE TABLE steward.audit_seals (
     id             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -90,8 +91,8 @@ CREATE TABLE steward.audit_seals (
     algorithm      integer     NOT NULL CHECK (algorithm >= 1),
     sealed_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     sealed_by      text        NOT NULL DEFAULT session_user,
-    CHECK (range_start <= range_end),
-    CHECK (xid_from < xid_below),
+    CONSTRAINT audit_seals_time_check CHECK (range_start <= range_end),
+    CONSTRAINT audit_seals_xid_check CHECK (xid_from < xid_below),
     CONSTRAINT audit_seals_range_key UNIQUE (partition_name, epoch, xid_from),
     CONSTRAINT audit_seals_head_key UNIQUE (head),
     -- The chain has no forks …

@@ -4,6 +4,7 @@
 -- run adds nothing. Some of it is past its retention on purpose: vm_metrics beyond 60 days, audit events
 -- beyond 90, for the retention job to find. Needs both sets applied and the role that owns them.
 
+SET search_path = public;
 SET steward.user_id = 'demo';
 SET steward.request_id = 'demo-data';
 
@@ -172,5 +173,6 @@ REFRESH MATERIALIZED VIEW user_statistics;
 ANALYZE users, projects, vms, billing_records, vm_metrics, vm_state_transitions, user_statistics, steward.audit_logs;
 
 DROP FUNCTION pg_temp.pick(text, integer);
+RESET search_path;
 RESET steward.user_id;
 RESET steward.request_id;

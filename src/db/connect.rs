@@ -21,8 +21,9 @@ use tokio::time::{Instant, timeout};
 
 use super::conn::Conn;
 use super::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs, passfile};
-use super::dial::{Address, Encryption, Place, Progress, Step, lookup};
+use super::dial::{Address, Encryption, Place, Progress, lookup};
 use super::error::{Error, Kind};
+use super::failure;
 use super::pooler::Between;
 use super::supabase;
 use super::tls::Tls;
@@ -95,12 +96,27 @@ impl Server {
         self.metrics.statement_errors.with_label_values(&[self.name.as_str(), purpose.as_str(), kind.as_str()]).inc();
     }
 
+    /// What the configuration says to stand between. It speaks of `url`; `direct_url` is there to go
+    /// past that, and is looked at for itself.
+    pub(super) fn pooler(&self, route: Route) -> config::Pooler {
+        match self.effective(route) {
+            Route::Pooled => self.config.pooler,
+            Route::Direct => config::Pooler::Auto,
+        }
+    }
+
+    /// Without a `direct_url` both routes are one.
+    fn effective(&self, route: Route) -> Route {
+        if self.config.direct_url.is_some() { route } else { Route::Pooled }
+    }
+
     /// What is known to stand between on this route.
     pub(super) fn between(&self, route: Route) -> Option<Between> {
-        self.between.lock().unwrap_or_else(PoisonError::into_inner).get(&route).copied()
+        self.between.lock().unwrap_or_else(PoisonError::into_inner).get(&self.effective(route)).copied()
     }
 
     pub(super) fn remember_between(&self, route: Route, between: Between) {
+        let route = self.effective(route);
         let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
         if before != Some(between) {
             tracing::info!(database = self.name, route = ?route, between = between.as_str(), "found what stands between");
@@ -123,28 +139,29 @@ impl Server {
         if info.load_balance {
             fastrand::shuffle(&mut hosts);
         }
-        let passes: &[TargetSessionAttrs] = match info.target_session_attrs {
-            TargetSessionAttrs::PreferStandby => &[TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
-            ref one => std::slice::from_ref(one),
+        let passes = match info.target_session_attrs {
+            TargetSessionAttrs::PreferStandby => vec![TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
+            one => vec![one],
         };
+        let mut plan = Plan { info, purpose, route, wanted: TargetSessionAttrs::Any, tls, bound };
         let mut failures = Vec::new();
-        for wanted in passes.to_vec() {
+        for wanted in passes {
+            plan.wanted = wanted;
             failures.clear();
-            let plan = Plan { info: info.clone(), purpose, route, wanted, tls: tls.clone(), bound };
             for host in &hosts {
                 match self.try_host(&plan, host).await {
                     Ok(conn) => return Ok(conn),
                     Err(error) => {
-                        let last = ends_the_search(error.kind());
+                        let last = failure::ends_the_search(error.kind());
                         failures.push((host, error));
                         if last {
-                            return Err(summary(failures));
+                            return Err(failure::summary(failures));
                         }
                     }
                 }
             }
         }
-        Err(summary(failures))
+        Err(failure::summary(failures))
     }
 
     /// Opens a connection to where another one already goes.
@@ -170,7 +187,7 @@ impl Server {
         let password = self.password(&plan, &host).await?;
         let mut progress = Progress::default();
         let opened = timeout(bound, self.open(&plan, address.clone(), password.as_ref(), &mut progress)).await;
-        let opened = opened.unwrap_or_else(|_| Err(stuck(&progress, bound)));
+        let opened = opened.unwrap_or_else(|_| Err(failure::stuck(&progress, bound)));
         opened.map_err(|error| error.context(host).context("connect"))
     }
 
@@ -201,8 +218,8 @@ impl Server {
             }
             (None, Some(project)) => {
                 let own = self.load("supabase.db_password", project.db_password.as_ref()).await?;
-                supabase::conninfo(&project.url, password.clone().or(own))
-                    .map_err(|error| Error::with_source(Kind::Config, "supabase.url", error))?
+                return supabase::conninfo(&project.url, own.or(password))
+                    .map_err(|error| Error::with_source(Kind::Config, "supabase.url", error));
             }
             (None, None) => {
                 return Err(Error::new(
@@ -233,8 +250,8 @@ impl Server {
         let mut progress = Progress::default();
         let found = timeout(plan.bound, lookup(host, &plan.info, &mut progress)).await;
         let places = match found {
-            Ok(found) => found.map_err(|error| no_route(host, &[], error))?,
-            Err(_) => return Err(no_route(host, &[], stuck(&progress, plan.bound))),
+            Ok(found) => found.map_err(|error| failure::no_route(host, &[], error))?,
+            Err(_) => return Err(failure::no_route(host, &[], failure::stuck(&progress, plan.bound))),
         };
         let password = self.password(plan, host).await?;
         let mut worst: Option<Error> = None;
@@ -245,18 +262,18 @@ impl Server {
             let error = match outcome {
                 Ok(Ok(conn)) => return Ok(conn),
                 Ok(Err(error)) => error,
-                Err(_) => stuck(&progress, share),
+                Err(_) => failure::stuck(&progress, share),
             };
             let error = if places.len() > 1 { error.context(place) } else { error };
-            if ends_the_search(error.kind()) {
+            if failure::ends_the_search(error.kind()) {
                 return Err(error);
             }
-            if worst.as_ref().is_none_or(|worst| telling(error.kind()) > telling(worst.kind())) {
+            if worst.as_ref().is_none_or(|worst| failure::telling(error.kind()) > failure::telling(worst.kind())) {
                 worst = Some(error);
             }
         }
         let error = worst.unwrap_or_else(|| Error::new(Kind::Unreachable, "the host's name has no address"));
-        Err(no_route(host, &places, error))
+        Err(failure::no_route(host, &places, error))
     }
 
     /// Tries one address, first as `sslmode` prefers, then, where that was refused, the other way.
@@ -284,7 +301,13 @@ impl Server {
             };
             let error = match self.open(plan, address, password, progress).await {
                 Ok(conn) => match plan.wanted_by(&conn) {
-                    None => return Ok(conn),
+                    None => {
+                        if let Some(error) = refused.filter(|error| error.kind() == Kind::Tls) {
+                            let target = self.name.as_str();
+                            tracing::warn!(target, error = %error, "TLS failed, and sslmode allows to do without it: not encrypted");
+                        }
+                        return Ok(conn);
+                    }
                     Some(error) => return Err(error),
                 },
                 Err(error) => error,
@@ -292,7 +315,7 @@ impl Server {
             // Only these can come from the encryption; anything else would be refused again.
             let by_encryption = match encryption {
                 Encryption::Offered => error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted),
-                Encryption::Plain => error.kind() == Kind::Hba,
+                Encryption::Plain => matches!(error.kind(), Kind::Hba | Kind::Tls),
                 Encryption::Required => false,
             };
             match refused.take() {
@@ -335,108 +358,5 @@ impl Plan {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// Whether other hosts would say the same.
-fn ends_the_search(kind: Kind) -> bool {
-    matches!(kind, Kind::Auth | Kind::Hba | Kind::UnknownDatabase | Kind::Permission | Kind::Config)
-}
-
-/// How much a kind tells about what to do.
-fn telling(kind: Kind) -> u8 {
-    match kind {
-        Kind::Config => 9,
-        Kind::Auth | Kind::Hba | Kind::UnknownDatabase | Kind::Permission => 8,
-        Kind::Tls => 7,
-        Kind::TooManyConnections => 6,
-        Kind::StartingUp => 5,
-        Kind::ReadOnly | Kind::InRecovery => 4,
-        Kind::Protocol | Kind::ConnectionLost => 3,
-        Kind::Refused => 2,
-        Kind::Unreachable => 0,
-        _ => 1,
-    }
-}
-
-/// One error for all hosts: the most telling one, with the others in front.
-fn summary(failures: Vec<(&Host, Error)>) -> Error {
-    let Some(at) = (0..failures.len()).max_by_key(|at| (telling(failures[*at].1.kind()), usize::MAX - at)) else {
-        return Error::new(Kind::Config, "no host is named");
-    };
-    let others: Vec<String> = failures
-        .iter()
-        .enumerate()
-        .filter(|(other, _)| *other != at)
-        .map(|(_, (host, error))| format!("{host}: {error}"))
-        .collect();
-    let mut failures = failures;
-    let (host, error) = failures.swap_remove(at);
-    let error = error.context(host);
-    let error = if others.is_empty() { error } else { error.context(others.join("; ")) };
-    error.context("connect")
-}
-
-/// What to say when a bound passed.
-fn stuck(progress: &Progress, bound: Duration) -> Error {
-    let what = match progress.step {
-        Step::Lookup => format!("looking up the host's name took longer than {bound:.1?}"),
-        Step::Connect => format!("no answer within {bound:.1?}"),
-        Step::Tls => format!("accepted the connection, then stayed silent for {bound:.1?} when asked for TLS"),
-        Step::Login => format!("accepted the connection and stayed silent for {bound:.1?}"),
-        Step::Session => {
-            format!("logged in, but answered no statement within {bound:.1?}; is a pooler out of servers?")
-        }
-    };
-    Error::new(Kind::Unreachable, what)
-}
-
-/// Adds what to do when a direct address of Supabase's cannot be reached over IPv4.
-fn no_route(host: &Host, places: &[Place], error: Error) -> Error {
-    let Host::Tcp { name, .. } = host else { return error };
-    let v6_only = !places.iter().any(|place| matches!(place, Place::Tcp(addr) if addr.is_ipv4()));
-    if error.kind() == Kind::Unreachable && v6_only && supabase::is_direct_host(name) {
-        return error.context(supabase::USE_SESSION_POOLER);
-    }
-    error
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(name: &str) -> Host {
-        Host::Tcp { name: name.to_owned(), addr: None, port: 5432 }
-    }
-
-    #[test]
-    fn the_summary_has_every_host_and_the_most_telling_kind() {
-        let (a, b, c) = (host("a"), host("b"), host("c"));
-        let error = summary(vec![
-            (&a, Error::new(Kind::Unreachable, "silent")),
-            (&b, Error::new(Kind::TooManyConnections, "full")),
-            (&c, Error::new(Kind::Refused, "nobody there")),
-        ]);
-        assert_eq!(error.kind(), Kind::TooManyConnections);
-        let text = error.to_string();
-        for part in ["a:5432: silent", "b:5432: full", "c:5432: nobody there"] {
-            assert_eq!(text.matches(part).count(), 1, "{text}");
-        }
-    }
-
-    #[test]
-    fn supabase_without_a_route_says_where_to_copy_from() {
-        let direct = host("db.abcdefgh.supabase.co");
-        let v6 = [Place::Tcp("[2001:db8::1]:5432".parse().unwrap())];
-        let v4 = [Place::Tcp("192.0.2.1:5432".parse().unwrap())];
-        let unreachable = || Error::new(Kind::Unreachable, "network is unreachable");
-        for places in [&v6[..], &[]] {
-            let error = no_route(&direct, places, unreachable()).to_string();
-            assert!(error.contains("session pooler") && error.contains("dashboard"), "{error}");
-        }
-        assert!(!no_route(&direct, &v4, unreachable()).to_string().contains("pooler"), "an IPv4 address was bought");
-        assert!(!no_route(&host("db.example"), &v6, unreachable()).to_string().contains("pooler"));
-        let refused = Error::new(Kind::Refused, "refused");
-        assert!(!no_route(&direct, &v6, refused).to_string().contains("pooler"), "it was reached");
     }
 }

@@ -101,6 +101,8 @@ impl Address {
     /// Opens a stream. The caller bounds it.
     pub(super) async fn dial(&self, progress: &mut Progress) -> Result<Stream, Error> {
         progress.step = Step::Connect;
+        // Of this attempt, not of one before it.
+        progress.timings.tls = Duration::ZERO;
         let started = tokio::time::Instant::now();
         let tcp = match &self.place {
             Place::Unix(path) => {

@@ -16,7 +16,7 @@ use tokio_postgres::error::{DbError, SqlState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// No route, no name, or silence.
+    /// No route, no name, or silence, also from a peer that accepted the connection.
     Unreachable,
     /// The host answers, nothing listens on the port.
     Refused,
@@ -167,11 +167,8 @@ impl Kind {
 
     /// PgBouncer reports nearly everything as 08P01 in English; these are its texts up to 1.24.
     fn of_pooler(message: &str) -> Kind {
-        const TEXTS: [(&str, Kind); 19] = [
-            ("password authentication failed", Kind::Auth),
-            ("SASL authentication failed", Kind::Auth),
-            ("certificate authentication failed", Kind::Auth),
-            ("PAM authentication failed", Kind::Auth),
+        const TEXTS: [(&str, Kind); 16] = [
+            // Passwords, SASL, PAM, certificates.
             ("authentication failed", Kind::Auth),
             ("no such user", Kind::Auth),
             ("login rejected", Kind::Hba),
@@ -180,10 +177,11 @@ impl Kind {
             ("is disabled", Kind::UnknownDatabase),
             ("no more connections allowed", Kind::TooManyConnections),
             ("query_wait_timeout", Kind::TooManyConnections),
-            ("client_login_timeout (server down)", Kind::Unreachable),
+            ("server down", Kind::Unreachable),
             ("cannot connect to server", Kind::Unreachable),
             ("server login has been failing", Kind::Unreachable),
             ("SSL required", Kind::Tls),
+            ("SSL connection is required", Kind::Tls),
             ("TLS", Kind::Tls),
             ("shutting down", Kind::StartingUp),
             ("unsupported startup parameter", Kind::Config),
@@ -192,12 +190,22 @@ impl Kind {
         found.map_or(Kind::ConnectionLost, |(_, kind)| *kind)
     }
 
+    /// What an error means on a stream that stood: however it broke (by a reset, by unanswered
+    /// probes, by a route that went away), it is lost. tokio-postgres reports messages that make no
+    /// sense by these two kinds.
+    fn of_established(error: &io::Error) -> Kind {
+        match error.kind() {
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Kind::Protocol,
+            _ => Kind::ConnectionLost,
+        }
+    }
+
+    /// What an error means while connecting.
     fn of_io(error: &io::Error) -> Kind {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Kind::Refused,
             // A Unix socket that is not there: nothing listens.
             io::ErrorKind::NotFound => Kind::Refused,
-            io::ErrorKind::TimedOut => Kind::Timeout,
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
@@ -243,12 +251,12 @@ impl Error {
         } else if error.is_closed() {
             Kind::ConnectionLost
         } else {
-            io_cause(&error).map_or(Kind::Protocol, Kind::of_io)
+            io_cause(&error).map_or(Kind::Protocol, Kind::of_established)
         };
         Error { kind, context: context.into(), source: Some(Arc::new(error)) }
     }
 
-    /// What the operating system reported while talking to a server.
+    /// What the operating system reported while connecting to a server.
     pub fn from_io(context: impl Into<Cow<'static, str>>, error: io::Error) -> Error {
         Error { kind: Kind::of_io(&error), context: context.into(), source: Some(Arc::new(error)) }
     }
@@ -329,4 +337,58 @@ fn io_cause(error: &tokio_postgres::Error) -> Option<&io::Error> {
         cause = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_of_poolers_have_kinds() {
+        for (text, kind) in [
+            ("password authentication failed", Kind::Auth),
+            ("SASL authentication failed", Kind::Auth),
+            ("no such user: app", Kind::Auth),
+            ("no such database: app", Kind::UnknownDatabase),
+            ("no more connections allowed (max_client_conn)", Kind::TooManyConnections),
+            ("query_wait_timeout", Kind::TooManyConnections),
+            ("client_login_timeout (server down)", Kind::Unreachable),
+            ("pgbouncer cannot connect to server", Kind::Unreachable),
+            ("SSL required", Kind::Tls),
+            ("unsupported startup parameter: options", Kind::Config),
+            ("server conn crashed?", Kind::ConnectionLost),
+        ] {
+            assert_eq!(Kind::of_pooler(text), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_system_means_another_thing_before_and_after_the_connect() {
+        for (error, before, after) in [
+            (io::ErrorKind::ConnectionRefused, Kind::Refused, Kind::ConnectionLost),
+            (io::ErrorKind::NotFound, Kind::Refused, Kind::ConnectionLost),
+            (io::ErrorKind::TimedOut, Kind::Unreachable, Kind::ConnectionLost),
+            (io::ErrorKind::NetworkUnreachable, Kind::Unreachable, Kind::ConnectionLost),
+            (io::ErrorKind::HostUnreachable, Kind::Unreachable, Kind::ConnectionLost),
+            (io::ErrorKind::ConnectionReset, Kind::ConnectionLost, Kind::ConnectionLost),
+            (io::ErrorKind::InvalidInput, Kind::Unreachable, Kind::Protocol),
+        ] {
+            let error = io::Error::from(error);
+            assert_eq!(Kind::of_io(&error), before, "{error}");
+            assert_eq!(Kind::of_established(&error), after, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_label_of_its_own() {
+        let labels: std::collections::BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(labels.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn the_whole_chain_is_printed_once() {
+        let cause = io::Error::other("the cause");
+        let error = Error::from_io("connect", cause).context("db:5432").context("migrate");
+        assert_eq!(error.to_string(), "migrate: db:5432: connect: the cause");
+    }
 }

@@ -73,7 +73,7 @@ impl Server {
         let link = self.log_in(plan, &address, password, progress).await?;
         progress.step = Step::Session;
         let announced = link.wire.backend_pid();
-        let (between, facts) = match self.config.pooler {
+        let (between, facts) = match self.pooler(plan.route) {
             Pooler::None => (Between::Nothing, self.greet(&link, Apply::Always).await?),
             Pooler::Session => (Between::SessionPooler, self.greet(&link, Apply::Always).await?),
             Pooler::Transaction => (Between::TransactionPooler, self.greet(&link, Apply::Never).await?),

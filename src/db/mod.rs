@@ -13,6 +13,7 @@ pub mod conninfo;
 mod dial;
 pub mod ephemeral;
 pub mod error;
+mod failure;
 mod login;
 mod pool;
 pub mod pooler;

@@ -8,8 +8,8 @@ use super::conninfo::{ConnInfo, ConnInfoError, Host};
 use crate::config::Secret;
 
 /// Where to copy the address from that works over IPv4.
-pub(crate) const USE_SESSION_POOLER: &str = "Supabase's direct address has IPv6 only and there is no route to it; \
-     copy the session pooler's address from the dashboard (Connect, Session pooler) into DATABASE_URL";
+pub(crate) const USE_SESSION_POOLER: &str = "no way to Supabase's direct address, which has IPv6 only \
+     (and none while the project is paused); over IPv4, copy the session pooler's address from the dashboard (Connect, Session pooler) into DATABASE_URL";
 
 /// The settings of a project's database.
 pub fn conninfo(url: &str, password: Option<Secret>) -> Result<ConnInfo, ConnInfoError> {

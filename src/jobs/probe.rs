@@ -123,8 +123,8 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
             state.sampler.feed(&observation.snapshot);
             Some(observation.snapshot.time)
         }
-        Err(_) => {
-            state.gauges.server_away(probe.metrics, target);
+        Err(error) => {
+            state.gauges.server_unseen(probe.metrics, target, reason::reached(error.kind()));
             None
         }
     };
@@ -207,13 +207,8 @@ async fn connect_now(probe: &Probe<'_>, state: &mut ProbeState) {
     let connect = probe.db.connect(Purpose::Check, Route::Pooled);
     let connected = within(probe.bound / 4, "connect afresh", connect).await;
     state.connected_afresh = Some(Instant::now());
-    state.fresh_connect = match connected {
-        Ok(conn) => {
-            state.gauges.connect(probe.metrics, probe.db.name(), conn.timings());
-            None
-        }
-        Err(error) => Some(error),
-    };
+    // How long each step took is exported by the connect itself.
+    state.fresh_connect = connected.err();
 }
 
 /// Publishes the report and its gauges, and logs a change of connectivity.

@@ -20,13 +20,11 @@ use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
 use super::{Context, Report};
-use crate::config::Mode;
+use crate::config::{JobName, Mode};
 use crate::db::{Error, Kind, TxOptions};
 use crate::observe::tables::views::{Beneath, View, beneath, find};
 use crate::store;
 
-/// The job's name in the ledger, where it looks for its own last detail.
-const JOB: &str = "refresh";
 /// The view of the bundled application set.
 const ZENTRY_VIEW: &str = "public.user_statistics";
 
@@ -55,7 +53,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let options = short(ctx).read_only();
     let last = ctx
         .conn
-        .transaction(&options, |tx| Box::pin(async move { store::run_history::last_detail(tx, JOB).await }))
+        .transaction(&options, |tx| {
+            Box::pin(async move { store::run_history::last_detail(tx, JobName::Refresh.as_str()).await })
+        })
         .await?
         .unwrap_or_default();
 
@@ -74,7 +74,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             Err(error) => failures.keep(name, error)?,
         }
     }
-    failures.finish()?;
+    report.failure = failures.finish();
     report.detail = detail.into();
     Ok(report)
 }
@@ -95,7 +95,7 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
         .await?
         .ok_or_else(|| {
             let what = format!("there is no view {name} (names are compared exactly, case included)");
-            Error::new(Kind::Config, what)
+            Error::new(Kind::Sql, what)
         })?;
     let how = match decide(&view, &now, last, ctx.config.refresh.max_staleness) {
         Decision::Refresh(how) => how,
@@ -106,7 +106,7 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
                 json!({ "unchanged": true, "fingerprint": kept.fingerprint, "refreshed_at": kept.refreshed_at }),
             ));
         }
-        Decision::Refuse(what) => return Err(Error::new(Kind::Config, what)),
+        Decision::Refuse(what) => return Err(Error::new(Kind::Sql, what)),
     };
     let took = refresh(ctx, &view, how).await?;
     let mut outcome = json!({

@@ -66,12 +66,18 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         report.skipped = Some(unfenced::NEEDS_SESSION.to_owned());
         return Ok(report);
     }
-    let (mut needy, polite) = look(ctx).await?;
-    let more = needy.len().saturating_sub(ctx.config.vacuum.tables_max as usize);
-    needy.truncate(ctx.config.vacuum.tables_max as usize);
+    let tables_max = ctx.config.vacuum.tables_max as usize;
+    let (needy, polite) = look(ctx).await?;
+    // What cannot be done takes no place from what can.
+    let (mut needy, barred): (Vec<Counters>, Vec<Counters>) = needy.into_iter().partition(|t| obstacle(t).is_none());
+    let more = needy.len().saturating_sub(tables_max) + barred.len().saturating_sub(tables_max);
+    needy.truncate(tables_max);
 
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
+    for table in barred.iter().take(tables_max) {
+        detail.insert(table.name(), json!({ "skipped": obstacle(table) }));
+    }
     for table in needy {
         if ctx.stopping() {
             report.stopped = true;
@@ -93,7 +99,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             break;
         }
     }
-    failures.finish()?;
+    report.failure = failures.finish();
     if more > 0 {
         detail.insert("…".to_owned(), json!({ "left_for_the_next_run": more }));
     }
@@ -119,6 +125,17 @@ async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, bool), Error> {
     Ok((needy.into_iter().map(|(_, table)| table).collect(), polite))
 }
 
+/// Why a table is left alone although it needs something.
+fn obstacle(table: &Counters) -> Option<String> {
+    if !table.permitted {
+        Some(format!("needs ownership, or since PostgreSQL 17 GRANT MAINTAIN ON {}", table.quoted()))
+    } else if table.being_vacuumed {
+        Some("it is being vacuumed now".to_owned())
+    } else {
+        None
+    }
+}
+
 enum Treated {
     Done(serde_json::Value),
     Skipped(String),
@@ -140,12 +157,8 @@ async fn one(ctx: &mut Context<'_>, table: &Counters, polite: bool) -> Result<Tr
         .await?;
     let Some(table) = fresh else { return skipped("it no longer exists") };
     let Some(need) = judge(&table, config) else { return skipped("no longer needed: somebody else has done it") };
-    if table.being_vacuumed {
-        return skipped("it is being vacuumed now");
-    }
-    if !table.permitted {
-        let grant = format!("needs ownership, or since PostgreSQL 17 GRANT MAINTAIN ON {}", table.quoted());
-        return Ok(Treated::Skipped(grant));
+    if let Some(obstacle) = obstacle(&table) {
+        return Ok(Treated::Skipped(obstacle));
     }
 
     let command = command(&table, need, polite);

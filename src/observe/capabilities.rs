@@ -80,7 +80,8 @@ impl Capabilities {
     pub(super) fn leave_out(&mut self, part: Part, error: &Error) {
         tracing::info!(part = part.as_str(), error = %error, "the server does not answer this; left out");
         let unseen = if error.kind() == Kind::Permission {
-            Unseen::not_permitted(part.as_str(), error.to_string(), "GRANT pg_monitor to the role".to_owned())
+            let mend = "GRANT to the role what the error names, or pg_monitor".to_owned();
+            Unseen::not_permitted(part.as_str(), error.to_string(), mend)
         } else {
             Unseen::not_supported(part.as_str(), error.to_string())
         };

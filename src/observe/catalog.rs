@@ -49,7 +49,7 @@ impl Part {
         match self {
             Part::Server => &[],
             Part::Sessions => &[
-                "pg_stat_activity",
+                "pg_stat_get_activity(integer)",
                 "pg_locks",
                 "pg_blocking_pids(integer)",
                 "pg_stat_get_progress_info(text)",
@@ -86,12 +86,13 @@ impl Part {
 /// The simple query that asks `parts`, in a read-only transaction with its bounds inside.
 ///
 /// The lock time-out is for the catalogs alone (`VACUUM FULL pg_class` locks them): half a second
-/// is far more than any other lock on them is held.
+/// is far more than any other lock on them is held. Compiling a plan (`jit`) would cost more than any
+/// of these takes.
 pub fn batch(parts: &[Part], watched: &[Watched], statement_timeout: Duration) -> String {
     let timeout_ms = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
     let mut sql = format!(
         "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = {timeout_ms}; \
-         SET LOCAL lock_timeout = 500; SET LOCAL idle_in_transaction_session_timeout = 30000; \
+         SET LOCAL lock_timeout = 500; SET LOCAL idle_in_transaction_session_timeout = 30000; SET LOCAL jit = off; \
          SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD';\n"
     );
     for part in parts {
@@ -123,12 +124,14 @@ SELECT json_build_object(
 /// `pg_locks` takes every partition of the lock table at once, so it is read only when a session
 /// says that it waits, or when some sessions cannot say it to us. `pg_blocking_pids` is asked for
 /// one session, the longest waiter. VACUUM's transaction holds nobody back and may last for hours:
-/// it is no "oldest transaction".
+/// it is no "oldest transaction". Most of the time goes into planning, so functions stand where a
+/// view would join more than is asked for.
 const SESSIONS: &str = "
 WITH client AS MATERIALIZED (
-  SELECT pid, coalesce(datname, '') AS datname, usename, application_name, xact_start, state_change, wait_event_type,
+  SELECT pid, coalesce((SELECT datname FROM pg_database AS known WHERE known.oid = datid), '') AS datname, usesysid,
+         application_name, xact_start, state_change, wait_event_type,
          CASE WHEN backend_type IS NULL THEN 'unseen' ELSE coalesce(state, 'starting') END AS state
-    FROM pg_stat_activity
+    FROM pg_stat_get_activity(NULL)
    WHERE backend_type = 'client backend'
       OR (backend_type IS NULL AND datid IS NOT NULL AND usesysid IS NOT NULL)
 ), counted AS (
@@ -156,12 +159,12 @@ SELECT json_build_object(
              'seconds', extract(epoch FROM clock_timestamp() - waitstart),
              'blockers', (
                SELECT coalesce(json_agg(json_build_object(
-                        'pid', blocker.pid, 'user', client.usename, 'application', client.application_name)), '[]')
+                        'pid', blocker.pid, 'user', pg_get_userbyid(client.usesysid), 'application', client.application_name)), '[]')
                  FROM (SELECT DISTINCT unnest(pg_blocking_pids(longest.pid)) AS pid LIMIT 8) AS blocker
                  LEFT JOIN client ON client.pid = blocker.pid))
       FROM longest),
   'oldest_transaction', (
-    SELECT json_build_object('pid', pid, 'user', usename, 'application', application_name, 'database', datname,
+    SELECT json_build_object('pid', pid, 'user', pg_get_userbyid(usesysid), 'application', application_name, 'database', datname,
              'state', state, 'seconds', extract(epoch FROM clock_timestamp() - xact_start))
       FROM client
      WHERE xact_start IS NOT NULL
@@ -169,7 +172,7 @@ SELECT json_build_object(
        AND NOT EXISTS (SELECT FROM pg_stat_get_progress_info('VACUUM') AS vacuum WHERE vacuum.pid = client.pid)
      ORDER BY xact_start LIMIT 1),
   'oldest_idle_in_transaction', (
-    SELECT json_build_object('pid', pid, 'user', usename, 'application', application_name, 'database', datname,
+    SELECT json_build_object('pid', pid, 'user', pg_get_userbyid(usesysid), 'application', application_name, 'database', datname,
              'state', state, 'seconds', extract(epoch FROM clock_timestamp() - state_change))
       FROM client
      WHERE state LIKE 'idle in transaction%'
@@ -229,6 +232,8 @@ SELECT json_build_object(
 
 /// Bounds of range partitions by a `timestamptz`, as epochs; the unbounded ends are null. A bound
 /// has no column in it, so `pg_get_expr` is given no relation: given one, 17 and later would lock it.
+/// Between its quotes stand the two instants. Lookups by key are sub-selects, so that no plan reads
+/// the whole of `pg_class`.
 fn partitions(watched: &[Watched]) -> String {
     if watched.is_empty() {
         return "SELECT '[]'".to_owned();
@@ -247,21 +252,24 @@ SELECT coalesce(json_agg(json_build_object(
            SELECT coalesce(json_agg(json_build_array(
                     CASE WHEN isfinite(low) THEN extract(epoch FROM low) END,
                     CASE WHEN isfinite(high) THEN extract(epoch FROM high) END)), '[]')
-             FROM (SELECT pg_get_expr(child.relpartbound, 0) AS bound
-                     FROM pg_inherits AS link
-                     JOIN pg_class AS child ON child.oid = link.inhrelid
-                    WHERE link.inhparent = parent.partrelid
-                      AND NOT link.inhdetachpending
-                      AND child.oid <> parent.partdefid
+             FROM (SELECT pg_get_expr((SELECT relpartbound FROM pg_class WHERE oid = inhrelid), 0) AS bound
+                     FROM pg_inherits
+                    WHERE inhparent = parent.partrelid AND NOT inhdetachpending AND inhrelid <> parent.partdefid
                     LIMIT 1000) AS written,
-                  LATERAL (SELECT (regexp_match(bound, 'FROM \\(''([^'']+)''\\)'))[1]::timestamptz AS low,
-                                  (regexp_match(bound, 'TO \\(''([^'']+)''\\)'))[1]::timestamptz AS high) AS parsed))), '[]')
+                  LATERAL (
+                    SELECT CASE WHEN bound LIKE 'FOR VALUES FROM (''%' THEN split_part(bound, '''', 2)
+                                END::timestamptz AS low,
+                           CASE WHEN bound LIKE '%'')' THEN split_part(bound, '''', -2)
+                                END::timestamptz AS high) AS parsed))), '[]')
   FROM (VALUES {wanted}) AS wanted (schema, name)
-  JOIN pg_namespace AS namespace ON namespace.nspname = wanted.schema
-  JOIN pg_class AS class ON class.relnamespace = namespace.oid AND class.relname = wanted.name
-  JOIN pg_partitioned_table AS parent ON parent.partrelid = class.oid
-  JOIN pg_attribute AS key ON key.attrelid = class.oid AND key.attnum = parent.partattrs[0]
- WHERE parent.partstrat = 'r' AND parent.partnatts = 1 AND key.atttypid = 'timestamptz'::regtype"
+  JOIN pg_partitioned_table AS parent ON parent.partrelid = (
+         SELECT oid FROM pg_class
+          WHERE relname = wanted.name
+            AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = wanted.schema))
+ WHERE parent.partstrat = 'r'
+   AND parent.partnatts = 1
+   AND (SELECT atttypid FROM pg_attribute WHERE attrelid = parent.partrelid AND attnum = parent.partattrs[0])
+       = 'timestamptz'::regtype"
     )
 }
 

@@ -207,7 +207,7 @@ pub fn finish_sql(set: &str, version: i64) -> String {
     format!(
         "DO $pgsteward$ BEGIN \
          UPDATE steward.schema_migrations \
-            SET duration_ms = pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp() - applied_at) * 1000) \
+            SET duration_ms = pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - applied_at) * 1000) \
           WHERE set_name = {} AND version = {} AND xmin = pg_catalog.pg_current_xact_id()::xid; \
          IF NOT FOUND THEN RAISE 'the file ended the transaction that it runs in' USING ERRCODE = '{NOT_OURS}'; END IF; \
          END $pgsteward$;",

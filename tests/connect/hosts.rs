@@ -41,8 +41,7 @@ async fn wrong_credentials_end_the_search() {
 #[tokio::test]
 async fn target_session_attrs_choose_the_server() {
     let primary = shared();
-    // In recovery for ever: it has nothing to replay and waits for more.
-    let standby = Server::start(&["hot_standby = on"], "");
+    let standby = Server::standby();
     let both = format!("{} host=127.0.0.1,127.0.0.1 port={},{}", primary.tcp("postgres"), standby.port, primary.port);
     let swapped =
         both.replace(&format!("{},{}", standby.port, primary.port), &format!("{},{}", primary.port, standby.port));

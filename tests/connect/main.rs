@@ -1,9 +1,11 @@
 //! Reaching a server, against a real one: forms of address, refusals, TLS, several hosts, poolers,
 //! cancels and transactions.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod cancel;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod hosts;
 mod pgbouncer;
 mod refusals;
@@ -55,10 +57,6 @@ pub async fn text(conn: &Conn, sql: &str) -> String {
 }
 
 /// Waits for a state, not for a time.
-pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + server::BOUND;
-    while !condition().await {
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+pub async fn wait_until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    harness::wait_until(what, harness::BOUND, condition).await;
 }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pgsteward::config::Pooler;
+use pgsteward::config::{Pooler, Secret, SecretSource};
 use pgsteward::db::{Between, CancelOutcome, Kind, Purpose, Route, TxOptions};
 use tempfile::TempDir;
 use tokio_postgres::types::Type;
@@ -32,7 +32,7 @@ impl PgBouncer {
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
                  auth_type = scram-sha-256\nauth_file = {root}/users\npool_mode = {pool_mode}\n\
                  default_pool_size = 5\nquery_wait_timeout = 5\nlogfile = {root}/log\npidfile =\n",
-                server.dir.path().display(),
+                server.socket_dir.display(),
                 server.port
             ),
         )
@@ -85,6 +85,12 @@ async fn each_kind_is_recognised() {
         told.pooler = Pooler::Transaction;
         let conn = server_of(told).connect(Purpose::Check, Route::Pooled).await.unwrap();
         assert!(!conn.has_session_state(), "as configured");
+        // Which is said of `url`; `direct_url` goes past it.
+        let mut both = config(&bouncer.url());
+        both.pooler = Pooler::Transaction;
+        both.direct_url = Some(SecretSource::Inline(Secret::new(shared().tcp("worker"))));
+        let conn = server_of(both).connect(Purpose::Check, Route::Direct).await.unwrap();
+        assert_eq!(conn.between(), Between::Nothing);
     }
     assert_eq!(connect(&shared().tcp("worker")).await.between(), Between::Nothing);
 }
@@ -133,7 +139,7 @@ async fn cancels_reach_the_server_and_leave_pgbouncer_alive() {
             async {
                 wait_until("it runs", async || {
                     let running = running.clone();
-                    tokio::task::spawn_blocking(move || shared().psql(&running)).await.unwrap() == "1"
+                    tokio::task::spawn_blocking(move || shared().run(&running)).await.unwrap() == "1"
                 })
                 .await;
                 canceller.cancel(Duration::from_secs(10)).await
@@ -162,7 +168,7 @@ async fn nobody_is_terminated_through_a_pooler() {
     );
     let look = async || {
         let pid = pid.clone();
-        tokio::task::spawn_blocking(move || shared().psql(&pid)).await.unwrap()
+        tokio::task::spawn_blocking(move || shared().run(&pid)).await.unwrap()
     };
     let outcome = tokio::select! {
         outcome = async {
@@ -174,7 +180,7 @@ async fn nobody_is_terminated_through_a_pooler() {
     assert_eq!(outcome, CancelOutcome::Unconfirmed);
     let pid = look().await;
     assert_ne!(pid, "0", "it still runs");
-    tokio::task::spawn_blocking(move || shared().psql(&format!("SELECT pg_terminate_backend({pid})"))).await.unwrap();
+    tokio::task::spawn_blocking(move || shared().run(&format!("SELECT pg_terminate_backend({pid})"))).await.unwrap();
 }
 
 #[tokio::test]

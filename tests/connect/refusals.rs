@@ -13,7 +13,7 @@ use crate::{config, connect, server_of, text, try_connect};
 async fn urls_and_words_and_sockets_reach_the_server() {
     let server = shared();
     let password = "s3cr%3At%2Fw%40rd";
-    let socket = server.dir.path().display();
+    let socket = server.socket_dir.display();
     for url in [
         format!("postgresql://worker:{password}@127.0.0.1:{}/postgres?application_name=shop", server.port),
         format!(
@@ -126,10 +126,15 @@ async fn too_many_connections() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_accept_yet_is_starting_up() {
-    let server = crate::server::Server::start(&["hot_standby = off"], "");
+async fn a_server_that_takes_nobody_in_now_is_starting_up() {
+    let server = crate::server::Server::start("");
+    // Keeps it from ending; the code is one for start-up, shutdown and crash recovery.
+    let last = connect(&server.tcp("postgres")).await;
+    server.shut_down_when_left();
+    crate::wait_until("it takes in nobody", async || try_connect(&server.tcp("postgres")).await.is_err()).await;
     let error = try_connect(&server.tcp("postgres")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::StartingUp, "{error}");
+    assert_eq!(text(&last, "1").await, "1");
 }
 
 #[tokio::test]

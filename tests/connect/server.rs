@@ -1,21 +1,19 @@
-//! A throw-away server that dies with the test run, and certificates for it.
+//! Servers with TLS and with roles for each way to be let in or not, and certificates for them.
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::sync::{Mutex, OnceLock};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
+use tokio_postgres::SimpleQueryMessage;
 
-/// For anything that has to happen.
-pub const BOUND: Duration = Duration::from_secs(30);
+use crate::harness::{PrivateServer, background, connect};
 
 pub const PASSWORD: &str = "s3cr:t/w@rd";
 
@@ -24,7 +22,6 @@ pub fn shared() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
         let server = Server::start(
-            &[],
             "local     all all                       scram-sha-256\n\
              host      all rejected     127.0.0.1/32 reject\n\
              hostssl   all tls_only     127.0.0.1/32 scram-sha-256\n\
@@ -37,92 +34,67 @@ pub fn shared() -> &'static Server {
         );
         for role in ["rejected", "tls_only", "plain_only", "cert_user", "single CONNECTION LIMIT 1", "worker"] {
             let (name, rest) = role.split_once(' ').unwrap_or((role, ""));
-            server.psql(&format!("CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' {rest}"));
+            server.run(&format!("CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' {rest}"));
         }
-        server.psql("CREATE TABLE public.marks (name text PRIMARY KEY)");
-        server.psql("GRANT ALL ON public.marks TO PUBLIC");
+        server.run("CREATE TABLE public.marks (name text PRIMARY KEY)");
+        server.run("GRANT ALL ON public.marks TO PUBLIC");
         server
     })
 }
 
 pub struct Server {
     pub port: u16,
-    pub dir: TempDir,
-    supervisor: Child,
+    /// Of the Unix socket.
+    pub socket_dir: PathBuf,
+    certificates: PathBuf,
+    server: Mutex<PrivateServer>,
 }
 
 impl Server {
-    /// Starts one with TLS: `server.crt` is for `localhost`, signed by `ca.crt`; `client.crt` is for the
-    /// role `cert_user`; `other.crt` is an authority that signed nothing.
-    pub fn start(settings: &[&str], hba: &str) -> Server {
-        let dir = scratch();
-        let bin = bin_dir();
-        let data = dir.path().join("data");
-        make_certificates(dir.path());
-        fs::write(dir.path().join("pw"), PASSWORD).unwrap();
-        give_to_postgres(dir.path());
-        let initdb = as_postgres(Command::new(bin.join("initdb")))
-            .args(["-N", "--locale=C", "--encoding=UTF8", "-U", "postgres", "--auth=scram-sha-256", "-D"])
-            .arg(&data)
-            .arg("--pwfile")
-            .arg(dir.path().join("pw"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+    /// Starts one with TLS and, where not empty, these rules instead of its own. `server.crt` is for
+    /// `localhost`, signed by `ca.crt`; `client.crt` is for the role `cert_user`; `other.crt` is an
+    /// authority that signed nothing.
+    pub fn start(hba: &str) -> Server {
+        Server::prepare(hba, |_| {})
+    }
+
+    /// One that is in recovery for ever: it has nothing to replay, and waits for more.
+    pub fn standby() -> Server {
+        Server::prepare("", |data| fs::write(data.join("standby.signal"), "").unwrap())
+    }
+
+    fn prepare(hba: &str, change: impl FnOnce(&Path)) -> Server {
+        let mut server = background(async {
+            let server = PrivateServer::start(&[]).await;
+            let client = server.client().await;
+            client.batch_execute(&format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'")).await.unwrap();
+            server
+        });
+        let data = server.ephemeral().data_dir();
+        // Within the server's own folder, which goes when the server goes.
+        let certificates = data.join("tls");
+        fs::create_dir(&certificates).unwrap();
+        make_certificates(&certificates);
+        give_to_postgres(&certificates);
+        server.append_conf(
+            "ssl = on\nssl_cert_file = 'tls/server.crt'\nssl_key_file = 'tls/server.key'\nssl_ca_file = 'tls/ca.crt'",
+        );
         if !hba.is_empty() {
             fs::write(data.join("pg_hba.conf"), hba).unwrap();
         }
-        let port = free_port();
-        let root = dir.path().display();
-        let mut conf = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
-        writeln!(
-            conf,
-            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{root}'\nfsync = off\n\
-             ssl = on\nssl_cert_file = '{root}/server.crt'\nssl_key_file = '{root}/server.key'\n\
-             ssl_ca_file = '{root}/ca.crt'\nlog_min_messages = fatal\n{}",
-            settings.join("\n")
-        )
-        .unwrap();
-        if settings.iter().any(|setting| setting.starts_with("hot_standby")) {
-            fs::write(data.join("standby.signal"), "").unwrap();
-        }
-        give_to_postgres(dir.path());
-        // The shell lives as long as its standard input, which is ours: it ends with this process,
-        // however that ends, and takes the server with it.
-        let script = "\"$1\" -D \"$2\" >/dev/null 2>\"$3/log\" </dev/null & pid=$!; cat >/dev/null; kill -INT $pid; wait; rm -rf \"$3\"";
-        let supervisor = as_postgres(Command::new("/bin/sh"))
-            .args(["-c", script, "sh"])
-            .arg(bin.join("postgres"))
-            .arg(&data)
-            .arg(dir.path())
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let server = Server { port, dir, supervisor };
-        server.wait_until_it_answers();
-        server
-    }
-
-    fn wait_until_it_answers(&self) {
-        let ready = bin_dir().join("pg_isready");
-        let deadline = Instant::now() + BOUND;
-        loop {
-            let mut command = Command::new(&ready);
-            let output = command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).output().unwrap();
-            // 0: accepts; 1: rejects for now, which some tests want.
-            if matches!(output.status.code(), Some(0 | 1)) {
-                return;
-            }
-            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the server does not come up: {log}");
-            std::thread::sleep(Duration::from_millis(20));
+        change(&data);
+        background(async { server.restart().await });
+        Server {
+            port: server.ephemeral().port(),
+            socket_dir: server.ephemeral().socket_dir().to_owned(),
+            certificates,
+            server: Mutex::new(server),
         }
     }
 
+    /// The path of a certificate or key.
     pub fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
+        self.certificates.join(name).display().to_string()
     }
 
     /// Key-value settings for a role over TCP; more can follow.
@@ -132,30 +104,26 @@ impl Server {
 
     /// As superuser through the Unix socket.
     pub fn socket(&self) -> String {
-        format!(
-            "host={} port={} user=postgres password='{PASSWORD}' dbname=postgres",
-            self.dir.path().display(),
-            self.port
-        )
+        let dir = self.socket_dir.display();
+        format!("host={dir} port={} user=postgres password='{PASSWORD}' dbname=postgres", self.port)
     }
 
-    /// Runs a statement beside the code under test, and returns what it printed.
-    pub fn psql(&self, sql: &str) -> String {
-        let output = Command::new(bin_dir().join("psql"))
-            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d"])
-            .arg(self.socket())
-            .args(["-c", sql])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    /// Asks it to shut down when the last session has left.
+    pub fn shut_down_when_left(&self) {
+        self.server.lock().unwrap().signal(Signal::TERM);
     }
-}
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.supervisor.stdin.take());
-        let _ = self.supervisor.wait();
+    /// Runs a statement beside the code under test, and returns its first value.
+    pub fn run(&self, sql: &str) -> String {
+        background(async {
+            let client = connect(&self.socket()).await.unwrap();
+            let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            let row = messages.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+                _ => None,
+            });
+            row.unwrap_or_default()
+        })
     }
 }
 
@@ -180,17 +148,6 @@ pub fn scratch() -> TempDir {
 
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// The newest installed server's.
-pub fn bin_dir() -> PathBuf {
-    let installed =
-        fs::read_dir("/usr/lib/postgresql").map(|found| found.flatten().collect()).unwrap_or_else(|_| Vec::new());
-    let newest = installed
-        .into_iter()
-        .filter(|entry| entry.path().join("bin/initdb").exists())
-        .max_by_key(|entry| entry.file_name().to_string_lossy().parse::<u32>().unwrap_or(0));
-    newest.expect("no PostgreSQL server in /usr/lib/postgresql: apt-get install -y postgresql").path().join("bin")
 }
 
 /// Servers refuse root.

@@ -51,7 +51,7 @@ async fn certificates_are_verified_as_the_mode_says() {
         (format!("sslmode=require sslrootcert={other}"), Kind::Tls, "signed by nobody in"),
         ("sslmode=verify-full sslrootcert=system host=localhost".to_owned(), Kind::Tls, "sslrootcert=system"),
         ("sslmode=verify-ca sslrootcert=/nonexistent".to_owned(), Kind::Config, "/nonexistent"),
-        (format!("sslmode=verify-ca sslrootcert={}", server.path("pw")), Kind::Config, "not a PEM file"),
+        (format!("sslmode=verify-ca sslrootcert={}", server.path("server.key")), Kind::Config, "not a PEM file"),
     ] {
         let error = try_connect(&format!("{tcp} {rest}")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{rest}: {error}");
@@ -102,14 +102,16 @@ async fn channel_binding_is_really_used() {
 
 #[tokio::test]
 async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
-    let server = Server::start(&[], "");
-    let data = server.dir.path().to_owned();
+    let server = Server::start("");
     for ext in ["crt", "key"] {
         // In place, so that owner and mode stay.
-        std::fs::write(data.join(format!("server.{ext}")), std::fs::read(data.join(format!("self.{ext}"))).unwrap())
-            .unwrap();
+        std::fs::write(
+            server.path(&format!("server.{ext}")),
+            std::fs::read(server.path(&format!("self.{ext}"))).unwrap(),
+        )
+        .unwrap();
     }
-    server.psql("SELECT pg_reload_conf()");
+    server.run("SELECT pg_reload_conf()");
     let own = server.path("self.crt");
     let full =
         format!("{} host=localhost hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={own}", server.tcp("postgres"));
@@ -123,8 +125,8 @@ async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
             .unwrap_err();
     assert_eq!(error.kind(), Kind::Tls, "another root: {error}");
 
-    server.psql("ALTER SYSTEM SET ssl = off");
-    server.psql("SELECT pg_reload_conf()");
+    server.run("ALTER SYSTEM SET ssl = off");
+    server.run("SELECT pg_reload_conf()");
     let plain = server.tcp("postgres");
     crate::wait_until("the server offers no TLS", async || {
         try_connect(&format!("{plain} sslmode=require")).await.is_err()
@@ -134,4 +136,33 @@ async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
     assert!(error.kind() == Kind::Tls && error.to_string().contains("does not offer TLS"), "{error}");
     let conn = connect(&format!("{plain} sslmode=prefer")).await;
     assert_eq!(text(&conn, ENCRYPTED).await, "false");
+}
+
+/// What a peer receives first, by these settings.
+async fn first_bytes(rest: &str) -> Vec<u8> {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("host=db.test hostaddr=127.0.0.1 port={port} user=worker sslmode=require {rest}");
+    let (error, bytes) = tokio::join!(try_connect(&url), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        bytes.truncate(read);
+        bytes
+    });
+    assert_eq!(error.unwrap_err().kind(), if rest.contains("direct") { Kind::Tls } else { Kind::ConnectionLost });
+    bytes
+}
+
+#[tokio::test]
+async fn direct_negotiation_begins_with_the_handshake() {
+    let contains = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    assert_eq!(first_bytes("").await, [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f], "asked first");
+    let hello = first_bytes("sslnegotiation=direct").await;
+    assert_eq!(hello[0], 0x16, "a TLS handshake record");
+    assert!(contains(&hello, b"postgresql"), "ALPN");
+    assert!(contains(&hello, b"db.test"), "SNI");
+    let hello = first_bytes("sslnegotiation=direct sslsni=0").await;
+    assert!(!contains(&hello, b"db.test"), "no SNI");
 }

@@ -9,7 +9,8 @@ use pgsteward::lifecycle::Tasks;
 use pgsteward::telemetry::Metrics;
 
 use crate::config;
-use crate::server::{BOUND, shared};
+use crate::harness::BOUND;
+use crate::server::shared;
 
 fn database() -> Arc<Database> {
     let metrics = Arc::new(Metrics::new().unwrap());
@@ -23,7 +24,7 @@ fn options() -> TxOptions {
 /// How many rows have this name, seen from outside.
 async fn marks(name: &'static str) -> String {
     let sql = format!("SELECT count(*) FROM public.marks WHERE name = '{name}'");
-    tokio::task::spawn_blocking(move || shared().psql(&sql)).await.unwrap()
+    tokio::task::spawn_blocking(move || shared().run(&sql)).await.unwrap()
 }
 
 async fn insert(

@@ -16,7 +16,13 @@
 // Each test binary uses a part of this.
 #![allow(dead_code, unused_imports)]
 // A test that cannot go on panics, and spawns as it likes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
 mod client;
 mod daemon;

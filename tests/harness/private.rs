@@ -15,10 +15,13 @@ pub struct PrivateServer {
 }
 
 impl PrivateServer {
-    /// Starts one with further lines of `postgresql.conf`.
+    /// Starts one with further lines of `postgresql.conf`. Unlike the shared server it loses no
+    /// commit when it is killed.
     pub async fn start(settings: &[(&str, &str)]) -> PrivateServer {
         let mut options = Options::from_env();
-        options.settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let durable = [("synchronous_commit", "on")];
+        options.settings =
+            durable.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let server = Ephemeral::start(options).await.unwrap_or_else(|error| panic!("no private server: {error}"));
         PrivateServer { server }
     }

@@ -3,6 +3,8 @@
 //! Prints `PGSTEWARD_TEST_SERVER=FILE` when the server accepts connections, and lives until its
 //! standard input ends.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its interface")]
+
 use std::io::{Read, Write};
 use std::process::ExitCode;
 

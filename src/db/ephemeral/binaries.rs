@@ -101,16 +101,12 @@ async fn newest(searched: &[PathBuf]) -> Result<Binaries, EphemeralError> {
     }
 }
 
-/// A folder on `PATH` often holds a link into the real one, where `initdb` lies too.
+/// A folder on `PATH` often holds a link into the real one, where the client's programs lie too:
+/// that one first, and the link only where it is incomplete.
 fn resolve(dir: &Path) -> Vec<PathBuf> {
-    let mut dirs = vec![dir.to_owned()];
-    if let Ok(real) = fs::canonicalize(dir.join("postgres"))
-        && let Some(parent) = real.parent()
-        && parent != dir
-    {
-        dirs.push(parent.to_owned());
-    }
-    dirs
+    let real = fs::canonicalize(dir.join("postgres")).ok();
+    let real = real.as_deref().and_then(Path::parent).filter(|real| *real != dir);
+    real.into_iter().chain([dir]).map(Path::to_owned).collect()
 }
 
 /// The version that lives in a folder, or why none can be used.

@@ -16,23 +16,18 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal};
 
 use super::account::Account;
+use super::base::Base;
 use super::error::EphemeralError;
 
-const PREFIX: &str = "pgsteward-ephemeral-";
+pub(super) const PREFIX: &str = "pgsteward-ephemeral-";
+/// What follows the prefix.
+pub(super) const ID_BYTES: usize = 12;
 /// Not yet locked, therefore not yet to be judged by the lock.
 const UNBORN: &str = ".pgsteward-ephemeral-";
 /// First line of the lock file: what else is in such a folder may be deleted.
 const MARKER: &str = "pgsteward throw-away server\n";
 /// Birth takes milliseconds.
 const UNBORN_KEPT: Duration = Duration::from_secs(600);
-
-/// What a tmpfs must have free to be used: a development database fits, and its memory is there.
-const TMPFS_FREE_BYTES: u64 = 1 << 30;
-
-/// `sun_path` less its end mark: 108 bytes on Linux, 104 on the BSDs and macOS.
-const SOCKET_PATH_BYTES: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-/// The longest name that a server gives its socket.
-const SOCKET_NAME: &str = ".s.PGSQL.65535";
 
 /// One server's folder, held by its lock.
 #[derive(Debug)]
@@ -46,7 +41,10 @@ impl Folder {
     pub fn create(bases: &[Base], account: Option<Account>) -> Result<Folder, EphemeralError> {
         let mut refused = Vec::new();
         for base in bases {
-            match base.fit().and_then(|()| Folder::create_in(base.path(), account).map_err(|error| error.to_string())) {
+            match base
+                .fit(account)
+                .and_then(|()| Folder::create_in(base.path(), account).map_err(|error| error.to_string()))
+            {
                 Ok(folder) => return Ok(folder),
                 Err(reason) => refused.push(format!("{}: {reason}", base.path().display())),
             }
@@ -55,7 +53,7 @@ impl Folder {
     }
 
     fn create_in(base: &Path, account: Option<Account>) -> io::Result<Folder> {
-        let id = &uuid::Uuid::new_v4().simple().to_string()[..12];
+        let id = &uuid::Uuid::new_v4().simple().to_string()[..ID_BYTES];
         let unborn = base.join(format!("{UNBORN}{id}"));
         DirBuilder::new().mode(0o700).create(&unborn)?;
         let born = base.join(format!("{PREFIX}{id}"));
@@ -120,7 +118,8 @@ impl Folder {
         }
     }
 
-    /// Ends a server that lost its supervisor, and removes the folder.
+    /// Ends a server that lost its supervisor, and removes the folder. Blocks.
+    #[allow(clippy::disallowed_methods, reason = "sleeps on a thread for blocking work")]
     pub fn remove(self) -> io::Result<()> {
         end_orphan(&self.data());
         // Files of backends that are just ending may still appear.
@@ -135,7 +134,7 @@ impl Folder {
         }
     }
 
-    /// Removes what dead processes left in `bases`. Returns how many folders went.
+    /// Removes what dead processes left in `bases`. Blocks. Returns how many folders went.
     pub fn sweep(bases: &[Base], account: Option<Account>) -> usize {
         let ours = |uid: u32| uid == rustix::process::geteuid().as_raw() || account.is_some_and(|one| one.uid == uid);
         let mut swept = 0;
@@ -195,7 +194,8 @@ pub(super) fn postmaster(data: &Path) -> Option<Pid> {
     (works_in == data).then_some(pid)
 }
 
-/// Ends a server that lost its supervisor: immediate shutdown, then the hard way.
+/// Ends a server that lost its supervisor: immediate shutdown, then the hard way. Blocks.
+#[allow(clippy::disallowed_methods, reason = "sleeps on a thread for blocking work")]
 pub(super) fn end_orphan(data: &Path) {
     let Some(pid) = postmaster(data) else { return };
     tracing::warn!(data = %data.display(), pid = pid.as_raw_nonzero().get(), "ending an orphaned throw-away server");
@@ -217,66 +217,6 @@ fn create_private(path: &Path) -> io::Result<File> {
     // The umask may have taken more away; the owner must be able to read.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     Ok(file)
-}
-
-/// Where a folder may be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Base {
-    /// In memory, if it is a tmpfs with enough room.
-    Tmpfs(PathBuf),
-    Disk(PathBuf),
-}
-
-impl Base {
-    /// Shared memory, then `$TMPDIR`, then `/tmp`, whose path is short enough for any socket.
-    pub fn usual() -> Vec<Base> {
-        let mut bases = vec![Base::Tmpfs("/dev/shm".into()), Base::Disk(std::env::temp_dir())];
-        if std::env::temp_dir() != Path::new("/tmp") {
-            bases.push(Base::Disk("/tmp".into()));
-        }
-        bases
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Base::Tmpfs(path) | Base::Disk(path) => path,
-        }
-    }
-
-    fn fit(&self) -> Result<(), String> {
-        let socket = self.path().as_os_str().len() + 1 + PREFIX.len() + 12 + 1 + SOCKET_NAME.len();
-        if !self.path().is_absolute() {
-            return Err("not an absolute path".to_owned());
-        }
-        if socket > SOCKET_PATH_BYTES {
-            return Err(format!("too long: a socket's path may have {SOCKET_PATH_BYTES} bytes, there it has {socket}"));
-        }
-        match self {
-            Base::Disk(_) => Ok(()),
-            Base::Tmpfs(path) => tmpfs_with_room(path),
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn tmpfs_with_room(path: &Path) -> Result<(), String> {
-    // statfs(2): TMPFS_MAGIC.
-    const TMPFS: i64 = 0x0102_1994;
-    let stat = rustix::fs::statfs(path).map_err(|error| error.to_string())?;
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // The width differs by architecture.
-    let (kind, free) = (stat.f_type as i64, stat.f_bavail as u64 * stat.f_bsize as u64);
-    if kind != TMPFS {
-        return Err("not a tmpfs".to_owned());
-    }
-    if free < TMPFS_FREE_BYTES {
-        return Err(format!("{} MiB free, wanted {} MiB", free >> 20, TMPFS_FREE_BYTES >> 20));
-    }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn tmpfs_with_room(_: &Path) -> Result<(), String> {
-    Err("not a tmpfs".to_owned())
 }
 
 #[cfg(test)]
@@ -324,7 +264,7 @@ mod tests {
         let (short, bases) = base("short");
         let long = short.join("x".repeat(80));
         fs::create_dir(&long).unwrap();
-        let both = [Base::Disk(long.clone()), bases[0].clone()];
+        let both = [Base::Disk(long), bases[0].clone()];
         let folder = Folder::create(&both, None).unwrap();
         assert_eq!(folder.path().parent(), Some(short.as_path()));
         let text = Folder::create(&both[..1], None).unwrap_err().to_string();

@@ -5,7 +5,7 @@
 //! that listens on a Unix socket and on a free loopback port. A random password is needed on both;
 //! it lies in files of mode 0600 inside the folder and is never logged nor on a command line.
 //!
-//! The server dies with this process, however that ends (see [`supervisor`]), and its folder goes
+//! The server dies with this process, however that ends (see `supervisor`), and its folder goes
 //! with it; what a power cut leaves, the next start sweeps. Root becomes `postgres` or `nobody` for
 //! the server. Every step is bounded, and an error carries the end of the server's own log.
 //!
@@ -16,13 +16,14 @@
 //! ```
 
 mod account;
+mod base;
 mod binaries;
 mod error;
 mod fallback;
 mod folder;
+mod options;
 mod supervisor;
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
@@ -33,7 +34,8 @@ use account::Account;
 use binaries::Binaries;
 pub use error::EphemeralError;
 pub use fallback::{Fallback, PATIENCE, Situation, fallback};
-use folder::{Base, Folder};
+use folder::Folder;
+pub use options::Options;
 use supervisor::Supervisor;
 
 use crate::config::Secret;
@@ -42,56 +44,6 @@ const SUPERUSER: &str = "postgres";
 
 /// A port that was free may be taken before the server binds it.
 const PORT_TRIES: usize = 5;
-
-/// What such a server needs: speed, little memory, nothing durable. Later lines of
-/// `postgresql.conf` win, so [`Options::settings`] override these.
-const SETTINGS: &[(&str, &str)] = &[
-    ("fsync", "off"),
-    ("synchronous_commit", "off"),
-    ("full_page_writes", "off"),
-    ("shared_buffers", "16MB"),
-    ("max_connections", "50"),
-    ("min_wal_size", "32MB"),
-    ("max_wal_size", "256MB"),
-    // Segments of parallel queries go away with the folder, also when the server is killed.
-    ("dynamic_shared_memory_type", "mmap"),
-    ("logging_collector", "off"),
-    ("log_destination", "stderr"),
-    ("timezone", "UTC"),
-    ("ssl", "off"),
-];
-
-/// How to start one.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The folder of `postgres` and `initdb` to use and no other (`PGSTEWARD_PG_BIN`).
-    pub bin: Option<PathBuf>,
-    /// Where else to look first (`PATH`).
-    pub path: Option<OsString>,
-    /// Make the folder here instead of in shared memory or `$TMPDIR`.
-    pub base: Option<PathBuf>,
-    /// Settings beyond the usual ones, for `postgresql.conf`.
-    pub settings: Vec<(String, String)>,
-    /// How long `initdb`, and then the server's start, may each take. Default 30 s.
-    pub start_timeout: Duration,
-}
-
-impl Options {
-    /// As the environment says.
-    pub fn from_env() -> Options {
-        Options {
-            bin: std::env::var_os("PGSTEWARD_PG_BIN").filter(|dir| !dir.is_empty()).map(PathBuf::from),
-            path: std::env::var_os("PATH"),
-            base: None,
-            settings: Vec::new(),
-            start_timeout: Duration::from_secs(30),
-        }
-    }
-
-    fn bases(&self) -> Vec<Base> {
-        self.base.clone().map_or_else(Base::usual, |base| vec![Base::Disk(base)])
-    }
-}
 
 /// A running throw-away server. Dropping it stops the server and removes the folder without waiting;
 /// [`Ephemeral::stop`] waits.
@@ -112,16 +64,15 @@ impl Ephemeral {
         let binaries = Binaries::find(options.bin.as_deref(), options.path.as_deref()).await?;
         let account = Account::for_server()?;
         let bases = options.bases();
-        let folder = run_blocking(move || {
-            Folder::sweep(&bases, account);
-            Folder::create(&bases, account)
-        })
-        .await?;
+        let swept = bases.clone();
+        run_blocking(move || Folder::sweep(&swept, account)).await;
+        // From here to the first supervisor nothing awaits: a start that is given up leaves nothing.
+        let folder = Folder::create(&bases, account)?;
         // Two random UUIDs: 244 bits of the operating system's.
         let password = Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
         let start_timeout = options.start_timeout;
         let mut server = Ephemeral { folder, binaries, account, password, port: 0, start_timeout, supervisor: None };
-        match server.set_up(&options.settings).await {
+        match server.set_up(&options).await {
             Ok(()) => {
                 let (major, minor) = server.binaries.version;
                 tracing::info!(
@@ -137,9 +88,9 @@ impl Ephemeral {
         }
     }
 
-    async fn set_up(&mut self, settings: &[(String, String)]) -> Result<(), EphemeralError> {
+    async fn set_up(&mut self, options: &Options) -> Result<(), EphemeralError> {
         self.initdb().await?;
-        self.configure(settings)?;
+        self.configure(options)?;
         let pgpass = format!("*:*:*:{SUPERUSER}:{}\n", self.password.expose());
         self.folder.write_private("pgpass", &pgpass, None)?;
         self.serve_on_free_port().await?;
@@ -178,17 +129,12 @@ impl Ephemeral {
         })
     }
 
-    fn configure(&self, settings: &[(String, String)]) -> Result<(), EphemeralError> {
-        let mut text = String::from("\n# Throw-away server\n");
-        let usual = SETTINGS.iter().copied();
-        for (name, value) in usual.chain(settings.iter().map(|(name, value)| (name.as_str(), value.as_str()))) {
-            text += &format!("{name} = '{}'\n", value.replace('\'', "''"));
-        }
+    fn configure(&self, options: &Options) -> Result<(), EphemeralError> {
         let file = self.folder.data().join("postgresql.conf");
         fs::OpenOptions::new()
             .append(true)
             .open(&file)
-            .and_then(|mut conf| conf.write_all(text.as_bytes()))
+            .and_then(|mut conf| conf.write_all(options.conf().as_bytes()))
             .map_err(EphemeralError::io(format!("write {}", file.display())))
     }
 
@@ -315,6 +261,21 @@ impl Ephemeral {
 
     /// Stops the server if it runs; the data stays until [`Ephemeral::restart`] or the end.
     pub async fn pause(&mut self) {
+        self.release().await;
+        self.hold();
+    }
+
+    /// Starts the server again on the same data, port and password.
+    pub async fn restart(&mut self) -> Result<(), EphemeralError> {
+        self.release().await;
+        let served = self.serve().await;
+        if served.is_err() {
+            self.hold();
+        }
+        served
+    }
+
+    async fn release(&mut self) {
         if let Some(supervisor) = self.supervisor.take() {
             supervisor.stop(supervisor::Folder::Keep).await;
         }
@@ -322,10 +283,12 @@ impl Ephemeral {
         run_blocking(move || folder::end_orphan(&data)).await;
     }
 
-    /// Starts the server again on the same data, port and password.
-    pub async fn restart(&mut self) -> Result<(), EphemeralError> {
-        self.pause().await;
-        self.serve().await
+    /// A supervisor without a server, so that the folder goes with us all the same.
+    fn hold(&mut self) {
+        match self.supervise(Path::new("/bin/sh"), &["-c".to_owned(), ":".to_owned()]) {
+            Ok(supervisor) => self.supervisor = Some(supervisor),
+            Err(error) => tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep"),
+        }
     }
 
     /// Stops the server and removes the folder.

@@ -28,7 +28,9 @@ const STOP_BOUND: Duration = Duration::from_secs(25);
 /// For what a command started and left behind.
 const LINGER_BOUND: Duration = Duration::from_secs(5);
 
-/// `$1` is the folder, the rest the command. The whole process group (the watchers) is ended at the
+/// `$1` is the folder, the rest the command. INT is a server's fast shutdown, which a TERM (smart)
+/// does not soften; programs that a shell puts in the background ignore INT unless they say otherwise.
+/// The whole process group (the watchers) is ended at the
 /// end; backends have sessions of their own and are gone by then.
 const SCRIPT: &str = r#"
 folder=$1; shift
@@ -36,7 +38,7 @@ folder=$1; shift
 command=$!
 exec 2>/dev/null
 read -r order || order=remove
-kill -INT "$command"
+kill -INT "$command"; kill -TERM "$command"
 ( sleep 10; kill -QUIT "$command"; sleep 5; kill -KILL "$command" ) &
 wait "$command"; status=$?
 trap '' TERM; kill -TERM 0

@@ -77,6 +77,7 @@ pub(super) fn transactions(snapshot: &Snapshot, limits: &config::Health) -> Verd
 pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
     const NAME: &str = "locks";
     let waiting = snapshot.sessions.waiting;
+    let waits = if waiting == 1 { "1 session waits".to_owned() } else { format!("{waiting} sessions wait") };
     let limit = limits.lock_wait_degraded.as_secs_f64();
     let verdict = match &snapshot.sessions.longest_wait {
         Some(wait) if wait.seconds.is_some_and(|seconds| seconds >= limit) => {
@@ -94,7 +95,7 @@ pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
                 NAME,
                 "lock_wait",
                 format!(
-                    "pid {} has waited {} for a lock{behind}, the limit is {}; {waiting} sessions wait: end what \
+                    "pid {} has waited {} for a lock{behind}, the limit is {}; {waits} in all: end what \
                      holds the lock",
                     wait.pid,
                     span(wait.seconds.unwrap_or_default()),
@@ -102,7 +103,7 @@ pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
                 ),
             )
         }
-        _ if waiting > 0 => Verdict::healthy(NAME, format!("{waiting} sessions wait for a lock, none for long")),
+        _ if waiting > 0 => Verdict::healthy(NAME, format!("{waits} for a lock, not for long")),
         _ => Verdict::healthy(NAME, "no session waits for a lock"),
     };
     verdict.measured(json!({ "waiting": waiting, "longest_wait": snapshot.sessions.longest_wait }))

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::db::{ConnectTimings, Kind};
+use crate::db::Kind;
 use crate::health::Report;
 use crate::observe::Snapshot;
 use crate::telemetry::Metrics;
@@ -57,14 +57,6 @@ impl Gauges {
         }
     }
 
-    /// Exports the steps of a fresh connect.
-    pub fn connect(&self, metrics: &Metrics, target: &str, timings: ConnectTimings) {
-        let steps = [("dns", timings.dns), ("tcp", timings.tcp), ("tls", timings.tls), ("auth", timings.auth)];
-        for (step, took) in steps {
-            metrics.connect_seconds.with_label_values(&[target, step]).set(took.as_secs_f64());
-        }
-    }
-
     /// Exports the server's numbers. Only the observer does.
     pub fn server(&mut self, metrics: &Metrics, target: &str, snapshot: &Snapshot) {
         metrics.pg_up.with_label_values(&[target]).set(1);
@@ -81,11 +73,11 @@ impl Gauges {
         self.partitions(metrics, target, snapshot);
     }
 
-    /// The server does not answer: `pg_up` is 0, and what is no longer known is withdrawn, so that
-    /// no dashboard draws the last value on.
-    pub fn server_away(&mut self, metrics: &Metrics, target: &str) {
+    /// The server could not be measured: what is no longer known is withdrawn, so that no dashboard
+    /// draws the last value on. `pg_up` is 1 where it was at least reached.
+    pub fn server_unseen(&mut self, metrics: &Metrics, target: &str, reached: bool) {
         self.withdraw(metrics, target);
-        metrics.pg_up.with_label_values(&[target]).set(0);
+        metrics.pg_up.with_label_values(&[target]).set(i64::from(reached));
     }
 
     /// Withdraws every series that only the observer exports.
@@ -267,7 +259,7 @@ mod tests {
         let (mut one, mut two) = (Gauges::default(), Gauges::default());
         one.server(&metrics, "one", &snapshot(&[("a", "idle", 1)]));
         two.server(&metrics, "two", &snapshot(&[("a", "idle", 1)]));
-        one.server_away(&metrics, "one");
+        one.server_unseen(&metrics, "one", false);
         let lines = page(&metrics);
         assert_eq!(lines.len(), STATES.len(), "{lines:?}");
         assert!(lines.iter().all(|line| line.contains("target=\"two\"")), "{lines:?}");

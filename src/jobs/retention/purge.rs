@@ -36,7 +36,7 @@ pub struct Table {
 pub async fn table(ctx: &mut Context<'_>, target: &Target, outcome: &mut Outcome) -> Result<Ended, Error> {
     if target.column.is_some() && target.schema == SCHEMA {
         let what = "pgsteward's own tables have keys of their own (retention.audit_logs, …): remove this one";
-        return Err(Error::new(Kind::Config, what));
+        return Err(Error::new(Kind::Sql, what));
     }
     let table = &look_up(ctx, target).await?;
     outcome.column.clone_from(&table.column);
@@ -101,7 +101,7 @@ async fn look_up(ctx: &mut Context<'_>, target: &Target) -> Result<Table, Error>
 
 /// Refuses what cannot be purged safely.
 fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error> {
-    let config = |what: String| Err(Error::new(Kind::Config, what));
+    let config = |what: String| Err(Error::new(Kind::Sql, what));
     let name = relation.name();
     if !matches!(relation.kind, 'r' | 'p') {
         let kind = match relation.kind {
@@ -144,12 +144,12 @@ async fn sliceable(ctx: &mut Context<'_>, table: &Table, roots: &[u32]) -> Resul
     for leaf in &leaves {
         if leaf.foreign {
             let what = format!("{} is a foreign table: rows elsewhere are not purged from here", leaf.name());
-            return Err(Error::new(Kind::Config, what));
+            return Err(Error::new(Kind::Sql, what));
         }
         if !leaf.indexed && leaf.size_bytes > SMALL_BYTES {
             let column = crate::db::quote_ident(&table.column);
             return Err(Error::new(
-                Kind::Config,
+                Kind::Sql,
                 format!(
                     "{} has no usable B-tree index that begins with {column} and is too large ({} MiB) to be read \
                      whole for each slice: CREATE INDEX CONCURRENTLY ON {} ({column})",

@@ -112,23 +112,26 @@ async fn detach_concurrently(ctx: &mut Context<'_>, table: &Table, partition: &P
     let comment = quote_literal(&format!("{}{upper}", mark(table)));
     retrying(ctx, "mark partition", &format!("COMMENT ON TABLE {} IS {comment}", partition.quoted()), None).await?;
 
-    let alter = format!("ALTER TABLE {} DETACH PARTITION {}", table.relation.quoted(), partition.quoted());
-    let bound = ctx.time_left();
-    match unfenced::run(ctx, "detach partition", &format!("{alter} CONCURRENTLY"), bound, LOCK_TIMEOUT).await {
-        // Somebody still uses the table. Where the first of its two transactions was done, the rest is
-        // done by FINALIZE; where not, the detaching begins anew with the next run.
-        Err(error) if error.kind() == Kind::LockTimeout => {
-            let options = short(ctx).read_only();
-            let cut_off = ctx
-                .conn
-                .transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await }))
-                .await?;
-            match cut_off {
-                Some(cut_off) => partitions::finalize(ctx, &table.relation, &cut_off).await,
-                None => Err(error.context(partition.name())),
-            }
+    let alter = format!("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", table.relation.quoted(), partition.quoted());
+    let mut attempts = LockAttempts::new();
+    loop {
+        let bound = ctx.time_left();
+        let error = match unfenced::run(ctx, "detach partition", &alter, bound, LOCK_TIMEOUT).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error.context(partition.name()),
+        };
+        if error.kind() != Kind::LockTimeout {
+            return Err(error);
         }
-        outcome => outcome.map_err(|error| error.context(partition.name())),
+        // Somebody uses the table. Where the first of the two transactions was done, FINALIZE does the
+        // rest; where not, nothing has happened yet.
+        let options = short(ctx).read_only();
+        let cut_off =
+            ctx.conn.transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await })).await?;
+        match cut_off {
+            Some(cut_off) => return partitions::finalize(ctx, &table.relation, &cut_off).await,
+            None => attempts.after(ctx, error).await?,
+        }
     }
 }
 

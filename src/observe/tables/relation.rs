@@ -48,7 +48,7 @@ impl Relation {
 /// Finds a relation by its exact name, with `column` or else the column of its partition key.
 ///
 /// # Errors
-/// [`Kind::Config`] when there is none of that name.
+/// [`Kind::Sql`] when there is none of that name.
 pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) -> Result<Relation, Error> {
     let sql = "
         SELECT c.oid, c.relkind::text, c.relpersistence = 't',
@@ -71,7 +71,7 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
         .await?
         .ok_or_else(|| {
             let what = format!("there is no table {schema}.{table} (names are compared exactly, case included)");
-            Error::new(Kind::Config, what)
+            Error::new(Kind::Sql, what)
         })?;
     Ok(Relation {
         oid: row.get(0),

@@ -1,0 +1,37 @@
+# `make` alone lists what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.PHONY: help demo test test-full bench lint fmt deps clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: ## Show it at work on a throw-away PostgreSQL; Ctrl-C ends it
+	@scripts/install-deps.sh server
+	@scripts/demo.sh
+
+test: ## Run the whole suite against a throw-away PostgreSQL
+	@scripts/install-deps.sh test
+	@scripts/test.sh
+
+test-full: ## The suite on every installed PostgreSQL version, 14 to 18
+	@scripts/install-deps.sh full
+	@scripts/test-full.sh
+
+bench: ## Measure start, memory, CPU, scrapes and size
+	@scripts/install-deps.sh server
+	cargo bench --locked
+
+lint: ## Check format, clippy and documentation
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+
+fmt: ## Format the sources
+	cargo fmt
+
+deps: ## Install what tests need: a PostgreSQL server, PgBouncer, promtool
+	@scripts/install-deps.sh test
+
+clean: ## Remove what was built
+	cargo clean

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Shows pgsteward at work on a throw-away PostgreSQL, with sample data and quickened jobs, until Ctrl-C.
+#
+# DEMO_PROFILE           cargo's profile: release, or dev, which builds sooner (release)
+# PGSTEWARD_DEMO_LISTEN  where to listen (127.0.0.1:8432)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly profile=${DEMO_PROFILE:-release}
+readonly listen=${PGSTEWARD_DEMO_LISTEN:-127.0.0.1:8432}
+readonly host=${listen%:*} port=${listen##*:}
+readonly ready_bound=120
+
+say() { printf '%s\n' "$*"; }
+fail() {
+    printf 'demo: %s\n' "$*" >&2
+    exit 1
+}
+
+folder=$(mktemp -d)
+daemon=
+: >"$folder/log"
+exec 4<"$folder/log"
+
+finish() {
+    local status=$?
+    trap '' HUP INT TERM
+    trap - EXIT
+    # One signal: a second one would cut the orderly end short.
+    if [ -n "$daemon" ] && kill -TERM "$daemon" 2>/dev/null; then
+        say
+        wait "$daemon" || true
+        show_log
+    fi
+    rm -rf "$folder"
+    exit "$status"
+}
+trap finish EXIT
+# Once the daemon runs, being told to end is how this ends well.
+trap '[ -z "$daemon" ] || exit 0; exit 130' HUP INT TERM
+
+# A GET's body, or nothing; curl need not be there.
+get() {
+    (
+        exec 3<>"/dev/tcp/$host/$port"
+        printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$1" "$listen" >&3
+        timeout 5 sed '1,/^\r*$/d' <&3
+    ) 2>/dev/null || true
+}
+
+# What the log has gained, in short: the time of day, and no field that is the same in every line.
+show_log() {
+    local line
+    while IFS= read -r line <&4; do
+        [[ $line =~ ^[0-9-]+T([0-9:]+)\.[0-9]+Z\ (.*)$ ]] && line="${BASH_REMATCH[1]} ${BASH_REMATCH[2]}"
+        [[ $line =~ ^(.*)\ run_id=[0-9a-f-]+(.*)$ ]] && line="${BASH_REMATCH[1]}${BASH_REMATCH[2]}"
+        say "${line/ database=main/}"
+    done
+}
+
+# Shows the log for half a second; ends when the daemon does.
+follow() {
+    show_log
+    if ! kill -0 "$daemon" 2>/dev/null; then
+        show_log
+        fail "the daemon ended by itself; its log stands above"
+    fi
+    sleep 0.5
+}
+
+if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
+    fail "something listens on $listen already; end it, or set PGSTEWARD_DEMO_LISTEN to another ADDRESS:PORT"
+fi
+
+# What the compiler leaves when it is interrupted goes with the folder.
+TMPDIR=$folder cargo build --locked --profile "$profile" --bin pgsteward
+target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+binary=$target/${profile/#dev/debug}/pgsteward
+
+say "
+Starting pgsteward with a PostgreSQL of its own."
+# A process group of its own, so that Ctrl-C reaches this script alone.
+set -m
+"$binary" run --ephemeral --config packaging/demo/config.toml --listen "$listen" </dev/null 2>>"$folder/log" 4<&- &
+daemon=$!
+set +m
+
+for ((waited = 0; ; waited++)); do
+    follow
+    [ "$(get /readyz)" = ok ] && break
+    [ "$waited" -lt $((ready_bound * 2)) ] || fail "not ready within $ready_bound s; its log stands above"
+done
+
+# The daemon logs the folder of its server; the password lies there, in files of mode 0600.
+server=$(sed -n 's/.*[^-_.[:alnum:]/]\(\/[^ "]*\/pgsteward-ephemeral-[0-9a-f]\{12\}\).*/\1/p' "$folder/log" | head -n 1)
+[ -r "$server/connection.env" ] || fail "the log does not name the throw-away server's folder"
+unset PGPASSWORD PGHOSTADDR PGSERVICE PGSSLMODE PGOPTIONS
+while IFS='=' read -r name value; do
+    export "$name=$value"
+done <"$server/connection.env"
+psql=$PGSTEWARD_PG_BIN/psql
+[ -x "$psql" ] || psql=$(command -v psql) || fail "psql is missing: install PostgreSQL's client"
+sql() { PGCONNECT_TIMEOUT=5 "$psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+
+say "Filling the set zentry with sample data: users, projects, machines, bills, 70 days of metrics."
+sql -o /dev/null -f packaging/demo/zentry_sample.sql
+loaded=$(sql -At -c "SELECT now()")
+
+say "
+Open, from another terminal or a browser:
+  curl http://$listen/health/             the database's health
+  curl http://$listen/metrics             what Prometheus sees
+  curl http://$listen/readyz?verbose      a probe; also /livez and /healthz
+  PGPASSFILE=$server/pgpass $psql -h $server -p $PGPORT -U $PGUSER $PGDATABASE
+Every job will have run within a minute; Ctrl-C ends it and leaves nothing behind.
+"
+
+# Each job of the ledger ran since the data is in, and both measurements left rows.
+all_ran() {
+    [ t = "$(sql -At -v loaded="$loaded" <<'SQL'
+SELECT count(DISTINCT job) = 4
+       AND EXISTS (SELECT FROM steward.system_health)
+       AND EXISTS (SELECT FROM steward.connection_metrics)
+  FROM steward.job_runs
+ WHERE job IN ('partitions', 'retention', 'vacuum', 'refresh') AND finished_at IS NOT NULL AND started_at >= :'loaded'
+SQL
+    )" ]
+}
+
+until all_ran; do
+    for _ in 1 2 3 4; do follow; done
+done
+show_log
+say "
+Every job has run. What they have done so far (rows are tables for vacuum, views for refresh):"
+sql -P border=0 -P footer=off -P null=- <<'SQL'
+SELECT job, count(*) AS runs, (array_agg(state || coalesce(': ' || reason, '') ORDER BY finished_at DESC))[1] AS "last run",
+       sum(rows_affected) AS rows, round(1000 * max(extract(epoch FROM finished_at - started_at))) AS "longest, ms"
+  FROM steward.job_runs
+ WHERE finished_at IS NOT NULL
+ GROUP BY job
+ ORDER BY job;
+SELECT 'steward.system_health' AS "table", count(*) AS rows, count(DISTINCT created_at) AS measurements,
+       (array_agg(DISTINCT status))::text AS "what they hold"
+  FROM steward.system_health
+UNION ALL
+SELECT 'steward.connection_metrics', count(*), sum(samples),
+       format('%s to %s of %s connections', min(total_min), max(total_max), max(max_connections))
+  FROM steward.connection_metrics;
+SQL
+say "The log goes on; Ctrl-C ends it."
+
+while :; do follow; done

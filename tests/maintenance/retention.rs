@@ -1,0 +1,307 @@
+//! Rows past their time, by slices.
+
+use std::time::Duration;
+
+use pgsteward::config::Mode;
+use pgsteward::db::Kind;
+
+use crate::bench::{Bench, DAY, Job};
+use crate::harness::{BOUND, wait_until};
+
+/// `public.events` with this many rows of 20 days ago, one a second, and 100 of now.
+async fn events(bench: &mut Bench, old: i64) {
+    bench
+        .sql(&format!(
+            "CREATE TABLE public.events (ts timestamptz NOT NULL, n int); CREATE INDEX ON public.events (ts);
+             INSERT INTO public.events SELECT now() - interval '20 days' + n * interval '1 s', n FROM generate_series(1, {old}) n;
+             INSERT INTO public.events SELECT now() - n * interval '1 s', n FROM generate_series(1, 100) n"
+        ))
+        .await;
+    bench.keep("public.events", "ts", 10 * DAY);
+}
+
+#[tokio::test]
+async fn rows_before_the_cutoff_go_and_all_others_stay() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 3_500).await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(report.rows, 3_500);
+    assert_eq!(bench.count("public.events").await, 100);
+    let detail = &report.detail["public.events"];
+    assert_eq!((&detail["rows"], &detail["strategy"][0]), (&3_500.into(), &"slices".into()), "{detail}");
+    let oldest = bench.admin.text("SET timezone = 'UTC'; SELECT min(ts)::text FROM public.events").await;
+    assert_eq!(detail["oldest_left"], oldest.as_str());
+    assert_eq!(bench.metrics.retention_rows.with_label_values(&["main", "public.events"]).get(), 3_500);
+    let record = "SELECT string_agg(action || ' ' || coalesce(details ->> 'rows', '-'), ', ' ORDER BY created_at)
+                    FROM steward.audit_logs WHERE resource_id = 'public.events' AND source = 'pgsteward'";
+    assert_eq!(bench.admin.text(record).await, "retention.purging -, retention.purged 3500");
+
+    let again = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(again.rows, 0);
+    assert_eq!(bench.count("steward.audit_logs WHERE source = 'pgsteward'").await, 2, "nothing done, nothing recorded");
+}
+
+#[tokio::test]
+async fn the_cutoff_is_exact_to_the_microsecond_and_fixed_once() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 1_500).await;
+    // The first slice's audit row tells the cutoff: rows are put at its edge before the second slice.
+    bench
+        .sql(
+            "CREATE FUNCTION public.edge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               IF NEW.action = 'retention.purging' THEN
+                 INSERT INTO public.events VALUES
+                   ((NEW.details ->> 'cutoff')::timestamptz - interval '1 microsecond', -1),
+                   ((NEW.details ->> 'cutoff')::timestamptz, -2);
+               END IF; RETURN NULL; END $$;
+             CREATE TRIGGER edge AFTER INSERT ON steward.audit_logs FOR EACH ROW EXECUTE FUNCTION public.edge()",
+        )
+        .await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(report.rows, 1_501);
+    assert_eq!(bench.admin.text("SELECT string_agg(n::text, ',') FROM public.events WHERE n < 0").await, "-2");
+}
+
+#[tokio::test]
+async fn many_rows_of_one_instant_end() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 10).await;
+    bench
+        .sql(
+            "INSERT INTO public.events SELECT '2001-01-01', n FROM generate_series(1, 4500) n;
+             INSERT INTO public.events SELECT '-infinity', n FROM generate_series(1, 1500) n;
+             INSERT INTO public.events SELECT 'infinity', n FROM generate_series(1, 3) n",
+        )
+        .await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(report.rows, 10 + 4_500 + 1_500);
+    assert_eq!(bench.count("public.events").await, 103);
+}
+
+#[tokio::test]
+async fn columns_without_time_zone_never_lose_a_row_too_early() {
+    let mut bench = Bench::new().await;
+    let name = bench.database_name().await;
+    bench.sql(&format!("ALTER DATABASE {name} SET timezone = 'America/New_York'")).await;
+    bench
+        .sql(
+            "CREATE TABLE public.days (d date); CREATE INDEX ON public.days (d);
+             CREATE TABLE public.locals (t timestamp); CREATE INDEX ON public.locals (t);
+             SET timezone = 'America/New_York';
+             INSERT INTO public.days SELECT (localtimestamp - interval '10 days')::date + n FROM generate_series(-3, 3) n;
+             -- Eight minutes to either side of the cutoff on the session's clock, the later of both.
+             INSERT INTO public.locals VALUES (localtimestamp - interval '10 days 8 min'),
+                                              (localtimestamp - interval '10 days' + interval '8 min')",
+        )
+        .await;
+    bench.keep("public.days", "d", 10 * DAY);
+    bench.keep("public.locals", "t", 10 * DAY);
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(bench.count("public.days").await, 4, "the day of the cutoff stays: {}", report.detail);
+    assert_eq!(bench.count("public.locals").await, 1, "{}", report.detail);
+}
+
+#[tokio::test]
+async fn row_level_security_is_an_error_and_stops_no_other_table() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 10).await;
+    let owner = bench.database.role("owner", "").await;
+    let steward = bench.as_steward().await;
+    bench
+        .sql(&format!(
+            "CREATE TABLE public.guarded (ts timestamptz); CREATE INDEX ON public.guarded (ts);
+             INSERT INTO public.guarded VALUES ('2001-01-01');
+             ALTER TABLE public.guarded ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY none ON public.guarded USING (false);
+             ALTER TABLE public.guarded OWNER TO {0};
+             GRANT SELECT, DELETE ON public.guarded TO {1};
+             CREATE TABLE public.closed (ts timestamptz); ALTER TABLE public.closed OWNER TO {0}",
+            owner.name, steward.name
+        ))
+        .await;
+    bench.keep("public.guarded", "ts", 10 * DAY);
+    bench.keep("public.closed", "ts", 10 * DAY);
+    let error = bench.run(Job::Retention).await.unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.kind(), Kind::Permission, "{text}");
+    assert!(text.starts_with("2 failed"), "{text}");
+    assert!(text.contains("public.guarded (permission)") && text.contains("row-level security"), "{text}");
+    assert!(text.contains("GRANT SELECT, DELETE ON \"public\".\"closed\""), "{text}");
+    let detail = bench.last_detail(Job::Retention).await;
+    assert!(detail["public.guarded"]["error"].as_str().unwrap().contains("row-level security"), "{detail}");
+    assert_eq!(bench.count("public.guarded").await, 1);
+    assert_eq!(bench.count("public.events").await, 100, "the table beside it was purged");
+}
+
+#[tokio::test]
+async fn what_cannot_be_purged_safely_is_refused() {
+    let mut bench = Bench::new().await;
+    bench
+        .sql(
+            "CREATE TABLE public.big (ts timestamptz, pad text);
+             INSERT INTO public.big SELECT '2001-01-01', repeat('x', 900) FROM generate_series(1, 10000);
+             CREATE INDEX ON public.big (ts) WHERE pad IS NULL;
+             CREATE TABLE public.small (ts timestamptz); INSERT INTO public.small VALUES ('2001-01-01');
+             CREATE VIEW public.seen AS SELECT * FROM public.small;
+             CREATE TABLE public.worded (ts text);
+             CREATE EXTENSION IF NOT EXISTS postgres_fdw;
+             CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
+             CREATE FOREIGN TABLE public.far (ts timestamptz) SERVER far",
+        )
+        .await;
+    for table in ["big", "small", "seen", "worded", "far", "missing"] {
+        bench.keep(&format!("public.{table}"), "ts", 10 * DAY);
+    }
+    bench.keep("public.other_column", "ts", DAY);
+    bench.sql("CREATE TABLE public.other_column (at timestamptz)").await;
+    bench.keep("steward.audit_logs", "created_at", DAY);
+    let text = bench.run(Job::Retention).await.unwrap_err().to_string();
+    for wanted in [
+        "7 failed",
+        "CREATE INDEX CONCURRENTLY ON \"public\".\"big\" (\"ts\")",
+        "public.seen is a view",
+        "column ts of public.worded is of type text",
+        "public.far is a foreign table",
+        "there is no table public.missing",
+        "public.other_column has no column ts",
+        "pgsteward's own tables have keys of their own",
+    ] {
+        assert!(text.contains(wanted), "{wanted:?} is not in {text}");
+    }
+    assert_eq!(bench.count("public.big").await, 10_000);
+    assert_eq!(bench.count("public.small").await, 0, "a small table needs no index");
+}
+
+#[tokio::test]
+async fn a_locked_row_holds_up_no_other_row() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 2_500).await;
+    let other = bench.database.client().await;
+    other
+        .batch_execute("BEGIN; SELECT 1 FROM public.events WHERE n = 1200 AND ts < now() - interval '1 day' FOR UPDATE")
+        .await
+        .unwrap();
+    let error = bench.run(Job::Retention).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
+    assert!(error.to_string().contains("2499 rows and 0 partitions removed"), "{error}");
+    assert_eq!(bench.count("public.events").await, 101);
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(bench.run(Job::Retention).await.unwrap().rows, 1);
+}
+
+#[tokio::test]
+async fn rows_that_a_trigger_keeps_are_told() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 10).await;
+    bench
+        .sql(
+            "INSERT INTO public.events SELECT '2001-01-01', n FROM generate_series(1, 1100) n;
+             CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER keep BEFORE DELETE ON public.events FOR EACH ROW EXECUTE FUNCTION public.keep()",
+        )
+        .await;
+    let error = tokio::time::timeout(BOUND, bench.run(Job::Retention)).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("a row of 2001-01-01 00:00:00+00 is left before the cutoff"), "{error}");
+}
+
+#[tokio::test]
+async fn a_referenced_row_fails_its_table_alone() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 10).await;
+    bench
+        .sql(
+            "CREATE TABLE public.cause (id int PRIMARY KEY, ts timestamptz); CREATE INDEX ON public.cause (ts);
+             CREATE TABLE public.effect (cause int REFERENCES public.cause);
+             INSERT INTO public.cause VALUES (1, '2001-01-01'); INSERT INTO public.effect VALUES (1)",
+        )
+        .await;
+    bench.keep("public.cause", "ts", 10 * DAY);
+    let text = bench.run(Job::Retention).await.unwrap_err().to_string();
+    assert!(text.contains("1 failed: public.cause (sql)") && text.contains("effect"), "{text}");
+    assert_eq!(bench.count("public.events").await, 100);
+}
+
+#[tokio::test]
+async fn a_job_told_to_stop_ends_at_the_next_slice() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 20_000).await;
+    bench.config.retention.duty = 0.01;
+    let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
+        wait_until("a slice is gone", BOUND, async || bench.count("public.events").await < 20_100).await;
+        bench.stop.cancel();
+    });
+    let report = report.unwrap();
+    assert!(report.stopped);
+    assert!((1..20_000).contains(&report.rows), "{}", report.rows);
+    assert_eq!(bench.count("public.events").await, 20_100 - report.rows);
+}
+
+#[tokio::test]
+async fn the_deadline_ends_it_and_the_next_run_goes_on() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 20_000).await;
+    bench.config.retention.duty = 0.01;
+    bench.timeout = Duration::from_secs(1);
+    let error = tokio::time::timeout(BOUND, bench.run(Job::Retention)).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error}");
+    let left = bench.count("public.events").await;
+    assert!((101..20_100).contains(&left), "{left}");
+    bench.timeout = Duration::from_secs(60);
+    bench.config.retention.duty = 1.0;
+    assert_eq!(bench.run(Job::Retention).await.unwrap().rows, left - 100);
+}
+
+#[tokio::test]
+async fn observing_purges_only_our_own() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 10).await;
+    bench.config.mode = Mode::Observe;
+    bench.zentry = true;
+    bench
+        .sql("INSERT INTO steward.audit_logs (created_at, action, source) VALUES ('2001-01-01', 'x', 'application')")
+        .await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(bench.count("public.events").await, 110);
+    assert_eq!(bench.count("steward.audit_logs WHERE action = 'x'").await, 0);
+    assert!(report.detail.get("public.vm_metrics").is_none(), "{}", report.detail);
+}
+
+#[tokio::test]
+async fn the_audit_trail_is_never_kept_shorter_than_its_floor() {
+    let mut bench = Bench::new().await;
+    bench.config.retention.audit_logs = DAY;
+    bench
+        .sql(
+            "INSERT INTO steward.audit_logs (created_at, action, source)
+             VALUES (now() - interval '29 days', 'young', 'application'), (now() - interval '31 days', 'old', 'application')",
+        )
+        .await;
+    bench.run(Job::Retention).await.unwrap();
+    let left = "SELECT string_agg(action, ',') FROM steward.audit_logs WHERE source = 'application'";
+    assert_eq!(bench.admin.text(left).await, "young");
+}
+
+#[tokio::test]
+async fn history_is_pruned_below_the_floor_and_failures_stay_longer() {
+    let bench = Bench::new().await;
+    bench
+        .sql(
+            "INSERT INTO steward.job_state (job, claimed_floor) VALUES ('a', now() - interval '35 days');
+             INSERT INTO steward.job_runs (id, job, kind, due_at, state, instance, lease_until, started_at, finished_at, reason)
+             SELECT gen_random_uuid(), job, 'scheduled', now() - due, state, 'i', now(), now() - due,
+                    CASE WHEN state <> 'running' THEN now() - due END, label
+               FROM (VALUES
+                 ('a', interval '40 days', 'succeeded', 'gone'),
+                 ('a', interval '32 days', 'succeeded', 'above the floor'),
+                 ('a', interval '41 days', 'failed', 'failed'),
+                 ('a', interval '61 days', 'failed', 'gone'),
+                 ('a', interval '42 days', 'running', 'open'),
+                 ('b', interval '40 days', 'skipped', 'gone'),
+                 ('b', interval '29 days', 'succeeded', 'young')) AS v (job, due, state, label)",
+        )
+        .await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert_eq!(report.detail["steward.job_runs"]["rows"], 3);
+    let left = "SELECT string_agg(reason, ', ' ORDER BY reason) FROM steward.job_runs";
+    assert_eq!(bench.admin.text(left).await, "above the floor, failed, open, young");
+}

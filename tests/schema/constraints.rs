@@ -1,0 +1,167 @@
+//! What the tables refuse.
+
+use super::{Place, refused};
+
+const RUN: &str = "INSERT INTO steward.job_runs (id, job, kind, due_at, state";
+
+#[tokio::test]
+async fn the_ledger_refuses_rows_that_contradict_themselves() {
+    let place = Place::migrated().await;
+    let client = place.client().await;
+    for (row, constraint) in [
+        (", started_at) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', now())", "job_runs_queued_check"),
+        (") VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'running')", "job_runs_running_check"),
+        (
+            ", started_at, lease_until) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'running', now(), now())",
+            "job_runs_running_check",
+        ),
+        (") VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'succeeded')", "job_runs_ended_check"),
+        (
+            ", finished_at) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'skipped', now())",
+            "job_runs_skipped_check",
+        ),
+        (") VALUES (gen_random_uuid(), 'j', 'manual', now(), 'queued')", "job_runs_manual_check"),
+        (
+            ", finished_at, reason) VALUES (gen_random_uuid(), 'j', 'missed', now(), 'skipped', now(), 'away')",
+            "job_runs_missed_check",
+        ),
+        (
+            ", finished_at, reason, last_due_at, missed_count)
+             VALUES (gen_random_uuid(), 'j', 'missed', now(), 'skipped', now(), 'away', now() - interval '1 s', 3)",
+            "job_runs_missed_check",
+        ),
+        (
+            ", last_due_at, missed_count) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', now(), 1)",
+            "job_runs_missed_check",
+        ),
+        (") VALUES (gen_random_uuid(), 'j', 'sometimes', now(), 'queued')", "job_runs_kind_check"),
+        (
+            ", finished_at) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'resting', now())",
+            "job_runs_state_check",
+        ),
+        (") VALUES (gen_random_uuid(), '', 'scheduled', now(), 'queued')", "job_runs_job_check"),
+        (", epoch) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', 0)", "job_runs_epoch_check"),
+        (
+            ", rows_affected) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', -1)",
+            "job_runs_rows_affected_check",
+        ),
+    ] {
+        let sql = format!("{RUN}{row}");
+        assert_eq!(refused(&client, &sql).await, ("23514".to_owned(), constraint.to_owned()), "{sql}");
+    }
+    assert_eq!(client.number("SELECT count(*) FROM steward.job_runs").await, 0);
+}
+
+#[tokio::test]
+async fn an_instant_is_claimed_once_and_a_job_runs_once() {
+    let place = Place::migrated().await;
+    let client = place.client().await;
+    let at = "'2026-01-01 00:00:00+00'";
+    client
+        .batch_execute(&format!(
+            "{RUN}, instance, started_at, lease_until)
+                  VALUES (gen_random_uuid(), 'j', 'scheduled', {at}, 'running', 'i', now(), now());
+             {RUN}, finished_at, reason, last_due_at, missed_count)
+                  VALUES (gen_random_uuid(), 'j', 'missed', '2025-01-01', 'skipped', now(), 'away', '2025-02-01', 31);
+             {RUN}, actor) VALUES (gen_random_uuid(), 'other', 'manual', {at}, 'queued', 'token:ops')"
+        ))
+        .await
+        .unwrap();
+    let again = format!("{RUN}) VALUES (gen_random_uuid(), 'j', 'scheduled', {at}, 'queued')");
+    assert_eq!(refused(&client, &again).await, ("23505".to_owned(), "job_runs_job_due_at_key".to_owned()));
+    let overlap = format!(
+        "{RUN}, instance, started_at, lease_until)
+              VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'running', 'i2', now(), now())"
+    );
+    assert_eq!(refused(&client, &overlap).await, ("23505".to_owned(), "job_runs_running_key".to_owned()));
+    // Ended, it makes way.
+    client
+        .batch_execute("UPDATE steward.job_runs SET state = 'succeeded', finished_at = now() WHERE state = 'running'")
+        .await
+        .unwrap();
+    client.batch_execute(&overlap).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_s_renewal_needs_no_index_entry() {
+    let place = Place::migrated().await;
+    let client = place.client().await;
+    client
+        .batch_execute(&format!(
+            "{RUN}, instance, started_at, lease_until)
+                  VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'running', 'i', now(), now());
+             INSERT INTO steward.leases (name, holder, expires_at) VALUES ('observer', 'i', now() + interval '1 min')"
+        ))
+        .await
+        .unwrap();
+    // Within one transaction the counters can be read at once.
+    client.batch_execute("BEGIN").await.unwrap();
+    for _ in 0..5 {
+        client
+            .batch_execute(
+                "UPDATE steward.job_runs SET lease_until = clock_timestamp();
+                 UPDATE steward.leases SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() + interval '1 min'",
+            )
+            .await
+            .unwrap();
+    }
+    for table in ["job_runs", "leases"] {
+        let hot = format!("SELECT pg_stat_get_xact_tuples_hot_updated('steward.{table}'::regclass)");
+        assert_eq!(client.number(&hot).await, 5, "{table}");
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+}
+
+#[tokio::test]
+async fn monitoring_rows_are_checked() {
+    let place = Place::migrated().await;
+    let client = place.client().await;
+    client
+        .batch_execute(
+            "INSERT INTO steward.system_health (instance, component, status, reason, latency_ms, details)
+                  VALUES ('i', 'connectivity', 'healthy', 'ok', 0.4, '{}');
+             INSERT INTO steward.connection_metrics (instance, interval_seconds, samples, max_connections,
+                    reserved_connections, total_min, total_avg, total_max)
+                  VALUES ('i', 15, 15, 100, 3, 1, 2.5, 4);
+             INSERT INTO steward.audit_seals (partition_name, epoch, range_start, range_end, xid_from, xid_below, row_count,
+                    root, previous, head, algorithm)
+                  VALUES ('p', '1/1', now(), now(), '3', '9', 4, sha256('a'), NULL, sha256('b'), 1)",
+        )
+        .await
+        .unwrap();
+    let seal = |previous: &str, head: &str, root: &str, from: u32| {
+        format!(
+            "INSERT INTO steward.audit_seals (partition_name, epoch, range_start, range_end, xid_from, xid_below,
+                    row_count, root, previous, head, algorithm)
+                  VALUES ('p', '1/1', now(), now(), '{from}', '20', 0, {root}, {previous}, {head}, 1)"
+        )
+    };
+    for (sql, code, object) in [
+        (
+            "INSERT INTO steward.system_health (instance, component, status, reason) VALUES ('i', 'c', 'fine', 'ok')"
+                .to_owned(),
+            "23514",
+            "system_health_status_check",
+        ),
+        (
+            "INSERT INTO steward.audit_logs (action, source) VALUES ('', 'application')".to_owned(),
+            "23514",
+            "audit_logs_action_check",
+        ),
+        (
+            "INSERT INTO steward.audit_logs (action, source) VALUES ('a', 'hearsay')".to_owned(),
+            "23514",
+            "audit_logs_source_check",
+        ),
+        (seal("NULL", "sha256('c')", "sha256('r')", 9), "23505", "audit_seals_genesis_key"),
+        (seal("sha256('b')", "sha256('c')", "'short'", 9), "23514", "audit_seals_root_check"),
+        (seal("sha256('b')", "sha256('c')", "sha256('r')", 20), "23514", "audit_seals_xid_check"),
+        (seal("sha256('b')", "sha256('b')", "sha256('r')", 9), "23505", "audit_seals_head_key"),
+        (seal("sha256('b')", "sha256('c')", "sha256('r')", 3), "23505", "audit_seals_range_key"),
+    ] {
+        assert_eq!(refused(&client, &sql).await, (code.to_owned(), object.to_owned()), "{sql}");
+    }
+    client.batch_execute(&seal("sha256('b')", "sha256('c')", "sha256('r')", 9)).await.unwrap();
+    let fork = refused(&client, &seal("sha256('b')", "sha256('d')", "sha256('r')", 10)).await;
+    assert_eq!(fork, ("23505".to_owned(), "audit_seals_previous_key".to_owned()));
+}
