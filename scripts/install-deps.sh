@@ -122,6 +122,7 @@ case $level in
 server | test | full) ;;
 *) fail "unknown level '$level'; wanted: server, test or full" ;;
 esac
+has cargo || fail "cargo is missing; install Rust first: https://rustup.rs"
 
 missing=$(missing_packages | tr '\n' ' ')
 missing=${missing% }

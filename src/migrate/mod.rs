@@ -136,8 +136,11 @@ async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Optio
     if let Some(refusal) = plans.iter().find_map(Plan::refusal) {
         return Err(Error::new(ErrorKind::Refused, refusal));
     }
-    worker.prepare().await?;
     let mut changed = Vec::new();
+    if plans.iter().all(|plan| plan.pending.is_empty()) {
+        return Ok(changed);
+    }
+    worker.prepare().await?;
     for migration in plans.iter().flat_map(|plan| &plan.pending) {
         let begun = Instant::now();
         held(lock).map_err(|error| error.after(&changed))?;
