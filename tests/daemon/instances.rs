@@ -51,7 +51,7 @@ async fn started_at_once_they_migrate_once_fire_once_and_one_observes() {
     wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| runs >= 3).await;
     assert_eq!(client.number("SELECT count(DISTINCT instance) FROM steward.job_runs").await, 1);
     for (at, daemon) in daemons.iter().enumerate() {
-        let fired = metric(daemon.address(), "pgsteward_job_runs_total job=\"vacuum\"").await;
+        let fired = metric(daemon.address(), "pgsteward_job_runs_total job_name=\"vacuum\"").await;
         assert_eq!(fired.is_some_and(|runs| runs > 0.0), at == observing, "daemon {at} fired {fired:?}");
         let page = daemon.get("/metrics").await.body;
         assert_eq!(

@@ -31,7 +31,7 @@ async fn a_broken_file_is_rolled_back_named_and_tried_again_when_it_is_mended() 
 
     // It observes all the same, and several seconds' worth of it are no run of a job.
     wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
-    let probes = "pgsteward_job_runs_total job=\"health-probe\" outcome=\"succeeded\"";
+    let probes = "pgsteward_job_runs_total job_name=\"health-probe\" outcome=\"succeeded\"";
     let before = metric(daemon.address(), probes).await.unwrap_or_default();
     wait_metric(&daemon, probes, |value| value >= before + 3.0).await;
     assert_eq!(client.number("SELECT count(*) FROM steward.job_runs").await, 0);

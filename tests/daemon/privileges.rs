@@ -9,9 +9,9 @@ async fn a_role_that_may_only_connect_is_served_health_and_told_what_it_lacks() 
     let role = database.role("guest", "").await;
     let daemon = Daemon::launch(Setup::new().database(&role.url).config(&quick("")));
     let line = daemon.wait_log("migrating failed").await;
-    assert!(line.contains("permission denied"), "{line}");
+    assert!(line.contains("GRANT CREATE ON DATABASE"), "{line}");
     let unready = daemon.wait_status("/readyz", 503).await.body;
-    assert!(unready.contains("permission"), "{unready}");
+    assert!(unready.contains("[-]migrations:main failed"), "{unready}");
     wait_metric(&daemon, "pgsteward_database_up", |value| value == 1.0).await;
     wait_until("it measures the server all the same", BOUND, async || {
         let components = daemon.get("/health/").await.json()["targets"]["main"]["components"].clone();
@@ -30,7 +30,7 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
     let client = database.client().await;
     let sql = format!(
         "GRANT CREATE ON DATABASE {} TO {};
-         CREATE TABLE public.events (id int PRIMARY KEY, at timestamptz NOT NULL);
+         CREATE TABLE public.events (id int PRIMARY KEY, at timestamptz NOT NULL) WITH (autovacuum_enabled = off);
          CREATE INDEX ON public.events (at);
          INSERT INTO public.events SELECT n, now() - interval '1 year' FROM generate_series(1, 5000) n;
          ANALYZE public.events;
