@@ -62,6 +62,11 @@ impl Ledger {
         self.db.acquire(Purpose::Control).await
     }
 
+    /// Connects, where that is to be done.
+    pub async fn reach(&self) -> Result<(), Error> {
+        within("connect", async { self.control().await.map(drop) }).await
+    }
+
     /// Takes or renews the observer's lease.
     pub async fn observe(&self) -> Result<Lease, Error> {
         within("take the observer's lease", async {

@@ -208,7 +208,7 @@ impl Pipeline {
     /// Everything that needs an answer of the database, in order; the first error ends it.
     async fn advance(&mut self) -> Result<(), Error> {
         if !self.connected {
-            drop(self.parts.db.acquire(Purpose::Control).await?);
+            self.ledger.reach().await?;
             self.connected = true;
             self.parts.readiness.connected(self.target());
             tracing::info!(database = self.target(), "connected");
@@ -315,8 +315,9 @@ impl Pipeline {
         }
         let ours = self.ledger.renew(&running).await?;
         for (id, _) in running.iter().filter(|(id, _)| !ours.contains(id)) {
-            tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
-            self.runner.fence_off(*id);
+            if self.runner.fence_off(*id) {
+                tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
+            }
         }
         Ok(())
     }

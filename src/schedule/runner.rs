@@ -51,6 +51,8 @@ pub struct Runner {
 
 struct Running {
     epoch: i64,
+    /// Whether its work is over and only its end is still to be written.
+    ending: bool,
     /// Cancelled when the lease was lost: the outcome is no longer ours to decide.
     lost: CancellationToken,
 }
@@ -88,11 +90,12 @@ impl Runner {
     }
 
     /// Stops a run whose lease another instance has taken: it must not write any more, and the
-    /// fence in its transactions sees to that in any case.
-    pub fn fence_off(&self, id: Uuid) {
-        if let Some(run) = self.lock().get(&id) {
-            run.lost.cancel();
-        }
+    /// fence in its transactions sees to that in any case. False when its work is over already: then
+    /// its row is not leased any more because it has just been ended from here.
+    pub fn fence_off(&self, id: Uuid) -> bool {
+        let running = self.lock();
+        let working = running.get(&id).filter(|run| !run.ending);
+        working.inspect(|run| run.lost.cancel()).is_some()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Running>> {
@@ -120,6 +123,7 @@ impl Runner {
 
         let ending = self.attempt(order, &place.lost).await;
 
+        place.work_is_over();
         self.record(job, &ending, begun.elapsed());
         log(&ending, begun.elapsed());
         // A run that was taken over has been ended by who took it.
@@ -214,9 +218,15 @@ struct Place<'a> {
 impl Place<'_> {
     fn take(runner: &Runner, job: JobName, id: Uuid, epoch: i64) -> Place<'_> {
         let lost = CancellationToken::new();
-        runner.lock().insert(id, Running { epoch, lost: lost.clone() });
+        runner.lock().insert(id, Running { epoch, ending: false, lost: lost.clone() });
         runner.metrics.job_running.with_label_values(&[runner.db.name(), job.as_str()]).set(1);
         Place { runner, job, id, lost }
+    }
+
+    fn work_is_over(&self) {
+        if let Some(run) = self.runner.lock().get_mut(&self.id) {
+            run.ending = true;
+        }
     }
 }
 
