@@ -4,20 +4,25 @@
 //! Start: signals ─► listener (answers `/livez` from here on) ─► throw-away server, if any ─► one
 //! pipeline per database ─► ticker ─► `READY=1` once every database is migrated.
 //! Stop: `/readyz` says so ─► no new fires ─► runs stop at their next batch or are cancelled on the
-//! server ─► requests drain ─► leases are given up ─► pools close ─► the throw-away server ends.
+//! server ─► leases are given up ─► the listener closes, requests drain ─► pools close ─► the
+//! throw-away server ends.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::load::Loaded;
-use crate::config::{self, Config, Problems, SecretSource};
-use crate::db::ephemeral::{Ephemeral, EphemeralError, Fallback, Options, Situation, fallback};
+use crate::config::{self, Config, Environment, Problems, SecretSource};
+use crate::db::ephemeral::{Ephemeral, EphemeralError, Fallback, Options, PATIENCE, Situation, fallback};
+use crate::db::retry::Backoff;
 use crate::db::{Database, Purpose, Route};
 use crate::health::{Board, Readiness};
 use crate::http::{self, BindError};
@@ -25,7 +30,7 @@ use crate::lifecycle::Tasks;
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::{Signal, Signals};
 use crate::schedule::Standing;
-use crate::schedule::pipeline::{Parts, Pipeline};
+use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
 use crate::schedule::ticker::Ticker;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::Logs;
@@ -34,6 +39,15 @@ use crate::telemetry::log::Logs;
 const PIPELINE_STALE: Duration = Duration::from_secs(90);
 /// The whole stop; systemd's `TimeoutStopSec` and the Pod's grace period are longer.
 const DRAIN_BOUND: Duration = Duration::from_secs(25);
+/// Of it, what requests may take after the pipelines have ended.
+const REQUESTS_BOUND: Duration = Duration::from_secs(4);
+const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
+/// How often to look whether the daemon is ready: at first, and when it takes long.
+const LOOK_OFTEN: Duration = Duration::from_millis(20);
+const LOOK_SELDOM: Duration = Duration::from_millis(250);
+const SOON: Duration = Duration::from_secs(10);
+/// How often to look whether the pipelines advance, where no watchdog says how often.
+const LOOK_ALIVE: Duration = Duration::from_secs(60);
 
 /// What ends the process by itself.
 #[derive(Debug, thiserror::Error)]
@@ -66,29 +80,33 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     let listener = http::bind(config.http.listen).await?;
     let address = listener.local_addr().map_err(|error| internal("read the listener's address", error))?;
     let tasks = Tasks::new();
-    let targets = targets(&config);
+    let targets: Vec<String> = config.databases.keys().cloned().collect();
     let boards: BTreeMap<String, Arc<Board>> =
         targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
     let state =
         http::State { boards: boards.clone(), readiness: Arc::clone(&readiness), metrics: Arc::clone(&metrics) };
     let closing = CancellationToken::new();
-    tasks.spawn("http", http::serve(listener, http::App::new(state, &config.http), tasks.clone(), closing.clone()));
+    let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND);
+    tasks.spawn("http", http::serve(listener, app, tasks.clone(), closing.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %address, mode = ?config.mode,
         databases = targets.join(","), "pgsteward starts");
 
-    let mut daemon = Daemon { logs, notifier, metrics, readiness, tasks, closing, begun, announced: false };
+    let mut daemon = Daemon {
+        logs,
+        notifier,
+        metrics,
+        readiness,
+        tasks,
+        closing,
+        begun,
+        announced: false,
+        watchdog_at: begun,
+        started_with: config.clone(),
+    };
     let outcome = daemon.serve(config, boards, &mut signals, reload).await;
-    daemon.stop().await;
+    tracing::info!("stopped");
     outcome
-}
-
-/// The names of the databases; a throw-away server is `main`.
-fn targets(config: &Config) -> Vec<String> {
-    if config.ephemeral || config.databases.is_empty() {
-        return vec!["main".to_owned()];
-    }
-    config.databases.keys().cloned().collect()
 }
 
 struct Daemon {
@@ -100,21 +118,45 @@ struct Daemon {
     /// Closes the listener.
     closing: CancellationToken,
     begun: Instant,
+    /// Whether systemd was told that the daemon is ready.
     announced: bool,
+    /// When the watchdog is to be fed.
+    watchdog_at: Instant,
+    /// The configuration as it was read at the start: what of it cannot change is compared with this.
+    started_with: Config,
 }
 
 impl Daemon {
-    /// From the listener to the signal that ends it.
+    /// From the listener to the end of everything.
     async fn serve(
+        &mut self,
+        config: Config,
+        boards: BTreeMap<String, Arc<Board>>,
+        signals: &mut mpsc::Receiver<Signal>,
+        reload: impl Fn() -> Result<Loaded, Problems>,
+    ) -> Result<(), Fatal> {
+        let (mut server, mut pipelines) = (None, Vec::new());
+        let outcome = self.keep_house(config, boards, signals, reload, &mut server, &mut pipelines).await;
+        self.stop(pipelines).await;
+        if let Some(server) = server {
+            server.stop().await;
+        }
+        outcome
+    }
+
+    /// Returns when the process is to end.
+    async fn keep_house(
         &mut self,
         mut config: Config,
         boards: BTreeMap<String, Arc<Board>>,
         signals: &mut mpsc::Receiver<Signal>,
         reload: impl Fn() -> Result<Loaded, Problems>,
+        server: &mut Option<Ephemeral>,
+        pipelines: &mut Vec<JoinHandle<()>>,
     ) -> Result<(), Fatal> {
-        let ephemeral = tokio::select! {
+        *server = tokio::select! {
             started = self.development_server(&mut config) => started?,
-            Some(Signal::Stop) = signals.recv() => return Ok(()),
+            () = told_to_stop(signals) => return Ok(()),
         };
         let config = Arc::new(config);
         let (publish, configuration) = watch::channel(Arc::clone(&config));
@@ -123,12 +165,12 @@ impl Daemon {
         let ticker = Ticker::start(Arc::clone(&wake), self.tasks.stopping())
             .await
             .map_err(|error| internal("start the ticker", error))?;
-        for (name, database) in &config.databases {
-            let Some(board) = boards.get(name) else { continue };
+        for (name, board) in boards {
+            let Some(database) = config.databases.get(&name) else { continue };
             let pipeline = Pipeline::new(Parts {
-                db: Database::new(name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics),
+                db: Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics),
                 config: configuration.clone(),
-                board: Arc::clone(board),
+                board,
                 readiness: Arc::clone(&self.readiness),
                 metrics: Arc::clone(&self.metrics),
                 standing: Arc::new(Standing::default()),
@@ -137,8 +179,10 @@ impl Daemon {
                 instance: instance(),
                 fatal: fatal.clone(),
             });
-            self.tasks.spawn("pipeline", pipeline.run());
+            pipelines.push(self.tasks.spawn("pipeline", pipeline.run()));
         }
+        let mut tended = std::pin::pin!(tend(server.as_mut()));
+        let mut pulse_at = self.begun;
         let outcome = loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
@@ -146,27 +190,16 @@ impl Daemon {
                     Some(Signal::Stop) | None => break Ok(()),
                 },
                 Some(message) = fatals.recv() => break Err(Fatal::Migration(message)),
-                () = tokio::time::sleep(self.pulse()) => self.tell_systemd(),
+                () = tokio::time::sleep_until(pulse_at.into()) => pulse_at = self.pulse(),
+                never = &mut tended => match never {},
             }
         };
-        self.begin_stop();
         ticker.stop().await;
-        self.drain().await;
-        if let Some(server) = ephemeral {
-            server.stop().await;
-        }
         outcome
     }
 
-    /// How often systemd is told: often until ready, then half of the watchdog's interval.
-    fn pulse(&self) -> Duration {
-        if !self.announced {
-            return Duration::from_millis(20);
-        }
-        self.notifier.watchdog_interval().map_or(Duration::from_secs(60), |interval| interval / 2)
-    }
-
-    fn tell_systemd(&mut self) {
+    /// Tells systemd what is to be told, and says when to look again.
+    fn pulse(&mut self) -> Instant {
         let now = Instant::now();
         if !self.announced && self.readiness.ready(now) {
             self.announced = true;
@@ -174,16 +207,23 @@ impl Daemon {
             tracing::info!(took_ms, "ready");
             told(self.notifier.ready("keeping house"));
         }
-        if self.readiness.alive(now) {
-            told(self.notifier.watchdog());
-        } else {
-            tracing::error!("the pipeline does not advance; the watchdog is not fed");
+        if now >= self.watchdog_at {
+            self.watchdog_at = now + self.notifier.watchdog_interval().unwrap_or(LOOK_ALIVE);
+            match self.readiness.pipeline(now).outcome {
+                Ok(()) => told(self.notifier.watchdog()),
+                Err(reason) => tracing::error!(reason, "the pipeline does not advance; the watchdog is not fed"),
+            }
         }
+        let look = if now.duration_since(self.begun) < SOON { LOOK_OFTEN } else { LOOK_SELDOM };
+        if self.announced { self.watchdog_at } else { self.watchdog_at.min(now + look) }
     }
 
     /// An invalid file changes nothing, and says so.
     fn reload(&self, read: &impl Fn() -> Result<Loaded, Problems>, publish: &watch::Sender<Arc<Config>>) {
-        told(self.notifier.reloading());
+        // Of a daemon that is not ready yet, READY=1 would be untrue.
+        if self.announced {
+            told(self.notifier.reloading());
+        }
         match read() {
             Ok(loaded) => {
                 self.adopt(loaded, publish);
@@ -195,7 +235,9 @@ impl Daemon {
                 tracing::error!(problems = %problems, "the new configuration is invalid; the old one stays");
             }
         }
-        told(self.notifier.ready("keeping house"));
+        if self.announced {
+            told(self.notifier.ready("keeping house"));
+        }
     }
 
     fn adopt(&self, loaded: Loaded, publish: &watch::Sender<Arc<Config>>) {
@@ -207,15 +249,10 @@ impl Daemon {
         if let Err(error) = self.logs.set_level(config.log.level) {
             tracing::error!(error = %error, "the log level stays");
         }
-        let fixed = [
-            ("http", format!("{:?}", config.http) != format!("{:?}", current.http)),
-            ("database", config.databases.len() != current.databases.len() && !current.ephemeral),
-            ("jobs.max_concurrent", config.jobs.max_concurrent != current.jobs.max_concurrent),
-            ("jobs.lease", config.jobs.lease != current.jobs.lease),
-        ];
-        for (key, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
+        for key in fixed(&self.started_with, &config) {
             tracing::warn!(key, "this change takes effect at the next start");
         }
+        // As a throw-away server may have changed them.
         config.databases = current.databases.clone();
         // Receivers live as long as the pipelines; without any there is nobody to tell.
         let _ = publish.send(Arc::new(config));
@@ -224,15 +261,24 @@ impl Daemon {
 
     /// A throw-away server where one is asked for, or where development falls back to one.
     async fn development_server(&self, config: &mut Config) -> Result<Option<Ephemeral>, Fatal> {
-        let wanted = config.ephemeral || config.databases.is_empty() || self.falls_back(config).await;
-        if !wanted {
-            return Ok(None);
+        if !config.ephemeral {
+            if !self.falls_back(config).await {
+                return Ok(None);
+            }
+            tracing::warn!(
+                "the configured server did not answer within {} s and ENVIRONMENT is development: keeping a throw-away \
+                 server instead, until the next start",
+                PATIENCE.as_secs()
+            );
         }
         let server = Ephemeral::start(Options::from_env()).await?;
-        let url = Some(SecretSource::Inline(server.url()));
-        let base = config.databases.remove("main").unwrap_or_default();
-        let database = config::Database { url, direct_url: None, password: None, supabase: None, ..base };
-        config.databases = BTreeMap::from([("main".to_owned(), database)]);
+        // There is one: the configuration sees to that where it asks for the server, the rule of the
+        // fallback otherwise.
+        for database in config.databases.values_mut() {
+            let url = Some(SecretSource::Inline(server.url()));
+            let settings = std::mem::take(database);
+            *database = config::Database { url, direct_url: None, password: None, supabase: None, ..settings };
+        }
         Ok(Some(server))
     }
 
@@ -241,12 +287,15 @@ impl Daemon {
     async fn falls_back(&self, config: &Config) -> bool {
         let mut databases = config.databases.iter();
         let (Some((name, database)), None) = (databases.next(), databases.next()) else { return false };
+        if config.environment != Environment::Development {
+            return false;
+        }
         let begun = Instant::now();
         let db = Database::new(name, database, 1, &self.tasks, &self.metrics);
         loop {
             let hosts = db.server().hosts().await.unwrap_or_default();
             let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-            let mut situation = Situation {
+            let situation = Situation {
                 environment: config.environment,
                 ever_connected: false,
                 hosts: &hosts,
@@ -256,9 +305,12 @@ impl Daemon {
                 Fallback::Never => return false,
                 Fallback::Now => return true,
                 Fallback::In(left) => {
-                    situation.ever_connected = db.connect(Purpose::Check, Route::Pooled).await.is_ok();
-                    if situation.ever_connected {
-                        return false;
+                    // A server that accepts and stays silent may not make this longer.
+                    let connect = tokio::time::timeout(left, db.connect(Purpose::Check, Route::Pooled));
+                    match connect.await {
+                        Ok(Ok(_)) => return false,
+                        Ok(Err(error)) => self.readiness.connect_failed(name, error.kind().as_str()),
+                        Err(_) => continue,
                     }
                     tokio::time::sleep(left.min(Duration::from_millis(500))).await;
                 }
@@ -266,29 +318,57 @@ impl Daemon {
         }
     }
 
-    fn begin_stop(&self) {
+    /// Stops everything in order, within [`DRAIN_BOUND`]. Probes are answered until the work has ended.
+    async fn stop(&self, pipelines: Vec<JoinHandle<()>>) {
+        let bound = Instant::now() + DRAIN_BOUND;
         tracing::info!("stopping");
         self.readiness.drain();
         told(self.notifier.stopping());
         self.tasks.stop();
+        if tokio::time::timeout(STOP_BOUND, join_all(pipelines)).await.is_err() {
+            tracing::error!("the work did not end in time; what is left of it ends with the process");
+        }
         self.closing.cancel();
-    }
-
-    async fn drain(&self) {
-        let stragglers = self.tasks.drain(DRAIN_BOUND).await;
+        let stragglers = self.tasks.drain(bound.saturating_duration_since(Instant::now())).await;
         if !stragglers.is_empty() {
             tracing::error!(tasks = stragglers.join(","), "these did not end in time; the process ends without them");
         }
     }
+}
 
-    /// Whatever way `serve` ended.
-    async fn stop(&self) {
-        if !self.tasks.stopping().is_cancelled() {
-            self.begin_stop();
-            self.drain().await;
+/// Keys whose change a running process cannot take in.
+fn fixed(started_with: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("environment", started_with.environment != new.environment),
+        ("development.ephemeral", started_with.ephemeral != new.ephemeral),
+        ("database", started_with.databases != new.databases),
+        ("http", started_with.http != new.http),
+        ("log.format", started_with.log.format != new.log.format),
+        ("health.stale_after", started_with.health.stale_after != new.health.stale_after),
+        ("jobs.max_concurrent", started_with.jobs.max_concurrent != new.jobs.max_concurrent),
+        ("jobs.lease", started_with.jobs.lease != new.jobs.lease),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+/// Brings the throw-away server back when it has ended by itself: nobody else would. Its data is
+/// still there.
+async fn tend(server: Option<&mut Ephemeral>) -> Infallible {
+    let Some(server) = server else { return std::future::pending().await };
+    let mut pause = Backoff::connect();
+    loop {
+        server.ended().await;
+        tracing::error!("the throw-away server ended by itself; starting it again on its data");
+        tokio::time::sleep(pause.next_delay()).await;
+        if let Err(error) = server.restart().await {
+            tracing::error!(error = %error, "the throw-away server does not start");
         }
-        tracing::info!("stopped");
     }
+}
+
+/// Returns when the process is told to stop before there is anything to reload.
+async fn told_to_stop(signals: &mut mpsc::Receiver<Signal>) {
+    while let Some(Signal::Reload) = signals.recv().await {}
 }
 
 /// Names this process among all that ever run.

@@ -1,11 +1,16 @@
 //! `pgsteward check`
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 
-use super::{Exit, Selection, Session, print, print_json, say};
+use super::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::db::{Purpose, Route};
 use crate::migrate;
+
+/// For the answer of a server that let us in.
+const ANSWER_BOUND: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub struct Check {
@@ -56,7 +61,8 @@ impl Check {
 
 async fn connect(db: &crate::db::Database) -> Result<Connected, crate::db::Error> {
     let conn = db.connect(Purpose::Check, Route::Pooled).await?;
-    let row = conn.row("ask for the version", "SELECT current_setting('server_version')", &[]).await?;
+    let asked = conn.row("ask for the version", "SELECT current_setting('server_version')", &[]);
+    let row = bounded("ask for the version", ANSWER_BOUND, asked).await?;
     let timings = conn.timings();
     Ok(Connected {
         database: db.name().to_owned(),

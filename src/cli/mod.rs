@@ -15,12 +15,13 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, LogLevel};
-use crate::db::Database;
+use crate::db::{self, Database};
 use crate::lifecycle::Tasks;
 use crate::telemetry::{self, Metrics};
 
@@ -111,6 +112,7 @@ fn execute(cli: Cli) -> Exit {
             _ => None,
         },
     };
+    // Needs no configuration.
     if let Command::Role(role) = &cli.command {
         return role.print();
     }
@@ -191,6 +193,18 @@ fn block_on(command: impl Future<Output = Exit>) -> Exit {
             say(&format!("start the runtime: {error}"));
             Exit::Internal
         }
+    }
+}
+
+/// Ends a call that is not answered in time.
+async fn bounded<T>(
+    what: &'static str,
+    bound: Duration,
+    call: impl Future<Output = Result<T, db::Error>>,
+) -> Result<T, db::Error> {
+    match tokio::time::timeout(bound, call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(db::Error::new(db::Kind::Timeout, format!("{what}: no answer within {} s", bound.as_secs()))),
     }
 }
 

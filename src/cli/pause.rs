@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, Opened, Selection, Session, actor, print, print_json, say};
+use super::{Exit, Opened, Selection, Session, actor, bounded, print, print_json, say};
 use crate::audit;
 use crate::db::{Error, Purpose, TxOptions};
 use crate::store::runs;
@@ -45,13 +45,18 @@ async fn set(session: Session, selection: &Selection, pause: bool, reason: Optio
         Ok(opened) => opened,
         Err(exit) => return exit,
     };
-    match write(&opened, pause, reason).await {
+    // The statements have their bound on the server; this one is for a server that says nothing.
+    let bound = opened.db.query_timeout() * 2;
+    match bounded("write the flag", bound, write(&opened, pause, reason)).await {
         Ok(changed) => {
             report(&session, opened.db.name(), pause, changed);
             Exit::Ok
         }
         Err(error) => {
-            say(&format!("database {}: {error}", opened.db.name()));
+            let missing = error.sqlstate().is_some_and(|state| matches!(state.code(), "42P01" | "3F000"));
+            let mend =
+                if missing { "; pgsteward's own tables are missing: `pgsteward migrate up` makes them" } else { "" };
+            say(&format!("database {}: {error}{mend}", opened.db.name()));
             Exit::Unavailable
         }
     }

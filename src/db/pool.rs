@@ -5,10 +5,12 @@
 //! with it as soon as one arrives.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::conn::Conn;
@@ -45,6 +47,8 @@ struct Lane {
     pool: Pool<Manager>,
     errors: watch::Receiver<u64>,
     last: Arc<Mutex<Option<Error>>>,
+    /// Whether what comes back is closed instead of kept.
+    closing: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -101,6 +105,14 @@ impl Database {
         lane.get_or_init(|| Lane::new(&self.server, purpose, min, max, &self.config)).acquire().await
     }
 
+    /// Closes what idles for this purpose: it will not be needed for long, and others may want the
+    /// server's slots before the pool's own time-out.
+    pub fn close_idle(&self, purpose: Purpose) {
+        if let Some(lane) = self.lanes.get(&purpose).and_then(OnceLock::get) {
+            lane.close_idle();
+        }
+    }
+
     /// Opens a connection outside the pools: for the fresh connect that measures each step, and for
     /// the command line.
     pub async fn connect(&self, purpose: Purpose, route: Route) -> Result<Conn, Error> {
@@ -138,6 +150,7 @@ impl Lane {
     fn new(server: &Arc<Server>, purpose: Purpose, min: u32, max: u32, config: &config::Database) -> Lane {
         let (sender, errors) = watch::channel(0);
         let last = Arc::new(Mutex::new(None));
+        let closing = Arc::new(AtomicBool::new(false));
         let sink = Sink { last: Arc::clone(&last), count: Arc::new(sender), purpose };
         let pool = Pool::builder()
             .max_size(max.max(1))
@@ -151,8 +164,17 @@ impl Lane {
             // A connect has its own bound; this one is for waiting until a connection is free.
             .connection_timeout(config.connect_timeout * 2 + Duration::from_secs(5))
             .error_sink(Box::new(sink))
-            .build_unchecked(Manager { server: Arc::clone(server), purpose });
-        Lane { pool, errors, last }
+            .build_unchecked(Manager { server: Arc::clone(server), purpose, closing: Arc::clone(&closing) });
+        Lane { pool, errors, last, closing }
+    }
+
+    fn close_idle(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        for _ in 0..self.pool.state().idle_connections {
+            // Given at once, or somebody else has just taken it. Dropped, it is closed.
+            drop(self.pool.get_owned().now_or_never());
+        }
+        self.closing.store(false, Ordering::SeqCst);
     }
 
     async fn acquire(&self) -> Result<Pooled<'static>, Error> {
@@ -199,6 +221,7 @@ impl Lane {
 pub struct Manager {
     server: Arc<Server>,
     purpose: Purpose,
+    closing: Arc<AtomicBool>,
 }
 
 impl ManageConnection for Manager {
@@ -218,7 +241,7 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, conn: &mut Conn) -> bool {
-        !conn.is_reusable()
+        !conn.is_reusable() || self.closing.load(Ordering::SeqCst)
     }
 }
 

@@ -2,96 +2,126 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{self, Config, JobName};
 use crate::db::Error;
 use crate::migrate::source;
-use crate::store::runs::{Claim, State};
+use crate::store::runs::{Claim, Missed, State};
 
+use super::lanes::{Lane, Lanes};
 use super::planner;
 use super::runner::{Order, Runner};
+
+/// How long one look may go on claiming; what is left stays due for the next.
+const LOOK_BOUND: Duration = Duration::from_secs(20);
 
 /// Claims and starts what is due of one database.
 pub struct Dispatcher {
     runner: Arc<Runner>,
-    lanes: Arc<Semaphore>,
+    lanes: Lanes,
     /// Up to which instant each job is accounted for; empty until registered.
     floors: BTreeMap<JobName, DateTime<Utc>>,
     specs: BTreeMap<JobName, String>,
+    /// Partitions are looked after as soon as this instance observes: writes of the next hour may
+    /// need one.
+    partitions_at_once: bool,
+}
+
+/// What holds for everything that is fired in one round.
+#[derive(Debug, Clone, Copy)]
+pub struct Conditions<'a> {
+    pub config: &'a Arc<Config>,
+    /// Whether the bundled set is applied.
+    pub zentry: bool,
+    /// Whether this instance is paused by its local file or the database's flag.
+    pub paused: bool,
 }
 
 impl Dispatcher {
     /// With so many lanes.
     pub fn new(runner: Arc<Runner>, lanes: u32) -> Dispatcher {
-        let lanes = Arc::new(Semaphore::new(lanes as usize));
-        Dispatcher { runner, lanes, floors: BTreeMap::new(), specs: BTreeMap::new() }
+        let (floors, specs) = (BTreeMap::new(), BTreeMap::new());
+        Dispatcher { runner, lanes: Lanes::new(lanes), floors, specs, partitions_at_once: true }
     }
 
-    /// Reads the ledger again before the next claim: this instance was not the observer meanwhile,
-    /// or the configuration changed.
+    /// Reads the ledger again before the next claim: the configuration changed.
     pub fn forget(&mut self) {
         self.floors.clear();
     }
 
+    /// This instance observes since now; what it knew of the ledger is old.
+    pub fn take_over(&mut self) {
+        self.forget();
+        self.partitions_at_once = true;
+    }
+
     /// Claims and starts everything that is due. An instant for which no lane is free stays due.
-    pub async fn fire_due(&mut self, config: &Arc<Config>, zentry: bool, paused: bool) -> Result<(), Error> {
+    pub async fn fire_due(&mut self, now: Conditions<'_>) -> Result<(), Error> {
+        let begun = Instant::now();
         if self.floors.is_empty() {
-            self.register(config).await?;
-            // Partitions are looked after at once: writes of the next hour may need one.
-            self.fire(config, JobName::Partitions, Utc::now().trunc_subsecs(3), zentry, paused).await?;
+            self.register(now.config).await?;
         }
-        let now = Utc::now();
-        for (name, floor) in self.floors.clone() {
-            let Some(job) = config.jobs.builtin.get(&name).filter(|job| job.enabled) else { continue };
-            let due = planner::due(&job.schedule, job.timezone, floor, now);
+        if self.partitions_at_once {
+            let enabled = is_enabled(now.config, JobName::Partitions);
+            let at = Utc::now().trunc_subsecs(3);
+            self.partitions_at_once = enabled && !self.fire(now, JobName::Partitions, at, None).await?;
+        }
+        for (name, floor) in self.longest_waiting_first() {
+            let Some(job) = now.config.jobs.builtin.get(&name).filter(|job| job.enabled) else { continue };
+            let due = planner::due(&job.schedule, job.timezone, floor, Utc::now());
             if let Some(next) = due.next {
                 self.announce(name, next);
             }
-            let Some(due_at) = due.fire else { continue };
-            if let Some(missed) = &due.missed {
-                tracing::warn!(database = self.target(), job = name.as_str(), first = %missed.first, last = %missed.last,
-                    count = missed.count, "instants passed while nobody ran");
-                self.runner.ledger.missed(name, missed).await?;
+            if let Some(due_at) = due.fire
+                && begun.elapsed() < LOOK_BOUND
+            {
+                self.fire(now, name, due_at, due.missed).await?;
             }
-            self.fire(config, name, due_at, zentry, paused).await?;
         }
         Ok(())
     }
 
+    /// So that a frequent job does not take the lane from another each time.
+    fn longest_waiting_first(&self) -> Vec<(JobName, DateTime<Utc>)> {
+        let mut floors: Vec<_> = self.floors.iter().map(|(name, floor)| (*name, *floor)).collect();
+        floors.sort_by_key(|(_, floor)| *floor);
+        floors
+    }
+
+    /// Claims an instant, after recording those before it that nobody ran. False when no lane is free.
     async fn fire(
         &mut self,
-        config: &Arc<Config>,
+        now: Conditions<'_>,
         name: JobName,
         due_at: DateTime<Utc>,
-        zentry: bool,
-        paused: bool,
-    ) -> Result<(), Error> {
-        let (Some(spec), Some(floor)) = (self.specs.get(&name), self.floors.get(&name)) else { return Ok(()) };
+        missed: Option<Missed>,
+    ) -> Result<bool, Error> {
+        let (Some(spec), Some(floor)) = (self.specs.get(&name), self.floors.get(&name)) else { return Ok(true) };
         if due_at <= *floor {
-            return Ok(());
+            return Ok(true);
         }
-        let Ok(lane) = Arc::clone(&self.lanes).try_acquire_owned() else { return Ok(()) };
-        let claim = self.runner.ledger.claim(name, due_at, spec, paused).await?;
+        let Some(lane) = self.lanes.take(name) else { return Ok(false) };
+        if let Some(missed) = missed {
+            if self.runner.ledger.missed(name, missed).await? {
+                tracing::warn!(database = self.target(), job = name.as_str(), first = %missed.first,
+                    last = %missed.last, count = missed.count, "instants passed that nobody ran");
+            }
+            self.floors.insert(name, missed.last);
+        }
+        let claim = self.runner.ledger.claim(name, due_at, spec, now.paused).await?;
         self.floors.insert(name, due_at);
-        self.act(config, name, due_at, zentry, claim, lane);
-        Ok(())
+        self.act(now, name, due_at, claim, lane);
+        Ok(true)
     }
 
-    fn act(
-        &self,
-        config: &Arc<Config>,
-        job: JobName,
-        due_at: DateTime<Utc>,
-        zentry: bool,
-        claim: Claim,
-        lane: OwnedSemaphorePermit,
-    ) {
+    fn act(&self, now: Conditions<'_>, job: JobName, due_at: DateTime<Utc>, claim: Claim, lane: Lane) {
         match claim {
             Claim::Run { id, epoch } => {
-                self.runner.start(Order { job, id, epoch, due_at, config: Arc::clone(config), zentry }, lane);
+                let (config, zentry) = (Arc::clone(now.config), now.zentry);
+                self.runner.start(Order { job, id, epoch, due_at, config, zentry }, lane);
             }
             Claim::Skipped { reason, .. } => {
                 tracing::info!(database = self.target(), job = job.as_str(), due_at = %due_at, reason, "instant skipped");
@@ -138,6 +168,10 @@ impl Dispatcher {
     fn target(&self) -> &str {
         self.runner.db.name()
     }
+}
+
+fn is_enabled(config: &Config, name: JobName) -> bool {
+    config.jobs.builtin.get(&name).is_some_and(|job| job.enabled)
 }
 
 /// Names a job's specification, so that instances with another one stand aside.

@@ -1,9 +1,11 @@
 //! Who runs what: the store's rows, over the control connection, with this instance's name.
 //!
-//! Every call has a bound. An ending that cannot be written because the database is away is kept and
-//! written when it is back, so that a run that died with the server is still recorded as failed.
+//! Every call has a bound here, beside the statements' own on the server: a peer that has gone silent
+//! keeps none. An ending that cannot be written because the database is away is kept and written when
+//! it is back, so that a run that died with the server is still recorded as failed.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,14 +13,14 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::config::JobName;
-use crate::db::{Database, Error, Pooled, Purpose};
+use crate::db::{Database, Error, Kind, Pooled, Purpose};
 use crate::store::leases::{self, Lease};
-use crate::store::runs::{self, Claim, Ending, Fire, LastRun, Orphan, Pause};
+use crate::store::runs::{self, Claim, Ending, Fire, LastRun, Missed, Orphan, Pause};
 
-use super::planner::Missed;
-
-/// For each statement on pgsteward's own tables: they are few and small.
+/// For each statement on pgsteward's own tables, on the server: they are few and small.
 const BOUND: Duration = Duration::from_secs(5);
+/// For a whole call: a connection, a transaction, and its answer.
+const CALL_BOUND: Duration = Duration::from_secs(10);
 /// Endings kept while the database is away; there is one per job and lane.
 const UNWRITTEN_MAX: usize = 64;
 /// The name of the observer's row in `leases`.
@@ -62,19 +64,26 @@ impl Ledger {
 
     /// Takes or renews the observer's lease.
     pub async fn observe(&self) -> Result<Lease, Error> {
-        leases::acquire(&mut *self.control().await?, OBSERVER, &self.instance, self.lease, BOUND).await
+        within("take the observer's lease", async {
+            leases::acquire(&mut *self.control().await?, OBSERVER, &self.instance, self.lease, BOUND).await
+        })
+        .await
     }
 
     /// Gives the observer's lease up.
     pub async fn resign(&self) -> Result<(), Error> {
-        leases::release(&mut *self.control().await?, OBSERVER, &self.instance, BOUND).await
+        within("give the observer's lease up", async {
+            leases::release(&mut *self.control().await?, OBSERVER, &self.instance, BOUND).await
+        })
+        .await
     }
 
     /// Registers the jobs with their specification, and returns the instant up to which each is
     /// accounted for.
     pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<(JobName, DateTime<Utc>)>, Error> {
         let named: Vec<(&'static str, String)> = jobs.iter().map(|(job, hash)| (job.as_str(), hash.clone())).collect();
-        let floors = runs::register(&mut *self.control().await?, &named, BOUND).await?;
+        let floors =
+            within("register jobs", async { runs::register(&mut *self.control().await?, &named, BOUND).await }).await?;
         Ok(floors.into_iter().filter_map(|(name, floor)| Some((name.parse().ok()?, floor))).collect())
     }
 
@@ -87,18 +96,26 @@ impl Ledger {
         paused: bool,
     ) -> Result<Claim, Error> {
         let fire = Fire { job: job.as_str(), due_at, spec_hash: spec_hash.to_owned(), paused };
-        runs::claim(&mut *self.control().await?, &fire, &self.instance, self.lease, BOUND).await
+        within("claim a due instant", async {
+            runs::claim(&mut *self.control().await?, &fire, &self.instance, self.lease, BOUND).await
+        })
+        .await
     }
 
-    /// Records instants that nobody ran.
-    pub async fn missed(&self, job: JobName, missed: &Missed) -> Result<(), Error> {
-        let control = &mut *self.control().await?;
-        runs::record_missed(control, job.as_str(), missed.first, missed.last, missed.count, &self.instance, BOUND).await
+    /// Records instants that nobody ran; false when another instance has looked after them.
+    pub async fn missed(&self, job: JobName, missed: Missed) -> Result<bool, Error> {
+        within("record missed instants", async {
+            runs::record_missed(&mut *self.control().await?, job.as_str(), missed, &self.instance, BOUND).await
+        })
+        .await
     }
 
     /// Extends the leases of running runs; returns those that are still ours.
     pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<Uuid>, Error> {
-        runs::renew(&mut *self.control().await?, running, self.lease, BOUND).await
+        within("renew the leases of runs", async {
+            runs::renew(&mut *self.control().await?, running, self.lease, BOUND).await
+        })
+        .await
     }
 
     /// Writes how a run ended, now or when the database is back.
@@ -111,17 +128,25 @@ impl Ledger {
     }
 
     /// Writes the endings that are waiting, oldest first.
+    ///
+    /// # Errors
+    /// Why the database cannot be written to at the moment; the endings are kept then. One that the
+    /// server refuses for good is told and given up: its lease passes, and it is reaped as lost.
     pub async fn flush(&self) -> Result<(), Error> {
         while let Some(next) = self.take_unwritten() {
             let Unwritten { job, id, epoch, ending } = &next;
-            let written = match self.control().await {
-                Ok(mut control) => runs::finish(&mut control, job.as_str(), *id, *epoch, ending, BOUND).await,
-                Err(error) => Err(error),
-            };
+            let written = within("write the end of a run", async {
+                runs::finish(&mut *self.control().await?, job.as_str(), *id, *epoch, ending, BOUND).await
+            })
+            .await;
             match written {
                 Ok(true) => {}
                 Ok(false) => tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id,
                     "another instance has ended this run as lost; its end here was {}", ending.state.as_str()),
+                Err(error) if matches!(error.kind(), Kind::Sql | Kind::Protocol) => {
+                    tracing::error!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
+                        "the end of a run cannot be written; it will be recorded as lost");
+                }
                 Err(error) => {
                     self.put_back(next);
                     return Err(error);
@@ -147,16 +172,24 @@ impl Ledger {
 
     /// Ends runs whose instance stopped renewing them.
     pub async fn reap(&self) -> Result<Vec<Orphan>, Error> {
-        runs::reap(&mut *self.control().await?, BOUND).await
+        within("reap lost runs", async { runs::reap(&mut *self.control().await?, BOUND).await }).await
     }
 
     /// How each job's newest run ended.
     pub async fn last_runs(&self) -> Result<Vec<LastRun>, Error> {
-        runs::last_runs(&mut *self.control().await?, BOUND).await
+        within("read the last runs", async { runs::last_runs(&mut *self.control().await?, BOUND).await }).await
     }
 
     /// Whether all jobs are paused in the database.
     pub async fn paused(&self) -> Result<Option<Pause>, Error> {
-        runs::paused(&mut *self.control().await?, BOUND).await
+        within("read the pause flag", async { runs::paused(&mut *self.control().await?, BOUND).await }).await
+    }
+}
+
+/// A call that is not answered in time is dropped, and its connection with it.
+async fn within<T>(what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_BOUND, call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} s", CALL_BOUND.as_secs()))),
     }
 }

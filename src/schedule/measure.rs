@@ -65,16 +65,27 @@ impl Measurements {
         }
     }
 
+    /// Measures at the next tick, and follows the schedules anew: the configuration changed, or what
+    /// this instance may look at.
+    pub fn at_once(&mut self) {
+        self.next.clear();
+    }
+
     fn is_due(&mut self, config: &Config, name: JobName, now: DateTime<Utc>) -> bool {
         let Some(job) = config.jobs.builtin.get(&name).filter(|job| job.enabled) else { return false };
-        let due = self.next.get(&name).is_none_or(|at| *at <= now);
+        let next = self.next.get(&name);
+        let due = next.is_none_or(|at| *at <= now);
+        let underway = self.underway.get(&name).is_some_and(|task| !task.is_finished());
+        // What was asked for at once is not let go because of the last one, only put off.
+        if next.is_none() && underway {
+            return false;
+        }
         if due && let Some(next) = job.schedule.next_after(now, job.timezone) {
             self.next.insert(name, next);
             let labels = [self.runner.db.name(), name.as_str()];
             self.runner.metrics.job_next_due.with_label_values(&labels).set(super::dispatcher::seconds(next));
         }
-        // The first sample has nothing to say yet: it comes after the first interval.
-        due && self.underway.get(&name).is_none_or(JoinHandle::is_finished)
+        due && !underway
     }
 
     fn probe(&mut self, config: &Arc<Config>, surroundings: &Surroundings) {
@@ -146,10 +157,7 @@ impl Measurements {
                 error: standing.last_error.unwrap_or_default(),
             })
             .collect();
-        // One less than the job makes: at the turn of a day there is one less until it runs again.
-        let partitions = supplied(surroundings.zentry)
-            .map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) })
-            .collect();
+        let partitions = partitions_needed(surroundings.zentry);
         Inputs {
             schema: surroundings.schema.clone(),
             partitions: if surroundings.writable { partitions } else { Vec::new() },
@@ -162,7 +170,14 @@ fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
     OWN.into_iter().chain(zentry.then_some(VM_METRICS))
 }
 
-fn watched(zentry: bool) -> Vec<Watched> {
+/// How many partitions ahead the tables need. One less than the job makes: at the turn of a day there
+/// is one less until it runs again.
+pub fn partitions_needed(zentry: bool) -> Vec<PartitionsNeeded> {
+    supplied(zentry).map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) }).collect()
+}
+
+/// The partitioned tables to look at.
+pub fn watched(zentry: bool) -> Vec<Watched> {
     supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
 }
 

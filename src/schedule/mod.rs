@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ticker (each second) ─► pipeline ─► planner: what is due?           pure
+//!                            │     ─► lanes:   is there room?         a long run leaves one
 //!                            │     ─► ledger:  claim (job, instant)   one row, one slot
 //!                            │     ─► runner:  run it                 deadline, proven cancel, outcome
 //!                            └─► lease: who observes                  on the database's clock
@@ -10,6 +11,7 @@
 //! from running twice even while two instances believe that they observe.
 
 pub mod dispatcher;
+pub mod lanes;
 pub mod ledger;
 pub mod measure;
 pub mod pipeline;

@@ -5,8 +5,8 @@
 //!                                                          └─► standby:  own connectivity only
 //! ```
 //! A round never waits for a job, a migration or a measurement: those are tasks. What it does itself
-//! (the lease, the ledger) is bounded, and the first error ends the round and backs off, so the round
-//! always comes round again: that is what the watchdog and `/livez` watch.
+//! (the lease, the ledger) is bounded call by call, and the first error ends the round and backs off,
+//! so the round always comes round again: that is what the watchdog and `/livez` watch.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,14 +25,18 @@ use crate::store::runs::State;
 use crate::telemetry::Metrics;
 
 use super::Standing;
-use super::dispatcher::{Dispatcher, seconds};
+use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::Ledger;
 use super::measure::{Measurements, Surroundings};
-use super::runner::Runner;
+use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
 
-/// How long a stop waits for runs to end; longer than a run's grace and the proof of its cancel.
-const STOP_BOUND: Duration = Duration::from_secs(20);
+/// A lease is believed for so much less than it was given.
+const TRUST_MARGIN: Duration = Duration::from_secs(1);
+/// How long a stop may take to write what is left to be written.
+const LAST_WORDS_BOUND: Duration = Duration::from_secs(5);
+/// By when a pipeline has ended after it was told to.
+pub const STOP_BOUND: Duration = Duration::from_secs(runner::STOP_BOUND.as_secs() + LAST_WORDS_BOUND.as_secs() + 1);
 
 /// Everything that a pipeline is given.
 pub struct Parts {
@@ -62,7 +66,9 @@ pub struct Pipeline {
     schema: Schema,
     connected: bool,
     role: Role,
-    /// By whom all jobs are paused, when they are.
+    /// By whom all jobs are paused in the database, as last read.
+    flag: Option<String>,
+    /// By whom all jobs are paused, in the database or by the local file.
     paused: Option<String>,
     backoff: Backoff,
     not_before: Instant,
@@ -87,6 +93,11 @@ enum Role {
 impl Role {
     fn is_observer(&self) -> bool {
         matches!(self, Role::Observer { .. })
+    }
+
+    /// Whether the server is looked at, beside asking it for an answer.
+    fn looks(&self) -> bool {
+        matches!(self, Role::Observer { .. } | Role::Alone)
     }
 }
 
@@ -119,6 +130,7 @@ impl Pipeline {
             runner,
             connected: false,
             role: Role::Unknown,
+            flag: None,
             paused: None,
             backoff: Backoff::connect(),
             not_before: now,
@@ -155,16 +167,17 @@ impl Pipeline {
     fn reload(&mut self) {
         self.config = Arc::clone(&self.parts.config.borrow_and_update());
         self.dispatcher.forget();
+        self.measurements.at_once();
         self.schema.again();
     }
 
     async fn round(&mut self) {
+        self.doubt();
+        self.settle_pause();
         self.measure();
-        match self.schema.look(&self.config).await {
-            Progress::Same => {}
+        if self.schema.look(&self.config).await == Progress::BecameReady {
             // The lease can be had now.
-            Progress::BecameReady => self.upkeep_at = Instant::now(),
-            Progress::Interrupted => self.not_before = Instant::now() + self.backoff.next_delay(),
+            self.upkeep_at = Instant::now();
         }
         if Instant::now() < self.not_before {
             return;
@@ -207,7 +220,8 @@ impl Pipeline {
         if self.role.is_observer()
             && let Some(migrated) = self.schema.ready()
         {
-            self.dispatcher.fire_due(&self.config, migrated.zentry, self.paused.is_some()).await?;
+            let (zentry, paused) = (migrated.zentry, self.paused.is_some());
+            self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused }).await?;
         }
         Ok(())
     }
@@ -216,33 +230,40 @@ impl Pipeline {
     async fn upkeep(&mut self) -> Result<(), Error> {
         let lease = self.ledger.lease();
         let asked = Instant::now();
-        let role = match self.ledger.observe().await {
-            // A second less than it was given, counted from before it was asked for.
-            Ok(Lease::Held { epoch }) => Role::Observer { epoch, until: asked + lease - Duration::from_secs(1) },
-            Ok(Lease::Other { holder, .. }) => Role::Standby { holder },
-            Err(error) if is_missing_schema(&error) => Role::Alone,
-            Err(error) => {
-                self.distrust();
-                return Err(error);
+        let (role, again) = match self.ledger.observe().await {
+            Ok(Lease::Held { epoch }) => {
+                // Counted from before it was asked for.
+                (Role::Observer { epoch, until: asked + lease - TRUST_MARGIN }, lease / 3)
             }
+            // When the holder is gone, its place is taken as soon as its time is up.
+            Ok(Lease::Other { holder, left }) => (Role::Standby { holder }, left.min(lease / 3)),
+            Err(error) if is_missing_schema(&error) => (Role::Alone, lease / 3),
+            Err(error) => return Err(error),
         };
         self.become_role(role);
-        if self.role.is_observer() {
+        if self.role != Role::Alone {
+            // Also by who observed until now: its runs go on until they have ended.
             self.ledger.flush().await?;
             self.renew_runs().await?;
-            self.reap().await?;
-            self.look_at_pause().await?;
+            self.flag = self.ledger.paused().await?.map(|pause| pause.by);
         }
-        self.upkeep_at = asked + lease / 3;
+        if self.role.is_observer() {
+            self.reap().await?;
+        }
+        self.upkeep_at = asked + again;
         Ok(())
     }
 
     /// Without an answer, the lease is believed only until its time is up.
-    fn distrust(&mut self) {
-        match self.role {
-            Role::Observer { until, .. } if Instant::now() < until => {}
-            Role::Unknown => {}
-            _ => self.become_role(Role::Unknown),
+    fn doubt(&mut self) {
+        if let Role::Observer { until, .. } = self.role
+            && Instant::now() >= until
+        {
+            tracing::warn!(
+                database = self.target(),
+                "the observer's lease could not be renewed in time; observing no more until it can"
+            );
+            self.become_role(Role::Unknown);
         }
     }
 
@@ -258,7 +279,7 @@ impl Pipeline {
                     epoch,
                     "this instance observes the database"
                 );
-                self.dispatcher.forget();
+                self.dispatcher.take_over();
             }
             Role::Standby { holder } if self.role != role => {
                 tracing::info!(database = target, observer = holder, "another instance observes the database");
@@ -274,6 +295,15 @@ impl Pipeline {
         }
         if was && !is {
             self.parts.metrics.reset_server(target);
+        }
+        if matches!(role, Role::Standby { .. }) {
+            // One connection is what an instance that does not observe may hold.
+            for purpose in [Purpose::Observe, Purpose::Job] {
+                self.parts.db.close_idle(purpose);
+            }
+        }
+        if self.role.looks() != role.looks() {
+            self.measurements.at_once();
         }
         self.role = role;
     }
@@ -305,25 +335,25 @@ impl Pipeline {
         Ok(())
     }
 
-    async fn look_at_pause(&mut self) -> Result<(), Error> {
-        let flag = self.ledger.paused().await?.map(|pause| pause.by);
-        let file = pause_file(&self.config).is_some_and(|file| file.exists());
-        let paused = flag.or_else(|| file.then(|| "the local file".to_owned()));
+    /// The database's flag and the local file together; the file works with the database down.
+    fn settle_pause(&mut self) {
+        let file = pause_file(&self.config).filter(|file| file.exists());
+        let paused = self.flag.clone().or_else(|| file.map(|file| format!("the file {}", file.display())));
         if paused != self.paused {
-            let by = paused.as_deref().unwrap_or_default();
-            let state = if paused.is_some() { "paused" } else { "resumed" };
-            tracing::info!(database = self.target(), by, "all jobs are {state}");
+            match &paused {
+                Some(by) => tracing::info!(database = self.target(), by, "all jobs are paused"),
+                None => tracing::info!(database = self.target(), "all jobs are resumed"),
+            }
             self.paused = paused;
         }
         self.parts.metrics.paused.with_label_values(&[self.target()]).set(i64::from(self.paused.is_some()));
-        Ok(())
     }
 
     /// Starts the measurements that are due; they never make a round wait.
     fn measure(&mut self) {
         let migrated = self.schema.ready();
         let surroundings = Surroundings {
-            observing: matches!(self.role, Role::Observer { .. } | Role::Alone),
+            observing: self.role.looks(),
             writable: migrated.is_some() && matches!(self.role, Role::Observer { .. } | Role::Standby { .. }),
             zentry: migrated.is_some_and(|migrated| migrated.zentry),
             schema: self.schema.standing(),
@@ -332,17 +362,22 @@ impl Pipeline {
         self.measurements.tick(&self.config, &surroundings, Utc::now());
     }
 
-    /// Leaves the lease to the next instance, when the runs have ended (the token told them to).
+    /// Waits for what the token has told to end, then leaves the lease to the next instance.
     async fn stop(&mut self) {
         self.parts.readiness.retire(self.target());
-        let bound = Instant::now() + STOP_BOUND;
-        while self.runner.count() > 0 && Instant::now() < bound {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let bound = Instant::now() + runner::STOP_BOUND;
+        while (self.runner.count() > 0 || self.schema.is_migrating()) && Instant::now() < bound {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        if self.role.is_observer()
-            && let Err(error) = self.ledger.resign().await
-        {
-            tracing::debug!(database = self.target(), error = %error, "the lease ends by itself");
+        self.schema.abandon();
+        let last_words = async {
+            self.ledger.flush().await?;
+            if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
+        };
+        match tokio::time::timeout(LAST_WORDS_BOUND, last_words).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(database = self.target(), error = %error, "the lease ends by itself"),
+            Err(_) => tracing::debug!(database = self.target(), "no answer; the lease ends by itself"),
         }
     }
 }

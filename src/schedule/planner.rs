@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use crate::config::Schedule;
+use crate::store::runs::Missed;
 
 /// How many instants are counted one by one; a longer outage of a frequent job is reported as "at
 /// least" this many, and its range still has its first and last instant.
@@ -22,14 +23,6 @@ pub struct Due {
     pub fire: Option<DateTime<Utc>>,
     /// The next instant after now.
     pub next: Option<DateTime<Utc>>,
-}
-
-/// A range of instants that passed while nobody ran.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missed {
-    pub first: DateTime<Utc>,
-    pub last: DateTime<Utc>,
-    pub count: i32,
 }
 
 /// Works out what is due of a schedule at `now`, everything up to `floor` being accounted for.

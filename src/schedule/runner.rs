@@ -1,11 +1,11 @@
 //! The single funnel that every job goes through.
 //!
 //! ```text
-//! permit ─► connection ─► task ─► deadline ─► proven cancel ─► outcome ─► metrics, log ─► row
+//! place ─► connection ─► task ─► deadline ─► proven cancel ─► outcome ─► metrics, log ─► row
 //! ```
-//! A run is a task of its own, so a panic is an outcome of that run. A run that passes its deadline
-//! is dropped and its statement cancelled on the server; the outcome says whether the server
-//! confirmed that. Nothing of this waits for another job.
+//! A run is a task of its own, so a panic is an outcome of that run. A run that passes its deadline,
+//! loses its lease, or outstays a shutdown is cancelled on the server; the outcome says whether the
+//! server confirmed that. Nothing of this waits for another job, and every wait ends.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{AbortHandle, JoinError};
+use serde_json::Value::Null;
+use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -28,12 +29,15 @@ use crate::store::runs::{Ending, State};
 use crate::telemetry::Metrics;
 
 use super::Standing;
+use super::lanes::Lane;
 use super::ledger::Ledger;
 
 /// How long a cancel may take to be confirmed.
-const CANCEL_BOUND: Duration = Duration::from_secs(10);
+const CANCEL_BOUND: Duration = Duration::from_secs(8);
 /// How long a batch may go on after a shutdown was asked for.
-const STOP_GRACE: Duration = Duration::from_secs(8);
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// By when a run has ended after a shutdown was asked for.
+pub const STOP_BOUND: Duration = Duration::from_secs(CANCEL_BOUND.as_secs() + STOP_GRACE.as_secs() + 1);
 
 /// Runs the jobs of one database.
 pub struct Runner {
@@ -46,11 +50,9 @@ pub struct Runner {
 }
 
 struct Running {
-    job: JobName,
     epoch: i64,
-    abort: AbortHandle,
-    /// Set when the lease was lost: the outcome is no longer ours to decide.
-    lost: bool,
+    /// Cancelled when the lease was lost: the outcome is no longer ours to decide.
+    lost: CancellationToken,
 }
 
 /// A claimed instant, ready to run.
@@ -85,17 +87,11 @@ impl Runner {
         self.lock().len()
     }
 
-    /// Whether this job runs here.
-    pub fn is_running(&self, job: JobName) -> bool {
-        self.lock().values().any(|run| run.job == job)
-    }
-
     /// Stops a run whose lease another instance has taken: it must not write any more, and the
     /// fence in its transactions sees to that in any case.
     pub fn fence_off(&self, id: Uuid) {
-        if let Some(run) = self.lock().get_mut(&id) {
-            run.lost = true;
-            run.abort.abort();
+        if let Some(run) = self.lock().get(&id) {
+            run.lost.cancel();
         }
     }
 
@@ -104,7 +100,7 @@ impl Runner {
     }
 
     /// Starts a claimed run and returns at once; the lane is given back when it has ended.
-    pub fn start(self: &Arc<Self>, order: Order, lane: OwnedSemaphorePermit) {
+    pub fn start(self: &Arc<Self>, order: Order, lane: Lane) {
         let runner = Arc::clone(self);
         let span = tracing::info_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
@@ -120,72 +116,64 @@ impl Runner {
         let begun = Instant::now();
         let lag = (Utc::now() - due_at).to_std().unwrap_or_default();
         self.metrics.job_due_lag.with_label_values(&labels[..1]).observe(lag.as_secs_f64());
-        self.metrics.job_running.with_label_values(&labels).set(1);
+        let place = Place::take(&self, job, id, epoch);
 
-        let ending = self.attempt(order).await;
+        let ending = self.attempt(order, &place.lost).await;
 
-        let took = begun.elapsed();
-        self.metrics.job_running.with_label_values(&labels).set(0);
-        self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
-        self.metrics.job_runs.with_label_values(&[labels[0], labels[1], ending.state.as_str()]).inc();
-        if ending.state == State::Succeeded {
-            self.metrics.job_last_success.with_label_values(&labels).set(Utc::now().timestamp_millis() as f64 / 1000.0);
+        self.record(job, &ending, begun.elapsed());
+        log(&ending, begun.elapsed());
+        // A run that was taken over has been ended by who took it.
+        if ending.state != State::Lost {
+            self.ledger.finish(job, id, epoch, ending).await;
         }
-        self.standing.update(job, |standing| standing.ended(ending.state, ending.error.clone(), Utc::now()));
-        log(&ending, took);
-        self.ledger.finish(job, id, epoch, ending).await;
-        self.lock().remove(&id);
     }
 
-    async fn attempt(self: &Arc<Self>, order: Order) -> Ending {
-        let id = order.id;
+    async fn attempt(self: &Arc<Self>, order: Order, lost: &CancellationToken) -> Ending {
         let timeout = order.config.jobs.builtin.get(&order.job).map_or(Duration::from_secs(60), |job| job.timeout);
         let deadline = Instant::now() + timeout;
-        let conn = match self.db.acquire(Purpose::Job).await {
+        let stop = self.tasks.stopping();
+        let mut cut = std::pin::pin!(async {
+            tokio::select! {
+                () = lost.cancelled() => Cut::Lost,
+                () = tokio::time::sleep_until(deadline) => Cut::Deadline(timeout),
+                () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Cut::Shutdown,
+            }
+        });
+        let conn = tokio::select! {
+            conn = self.db.acquire(Purpose::Job) => conn,
+            cut = &mut cut => return cut.ending(None),
+        };
+        let conn = match conn {
             Ok(conn) => conn,
             Err(error) => return failed(&error),
         };
         let canceller = conn.canceller();
-        let (job, epoch) = (order.job, order.epoch);
-        let work = self.tasks.spawn("job-work", work(Arc::clone(self), order, conn, deadline).in_current_span());
-        self.lock().insert(id, Running { job, epoch, abort: work.abort_handle(), lost: false });
-
-        let mut work = work;
-        let stop = self.tasks.stopping();
+        let work = work(Arc::clone(self), order, conn, deadline).in_current_span();
+        let mut work = self.tasks.spawn("job-work", work);
         let cut = tokio::select! {
-            outcome = &mut work => return self.ended(id, outcome),
-            () = tokio::time::sleep_until(deadline) => Cut::Deadline(timeout),
-            () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Cut::Shutdown,
+            outcome = &mut work => return ended(outcome),
+            cut = &mut cut => cut,
         };
+        // First the cancel: a connection that is closed while it works proves nothing any more.
+        let proof = canceller.cancel(CANCEL_BOUND).await;
         work.abort();
-        let outcome = work.await;
-        if matches!(outcome, Ok(_)) {
+        match work.await {
             // It ended while it was being cut off.
-            return self.ended(id, outcome);
+            Ok(Ok(report)) => done(report),
+            _ => cut.ending(Some(proof)),
         }
-        cut.ending(canceller.cancel(CANCEL_BOUND).await)
     }
 
-    fn ended(&self, id: Uuid, outcome: Result<Result<Report, Error>, JoinError>) -> Ending {
-        match outcome {
-            Ok(Ok(report)) => ended(report),
-            Ok(Err(error)) => failed(&error),
-            Err(join) if join.is_panic() => panicked(join.into_panic().as_ref()),
-            Err(_) if self.lock().get(&id).is_some_and(|run| run.lost) => Ending {
-                state: State::Lost,
-                reason: Some(Kind::Fenced.as_str().to_owned()),
-                error: Some("another instance took this run over; it was stopped here".to_owned()),
-                rows: 0,
-                detail: serde_json::Value::Null,
-            },
-            Err(_) => Ending {
-                state: State::Cancelled,
-                reason: Some("aborted".to_owned()),
-                error: None,
-                rows: 0,
-                detail: serde_json::Value::Null,
-            },
+    /// What is known of the run, for metrics and answers.
+    fn record(&self, job: JobName, ending: &Ending, took: Duration) {
+        let labels = [self.db.name(), job.as_str()];
+        let now = Utc::now();
+        self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
+        self.metrics.job_runs.with_label_values(&[labels[0], labels[1], ending.state.as_str()]).inc();
+        if ending.state == State::Succeeded {
+            self.metrics.job_last_success.with_label_values(&labels).set(super::dispatcher::seconds(now));
         }
+        self.standing.update(job, |standing| standing.ended(ending.state, ending.error.clone(), now));
     }
 
     /// Runs something that has no row in the ledger (a probe, a sample) under the same rules: a
@@ -194,34 +182,48 @@ impl Runner {
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let labels = [self.db.name(), job.as_str()];
         let begun = Instant::now();
         let span = tracing::info_span!("job", database = self.db.name(), job = job.as_str());
-        let work = self.tasks.spawn("job-work", future.instrument(span.clone()));
-        let abort = work.abort_handle();
-        let ending = match tokio::time::timeout(timeout, work).await {
-            Ok(Ok(Ok(()))) => ended(Report::default()),
-            Ok(Ok(Err(error))) => failed(&error),
-            Ok(Err(join)) if join.is_panic() => panicked(join.into_panic().as_ref()),
-            Ok(Err(_)) => failed(&Error::new(Kind::Cancelled, "aborted")),
+        let mut work = self.tasks.spawn("job-work", future.instrument(span.clone()));
+        let ending = match tokio::time::timeout(timeout, &mut work).await {
+            Ok(outcome) => ended(outcome.map(|ended| ended.map(|()| Report::default()))),
             Err(_) => {
                 // The statement's own time-out on the server is shorter than this.
-                abort.abort();
-                Cut::Deadline(timeout).ending(CancelOutcome::Unconfirmed)
+                work.abort();
+                Cut::Deadline(timeout).ending(None)
             }
         };
-        let took = begun.elapsed();
-        self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
-        self.metrics.job_runs.with_label_values(&[labels[0], labels[1], ending.state.as_str()]).inc();
+        self.record(job, &ending, begun.elapsed());
         let succeeded = ending.state == State::Succeeded;
-        if succeeded {
-            self.metrics.job_last_success.with_label_values(&labels).set(Utc::now().timestamp_millis() as f64 / 1000.0);
-        }
-        self.standing.update(job, |standing| standing.ended(ending.state, ending.error.clone(), Utc::now()));
         if !succeeded {
-            span.in_scope(|| log(&ending, took));
+            span.in_scope(|| log(&ending, begun.elapsed()));
         }
         succeeded
+    }
+}
+
+/// A run's entry among those that run here, from before it has a connection until its end is
+/// written: for as long its lease is renewed. Gone also when the run panics.
+struct Place<'a> {
+    runner: &'a Runner,
+    job: JobName,
+    id: Uuid,
+    lost: CancellationToken,
+}
+
+impl Place<'_> {
+    fn take(runner: &Runner, job: JobName, id: Uuid, epoch: i64) -> Place<'_> {
+        let lost = CancellationToken::new();
+        runner.lock().insert(id, Running { epoch, lost: lost.clone() });
+        runner.metrics.job_running.with_label_values(&[runner.db.name(), job.as_str()]).set(1);
+        Place { runner, job, id, lost }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.runner.lock().remove(&self.id);
+        self.runner.metrics.job_running.with_label_values(&[self.runner.db.name(), self.job.as_str()]).set(0);
     }
 }
 
@@ -249,32 +251,46 @@ async fn work(
 enum Cut {
     Deadline(Duration),
     Shutdown,
+    Lost,
 }
 
 impl Cut {
-    fn ending(&self, cancel: CancelOutcome) -> Ending {
-        let proof = match cancel {
-            CancelOutcome::Ended => "its statement was cancelled, and the server confirmed that",
-            CancelOutcome::Terminated => "its statement ignored the cancel, and its session was terminated",
-            CancelOutcome::Unconfirmed => "the server did not confirm that its statement ended: it may still run",
-        };
+    /// `cancel` is absent when there was no statement to cancel.
+    fn ending(&self, cancel: Option<CancelOutcome>) -> Ending {
         let (state, reason, why) = match self {
             Cut::Deadline(timeout) => {
                 (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs()))
             }
             Cut::Shutdown => (State::Cancelled, "shutdown", "the daemon shut down".to_owned()),
+            Cut::Lost => (
+                State::Lost,
+                Kind::Fenced.as_str(),
+                "another instance took this run over; it was stopped here".to_owned(),
+            ),
         };
-        Ending {
-            state,
-            reason: Some(reason.to_owned()),
-            rows: 0,
-            error: Some(format!("{why}; {proof}")),
-            detail: serde_json::Value::Null,
-        }
+        let proof = match cancel {
+            None => "",
+            Some(CancelOutcome::Ended) => "; its statement was cancelled, and the server confirmed that",
+            Some(CancelOutcome::Terminated) => "; its statement ignored the cancel, and its session was terminated",
+            Some(CancelOutcome::Unconfirmed) => {
+                "; the server did not confirm that its statement ended: it may still run"
+            }
+        };
+        Ending { state, reason: Some(reason.to_owned()), rows: 0, error: Some(format!("{why}{proof}")), detail: Null }
     }
 }
 
-fn ended(report: Report) -> Ending {
+/// How a task that was not cut off ended.
+fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> Ending {
+    match outcome {
+        Ok(Ok(report)) => done(report),
+        Ok(Err(error)) => failed(&error),
+        Err(join) if join.is_panic() => panicked(join.into_panic().as_ref()),
+        Err(_) => failed(&Error::new(Kind::Cancelled, "the run's task was aborted")),
+    }
+}
+
+fn done(report: Report) -> Ending {
     if let Some(error) = &report.failure {
         return Ending { rows: report.rows, detail: report.detail, ..failed(error) };
     }
@@ -292,7 +308,7 @@ fn failed(error: &Error) -> Ending {
         reason: Some(error.kind().as_str().to_owned()),
         rows: 0,
         error: Some(error.to_string()),
-        detail: serde_json::Value::Null,
+        detail: Null,
     }
 }
 
@@ -307,7 +323,7 @@ fn panicked(payload: &(dyn Any + Send)) -> Ending {
         reason: Some("panic".to_owned()),
         rows: 0,
         error: Some(format!("the job panicked: {text}; this is a defect of pgsteward")),
-        detail: serde_json::Value::Null,
+        detail: Null,
     }
 }
 

@@ -1,8 +1,8 @@
 //! How far one database's schema is: migrating at start, and again when there is a reason to.
 //!
 //! A failed migration is not repeated by itself: a restart loop of failing DDL is an outage of its
-//! own. It is tried again when the files change, on SIGHUP, or at once when it was not the SQL but
-//! the connection that failed.
+//! own. It is tried again when the files change, on SIGHUP, or after a pause when it was not the SQL
+//! that failed but the connection, or another migrator was not done yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::{Config, OnFailure};
+use crate::db::retry::Backoff;
 use crate::db::{Database, Kind, Purpose};
 use crate::health::{self, Readiness};
 use crate::lifecycle::Tasks;
@@ -32,11 +33,16 @@ pub struct Schema {
     fatal: mpsc::Sender<String>,
     actor: String,
     stage: Stage,
+    backoff: Backoff,
+    /// What interrupted the last attempt; the same again is told at debug level.
+    told: Option<Kind>,
 }
 
 enum Stage {
-    /// To be started.
-    Waiting,
+    /// To be started, not before this.
+    Waiting {
+        not_before: Instant,
+    },
     Migrating(JoinHandle<Result<Migrated, migrate::Error>>),
     /// Tried again when the files have another print than this.
     Failed {
@@ -62,8 +68,6 @@ pub enum Progress {
     Same,
     /// It is up to date since now.
     BecameReady,
-    /// The connection failed; start again after a pause.
-    Interrupted,
 }
 
 impl Schema {
@@ -77,7 +81,8 @@ impl Schema {
         instance: &str,
     ) -> Schema {
         let actor = format!("pgsteward {} ({instance})", env!("CARGO_PKG_VERSION"));
-        Schema { db, metrics, readiness, tasks, fatal, actor, stage: Stage::Waiting }
+        let stage = Stage::Waiting { not_before: Instant::now() };
+        Schema { db, metrics, readiness, tasks, fatal, actor, stage, backoff: Backoff::connect(), told: None }
     }
 
     /// What was found, once it is up to date.
@@ -91,7 +96,7 @@ impl Schema {
     /// What the health says of it; absent until it was looked at.
     pub fn standing(&self) -> Option<health::Schema> {
         match &self.stage {
-            Stage::Waiting | Stage::Migrating(_) => None,
+            Stage::Waiting { .. } | Stage::Migrating(_) => None,
             Stage::Failed { what, .. } => Some(health::Schema { failed: Some(what.clone()), mismatches: Vec::new() }),
             Stage::Ready(migrated) => Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() }),
         }
@@ -100,13 +105,25 @@ impl Schema {
     /// Looks again at everything: the configuration changed.
     pub fn again(&mut self) {
         if matches!(self.stage, Stage::Failed { .. } | Stage::Ready(_)) {
-            self.stage = Stage::Waiting;
+            self.stage = Stage::Waiting { not_before: Instant::now() };
+        }
+    }
+
+    /// Whether migrations are under way.
+    pub fn is_migrating(&self) -> bool {
+        matches!(&self.stage, Stage::Migrating(handle) if !handle.is_finished())
+    }
+
+    /// Ends a migration that is under way: its connections are cut, and the server rolls back.
+    pub fn abandon(&mut self) {
+        if let Stage::Migrating(handle) = &self.stage {
+            handle.abort();
         }
     }
 
     /// Starts migrating where that is to be done. Returns at once.
     pub fn start(&mut self, config: &Arc<Config>) {
-        if matches!(self.stage, Stage::Waiting) {
+        if matches!(self.stage, Stage::Waiting { not_before } if Instant::now() >= not_before) {
             let work = migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), self.actor.clone());
             self.stage = Stage::Migrating(self.tasks.spawn("migrate", work));
         }
@@ -123,7 +140,7 @@ impl Schema {
                 *look_at = Instant::now() + LOOK_AGAIN;
                 if *print != files_print(config) {
                     tracing::info!(database = self.db.name(), "the migration files changed; trying again");
-                    self.stage = Stage::Waiting;
+                    self.stage = Stage::Waiting { not_before: Instant::now() };
                 }
                 Progress::Same
             }
@@ -132,9 +149,13 @@ impl Schema {
     }
 
     fn ended(&mut self, config: &Config, outcome: Result<Result<Migrated, migrate::Error>, JoinError>) -> Progress {
+        // They were needed for this only.
+        self.db.close_idle(Purpose::Migrate);
         let target = self.db.name();
         match outcome {
             Ok(Ok(migrated)) => {
+                self.backoff.reset();
+                self.told = None;
                 self.metrics.migrations_failed.with_label_values(&[target]).set(0);
                 let mismatches = i64::try_from(migrated.mismatches.len()).unwrap_or(i64::MAX);
                 self.metrics.schema_mismatches.with_label_values(&[target]).set(mismatches);
@@ -145,10 +166,17 @@ impl Schema {
                 self.stage = Stage::Ready(migrated);
                 Progress::BecameReady
             }
-            Ok(Err(error)) if error.is_transient() => {
-                tracing::warn!(database = target, error = %error, "migrating was interrupted; trying again");
-                self.stage = Stage::Waiting;
-                Progress::Interrupted
+            Ok(Err(error)) if may_pass(&error) => {
+                let kind = error.db_kind();
+                if self.told == kind {
+                    tracing::debug!(database = target, error = %error, "migrating was interrupted again");
+                } else {
+                    tracing::warn!(database = target, error = %error,
+                        "migrating was interrupted; trying again for as long as it takes");
+                }
+                self.told = kind;
+                self.stage = Stage::Waiting { not_before: Instant::now() + self.backoff.next_delay() };
+                Progress::Same
             }
             Ok(Err(error)) => {
                 tracing::error!(database = target, file = error.file, line = error.line, error = %error,
@@ -175,6 +203,12 @@ impl Schema {
         let what = format!("{file}: {reason}");
         self.stage = Stage::Failed { what, print: files_print(config), look_at: Instant::now() + LOOK_AGAIN };
     }
+}
+
+/// Whether trying again may do: the server went away, or another migrator holds the lock (an error of
+/// the lock's names no file).
+fn may_pass(error: &migrate::Error) -> bool {
+    error.is_transient() || (error.file.is_none() && error.db_kind() == Some(Kind::LockTimeout))
 }
 
 /// Migrates, then looks whether everything that is relied on is there.
@@ -210,7 +244,8 @@ async fn migrate(
     Ok(migrated)
 }
 
-async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
+/// Looks whether what was applied is still there, and lists the `edited` files beside it. Changes nothing.
+pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
     let zentry = history::has_set(&conn, source::ZENTRY).await?;
     let applied: &[&str] = if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };

@@ -63,6 +63,14 @@ pub enum Claim {
     Skipped { id: Uuid, reason: &'static str },
 }
 
+/// Instants that passed while nobody ran them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missed {
+    pub first: DateTime<Utc>,
+    pub last: DateTime<Utc>,
+    pub count: i32,
+}
+
 /// How a run ended, for its row.
 #[derive(Debug, Clone)]
 pub struct Ending {
@@ -178,38 +186,43 @@ pub async fn claim(
     .await
 }
 
-/// Records instants that were due while nobody ran, as one row: first, last, how many, why. The
-/// job's floor moves up to the last.
+/// Records instants that passed while nobody ran them, as one row: first, last, how many, why. The
+/// job's floor moves up to the last. False when the first is accounted for already: another
+/// instance has looked after them.
 pub async fn record_missed(
     conn: &mut Conn,
     job: &str,
-    first: DateTime<Utc>,
-    last: DateTime<Utc>,
-    count: i32,
+    missed: Missed,
     instance: &str,
     bound: Duration,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    const RAISE: &str = "
+        UPDATE steward.job_state SET claimed_floor = $3 WHERE job = $1 AND claimed_floor < $2";
     const SQL: &str = "
         INSERT INTO steward.job_runs
                (id, job, kind, due_at, last_due_at, missed_count, state, reason, actor, instance, attempts, finished_at)
         VALUES ($1, $2, 'missed', $3, $4, $5, 'skipped', 'misfire', 'schedule', $6, 0, clock_timestamp())
         ON CONFLICT (job, due_at) DO NOTHING";
-    const RAISE: &str = "
-        UPDATE steward.job_state SET claimed_floor = greatest(claimed_floor, $2) WHERE job = $1";
     let id = Uuid::now_v7();
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
+            let range = [
+                (&job as _, Type::TEXT),
+                (&missed.first as _, Type::TIMESTAMPTZ),
+                (&missed.last as _, Type::TIMESTAMPTZ),
+            ];
+            if tx.execute("raise the floor of a job", RAISE, &range).await? == 0 {
+                return Ok(false);
+            }
             let params = [
                 (&id as _, Type::UUID),
                 (&job as _, Type::TEXT),
-                (&first as _, Type::TIMESTAMPTZ),
-                (&last as _, Type::TIMESTAMPTZ),
-                (&count as _, Type::INT4),
+                (&missed.first as _, Type::TIMESTAMPTZ),
+                (&missed.last as _, Type::TIMESTAMPTZ),
+                (&missed.count as _, Type::INT4),
                 (&instance as _, Type::TEXT),
             ];
-            tx.execute("record missed instants", SQL, &params).await?;
-            tx.execute("raise the floor of a job", RAISE, &[(&job, Type::TEXT), (&last, Type::TIMESTAMPTZ)]).await?;
-            Ok(())
+            Ok(tx.execute("record missed instants", SQL, &params).await? > 0)
         })
     })
     .await

@@ -1,0 +1,75 @@
+//! Where runs take their place: so many at a time, and one place that no long run may take.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::JobName;
+
+/// The lanes of one database.
+#[derive(Debug)]
+pub struct Lanes {
+    all: Arc<Semaphore>,
+    /// One fewer than all, where there is more than one.
+    long: Arc<Semaphore>,
+}
+
+/// A place in a lane; dropping it frees it.
+#[derive(Debug)]
+pub struct Lane {
+    _place: OwnedSemaphorePermit,
+    _long: Option<OwnedSemaphorePermit>,
+}
+
+impl Lanes {
+    /// So many, at least one.
+    pub fn new(count: u32) -> Lanes {
+        let count = count.max(1) as usize;
+        let long = (count - 1).max(1);
+        Lanes { all: Arc::new(Semaphore::new(count)), long: Arc::new(Semaphore::new(long)) }
+    }
+
+    /// A place for this job, if one is free.
+    pub fn take(&self, job: JobName) -> Option<Lane> {
+        let long = match takes_hours(job) {
+            true => Some(Arc::clone(&self.long).try_acquire_owned().ok()?),
+            false => None,
+        };
+        let place = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Lane { _place: place, _long: long })
+    }
+}
+
+/// Jobs over all of a table's rows. The others make what applications wait for.
+fn takes_hours(job: JobName) -> bool {
+    matches!(job, JobName::Vacuum | JobName::Retention)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_stays_for_what_is_short() {
+        let lanes = Lanes::new(2);
+        let vacuum = lanes.take(JobName::Vacuum).expect("all are free");
+        assert!(lanes.take(JobName::Retention).is_none(), "the last lane is for short runs");
+        let refresh = lanes.take(JobName::Refresh).expect("one is left");
+        assert!(lanes.take(JobName::Partitions).is_none(), "none is left");
+        drop(vacuum);
+        assert!(lanes.take(JobName::Retention).is_some(), "the long place is free again");
+        drop(refresh);
+        let (_one, _two) =
+            (lanes.take(JobName::Refresh).expect("free"), lanes.take(JobName::Partitions).expect("free"));
+        assert!(lanes.take(JobName::Vacuum).is_none(), "short runs may have both");
+    }
+
+    #[test]
+    fn a_single_lane_is_for_everybody() {
+        let lanes = Lanes::new(1);
+        let vacuum = lanes.take(JobName::Vacuum);
+        assert!(vacuum.is_some() && lanes.take(JobName::Partitions).is_none());
+        drop(vacuum);
+        assert!(lanes.take(JobName::Partitions).is_some());
+    }
+}

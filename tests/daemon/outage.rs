@@ -1,0 +1,59 @@
+//! The server goes away while there is work.
+
+use crate::harness::{BOUND, Daemon, PrivateServer, Setup, connect, wait_for, wait_until};
+use crate::{REFRESH_SLOW, REFRESHING, SLOW_VIEW, metric, quick, wait_reason, wait_sql};
+
+#[tokio::test]
+async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_next_fire_runs() {
+    let mut server = PrivateServer::start(&[]).await;
+    server.client().await.batch_execute(SLOW_VIEW).await.unwrap();
+    let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&quick(REFRESH_SLOW))).await;
+    wait_sql(&server.client().await, REFRESHING, |sessions| sessions == 1).await;
+    let run =
+        server.client().await.text("SELECT id FROM steward.job_runs WHERE state = 'running' AND job = 'refresh'").await;
+
+    server.kill().await;
+    wait_until("health tells", BOUND, async || daemon.get("/health/").await.status == 503).await;
+    wait_until("the reason settles", BOUND, async || {
+        ["refused", "unreachable"].contains(&crate::reason(&daemon).await.as_str())
+    })
+    .await;
+    // From memory: also of a database that is dead.
+    assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(0.0));
+    assert_eq!(daemon.get("/livez").await.status, 200);
+    assert_eq!(daemon.get("/readyz").await.status, 200, "readiness is latched");
+
+    server.restart().await;
+    let client = wait_for("the server is back", BOUND, async || connect(&server.url()).await.ok()).await;
+    wait_sql(
+        &client,
+        &format!("SELECT count(*) FROM steward.job_runs WHERE id = '{run}' AND state <> 'running'"),
+        |n| n == 1,
+    )
+    .await;
+    let sql = format!("SELECT concat_ws('|', state, reason, error) FROM steward.job_runs WHERE id = '{run}'");
+    let ended = client.text(&sql).await;
+    assert!(ended.starts_with("failed|connection_lost|"), "{ended}");
+    let jobs = async || daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["status"].clone();
+    wait_until("health tells of the failed job", BOUND, async || jobs().await == "degraded").await;
+
+    client.batch_execute("UPDATE public.knob SET seconds = 0").await.unwrap();
+    wait_sql(&client, REFRESHING, |sessions| sessions <= 1).await;
+    // The next fire may sleep as the view did before the update: end that.
+    client
+        .batch_execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgsteward/job'")
+        .await
+        .unwrap();
+    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'refresh' AND state = 'succeeded'", |n| n > 0)
+        .await;
+    wait_reason(&daemon, "ok").await;
+    wait_until("no connection too many", BOUND, async || {
+        let sql = "SELECT concat_ws(' ', count(*) FILTER (WHERE application_name = 'pgsteward/observe') <= 1, \
+                   count(*) FILTER (WHERE application_name = 'pgsteward/control') <= 1, \
+                   count(*) FILTER (WHERE application_name = 'pgsteward/job') <= 2, \
+                   count(*) FILTER (WHERE application_name IN ('pgsteward/check', 'pgsteward/migrate')) = 0) \
+                   FROM pg_stat_activity";
+        client.text(sql).await == "t t t t"
+    })
+    .await;
+}

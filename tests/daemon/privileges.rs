@@ -1,0 +1,70 @@
+//! Roles that may do little: what can run runs, what cannot says what to grant.
+
+use crate::harness::{BOUND, Daemon, Setup, Template, TestDatabase, wait_until};
+use crate::{each_second, metric, quick, wait_metric, wait_sql};
+
+#[tokio::test]
+async fn a_role_that_may_only_connect_is_served_health_and_told_what_it_lacks() {
+    let mut database = TestDatabase::create(Template::Empty).await;
+    let role = database.role("guest", "").await;
+    let daemon = Daemon::launch(Setup::new().database(&role.url).config(&quick("")));
+    let line = daemon.wait_log("migrating failed").await;
+    assert!(line.contains("GRANT CREATE ON DATABASE"), "{line}");
+    let unready = daemon.wait_status("/readyz", 503).await.body;
+    assert!(unready.contains("[-]migrations:main failed"), "{unready}");
+    wait_metric(&daemon, "pgsteward_database_up", |value| value == 1.0).await;
+    wait_until("it measures the server all the same", BOUND, async || {
+        let components = daemon.get("/health/").await.json()["targets"]["main"]["components"].clone();
+        components["connections"]["status"] != "null" && components["connections"].is_object()
+    })
+    .await;
+    let client = database.client().await;
+    assert_eq!(client.text("SELECT to_regnamespace('steward')").await, "NULL");
+    assert_eq!(daemon.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
+    let mut database = TestDatabase::create(Template::Empty).await;
+    let role = database.role("steward", "").await;
+    let client = database.client().await;
+    let sql = format!(
+        "GRANT CREATE ON DATABASE {} TO {};
+         CREATE TABLE public.events (id int PRIMARY KEY, at timestamptz NOT NULL) WITH (autovacuum_enabled = off);
+         CREATE INDEX ON public.events (at);
+         INSERT INTO public.events SELECT n, now() - interval '1 year' FROM generate_series(1, 5000) n;
+         ANALYZE public.events;
+         DELETE FROM public.events WHERE id <= 2500;
+         CREATE MATERIALIZED VIEW public.counted AS SELECT 1 AS id, count(*) FROM public.events;
+         CREATE UNIQUE INDEX ON public.counted (id)",
+        database.name(),
+        role.name
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let jobs: String = ["vacuum", "retention", "partitions"].map(each_second).concat();
+    let config = format!(
+        "{}\n[retention.tables.\"public.events\"]\ncolumn = \"at\"\nkeep = \"30d\"\n\
+         [refresh]\nviews = [\"public.counted\"]\n[jobs.refresh]\nschedule = \"@every 1s\"\n",
+        quick(&jobs)
+    );
+    let daemon = Daemon::spawn(Setup::new().database(&role.url).config(&config)).await;
+    let succeeded =
+        |job: &str| format!("SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'");
+    wait_sql(&client, &succeeded("partitions"), |runs| runs > 0).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.system_health", |rows| rows > 0).await;
+
+    let grants =
+        [("vacuum", "GRANT MAINTAIN ON"), ("refresh", "GRANT MAINTAIN ON"), ("retention", "GRANT SELECT, DELETE ON")];
+    for (job, grant) in grants {
+        let sql = format!(
+            "SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND concat(reason, error, detail) LIKE '%{grant}%'"
+        );
+        wait_sql(&client, &sql, |runs| runs > 0).await;
+    }
+    assert_eq!(client.number("SELECT count(*) FROM public.events").await, 2500);
+    assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(1.0));
+    assert_eq!(daemon.get("/readyz").await.status, 200);
+
+    client.batch_execute(&format!("GRANT SELECT, DELETE ON public.events TO {}", role.name)).await.unwrap();
+    wait_sql(&client, "SELECT count(*) FROM public.events", |rows| rows == 0).await;
+}
