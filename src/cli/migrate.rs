@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Exit, Opened, Selection, Session, actor, print, print_json, say};
-use crate::migrate::{self, Options, Target, plan::Line, source, source::Set};
+use crate::migrate::{self, Options, Target, plan::Line, source, source::Set, undo::Undo};
 
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
     /// Apply what is pending
+    #[command(after_help = UP_EXAMPLES)]
     Up(Up),
-    /// List every version and where it stands
+    /// List every version and where it stands; changes nothing
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(Status),
     /// Roll back: the newest version, or more
+    #[command(after_help = DOWN_EXAMPLES)]
     Down(Down),
 }
 
@@ -56,6 +59,28 @@ pub struct Down {
     files: Files,
 }
 
+const UP_EXAMPLES: &str = "\
+Files are named 001_create_users.sql, with 001_create_users.down.sql beside it to undo it. Each runs
+once, in a transaction of its own; several migrators may be started at once.
+
+Examples:
+  pgsteward migrate up                          what the configuration names
+  DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations";
+
+const STATUS_EXAMPLES: &str = "\
+States: applied; reformatted (comments or white space differ); edited (its SQL differs from what was
+applied); no_file (applied, but not among the files); pending; out_of_order (below the newest applied).
+
+Examples:
+  pgsteward migrate status
+  pgsteward migrate status --json | jq -r '.[] | select(.state == \"pending\") | .name'";
+
+const DOWN_EXAMPLES: &str = "\
+Examples:
+  pgsteward migrate down                        the newest version of the only application set
+  pgsteward migrate down --set zentry --to 1    everything above version 1
+  pgsteward migrate down --set app --all --yes  everything, data included";
+
 impl Migrate {
     /// `--dir`, which is part of the configuration.
     pub fn dir(&self) -> Option<&PathBuf> {
@@ -92,9 +117,6 @@ impl Up {
         let (opened, sets) = self.files.open(session)?;
         let options = Options::new(&session.config().migrations, actor());
         let outcome = migrate::up(&opened.db, &sets, &options).await.map_err(|error| failed(&error))?;
-        for edited in outcome.edited() {
-            say(&format!("warning: {edited} was edited after being applied"));
-        }
         if session.json {
             print_json(&serde_json::json!({ "applied": outcome.changed, "migrations": outcome.lines }));
         } else {
@@ -104,7 +126,17 @@ impl Up {
             let known = outcome.lines.len();
             print(&format!("{} applied now, {known} in all, {} ms", outcome.changed.len(), outcome.took.as_millis()));
         }
-        Ok(Exit::Ok)
+        let edited = outcome.edited();
+        if edited.is_empty() {
+            return Ok(Exit::Ok);
+        }
+        // The daemon serves next to an edited file. Who asks for it to be applied is told that it was not.
+        say(&format!(
+            "{} changed after being applied, and did not run again; restore the file, or write the change as a new \
+             migration",
+            edited.join(", ")
+        ));
+        Err(Exit::Migration)
     }
 }
 
@@ -130,18 +162,19 @@ impl Down {
             (None, true) => Target::All,
             (None, false) => Target::One,
         };
-        let planned = migrate::plan_down(&opened.db, &set, target).await.map_err(|error| failed(&error))?;
-        let lossy: Vec<String> = planned
-            .iter()
-            .filter(|row| row.down_sql.as_deref().is_some_and(migrate::sql::loses_data))
-            .map(|row| format!("{}/{:03}_{}", row.set, row.version, row.name))
-            .collect();
+        let planned = migrate::plan_down(&opened.db, &sets, &set, target).await.map_err(|error| failed(&error))?;
+        if planned.is_empty() && sets.iter().all(|known| known.name != set) {
+            say(&format!("found no migration of a set {set:?}, neither applied nor among the files"));
+            return Err(Exit::Usage);
+        }
+        let lossy: Vec<String> =
+            planned.iter().filter(|undo| migrate::sql::loses_data(&undo.sql)).map(Undo::label).collect();
         if !lossy.is_empty() && !self.yes {
             say(&format!("rolling back {} removes data; nothing was done; add --yes to go on", lossy.join(", ")));
-            return Err(Exit::Migration);
+            return Err(Exit::Usage);
         }
         let options = Options::new(&session.config().migrations, actor());
-        let outcome = migrate::down(&opened.db, &set, target, &options).await.map_err(|error| failed(&error))?;
+        let outcome = migrate::down(&opened.db, &sets, &set, target, &options).await.map_err(|error| failed(&error))?;
         if session.json {
             print_json(&serde_json::json!({ "rolled_back": outcome.changed }));
         } else {

@@ -304,8 +304,15 @@ impl fmt::Display for Error {
             match error.downcast_ref::<DbError>() {
                 Some(db) => {
                     write!(f, ": {}: {} (SQLSTATE {}", db.severity(), db.message(), db.code().code())?;
-                    if let Some(detail) = db.detail() {
-                        write!(f, "; detail: {detail}")?;
+                    match (db.detail(), db.constraint()) {
+                        // Of data and constraints it quotes the row, which is not for a log.
+                        (Some(_), constraint) if quotes_data(db.code()) => {
+                            if let Some(constraint) = constraint {
+                                write!(f, "; constraint: {constraint}")?;
+                            }
+                        }
+                        (Some(detail), _) => write!(f, "; detail: {detail}")?,
+                        (None, _) => {}
                     }
                     if let Some(hint) = db.hint() {
                         write!(f, "; hint: {hint}")?;
@@ -320,6 +327,11 @@ impl fmt::Display for Error {
         }
         Ok(())
     }
+}
+
+/// Classes 22 (data exception), 23 (integrity) and 44 (check option).
+fn quotes_data(code: &SqlState) -> bool {
+    ["22", "23", "44"].iter().any(|class| code.code().starts_with(class))
 }
 
 impl StdError for Error {

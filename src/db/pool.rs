@@ -5,7 +5,7 @@
 //! with it as soon as one arrives.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
@@ -34,8 +34,11 @@ pub struct PoolStats {
 pub struct Database {
     name: String,
     server: Arc<Server>,
-    query_timeout: Duration,
-    pools: BTreeMap<Purpose, Lane>,
+    config: config::Database,
+    jobs_max: u32,
+    metrics: Arc<Metrics>,
+    /// Made when first asked for: a pool that nobody uses holds no connection, whatever its least.
+    lanes: BTreeMap<Purpose, OnceLock<Lane>>,
 }
 
 struct Lane {
@@ -53,20 +56,24 @@ impl Database {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Arc<Database> {
-        let server = Server::new(name, config.clone(), tasks.clone(), Arc::clone(metrics));
-        let pools = Purpose::ALL
-            .into_iter()
-            .map(|purpose| {
-                let (min, max) = match purpose {
-                    Purpose::Observe | Purpose::Control => (0, 1),
-                    Purpose::Job => (0, jobs_max),
-                    Purpose::Api => (config.pool_min_size, config.pool_max_size),
-                    Purpose::Migrate | Purpose::Check => (0, 2),
-                };
-                (purpose, Lane::new(&server, purpose, min, max, config))
-            })
-            .collect();
-        Arc::new(Database { name: name.to_owned(), server, query_timeout: config.query_timeout, pools })
+        Arc::new(Database {
+            name: name.to_owned(),
+            server: Server::new(name, config.clone(), tasks.clone(), Arc::clone(metrics)),
+            config: config.clone(),
+            jobs_max,
+            metrics: Arc::clone(metrics),
+            lanes: Purpose::ALL.into_iter().map(|purpose| (purpose, OnceLock::new())).collect(),
+        })
+    }
+
+    /// The least and the most connections of a purpose: together, the connection budget.
+    fn limits(&self, purpose: Purpose) -> (u32, u32) {
+        match purpose {
+            Purpose::Observe | Purpose::Control => (0, 1),
+            Purpose::Job => (0, self.jobs_max),
+            Purpose::Api => (self.config.pool_min_size, self.config.pool_max_size),
+            Purpose::Migrate | Purpose::Check => (0, 2),
+        }
     }
 
     /// The name it has in the configuration, in metrics and in logs.
@@ -81,16 +88,17 @@ impl Database {
 
     /// The bound for API and probe statements.
     pub fn query_timeout(&self) -> Duration {
-        self.query_timeout
+        self.config.query_timeout
     }
 
     /// Takes a connection, or the reason why there is none, within the pool's bound.
     pub async fn acquire(&self, purpose: Purpose) -> Result<Pooled<'static>, Error> {
-        // Every purpose has a lane: `new` made one for each.
-        let Some(lane) = self.pools.get(&purpose) else {
+        // Every purpose has a lane: `new` made a place for each.
+        let Some(lane) = self.lanes.get(&purpose) else {
             return Err(Error::new(Kind::Config, "no pool for this purpose"));
         };
-        lane.acquire().await
+        let (min, max) = self.limits(purpose);
+        lane.get_or_init(|| Lane::new(&self.server, purpose, min, max, &self.config)).acquire().await
     }
 
     /// Opens a connection outside the pools: for the fresh connect that measures each step, and for
@@ -101,18 +109,28 @@ impl Database {
 
     /// How many connections each purpose holds.
     pub fn stats(&self) -> BTreeMap<Purpose, PoolStats> {
-        self.pools
+        self.lanes
             .iter()
             .map(|(purpose, lane)| {
-                let state = lane.pool.state();
-                let stats = PoolStats {
-                    open: state.connections,
-                    idle: state.idle_connections,
-                    max: lane.pool.config().max_size,
-                };
+                let (_, max) = self.limits(*purpose);
+                let stats = lane.get().map_or(PoolStats { open: 0, idle: 0, max }, |lane| {
+                    let state = lane.pool.state();
+                    PoolStats { open: state.connections, idle: state.idle_connections, max }
+                });
                 (*purpose, stats)
             })
             .collect()
+    }
+
+    /// Sets the gauges of the pools' use.
+    pub fn export(&self) {
+        for (purpose, stats) in self.stats() {
+            let labels = [self.name.as_str(), purpose.as_str()];
+            let state = |state| self.metrics.pool_connections.with_label_values(&[labels[0], labels[1], state]);
+            state("idle").set(i64::from(stats.idle));
+            state("busy").set(i64::from(stats.open.saturating_sub(stats.idle)));
+            self.metrics.pool_max_connections.with_label_values(&labels).set(i64::from(stats.max));
+        }
     }
 }
 
@@ -160,6 +178,10 @@ impl Lane {
 
     fn timed_out(&self) -> Error {
         let max = self.pool.config().max_size;
+        if self.pool.state().connections == 0 {
+            let waited = self.pool.config().connection_timeout.as_secs();
+            return Error::new(Kind::Unreachable, format!("no connection after {waited} s, and still connecting"));
+        }
         Error::new(Kind::PoolTimeout, format!("all {max} connections of this purpose are in use"))
     }
 

@@ -86,18 +86,13 @@ impl Failures {
         Ok(())
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.met.is_empty()
-    }
-
-    /// # Errors
-    /// One error with the first one's kind that names each object, its kind and its cause.
-    pub fn finish(self) -> Result<(), Error> {
-        let Some((_, first)) = self.met.first() else { return Ok(()) };
-        let kind = first.kind();
+    /// One error with the first one's kind that names each object, its kind and its cause; none where
+    /// nothing failed.
+    pub fn finish(self) -> Option<Error> {
+        let kind = self.met.first()?.1.kind();
         let each: Vec<String> =
             self.met.iter().map(|(object, error)| format!("{object} ({}): {error}", error.kind())).collect();
-        Err(Error::new(kind, format!("{} failed: {}", self.met.len(), each.join("; "))))
+        Some(Error::new(kind, format!("{} failed: {}", self.met.len(), each.join("; "))))
     }
 }
 
@@ -110,10 +105,10 @@ mod tests {
         let mut failures = Failures::default();
         failures.keep("a.b", Error::new(Kind::Permission, "not yours")).expect("goes on");
         failures.keep("c.d", Error::new(Kind::LockTimeout, "busy")).expect("goes on");
-        let error = failures.finish().expect_err("two failed");
+        let error = failures.finish().expect("two failed");
         assert_eq!(error.kind(), Kind::Permission);
         assert_eq!(error.to_string(), "2 failed: a.b (permission): not yours; c.d (lock_timeout): busy");
-        Failures::default().finish().expect("nothing failed");
+        assert!(Failures::default().finish().is_none());
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct Context<'a> {
 }
 
 /// What a job did.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Report {
     /// Rows (or objects) affected.
     pub rows: i64,
@@ -56,6 +56,8 @@ pub struct Report {
     pub stopped: bool,
     /// Set when there was nothing to do or nothing that could be done: why.
     pub skipped: Option<String>,
+    /// Set when some of it failed: the run has failed, and what it did is still told.
+    pub failure: Option<Error>,
 }
 
 impl Context<'_> {

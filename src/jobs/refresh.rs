@@ -74,7 +74,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             Err(error) => failures.keep(name, error)?,
         }
     }
-    failures.finish()?;
+    report.failure = failures.finish();
     report.detail = detail.into();
     Ok(report)
 }

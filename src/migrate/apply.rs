@@ -1,28 +1,64 @@
 //! Running one file: one transaction, one round trip, the history row inside.
 //!
 //! ```text
-//! RESET …; BEGIN; SET LOCAL …        nothing that an earlier file set is left
+//! BEGIN; SET LOCAL …                 our own bounds and a search path without user schemas
 //! INSERT INTO schema_migrations      the fence: a second migrator fails here
-//! SET LOCAL ROLE / search_path       for application sets
+//! SET LOCAL ROLE; search_path        for application sets
 //! the file
-//! RESET ROLE; mark as finished       fails when the file ended the transaction
+//! RESET …                            what the file set does not outlive it, behind a pooler neither
+//! mark as finished                   fails when the file ended the transaction
 //! COMMIT
 //! ```
 //! Strong locks are had by short `lock_timeout`s and running the whole transaction again, never by
 //! queueing: a statement that waits for ACCESS EXCLUSIVE makes every later reader wait behind it.
+//!
+//! The server parses the whole message before it runs any of it, so a syntax error anywhere is found
+//! before the first statement runs.
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::ErrorPosition;
+
 use super::source::Migration;
 use super::sql;
+use super::undo::Undo;
 use super::{Error, ErrorKind, Options};
-use crate::db::{self, Conn, Kind, quote_ident};
+use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};
 use crate::store::history;
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_millis(200);
 /// How often the log says that a lock is still not to be had.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// The connection that files run on: one of its own, closed afterwards and never lent again, since a
+/// file may leave more in its session than can be taken back.
+///
+/// A file sees the settings of its database and role, as in psql, except for those of [`open`], and
+/// except that a backslash in a plain string is a backslash: that is how [`sql`] reads the file too.
+pub struct Worker {
+    conn: Conn,
+}
+
+impl Worker {
+    /// Connects. The session has our own settings until [`Worker::prepare`].
+    pub async fn connect(db: &Database) -> Result<Worker, Error> {
+        Ok(Worker { conn: db.connect(Purpose::Migrate, Route::Direct).await? })
+    }
+
+    /// For statements of ours before the first file.
+    pub fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
+    /// From here on only files are run.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        let sql = format!("RESET ALL; {STANDARD_STRINGS}");
+        Ok(self.conn.batch("prepare the session for the files", &sql).await?)
+    }
+}
+
+const STANDARD_STRINGS: &str = "SET standard_conforming_strings = on;";
 
 /// A script between what opens and what closes its transaction.
 struct Script<'a> {
@@ -32,8 +68,17 @@ struct Script<'a> {
     epilogue: String,
 }
 
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Now,
+    /// The history's primary key met another migrator's row: possible only when the lock was lost.
+    ByAnother,
+}
+
 /// Applies one file.
-pub async fn up(conn: &Conn, migration: &Migration, options: &Options) -> Result<(), Error> {
+pub async fn up(worker: &Worker, migration: &Migration, options: &Options) -> Result<Applied, Error> {
+    let body = sql::without_mark(&migration.up);
     let entry = history::Entry {
         set: &migration.set,
         version: migration.version,
@@ -41,57 +86,71 @@ pub async fn up(conn: &Conn, migration: &Migration, options: &Options) -> Result
         checksum: &migration.checksum,
         up_sql: &migration.up,
         down_sql: migration.down.as_deref(),
-        statements: sql::statements(&migration.up).len(),
+        statements: sql::statements(body).len(),
         applied_by: &options.actor,
     };
     let script = Script {
         label: migration.file.clone(),
         prologue: format!("{} {} {}", open(options), history::insert_sql(&entry), settings(&migration.set, options)),
-        body: &migration.up,
-        epilogue: format!("\n;RESET ROLE; {} COMMIT", history::finish_sql(&migration.set, migration.version)),
+        body,
+        epilogue: close(&history::finish_sql(&migration.set, migration.version)),
     };
-    run(conn, &script, options).await
+    match run(&worker.conn, &script, options).await {
+        Ok(()) => Ok(Applied::Now),
+        Err(error) if error.source.as_ref().is_some_and(history::is_recorded_already) => Ok(Applied::ByAnother),
+        Err(error) => Err(error),
+    }
 }
 
-/// Undoes one version by the SQL that the history kept.
-pub async fn down(conn: &Conn, row: &history::Applied, options: &Options) -> Result<(), Error> {
-    let label = format!("{}/{:03}_{}.down.sql", row.set, row.version, row.name);
-    let Some(body) = row.down_sql.as_deref() else {
-        return Err(Error::new(ErrorKind::Irreversible, format!("{label}: the migration came without a down file")));
-    };
+/// Undoes one version.
+pub async fn down(worker: &Worker, undo: &Undo, options: &Options) -> Result<(), Error> {
     let script = Script {
-        label,
+        label: format!("{}.down.sql", undo.label()),
         prologue: format!(
             "{} {} {}",
             open(options),
-            history::delete_sql(&row.set, row.version),
-            settings(&row.set, options)
+            history::delete_sql(&undo.set, undo.version),
+            settings(&undo.set, options)
         ),
-        body,
-        epilogue: "\n;RESET ROLE; COMMIT".to_owned(),
+        body: sql::without_mark(&undo.sql),
+        epilogue: close(""),
     };
-    run(conn, &script, options).await
+    run(&worker.conn, &script, options).await
 }
 
+/// A migration's transaction is bounded per statement, not as a whole.
 fn open(options: &Options) -> String {
     format!(
-        "RESET SESSION AUTHORIZATION; RESET ALL; BEGIN; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED; \
          SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL client_min_messages = warning; \
          SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
-         SET LOCAL idle_in_transaction_session_timeout = '1min';",
+         SET LOCAL idle_in_transaction_session_timeout = '1min'; \
+         SELECT set_config(s.name, s.value, true) \
+           FROM (VALUES ('transaction_timeout', '0'), ('client_connection_check_interval', '1s')) AS s (name, value) \
+          WHERE current_setting(s.name, true) IS NOT NULL \
+            AND (s.name <> 'client_connection_check_interval' OR version() LIKE '%linux%');",
         options.statement_timeout.as_millis(),
         options.lock_timeout.as_millis().max(1),
     )
 }
 
+/// pgsteward's own set names every object with its schema, and runs as whoever connects.
 fn settings(set: &str, options: &Options) -> String {
     if set == super::source::STEWARD {
         return String::new();
     }
     let role = options.role.as_deref().map(|role| format!("SET LOCAL ROLE {};", quote_ident(role))).unwrap_or_default();
-    let path: Vec<String> =
-        options.search_path.split(',').map(|part| quote_ident(part.trim().trim_matches('"'))).collect();
-    format!("{role} SET LOCAL search_path = {};\n", path.join(", "))
+    let path = quote_literal(&options.search_path);
+    format!("{role} SELECT pg_catalog.set_config('search_path', {path}, true);\n")
+}
+
+/// Begins on a line of its own: the file may end in a `--` comment. Deferred constraints are checked
+/// while the file's own bounds still hold.
+fn close(finish: &str) -> String {
+    format!(
+        "\n;SET CONSTRAINTS ALL IMMEDIATE; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; {STANDARD_STRINGS} \
+         SET LOCAL search_path = pg_catalog, pg_temp; DISCARD TEMP; {finish} COMMIT"
+    )
 }
 
 async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), Error> {
@@ -103,7 +162,7 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
     loop {
         let Err((completed, error)) = conn.script("run the file", &whole).await else {
             for notice in conn.take_notices() {
-                tracing::info!(file = script.label, notice, "the file reported");
+                tracing::warn!(file = script.label, notice, "the file reported");
             }
             return Ok(());
         };
@@ -123,44 +182,68 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
     }
 }
 
-/// Says where a script failed: by the server's position where there is one, else by counting the
-/// statements that completed.
+/// Says what became of the file, and where it failed.
 fn failure(script: &Script<'_>, completed: usize, error: db::Error, gave_up: Option<(u32, Duration)>) -> Error {
     let place = place(script, completed, &error);
-    let patience = gave_up.map_or_else(String::new, |(attempts, waited)| {
-        format!(" (gave up after {attempts} attempts in {} s; see migrations.lock_budget)", waited.as_secs())
-    });
-    let message = match &place {
-        Some((line, column, statement)) => {
-            format!(
-                "{}:{line}:{column}: rolled back whole, nothing of it was applied{patience}; statement: {statement}",
-                script.label
-            )
-        }
-        None => format!("{}: rolled back whole, nothing of it was applied{patience}", script.label),
+    let at = place.as_ref().map_or_else(String::new, |place| format!(":{}:{}", place.line, place.column));
+    let outcome = if error.kind().is_connection() {
+        "the connection ended while it ran; it was applied whole or not at all, which the next look tells"
+    } else if history::is_not_ours(&error) {
+        "it ended the transaction that it was given; what it did before that stays, and is to be looked at"
+    } else {
+        "rolled back whole, nothing of it was applied"
     };
-    Error::with_source(ErrorKind::Failed, message, error).at(script.label.clone(), place.map(|(line, ..)| line))
+    let patience = match gave_up {
+        Some((attempts, waited)) => {
+            format!("; gave up after {attempts} attempts in {:.1} s (migrations.lock_budget)", waited.as_secs_f64())
+        }
+        None if error.kind() == Kind::Timeout => "; see migrations.statement_timeout".to_owned(),
+        None => String::new(),
+    };
+    let statement = place.as_ref().map_or_else(String::new, |place| format!("; statement: {}", place.statement));
+    let message = format!("{}{at}: {outcome}{patience}{statement}", script.label);
+    let kind = if error.kind().is_connection() { ErrorKind::Database } else { ErrorKind::Failed };
+    Error::with_source(kind, message, error).at(script.label.clone(), place.map(|place| place.line))
 }
 
-fn place(script: &Script<'_>, completed: usize, error: &db::Error) -> Option<(usize, usize, String)> {
-    let before = script.prologue.chars().count();
+/// Where in a file, 1-based, in characters.
+struct Place {
+    line: usize,
+    column: usize,
+    statement: String,
+}
+
+/// By the server's position where there is one, else by counting the statements that completed.
+fn place(script: &Script<'_>, completed: usize, error: &db::Error) -> Option<Place> {
     let statements = sql::statements(script.body);
-    let offset = match error.db()?.position() {
-        Some(tokio_postgres::error::ErrorPosition::Original(position)) => {
-            let position = (*position as usize).checked_sub(before)?;
-            sql::byte_of(script.body, position)
-        }
-        _ => {
-            let opened = sql::statements(&script.prologue).len();
-            statements.get(completed.checked_sub(opened)?)?.offset
-        }
+    let last = statements.last()?;
+    let running = || {
+        let opened = sql::statements(&script.prologue).len();
+        statements.get(completed.checked_sub(opened)?)
     };
-    if offset >= script.body.len() {
-        return None;
-    }
+    let offset = match error.db()?.position() {
+        Some(ErrorPosition::Original(position)) => {
+            let before = script.prologue.chars().count();
+            let offset = sql::byte_of(script.body, (*position as usize).checked_sub(before).filter(|at| *at > 0)?);
+            // Found only after the file: its last statement lacks something, a parenthesis say.
+            if offset >= script.body.len() { last.offset } else { offset }
+        }
+        // In the body of a DO block or of a function: `query` is that text, or a statement within.
+        Some(ErrorPosition::Internal { position, query }) => {
+            let statement = running()?;
+            let mut found = statement.text.match_indices(query.as_str());
+            match (found.next(), found.next()) {
+                (Some((at, _)), None) => statement.offset + at + sql::byte_of(query, *position as usize),
+                _ => statement.offset,
+            }
+        }
+        None => running()?.offset,
+    };
     let statement = statements.iter().rev().find(|statement| statement.offset <= offset)?;
-    let line = sql::line_of(script.body, offset);
     let line_start = script.body[..offset].rfind('\n').map_or(0, |at| at + 1);
-    let column = script.body[line_start..offset].chars().count() + 1;
-    Some((line, column, sql::first_line(statement.text)))
+    Some(Place {
+        line: sql::line_of(script.body, offset),
+        column: script.body[line_start..offset].chars().count() + 1,
+        statement: sql::first_line(statement.text),
+    })
 }

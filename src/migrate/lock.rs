@@ -38,8 +38,9 @@ impl Lock {
                 return Err(Error::new(
                     Kind::LockTimeout,
                     format!(
-                        "another migrator holds the lock since {}s ({holder}); try again when it is done",
-                        bound.as_secs()
+                        "waited {:.1} s (migrations.lock_budget) for another migrator ({holder}); try again when it \
+                         is done",
+                        begun.elapsed().as_secs_f64()
                     ),
                 ));
             }
@@ -68,11 +69,17 @@ impl Lock {
 }
 
 async fn try_lock(conn: &Pooled<'static>) -> Result<bool, Error> {
+    // The isolation is said, since under a default of REPEATABLE READ the snapshot would stay; the
+    // bound on whole transactions came with PostgreSQL 17.
     let sql = format!(
-        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = '10s'; \
+        "BEGIN ISOLATION LEVEL READ COMMITTED; \
+         SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = '10s'; \
+         SELECT pg_catalog.set_config('transaction_timeout', '0', true) \
+          WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL; \
          SELECT pg_catalog.pg_try_advisory_xact_lock({KEY})"
     );
-    if conn.batch_values("take the migration lock", &sql).await? == [Some("t".to_owned())] {
+    let values = conn.batch_values("take the migration lock", &sql).await?;
+    if values.last().and_then(Option::as_deref) == Some("t") {
         return Ok(true);
     }
     conn.batch("roll back", "ROLLBACK").await?;

@@ -7,24 +7,32 @@
 //! A file is one transaction with its history row inside, so it is applied or it is not. What ran is
 //! kept in the history with what undoes it: an older binary, or a lost folder, can still roll back.
 //! An edited file never runs again; it is named, in the log, in the status and in the health.
+//!
+//! Connections: one holds the lock, one runs the files; both are closed or given back at the end.
 
 pub mod apply;
+mod error;
 pub mod lock;
 pub mod plan;
 pub mod source;
 pub mod sql;
+pub mod undo;
 pub mod verify;
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::db::{self, Conn, Database, Kind, Purpose};
 use crate::store::history::{self, Applied};
 
+use apply::Worker;
 use lock::Lock;
 use plan::{Line, Plan, State};
 use source::Set;
+use undo::{Undo, undone};
+
+pub use error::{Error, ErrorKind};
+pub use undo::Target;
 
 /// How migrations run.
 #[derive(Debug, Clone)]
@@ -50,84 +58,6 @@ impl Options {
             lock_timeout: config.lock_timeout,
             lock_budget: config.lock_budget,
         }
-    }
-}
-
-/// What kind of failure, for exit codes and reason codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The database could not be reached or used.
-    Database,
-    /// The folder or its files are not usable.
-    Source,
-    /// The plan does not allow it: an edited file, a gap.
-    Refused,
-    /// A file failed and was rolled back.
-    Failed,
-    /// There is no down script.
-    Irreversible,
-    /// The target is not something that can be rolled back to.
-    Target,
-}
-
-/// Why migrating failed.
-#[derive(Debug, Clone)]
-pub struct Error {
-    pub kind: ErrorKind,
-    message: String,
-    /// The file at fault, and the line.
-    pub file: Option<String>,
-    pub line: Option<usize>,
-    source: Option<db::Error>,
-}
-
-impl Error {
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), file: None, line: None, source: None }
-    }
-
-    fn with_source(kind: ErrorKind, message: impl Into<String>, source: db::Error) -> Error {
-        Error { kind, message: message.into(), file: None, line: None, source: Some(source) }
-    }
-
-    fn at(mut self, file: String, line: Option<usize>) -> Error {
-        self.file = Some(file);
-        self.line = line;
-        self
-    }
-
-    /// The database's kind, where a database error is the cause.
-    pub fn db_kind(&self) -> Option<Kind> {
-        self.source.as_ref().map(db::Error::kind)
-    }
-
-    /// Whether trying again by itself may help: the server went away, not the SQL wrong.
-    pub fn is_transient(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.kind().is_connection() || source.kind() == Kind::PoolTimeout)
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        match &self.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<db::Error> for Error {
-    fn from(error: db::Error) -> Error {
-        Error::with_source(ErrorKind::Database, "migrations", error)
-    }
-}
-
-impl From<source::SourceError> for Error {
-    fn from(error: source::SourceError) -> Error {
-        Error::new(ErrorKind::Source, error.to_string())
     }
 }
 
@@ -171,20 +101,20 @@ pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
 
 /// Where every version stands. Changes nothing, takes no lock.
 pub async fn status(db: &Database, sets: &[Set]) -> Result<Vec<Line>, Error> {
-    let conn = db.acquire(Purpose::Migrate).await?;
-    let history = read_history(&conn).await?;
-    Ok(lines(sets, &history))
+    Ok(lines(sets, &look(db).await?))
 }
 
 /// Applies what is pending, each file once however many instances start together.
 pub async fn up(db: &Database, sets: &[Set], options: &Options) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    let conn = db.acquire(Purpose::Migrate).await?;
-    let history = read_history(&conn).await?;
+    let history = look(db).await?;
     let mut outcome = Outcome::default();
     if sets.iter().any(|set| !Plan::new(set, &history).pending.is_empty()) {
-        outcome.changed = apply_pending(db, &conn, sets, options).await?;
-        outcome.lines = lines(sets, &read_history(&conn).await?);
+        let lock = Lock::acquire(db, options.lock_budget).await?;
+        let changed = apply_pending(db, &lock, sets, options).await;
+        lock.release().await;
+        outcome.changed = changed?;
+        outcome.lines = lines(sets, &look(db).await?);
     } else {
         outcome.lines = lines(sets, &history);
     }
@@ -192,138 +122,84 @@ pub async fn up(db: &Database, sets: &[Set], options: &Options) -> Result<Outcom
     Ok(outcome)
 }
 
-async fn apply_pending(db: &Database, conn: &Conn, sets: &[Set], options: &Options) -> Result<Vec<Line>, Error> {
-    let lock = Lock::acquire(db, options.lock_budget).await?;
-    let changed = apply_locked(db, conn, &lock, sets, options).await;
-    lock.release().await;
-    changed
-}
-
-async fn apply_locked(
-    db: &Database,
-    conn: &Conn,
-    lock: &Lock,
-    sets: &[Set],
-    options: &Options,
-) -> Result<Vec<Line>, Error> {
-    if !history::exists(conn).await? {
-        history::bootstrap(conn).await?;
+async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Options) -> Result<Vec<Line>, Error> {
+    let worker = Worker::connect(db).await?;
+    if let Some(obstacle) = history::obstacle(worker.conn()).await? {
+        return Err(Error::new(ErrorKind::Refused, obstacle));
+    }
+    if !history::exists(worker.conn()).await? {
+        history::bootstrap(worker.conn()).await?;
     }
     // Read again: another instance may have applied everything while we waited.
-    let history = read_history(conn).await?;
+    let history = read_history(worker.conn()).await?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
-    for plan in &plans {
-        if let Some(refusal) = plan.refusal() {
-            return Err(Error::new(ErrorKind::Refused, refusal));
-        }
+    if let Some(refusal) = plans.iter().find_map(Plan::refusal) {
+        return Err(Error::new(ErrorKind::Refused, refusal));
     }
     let mut changed = Vec::new();
+    if plans.iter().all(|plan| plan.pending.is_empty()) {
+        return Ok(changed);
+    }
+    worker.prepare().await?;
     for migration in plans.iter().flat_map(|plan| &plan.pending) {
-        held(lock)?;
         let begun = Instant::now();
-        apply::up(conn, migration, options).await?;
+        held(lock).map_err(|error| error.after(&changed))?;
+        let applied = apply::up(&worker, migration, options).await.map_err(|error| error.after(&changed))?;
+        if applied == apply::Applied::ByAnother {
+            tracing::warn!(database = db.name(), file = migration.file, "another migrator has applied it meanwhile");
+            continue;
+        }
         let took_ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
         tracing::info!(database = db.name(), file = migration.file, set = migration.set, took_ms, "migration applied");
         changed.push(Line {
-            set: migration.set.clone(),
-            version: migration.version,
-            name: migration.name.clone(),
-            state: State::Applied,
-            reversible: migration.down.is_some(),
-            applied_at: None,
             applied_by: Some(options.actor.clone()),
             duration_ms: Some(took_ms),
+            ..Line::of_file(migration, State::Applied)
         });
     }
     Ok(changed)
 }
 
-/// How far to roll back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// The newest version only.
-    One,
-    /// Everything above this version, which stays.
-    To(i64),
-    /// Everything.
-    All,
-}
-
 /// The versions that rolling back `set` to `target` would undo, newest first. Changes nothing.
-pub async fn plan_down(db: &Database, set: &str, target: Target) -> Result<Vec<Applied>, Error> {
-    let conn = db.acquire(Purpose::Migrate).await?;
-    let history = read_history(&conn).await?;
-    undone_by(history, set, target)
+pub async fn plan_down(db: &Database, sets: &[Set], set: &str, target: Target) -> Result<Vec<Undo>, Error> {
+    undone(sets, &look(db).await?, set, target)
 }
 
 /// Rolls `set` back to `target`, newest first, each version in a transaction of its own.
-pub async fn down(db: &Database, set: &str, target: Target, options: &Options) -> Result<Outcome, Error> {
+pub async fn down(db: &Database, sets: &[Set], set: &str, target: Target, options: &Options) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    let conn = db.acquire(Purpose::Migrate).await?;
     let lock = Lock::acquire(db, options.lock_budget).await?;
-    let undone = undo_locked(db, &conn, &lock, set, target, options).await;
+    let changed = undo_versions(db, &lock, sets, set, target, options).await;
     lock.release().await;
-    let changed = undone?;
-    Ok(Outcome { lines: Vec::new(), changed, took: begun.elapsed() })
+    let changed = changed?;
+    Ok(Outcome { lines: lines(sets, &look(db).await?), changed, took: begun.elapsed() })
 }
 
-async fn undo_locked(
+async fn undo_versions(
     db: &Database,
-    conn: &Conn,
     lock: &Lock,
+    sets: &[Set],
     set: &str,
     target: Target,
     options: &Options,
 ) -> Result<Vec<Line>, Error> {
+    let worker = Worker::connect(db).await?;
+    let undone = undone(sets, &read_history(worker.conn()).await?, set, target)?;
+    if undone.is_empty() {
+        return Ok(Vec::new());
+    }
+    if let Some(obstacle) = history::obstacle(worker.conn()).await? {
+        return Err(Error::new(ErrorKind::Refused, obstacle));
+    }
+    worker.prepare().await?;
     let mut changed = Vec::new();
-    for row in undone_by(read_history(conn).await?, set, target)? {
-        held(lock)?;
-        apply::down(conn, &row, options).await?;
-        tracing::info!(database = db.name(), set, version = row.version, name = row.name, "migration rolled back");
-        changed.push(Line {
-            set: row.set,
-            version: row.version,
-            name: row.name,
-            state: State::Pending,
-            reversible: true,
-            applied_at: None,
-            applied_by: None,
-            duration_ms: None,
-        });
+    for undo in &undone {
+        held(lock).map_err(|error| error.after(&changed))?;
+        apply::down(&worker, undo, options).await.map_err(|error| error.after(&changed))?;
+        tracing::info!(database = db.name(), set, version = undo.version, name = undo.name, "migration rolled back");
+        changed.push(Line::of_undo(undo));
     }
     Ok(changed)
-}
-
-/// Pure: which rows of the history a target undoes.
-fn undone_by(history: Vec<Applied>, set: &str, target: Target) -> Result<Vec<Applied>, Error> {
-    let mut rows: Vec<Applied> = history.into_iter().filter(|row| row.set == set).collect();
-    if let Target::To(version) = target
-        && version != 0
-        && rows.iter().all(|row| row.version != version)
-    {
-        let known: Vec<String> = rows.iter().map(|row| row.version.to_string()).collect();
-        return Err(Error::new(
-            ErrorKind::Target,
-            format!("set {set:?} has no applied version {version}; found {}, wanted one of them or 0", join(&known)),
-        ));
-    }
-    rows.reverse();
-    match target {
-        Target::One => rows.truncate(1),
-        Target::To(version) => rows.retain(|row| row.version > version),
-        Target::All => {}
-    }
-    if let Some(row) = rows.iter().find(|row| row.down_sql.is_none()) {
-        return Err(Error::new(
-            ErrorKind::Irreversible,
-            format!("{}/{:03}_{} came without a down file; nothing was rolled back", row.set, row.version, row.name),
-        ));
-    }
-    Ok(rows)
-}
-
-fn join(items: &[String]) -> String {
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }
 
 fn held(lock: &Lock) -> Result<(), Error> {
@@ -334,11 +210,21 @@ fn held(lock: &Lock) -> Result<(), Error> {
     Err(Error::with_source(ErrorKind::Database, "migrations stopped before the next file", lost))
 }
 
+async fn look(db: &Database) -> Result<Vec<Applied>, Error> {
+    read_history(&*db.acquire(Purpose::Migrate).await?).await
+}
+
 async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {
     if !history::exists(conn).await? {
         return Ok(Vec::new());
     }
-    Ok(history::read(conn).await?)
+    match history::read(conn).await {
+        Ok(history) => Ok(history),
+        Err(error) => match history::obstacle(conn).await? {
+            Some(obstacle) => Err(Error::with_source(ErrorKind::Refused, obstacle, error)),
+            None => Err(error.into()),
+        },
+    }
 }
 
 fn lines(sets: &[Set], history: &[Applied]) -> Vec<Line> {

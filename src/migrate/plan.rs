@@ -1,9 +1,12 @@
 //! What has to be done, worked out from the files and the history. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
 use super::source::{Migration, Set};
 use super::sql;
+use super::undo::Undo;
 use crate::store::history::Applied;
 
 /// Where one version stands.
@@ -65,16 +68,18 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Compares a set with the history (which may hold other sets too).
     pub fn new(set: &'a Set, history: &[Applied]) -> Plan<'a> {
-        let applied: Vec<&Applied> = history.iter().filter(|row| row.set == set.name).collect();
-        let newest = applied.last().map(|row| row.version);
+        let applied: BTreeMap<i64, &Applied> =
+            history.iter().filter(|row| row.set == set.name).map(|row| (row.version, row)).collect();
+        let newest = applied.keys().next_back().copied();
+        let files: BTreeSet<i64> = set.migrations.iter().map(|migration| migration.version).collect();
         let mut lines: Vec<Line> = applied
-            .iter()
-            .filter(|row| set.migrations.iter().all(|migration| migration.version != row.version))
+            .values()
+            .filter(|row| !files.contains(&row.version))
             .map(|row| Line::of_row(row, State::NoFile))
             .collect();
         let mut pending = Vec::new();
         for migration in &set.migrations {
-            match applied.iter().find(|row| row.version == migration.version) {
+            match applied.get(&migration.version) {
                 Some(row) => lines.push(Line::of_row(row, compare(migration, row))),
                 None => {
                     let late = newest.is_some_and(|newest| migration.version < newest);
@@ -119,7 +124,7 @@ impl<'a> Plan<'a> {
 impl Line {
     /// `set/version_name`, as messages name it.
     pub fn label(&self) -> String {
-        format!("{}/{:03}_{}", self.set, self.version, self.name)
+        label(&self.set, self.version, &self.name)
     }
 
     fn of_row(row: &Applied, state: State) -> Line {
@@ -135,7 +140,21 @@ impl Line {
         }
     }
 
-    fn of_file(migration: &Migration, state: State) -> Line {
+    /// A version that has been undone.
+    pub(super) fn of_undo(undo: &Undo) -> Line {
+        Line {
+            set: undo.set.clone(),
+            version: undo.version,
+            name: undo.name.clone(),
+            state: State::Pending,
+            reversible: true,
+            applied_at: None,
+            applied_by: None,
+            duration_ms: None,
+        }
+    }
+
+    pub(super) fn of_file(migration: &Migration, state: State) -> Line {
         Line {
             set: migration.set.clone(),
             version: migration.version,
@@ -149,9 +168,14 @@ impl Line {
     }
 }
 
+/// `set/version_name`, as messages name a version.
+pub(super) fn label(set: &str, version: i64, name: &str) -> String {
+    format!("{set}/{version:03}_{name}")
+}
+
 /// How an applied file compares with what stands on disk now, in four levels: bytes; line ends and
 /// byte order mark; comments and white space; SQL. Only the last is a difference.
-fn compare(migration: &Migration, row: &Applied) -> State {
+pub(super) fn compare(migration: &Migration, row: &Applied) -> State {
     if migration.checksum == row.checksum {
         return State::Applied;
     }
@@ -162,7 +186,7 @@ fn compare(migration: &Migration, row: &Applied) -> State {
 }
 
 fn same_lines(a: &str, b: &str) -> bool {
-    let lines = |text: &str| text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
+    let lines = |text: &str| sql::without_mark(text).replace("\r\n", "\n");
     lines(a) == lines(b)
 }
 

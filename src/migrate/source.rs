@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -21,6 +22,8 @@ pub const APP: &str = "app";
 
 /// A file larger than this is data, not schema.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// All files together, since they are held in memory at once.
+const FOLDER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// More files than any history in use.
 const FILES_MAX: usize = 100_000;
 
@@ -128,6 +131,7 @@ struct Reader {
     ups: BTreeMap<i64, Vec<PathBuf>>,
     downs: BTreeMap<i64, Vec<PathBuf>>,
     problems: Vec<String>,
+    bytes: u64,
 }
 
 impl Reader {
@@ -136,7 +140,8 @@ impl Reader {
             self.problems.push(format!("{}: the name is not UTF-8", path.display()));
             return;
         };
-        if !file.ends_with(".sql") {
+        // What editors and file systems leave beside a file (`._001_a.sql`, `.#001_a.sql`) is hidden.
+        if !file.ends_with(".sql") || file.starts_with('.') {
             return;
         }
         match split_name(&file) {
@@ -164,7 +169,8 @@ impl Reader {
             if let Some(up) = up {
                 let file = file_name(&paths[0]);
                 let rest = split_name(&file).map_or("", |(_, rest)| rest);
-                let title = rest.trim_end_matches(".sql").trim_end_matches(".up").to_owned();
+                let title = rest.strip_suffix(".sql").unwrap_or(rest);
+                let title = title.strip_suffix(".up").unwrap_or(title);
                 for refusal in sql::refusals(&up) {
                     self.problems.push(format!("{file}:{}: {}", refusal.line, refusal.message));
                 }
@@ -172,7 +178,8 @@ impl Reader {
                     let down_file = downs.first().map(|path| file_name(path)).unwrap_or_default();
                     self.problems.push(format!("{down_file}:{}: {}", refusal.line, refusal.message));
                 }
-                migrations.push(Migration::new(name, version, &title, file, up, down));
+                let path = paths[0].display().to_string();
+                migrations.push(Migration::new(name, version, title, path, up, down));
             }
         }
         for paths in self.downs.values() {
@@ -188,30 +195,49 @@ impl Reader {
     }
 
     fn text(&mut self, path: &Path) -> Option<String> {
-        let file = file_name(path);
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.len() > FILE_BYTES_MAX => {
-                self.problems.push(format!("{file}: found {} bytes, wanted at most {FILE_BYTES_MAX}", meta.len()));
-                return None;
+        match read_text(path) {
+            Ok(text) => {
+                self.bytes = self.bytes.saturating_add(text.len() as u64);
+                if self.bytes > FOLDER_BYTES_MAX {
+                    self.problems.push(format!(
+                        "{}: with this file the folder has more than {FOLDER_BYTES_MAX} bytes of SQL; is this the \
+                         right folder?",
+                        file_name(path)
+                    ));
+                    return None;
+                }
+                Some(text)
             }
-            Ok(_) => {}
-            Err(error) => {
-                self.problems.push(format!("{file}: {error}"));
-                return None;
-            }
-        }
-        match std::fs::read_to_string(path) {
-            Ok(text) if text.contains('\0') => {
-                self.problems.push(format!("{file}: found a NUL byte, which SQL cannot hold"));
-                None
-            }
-            Ok(text) => Some(text),
-            Err(error) => {
-                self.problems.push(format!("{file}: {error}"));
+            Err(problem) => {
+                self.problems.push(format!("{}: {problem}", file_name(path)));
                 None
             }
         }
     }
+}
+
+/// Reads no more than a file may have, whatever it grows to meanwhile.
+fn read_text(path: &Path) -> Result<String, String> {
+    // Before opening: a named pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("found a folder or a device, wanted a file of SQL".to_owned());
+    }
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!(
+            "found more than {FILE_BYTES_MAX} bytes; data of that size does not belong in a migration"
+        ));
+    }
+    let line_at = |at: usize| bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        return Err(format!("line {}: found a NUL byte, which SQL cannot hold", line_at(at)));
+    }
+    if let Err(error) = std::str::from_utf8(&bytes) {
+        return Err(format!("line {}: found bytes that are not UTF-8, wanted UTF-8", line_at(error.valid_up_to())));
+    }
+    String::from_utf8(bytes).map_err(|error| error.to_string())
 }
 
 fn file_name(path: &Path) -> String {
@@ -222,7 +248,7 @@ fn file_name(path: &Path) -> String {
 fn split_name(file: &str) -> Option<(i64, &str)> {
     let (digits, rest) = file.split_once('_')?;
     let version = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
-    (version > 0 && rest != ".sql" && rest != ".down.sql").then_some((version, rest))
+    (version > 0 && !matches!(rest, ".sql" | ".up.sql" | ".down.sql")).then_some((version, rest))
 }
 
 /// SHA-256 in hexadecimal.
@@ -264,14 +290,29 @@ mod tests {
             ("01_b.sql", "SELECT 1"),
             ("3_c.down.sql", "SELECT 1"),
             ("create.sql", "SELECT 1"),
-            ("4_nul.sql", "SELECT '\0'"),
+            ("4_nul.sql", "SELECT\n'\0'"),
+            ("._7_left_by_a_file_system.sql", "\0"),
         ] {
             std::fs::write(folder.path().join(file), text).unwrap();
         }
+        std::fs::write(folder.path().join("5_latin1.sql"), b"SELECT 1;\n\nSELECT '\xe4'").unwrap();
+        std::fs::create_dir(folder.path().join("6_folder.sql")).unwrap();
+        let large = std::fs::File::create(folder.path().join("8_large.sql")).unwrap();
+        large.set_len(FILE_BYTES_MAX + 1).unwrap();
         let error = read_dir("app", folder.path()).unwrap_err().to_string();
-        for part in ["stands twice", "found COMMIT", "no migration that it undoes", "found no version", "NUL byte"] {
+        for part in [
+            "stands twice",
+            "1_a.sql:2: found COMMIT",
+            "no migration that it undoes",
+            "found no version",
+            "4_nul.sql: line 2: found a NUL byte",
+            "5_latin1.sql: line 3: found bytes that are not UTF-8",
+            "6_folder.sql: found a folder",
+            "8_large.sql: found more than 16777216 bytes",
+        ] {
             assert!(error.contains(part), "{part:?} is missing in: {error}");
         }
+        assert!(!error.contains("left_by"), "{error}");
         let missing = read_dir("app", &folder.path().join("nowhere")).unwrap_err().to_string();
         assert!(missing.contains("read the folder"), "{missing}");
     }

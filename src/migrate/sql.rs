@@ -134,15 +134,14 @@ fn refusal(statement: &Statement<'_>) -> Option<String> {
             first_line(statement.text)
         ));
     }
-    if words.first() == Some(&"COPY") && has("STDIN") {
-        return Some("found COPY FROM STDIN, which needs data that the file cannot carry; use INSERT".to_owned());
+    if words.first() == Some(&"COPY") && (has("STDIN") || has("STDOUT")) {
+        return Some("found COPY through the client, which has no data to give or take; use INSERT".to_owned());
     }
     let outside_only = match words.as_slice() {
         ["VACUUM", ..] => true,
         ["CREATE" | "DROP" | "REINDEX", rest @ ..] if rest.contains(&"CONCURRENTLY") => true,
         ["ALTER", "TABLE", rest @ ..] if rest.contains(&"DETACH") && rest.contains(&"CONCURRENTLY") => true,
         ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] => true,
-        ["CREATE" | "DROP", "SUBSCRIPTION", ..] => true,
         ["REINDEX", rest @ ..] if rest.iter().any(|word| matches!(*word, "DATABASE" | "SYSTEM" | "SCHEMA")) => true,
         ["ALTER", "SYSTEM", ..] => true,
         ["CLUSTER"] => true,
@@ -182,30 +181,40 @@ fn unterminated(script: &str) -> Option<(usize, &'static str)> {
     None
 }
 
-/// Whether a rollback script removes data, by its words: DROP TABLE, DROP COLUMN, TRUNCATE …
+/// Whether a rollback script may remove or overwrite data, by its words: DROP TABLE, DROP COLUMN,
+/// TRUNCATE … In doubt it may.
 pub fn loses_data(script: &str) -> bool {
     statements(script).iter().any(|statement| {
         let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["TRUNCATE" | "DELETE", ..] => true,
+            ["TRUNCATE" | "DELETE" | "UPDATE" | "MERGE" | "WITH", ..] => true,
             ["DROP", "TABLE" | "SCHEMA" | "SEQUENCE" | "TYPE" | "DOMAIN" | "EXTENSION" | "OWNED", ..] => true,
-            ["ALTER", "TABLE", rest @ ..] => drops_column(rest),
+            ["ALTER", "TABLE", rest @ ..] => words.len() == WORDS_MAX || drops_column(rest),
             ["DO", ..] => true,
             _ => false,
         }
     })
 }
 
-/// `DROP [COLUMN] name`: everything that ALTER TABLE drops but constraints, defaults and the like.
+/// `DROP [COLUMN] name`: everything that ALTER TABLE drops but constraints, defaults and the like. A
+/// quoted name is no word, so that `DROP` may be the last one.
 fn drops_column(words: &[&str]) -> bool {
-    words.windows(2).any(|pair| {
-        pair[0] == "DROP" && !matches!(pair[1], "CONSTRAINT" | "DEFAULT" | "NOT" | "IDENTITY" | "EXPRESSION")
-    })
+    words.last() == Some(&"DROP")
+        || words.windows(2).any(|pair| {
+            pair[0] == "DROP" && !matches!(pair[1], "CONSTRAINT" | "DEFAULT" | "NOT" | "IDENTITY" | "EXPRESSION")
+        })
+}
+
+/// The text without the byte order mark that some editors put in front; to the server it is a
+/// syntax error.
+pub fn without_mark(script: &str) -> &str {
+    script.strip_prefix('\u{feff}').unwrap_or(script)
 }
 
 /// The tokens of a script without comments and with white space reduced to where it separates:
 /// two scripts with equal fingerprints are the same SQL.
 pub fn fingerprint(script: &str) -> String {
+    let script = without_mark(script);
     let mut print = String::with_capacity(script.len());
     let mut offset = 0;
     let mut gap = false;
@@ -296,6 +305,7 @@ mod tests {
             "CREATE DATABASE d",
             "ALTER SYSTEM SET a = 1",
             "COPY t FROM STDIN",
+            "COPY t TO STDOUT",
             "\\i other.sql",
             "SELECT 'open",
             "SELECT $a$ open",
@@ -310,6 +320,7 @@ mod tests {
     fn fingerprints_ignore_comments_and_space_but_nothing_else() {
         let a = "CREATE TABLE a (id int);\nSELECT 1;\n";
         assert_eq!(fingerprint(a), fingerprint("-- licence\r\nCREATE  TABLE a (id int); /* x */ SELECT 1;"));
+        assert_eq!(fingerprint(a), fingerprint("\u{feff}-- saved on Windows\r\nCREATE TABLE a (id int); SELECT 1;"));
         assert_ne!(fingerprint(a), fingerprint("CREATE TABLE a (id int);\nSELECT 2;\n"));
         assert_ne!(fingerprint("SELECT 'a b'"), fingerprint("SELECT 'a  b'"));
         assert_ne!(fingerprint("SELECT a-1"), fingerprint("SELECT a - 1"), "kept apart: `--` would be a comment");
@@ -320,6 +331,9 @@ mod tests {
         assert!(loses_data("DROP TABLE a"));
         assert!(loses_data("ALTER TABLE a DROP b"));
         assert!(loses_data("ALTER TABLE a DROP COLUMN IF EXISTS b"));
+        assert!(loses_data("ALTER TABLE \"a\" DROP \"b\""));
+        assert!(loses_data("ALTER TABLE a ADD x int, ADD y int, ADD z int, ADD u int, ADD v int, ADD w int, DROP b"));
+        assert!(loses_data("UPDATE a SET b = NULL"));
         assert!(!loses_data("ALTER TABLE a DROP CONSTRAINT b; DROP INDEX i; DROP FUNCTION f; DROP VIEW v"));
     }
 

@@ -275,6 +275,9 @@ impl Cut {
 }
 
 fn ended(report: Report) -> Ending {
+    if let Some(error) = &report.failure {
+        return Ending { rows: report.rows, detail: report.detail, ..failed(error) };
+    }
     let (state, reason) = match (report.skipped, report.stopped) {
         (Some(reason), _) => (State::Skipped, Some(reason)),
         (None, true) => (State::Cancelled, Some("shutdown".to_owned())),

@@ -29,16 +29,88 @@ pub struct Applied {
 
 /// Whether the table is there.
 pub async fn exists(conn: &Conn) -> Result<bool, Error> {
-    const SQL: &str = "SELECT to_regclass('steward.schema_migrations') IS NOT NULL";
+    // By the catalog: to_regclass is an error for a role without USAGE on the schema.
+    const SQL: &str = "
+        SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE n.nspname = 'steward' AND c.relname = 'schema_migrations')";
     Ok(conn.row("look for the migration history", SQL, &[]).await?.get(0))
+}
+
+/// Why this session cannot write the history, with what mends it; absent where it can.
+///
+/// Looked at before anything is written: PostgreSQL's own words would name the first privilege that
+/// is missing, without the statement that gives it.
+pub async fn obstacle(conn: &Conn) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
+               quote_ident(current_user), quote_ident(current_database()),
+               has_database_privilege(current_database(), 'CREATE'),
+               quote_ident(pg_get_userbyid(n.nspowner)),
+               has_schema_privilege(n.oid, 'USAGE') AND (c.oid IS NOT NULL OR has_schema_privilege(n.oid, 'CREATE')),
+               CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'r' AND (
+                    SELECT count(*) = 9 FROM pg_attribute a
+                     WHERE a.attrelid = c.oid AND NOT a.attisdropped
+                       AND a.attname IN ('set_name', 'version', 'name', 'checksum', 'up_sql', 'down_sql',
+                                         'applied_by', 'applied_at', 'duration_ms')) END,
+               has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+               AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+          FROM (VALUES ('steward')) AS wanted (schema)
+          LEFT JOIN pg_namespace n ON n.nspname = wanted.schema
+          LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'schema_migrations'";
+    let row = conn.row("look up the privileges on the migration history", SQL, &[]).await?;
+    let (role, database): (String, String) = (row.get(2), row.get(3));
+    let owner: Option<String> = row.get(5);
+    let obstacle = if row.get(0) {
+        "the server is a standby, where nothing can be migrated; connect to the primary, for example with several \
+         hosts and target_session_attrs=read-write"
+            .to_owned()
+    } else if row.get(1) {
+        format!(
+            "transactions of {role} are read-only here (default_transaction_read_only, or the host's \
+             target_session_attrs); migrating has to write"
+        )
+    } else if let Some(owner) = owner {
+        if row.get::<_, Option<bool>>(6) == Some(false) {
+            format!(
+                "the schema steward belongs to {owner}, and {role} may not work in it; if it is pgsteward's: \
+                 GRANT USAGE, CREATE ON SCHEMA steward TO {role}; connect as {owner}, or as a member of it, to migrate \
+                 what is in it"
+            )
+        } else if row.get::<_, Option<bool>>(7) == Some(false) {
+            "steward.schema_migrations is not the migration history of pgsteward: its columns are others; rename it, \
+             or keep this database in another way"
+                .to_owned()
+        } else if row.get::<_, Option<bool>>(8) == Some(false) {
+            format!(
+                "{role} may not write the migration history: GRANT SELECT, INSERT, UPDATE, DELETE ON \
+                 steward.schema_migrations TO {role}"
+            )
+        } else {
+            return Ok(None);
+        }
+    } else if row.get(4) {
+        return Ok(None);
+    } else {
+        format!(
+            "there is no schema steward, and {role} may not make one: GRANT CREATE ON DATABASE {database} TO {role}; \
+             or CREATE SCHEMA steward AUTHORIZATION {role}"
+        )
+    };
+    Ok(Some(obstacle))
 }
 
 /// Makes the schema and the table where they are missing. Run under the migration lock.
 pub async fn bootstrap(conn: &Conn) -> Result<(), Error> {
+    // CREATE SCHEMA IF NOT EXISTS wants the privilege on the database even where the schema exists.
     const SQL: &str = "
         BEGIN;
         SET LOCAL client_min_messages = warning;
-        CREATE SCHEMA IF NOT EXISTS steward;
+        DO $pgsteward$ BEGIN
+            IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'steward') THEN
+                CREATE SCHEMA steward;
+                COMMENT ON SCHEMA steward IS 'pgsteward''s own objects; removable by DROP SCHEMA steward CASCADE';
+            END IF;
+        END $pgsteward$;
         CREATE TABLE IF NOT EXISTS steward.schema_migrations (
             set_name        text        NOT NULL,
             version         bigint      NOT NULL,
@@ -54,7 +126,6 @@ pub async fn bootstrap(conn: &Conn) -> Result<(), Error> {
             duration_ms     bigint      NOT NULL DEFAULT 0,
             PRIMARY KEY (set_name, version)
         );
-        COMMENT ON SCHEMA steward IS 'pgsteward''s own objects; removable by DROP SCHEMA steward CASCADE';
         COMMENT ON TABLE steward.schema_migrations IS
             'Migrations that were applied, with the SQL that ran and the SQL that undoes it';
         COMMIT";
@@ -138,11 +209,26 @@ pub fn finish_sql(set: &str, version: i64) -> String {
          UPDATE steward.schema_migrations \
             SET duration_ms = pg_catalog.floor(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - applied_at) * 1000) \
           WHERE set_name = {} AND version = {} AND xmin = pg_catalog.pg_current_xact_id()::xid; \
-         IF NOT FOUND THEN RAISE 'the file ended the transaction that it runs in'; END IF; \
+         IF NOT FOUND THEN RAISE 'the file ended the transaction that it runs in' USING ERRCODE = '{NOT_OURS}'; END IF; \
          END $pgsteward$;",
         quote_literal(set),
         version,
     )
+}
+
+/// SQLSTATE of [`finish_sql`]'s refusal, of a class that PostgreSQL does not use.
+const NOT_OURS: &str = "PGS01";
+
+/// Whether [`finish_sql`] found that its transaction is not the one that was begun for the file.
+pub fn is_not_ours(error: &Error) -> bool {
+    error.sqlstate().is_some_and(|state| state.code() == NOT_OURS)
+}
+
+/// Whether a row of the history stands there already.
+pub fn is_recorded_already(error: &Error) -> bool {
+    error.db().is_some_and(|db| {
+        db.code().code() == "23505" && db.schema() == Some("steward") && db.table() == Some("schema_migrations")
+    })
 }
 
 /// The statement that opens the transaction of a rollback; it fails when the row is gone already.

@@ -2,7 +2,8 @@
 //!
 //! Names follow Prometheus' conventions (base units, `_total` on counters). Labels take their values
 //! from closed sets (kinds, purposes, jobs, configured targets and tables), so the number of series
-//! is bounded. Nothing here asks the database: whoever learns something sets the gauge.
+//! is bounded. A job's label is `job_name`: a scrape sets `job` and `instance` itself, and renames
+//! what is in their place. Nothing here asks the database: whoever learns something sets the gauge.
 //! Metrics named `pg_*` describe the server; only the observing instance exports them, under the
 //! names that postgres_exporter's dashboards expect.
 
@@ -159,26 +160,31 @@ impl Metrics {
                 &r,
                 "pgsteward_job_runs_total",
                 "Runs of jobs that ended here, by outcome.",
-                &["target", "job", "outcome"],
+                &["target", "job_name", "outcome"],
             )?,
-            job_running: gauges(&r, "pgsteward_job_running", "Whether the job runs here now.", &["target", "job"])?,
+            job_running: gauges(
+                &r,
+                "pgsteward_job_running",
+                "Whether the job runs here now.",
+                &["target", "job_name"],
+            )?,
             job_last_success: floats(
                 &r,
                 "pgsteward_job_last_success_timestamp_seconds",
-                "When the job last succeeded; 0 where it has not since the start.",
-                &["target", "job"],
+                "When the job last succeeded; absent where it never has.",
+                &["target", "job_name"],
             )?,
             job_last_duration: floats(
                 &r,
                 "pgsteward_job_last_duration_seconds",
                 "How long the job's last run took.",
-                &["target", "job"],
+                &["target", "job_name"],
             )?,
             job_next_due: floats(
                 &r,
                 "pgsteward_job_next_due_timestamp_seconds",
                 "When the job is due next.",
-                &["target", "job"],
+                &["target", "job_name"],
             )?,
             job_due_lag: seconds(
                 &r,

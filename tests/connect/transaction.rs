@@ -162,3 +162,34 @@ async fn an_error_leaves_the_connection_in_the_pool() {
     }
     assert_eq!(pids.len(), 1, "one session served all");
 }
+
+#[tokio::test]
+async fn an_error_names_the_constraint_and_not_the_row() {
+    let db = database();
+    let conn = db.acquire(Purpose::Control).await.unwrap();
+    let sql = "CREATE TEMP TABLE guests (name text CONSTRAINT guests_once UNIQUE);
+               INSERT INTO guests VALUES ('Ada Lovelace');
+               INSERT INTO guests VALUES ('Ada Lovelace')";
+    let text = conn.batch("invite", sql).await.unwrap_err().to_string();
+    assert!(text.contains("guests_once") && text.contains("23505"), "{text}");
+    assert!(!text.contains("Lovelace"), "{text}");
+}
+
+#[tokio::test]
+async fn a_pool_that_nobody_uses_holds_nothing() {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let mut settings = config(&shared().tcp("worker"));
+    settings.pool_min_size = 3;
+    settings.pool_max_size = 3;
+    let db = Database::new("main", &settings, 2, &Tasks::new(), &metrics);
+    drop(db.acquire(Purpose::Control).await.unwrap());
+    db.export();
+    let open = |purpose| db.stats()[&purpose].open;
+    assert_eq!((open(Purpose::Control), open(Purpose::Api), open(Purpose::Job)), (1, 0, 0));
+    let page = String::from_utf8(metrics.encode().unwrap()).unwrap();
+    assert!(
+        page.contains("pgsteward_pool_connections{purpose=\"control\",state=\"idle\",target=\"main\"} 1"),
+        "{page}"
+    );
+    assert!(page.contains("pgsteward_pool_max_connections{purpose=\"api\",target=\"main\"} 3"), "{page}");
+}

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgsteward::config::{self, Config, Pooler, Secret, SecretSource};
+use pgsteward::config;
 use pgsteward::db::Database;
 use pgsteward::lifecycle::Tasks;
-use pgsteward::migrate;
+use pgsteward::migrate::{self, source};
 use pgsteward::telemetry::Metrics;
 use tokio_postgres::error::SqlState;
 
@@ -158,22 +158,21 @@ async fn clone_database(admin: &TestClient, name: &str, source: &str) {
     }
 }
 
-/// Both sets, by pgsteward's own migrator: tests see the schema as the daemon makes it.
+/// By the library's own migrator, so that tests see the schema exactly as the daemon makes it.
 async fn migrate_template(url: &str) {
-    let (tasks, metrics) = (Tasks::new(), Arc::new(Metrics::new().expect("metrics register")));
-    let mut config = Config::default();
-    config.migrations.sets = vec!["zentry".to_owned()];
-    let settings = config::Database {
-        url: Some(SecretSource::Inline(Secret::new(url))),
-        pooler: Pooler::None,
+    let config = config::Database {
+        url: Some(config::SecretSource::Inline(config::Secret::new(url))),
         ..config::Database::default()
     };
-    let database = Database::new("template", &settings, 1, &tasks, &metrics);
-    let sets = migrate::configured_sets(&config).unwrap_or_else(|error| panic!("the bundled sets: {error}"));
-    let options = migrate::Options::new(&config.migrations, "test");
-    migrate::up(&database, &sets, &options).await.unwrap_or_else(|error| panic!("migrate the template: {error}"));
-    // Nobody may be connected to a template that is cloned.
-    drop(database);
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let tasks = Tasks::new();
+    let db = Database::new("template", &config, 1, &tasks, &metrics);
+    let sets = [source::STEWARD, source::ZENTRY].map(|set| source::bundled(set).expect("a bundled set"));
+    let options = migrate::Options::new(&config::Config::default().migrations, "harness");
+    migrate::up(&db, &sets, &options).await.unwrap_or_else(|error| panic!("migrate the template: {error}"));
+    // Its connections must be gone before the template can be named and cloned.
+    drop(db);
+    tasks.stop();
     let stragglers = tasks.drain(BOUND).await;
-    assert!(stragglers.is_empty(), "connections that stay: {stragglers:?}");
+    assert!(stragglers.is_empty(), "{stragglers:?}");
 }

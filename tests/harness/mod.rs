@@ -34,7 +34,7 @@ mod server;
 mod wait;
 
 pub use client::{TestClient, connect};
-pub use daemon::{Daemon, Setup};
+pub use daemon::{Daemon, Setup, free_port};
 pub use database::{Role, Template, TestDatabase};
 pub use private::PrivateServer;
 pub use proxy::Proxy;

@@ -145,13 +145,23 @@ impl Bench {
             Job::Refresh => jobs::refresh::run(&mut ctx).await,
         };
         let (state, detail) = match &outcome {
-            Ok(report) => ("succeeded", report.detail.clone()),
+            Ok(report) if report.failure.is_none() => ("succeeded", report.detail.clone()),
+            Ok(report) => ("failed", report.detail.clone()),
             Err(_) => ("failed", serde_json::Value::Null),
         };
         let close =
             "UPDATE steward.job_runs SET state = $1, detail = $2, finished_at = clock_timestamp() WHERE id = $3";
         self.admin.execute(close, &[&state, &detail, &run_id]).await.unwrap();
-        outcome
+        match outcome {
+            Ok(Report { failure: Some(error), .. }) => Err(error),
+            outcome => outcome,
+        }
+    }
+
+    /// What the newest run of a job wrote down.
+    pub async fn last_detail(&self, job: Job) -> serde_json::Value {
+        let sql = "SELECT detail FROM steward.job_runs WHERE job = $1 ORDER BY due_at DESC LIMIT 1";
+        self.admin.query_one(sql, &[&job.name()]).await.unwrap().get(0)
     }
 }
 

@@ -127,6 +127,8 @@ async fn row_level_security_is_an_error_and_stops_no_other_table() {
     assert!(text.starts_with("2 failed"), "{text}");
     assert!(text.contains("public.guarded (permission)") && text.contains("row-level security"), "{text}");
     assert!(text.contains("GRANT SELECT, DELETE ON \"public\".\"closed\""), "{text}");
+    let detail = bench.last_detail(Job::Retention).await;
+    assert!(detail["public.guarded"]["error"].as_str().unwrap().contains("row-level security"), "{detail}");
     assert_eq!(bench.count("public.guarded").await, 1);
     assert_eq!(bench.count("public.events").await, 100, "the table beside it was purged");
 }
