@@ -25,7 +25,7 @@ bench: ## Measure start, memory, CPU, scrapes and size
 lint: ## Check format, clippy and documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items --locked
 
 fmt: ## Format the sources
 	cargo fmt
