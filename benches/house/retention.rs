@@ -82,7 +82,7 @@ async fn fill(admin: &TestClient) {
     let sql = format!(
         "CREATE TABLE public.events (id bigint PRIMARY KEY, created_at timestamptz NOT NULL, payload text NOT NULL);
          INSERT INTO public.events
-            SELECT n, now() - interval '30 days' + (n - {ROWS} - 0.5) * interval '1 second', repeat('x', 80)
+            SELECT n, now() + (n - {ROWS}) * interval '1 second' - interval '31 days' * (n <= {ROWS})::integer, repeat('x', 80)
             FROM generate_series(1, 2 * {ROWS}) n;
          CREATE INDEX events_created_at_idx ON public.events (created_at)"
     );
