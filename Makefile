@@ -18,9 +18,9 @@ test-full: ## The suite on every installed PostgreSQL version, 14 to 18
 	@scripts/install-deps.sh full
 	@scripts/test-full.sh
 
-bench: ## Measure start, memory, CPU, scrapes and size
+bench: ## Measure the figures of the house; ONLY="start memory" for some
 	@scripts/install-deps.sh server
-	cargo bench --locked
+	cargo bench --locked --bench house -- $(ONLY)
 
 lint: ## Check format, clippy and documentation
 	cargo fmt --check
