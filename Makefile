@@ -18,14 +18,14 @@ test-full: ## The suite on every installed PostgreSQL version, 14 to 18
 	@scripts/install-deps.sh full
 	@scripts/test-full.sh
 
-bench: ## Measure start, memory, CPU, scrapes and size
+bench: ## Measure the figures of the house; ONLY="start memory" for some
 	@scripts/install-deps.sh server
-	cargo bench --locked
+	cargo bench --locked --bench house -- $(ONLY)
 
 lint: ## Check format, clippy and documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items --locked
 
 fmt: ## Format the sources
 	cargo fmt

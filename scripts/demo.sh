@@ -106,6 +106,7 @@ say "Filling the set zentry with sample data: users, projects, machines, bills, 
 sql -o /dev/null -f packaging/demo/zentry_sample.sql
 loaded=$(sql -At -c "SELECT now()")
 
+show_log
 say "
 Open, from another terminal or a browser:
   curl http://$listen/health/             the database's health

@@ -1,5 +1,8 @@
 //! The configuration from file, environment and flags: what holds, and what is said of mistakes.
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! The listener from outside, over real sockets, with boards that are filled by hand: no database is
 //! needed for anything that it answers.
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::Stdio;

@@ -1,5 +1,8 @@
 //! The role that `pgsteward role` prints: its SQL runs, and it is enough.
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod harness;
 
 use harness::{Daemon, Setup, Template, TestDatabase, http, wait_until};

@@ -18,7 +18,7 @@ use super::error::{Error, Kind};
 pub(super) const DETECT_BOUND: Duration = Duration::from_secs(2);
 
 /// In transaction mode under load, B may draw other processes than A had; each round is a new chance.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 8;
 
 /// What stands between us and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -54,7 +54,9 @@ pub(super) async fn detect(a: &Client, first: i32, b: &Client) -> Result<Between
         // In a pool of one, A would wait for B: not asked where B's answer decides.
         let shared = other == first || pid(a, "SELECT pg_catalog.pg_backend_pid()").await? != first;
         b.batch_execute("ROLLBACK").await.map_err(|error| Error::from_pg("look for a pooler", error))?;
-        if shared {
+        // A pooler that lends what came back last gives B the same process in each round; after B has
+        // let it go, A draws it.
+        if shared || pid(a, "SELECT pg_catalog.pg_backend_pid()").await? != first {
             return Ok(Between::TransactionPooler);
         }
     }

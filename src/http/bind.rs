@@ -88,7 +88,7 @@ mod owner {
             .any(|target| target.as_os_str().as_bytes() == link.as_bytes())
     }
 
-    /// The inode of a line of /proc/net/tcp[6] that listens where `address` wants to: `sl
+    /// The inode of a line of `/proc/net/tcp` or `tcp6` that listens where `address` wants to: `sl
     /// local_address rem_address st … inode`, see proc_net_tcp in the kernel's documentation.
     pub(super) fn inode(line: &str, address: SocketAddr) -> Option<u64> {
         const LISTEN: &str = "0A";

@@ -10,6 +10,7 @@
 //!
 //! Connections: one holds the lock, one runs the files; both are closed or given back at the end.
 
+mod access;
 pub mod apply;
 mod error;
 pub mod lock;
@@ -124,7 +125,7 @@ pub async fn up(db: &Database, sets: &[Set], options: &Options) -> Result<Outcom
 
 async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Options) -> Result<Vec<Line>, Error> {
     let worker = Worker::connect(db).await?;
-    if let Some(obstacle) = history::obstacle(worker.conn()).await? {
+    if let Some(obstacle) = access::obstacle(worker.conn()).await? {
         return Err(Error::new(ErrorKind::Refused, obstacle));
     }
     if !history::exists(worker.conn()).await? {
@@ -188,7 +189,7 @@ async fn undo_versions(
     if undone.is_empty() {
         return Ok(Vec::new());
     }
-    if let Some(obstacle) = history::obstacle(worker.conn()).await? {
+    if let Some(obstacle) = access::obstacle(worker.conn()).await? {
         return Err(Error::new(ErrorKind::Refused, obstacle));
     }
     worker.prepare().await?;
@@ -215,15 +216,15 @@ async fn look(db: &Database) -> Result<Vec<Applied>, Error> {
 }
 
 async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {
-    if !history::exists(conn).await? {
-        return Ok(Vec::new());
-    }
-    match history::read(conn).await {
-        Ok(history) => Ok(history),
-        Err(error) => match history::obstacle(conn).await? {
-            Some(obstacle) => Err(Error::with_source(ErrorKind::Refused, obstacle, error)),
-            None => Err(error.into()),
-        },
+    let read = async { if history::exists(conn).await? { history::read(conn).await } else { Ok(Vec::new()) } };
+    let error = match read.await {
+        Err(error) if matches!(error.kind(), Kind::Permission | Kind::Sql) => error,
+        outcome => return Ok(outcome?),
+    };
+    // No privilege, or another tool's table. Where even that cannot be looked up, the first error says why.
+    match access::obstacle(conn).await {
+        Ok(Some(obstacle)) => Err(Error::with_source(ErrorKind::Refused, obstacle, error)),
+        Ok(None) | Err(_) => Err(error.into()),
     }
 }
 

@@ -13,6 +13,7 @@
 //! supported") fails the whole query; then each part is asked alone once, the refused one is left
 //! out for as long as the capabilities hold, and the snapshot says so.
 
+pub mod access;
 mod capabilities;
 mod catalog;
 pub mod objects;

@@ -27,76 +27,26 @@ pub struct Applied {
     pub duration_ms: i64,
 }
 
-/// Whether the table is there.
-pub async fn exists(conn: &Conn) -> Result<bool, Error> {
-    // By the catalog: to_regclass is an error for a role without USAGE on the schema.
-    const SQL: &str = "
-        SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                        WHERE n.nspname = 'steward' AND c.relname = 'schema_migrations')";
-    Ok(conn.row("look for the migration history", SQL, &[]).await?.get(0))
-}
+/// What a table must have to be this history; another tool's table of the same name has not.
+pub const COLUMNS: &[&str] = &[
+    "set_name",
+    "version",
+    "name",
+    "checksum",
+    "up_sql",
+    "down_sql",
+    "state",
+    "statements_done",
+    "applied_by",
+    "applied_at",
+    "duration_ms",
+];
 
-/// Why this session cannot write the history, with what mends it; absent where it can.
-///
-/// Looked at before anything is written: PostgreSQL's own words would name the first privilege that
-/// is missing, without the statement that gives it.
-pub async fn obstacle(conn: &Conn) -> Result<Option<String>, Error> {
-    const SQL: &str = "
-        SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-               quote_ident(current_user), quote_ident(current_database()),
-               has_database_privilege(current_database(), 'CREATE'),
-               quote_ident(pg_get_userbyid(n.nspowner)),
-               has_schema_privilege(n.oid, 'USAGE') AND (c.oid IS NOT NULL OR has_schema_privilege(n.oid, 'CREATE')),
-               CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'r' AND (
-                    SELECT count(*) = 9 FROM pg_attribute a
-                     WHERE a.attrelid = c.oid AND NOT a.attisdropped
-                       AND a.attname IN ('set_name', 'version', 'name', 'checksum', 'up_sql', 'down_sql',
-                                         'applied_by', 'applied_at', 'duration_ms')) END,
-               has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-               AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
-          FROM (VALUES ('steward')) AS wanted (schema)
-          LEFT JOIN pg_namespace n ON n.nspname = wanted.schema
-          LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'schema_migrations'";
-    let row = conn.row("look up the privileges on the migration history", SQL, &[]).await?;
-    let (role, database): (String, String) = (row.get(2), row.get(3));
-    let owner: Option<String> = row.get(5);
-    let obstacle = if row.get(0) {
-        "the server is a standby, where nothing can be migrated; connect to the primary, for example with several \
-         hosts and target_session_attrs=read-write"
-            .to_owned()
-    } else if row.get(1) {
-        format!(
-            "transactions of {role} are read-only here (default_transaction_read_only, or the host's \
-             target_session_attrs); migrating has to write"
-        )
-    } else if let Some(owner) = owner {
-        if row.get::<_, Option<bool>>(6) == Some(false) {
-            format!(
-                "the schema steward belongs to {owner}, and {role} may not work in it; if it is pgsteward's: \
-                 GRANT USAGE, CREATE ON SCHEMA steward TO {role}; connect as {owner}, or as a member of it, to migrate \
-                 what is in it"
-            )
-        } else if row.get::<_, Option<bool>>(7) == Some(false) {
-            "steward.schema_migrations is not the migration history of pgsteward: its columns are others; rename it, \
-             or keep this database in another way"
-                .to_owned()
-        } else if row.get::<_, Option<bool>>(8) == Some(false) {
-            format!(
-                "{role} may not write the migration history: GRANT SELECT, INSERT, UPDATE, DELETE ON \
-                 steward.schema_migrations TO {role}"
-            )
-        } else {
-            return Ok(None);
-        }
-    } else if row.get(4) {
-        return Ok(None);
-    } else {
-        format!(
-            "there is no schema steward, and {role} may not make one: GRANT CREATE ON DATABASE {database} TO {role}; \
-             or CREATE SCHEMA steward AUTHORIZATION {role}"
-        )
-    };
-    Ok(Some(obstacle))
+/// Whether the table is there. An error of the kind `Permission` where the role may not look into the
+/// schema.
+pub async fn exists(conn: &Conn) -> Result<bool, Error> {
+    const SQL: &str = "SELECT to_regclass('steward.schema_migrations') IS NOT NULL";
+    Ok(conn.row("look for the migration history", SQL, &[]).await?.get(0))
 }
 
 /// Makes the schema and the table where they are missing. Run under the migration lock.
@@ -106,7 +56,7 @@ pub async fn bootstrap(conn: &Conn) -> Result<(), Error> {
         BEGIN;
         SET LOCAL client_min_messages = warning;
         DO $pgsteward$ BEGIN
-            IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'steward') THEN
+            IF pg_catalog.to_regnamespace('steward') IS NULL THEN
                 CREATE SCHEMA steward;
                 COMMENT ON SCHEMA steward IS 'pgsteward''s own objects; removable by DROP SCHEMA steward CASCADE';
             END IF;

@@ -79,6 +79,16 @@ async fn many_rows_of_one_instant_end() {
 }
 
 #[tokio::test]
+async fn rows_are_ordered_by_their_time_not_by_how_it_is_spelt() {
+    let mut bench = Bench::new().await;
+    events(&mut bench, 10).await;
+    bench.sql("TRUNCATE public.events; INSERT INTO public.events VALUES ('10000-01-01', 1), ('9999-12-31', 2)").await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    let oldest = report.detail["public.events"]["oldest_left"].as_str().unwrap_or_default();
+    assert!(oldest.starts_with("9999-12-31"), "{}", report.detail);
+}
+
+#[tokio::test]
 async fn columns_without_time_zone_never_lose_a_row_too_early() {
     let mut bench = Bench::new().await;
     let name = bench.database_name().await;

@@ -2,6 +2,9 @@
 //!
 //! Needs `promtool`: apt-get install -y --no-install-recommends prometheus
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod kubernetes;
 mod prometheus;
 mod promql;

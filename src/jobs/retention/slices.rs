@@ -192,10 +192,12 @@ async fn delete(
     let stamp = table.stamp.sql();
     let cutoff = &table.cutoff;
     let range: [Param<'_>; 3] = [(&lo, Type::TEXT), (cutoff, Type::TEXT), (&rows, Type::INT8)];
+    // Qualified, ORDER BY means the column. The bare name would be the output's, which is text: the
+    // whole range sorted, for each slice, by how its instants are spelt.
     let bound = format!(
-        "SELECT {column}::text FROM ONLY {relation}
-          WHERE {column} >= $1::{stamp} AND {column} < $2::{stamp}
-          ORDER BY {column} OFFSET $3 LIMIT 1"
+        "SELECT t.{column}::text FROM ONLY {relation} AS t
+          WHERE t.{column} >= $1::{stamp} AND t.{column} < $2::{stamp}
+          ORDER BY t.{column} OFFSET $3 LIMIT 1"
     );
     let hi: Option<String> = tx.row_opt("find the slice's end", &bound, &range).await?.map(|row| row.get(0));
 
@@ -267,8 +269,8 @@ async fn give_way(
 /// The oldest row of the whole table, and whether it lies before the cutoff.
 pub async fn oldest(tx: &Tx<'_>, table: &Table) -> Result<Option<(String, bool)>, Error> {
     let sql = format!(
-        "SELECT {column}::text, {column} < $1::{stamp} FROM {relation}
-          WHERE {column} IS NOT NULL ORDER BY {column} LIMIT 1",
+        "SELECT t.{column}::text, t.{column} < $1::{stamp} FROM {relation} AS t
+          WHERE t.{column} IS NOT NULL ORDER BY t.{column} LIMIT 1",
         column = quote_ident(&table.column),
         stamp = table.stamp.sql(),
         relation = table.relation.quoted(),

@@ -1,0 +1,104 @@
+//! Whether this session can migrate at all, and what mends it where it cannot.
+//!
+//! Looked at before anything is written: PostgreSQL's own words name the first privilege that is
+//! missing, without the statement that gives it.
+
+use crate::db::{Conn, Error};
+use crate::observe::access::{self, Access};
+use crate::store::history;
+
+/// Why the history cannot be written; absent where it can.
+pub async fn obstacle(conn: &Conn) -> Result<Option<String>, Error> {
+    Ok(explain(&access::to_table(conn, "steward", "schema_migrations", history::COLUMNS).await?))
+}
+
+fn explain(access: &Access) -> Option<String> {
+    let Access { role, database, .. } = access;
+    if access.in_recovery {
+        return Some(
+            "the server is a standby, where nothing can be migrated; connect to the primary, for example with several \
+             hosts and target_session_attrs=read-write"
+                .to_owned(),
+        );
+    }
+    if access.read_only {
+        return Some(format!(
+            "transactions of {role} are read-only here (default_transaction_read_only); migrating writes"
+        ));
+    }
+    let Some(schema) = &access.schema else {
+        return (!access.may_create_schemas).then(|| {
+            format!(
+                "there is no schema steward, and {role} may not make one: GRANT CREATE ON DATABASE {database} TO \
+                 {role}; or CREATE SCHEMA steward AUTHORIZATION {role}"
+            )
+        });
+    };
+    match schema.table {
+        Some(table) if !table.as_expected => Some(
+            "steward.schema_migrations is not the migration history of pgsteward: its columns are others; rename it, \
+             or keep this database in another way"
+                .to_owned(),
+        ),
+        Some(table) if schema.usage && !table.writable => Some(format!(
+            "{role} may not write the migration history: GRANT SELECT, INSERT, UPDATE, DELETE ON \
+             steward.schema_migrations TO {role}"
+        )),
+        Some(_) if schema.usage => None,
+        None if schema.usage && schema.create => None,
+        _ => Some(format!(
+            "the schema steward belongs to {0}, and {role} may not work in it; if it is pgsteward's, connect as {0} or \
+             a member of it, or: GRANT USAGE, CREATE ON SCHEMA steward TO {role}",
+            schema.owner
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::access::{SchemaAccess, TableAccess};
+
+    /// As expected, writable.
+    type Table = Option<(bool, bool)>;
+
+    /// The schema's USAGE, its CREATE, and the table.
+    fn access(schema: Option<(bool, bool, Table)>) -> Access {
+        Access {
+            in_recovery: false,
+            read_only: false,
+            role: "app".into(),
+            database: "shop".into(),
+            may_create_schemas: false,
+            schema: schema.map(|(usage, create, table)| SchemaAccess {
+                owner: "dba".into(),
+                usage,
+                create,
+                table: table.map(|(as_expected, writable)| TableAccess { as_expected, writable }),
+            }),
+        }
+    }
+
+    #[test]
+    fn each_obstacle_is_told_with_what_mends_it() {
+        for (found, wanted) in [
+            (access(None), Some("GRANT CREATE ON DATABASE shop TO app")),
+            (Access { may_create_schemas: true, ..access(None) }, None),
+            (Access { in_recovery: true, ..access(None) }, Some("is a standby")),
+            (Access { read_only: true, ..access(None) }, Some("of app are read-only")),
+            (access(Some((false, false, None))), Some("belongs to dba")),
+            (access(Some((true, false, None))), Some("GRANT USAGE, CREATE ON SCHEMA steward TO app")),
+            (access(Some((true, true, None))), None),
+            (access(Some((true, false, Some((true, true))))), None),
+            (access(Some((false, false, Some((true, true))))), Some("belongs to dba")),
+            (access(Some((true, true, Some((true, false))))), Some("ON steward.schema_migrations TO app")),
+            (access(Some((true, true, Some((false, true))))), Some("its columns are others")),
+        ] {
+            match (explain(&found), wanted) {
+                (None, None) => {}
+                (Some(text), Some(part)) => assert!(text.contains(part), "{text}"),
+                (explained, wanted) => panic!("{explained:?}, wanted {wanted:?}: {found:?}"),
+            }
+        }
+    }
+}
