@@ -49,12 +49,44 @@ async fn the_printed_role_is_enough_to_keep_an_application_s_database() {
         wait_until(&format!("{job} succeeds"), BOUND, async || admin.number(&sql).await > 0).await;
     }
     assert_eq!(admin.number("SELECT count(*) FROM public.events WHERE at < now() - interval '30 days'").await, 0);
-    let health = http::get(daemon.address(), "/health/").await.json();
-    assert_eq!(health["status"], "healthy", "{health}");
+    wait_until("all is healthy", BOUND, async || {
+        http::get(daemon.address(), "/health/").await.json()["status"] == "healthy"
+    })
+    .await;
 
     assert_eq!(daemon.terminate().await.code(), Some(0));
     let clean = format!("DROP OWNED BY {steward} CASCADE; DROP ROLE {steward}");
     admin.batch_execute(&clean).await.expect("the role goes as it came");
+}
+
+#[tokio::test]
+async fn the_bundled_set_can_belong_to_the_application_s_owner() {
+    let mut database = TestDatabase::create(Template::Empty).await;
+    let admin = database.client().await;
+    let owner = database.role("owner", "").await;
+    let steward = format!("{}_steward", owner.name);
+    let (sql, _) = printed(&["--user", &steward, "--for-database", database.name(), "--owner", &owner.name]);
+    let sql =
+        format!("{sql}\nALTER ROLE {steward} PASSWORD 'known'; GRANT USAGE, CREATE ON SCHEMA public TO {}", owner.name);
+    admin.batch_execute(&sql).await.expect("the roles");
+    let url = harness::server().url_as(&steward, "known", database.name());
+    let config = format!("[migrations]\nsets = [\"zentry\"]\nrole = \"{}\"\n", owner.name);
+    let setup = Setup::new().database(&url).config(&config);
+    let output = setup.command(&["migrate", "up"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let owners = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> ";
+    assert_eq!(admin.number(&format!("{owners}'{}'", owner.name)).await, 0, "every table is the owner's");
+    admin
+        .batch_execute(&format!(
+            "SET ROLE {}; INSERT INTO public.users (email, username) VALUES ('a@example.com', 'a'); RESET ROLE",
+            owner.name
+        ))
+        .await
+        .expect("the owner can use its tables");
+    let events = "SELECT count(*) FROM steward.audit_logs WHERE resource_type = 'public.users'";
+    assert_eq!(admin.number(events).await, 1, "and they are audited");
+    let clean = format!("DROP OWNED BY {steward}, {} CASCADE; DROP ROLE {steward}", owner.name);
+    admin.batch_execute(&clean).await.expect("the roles go as they came");
 }
 
 #[tokio::test]

@@ -139,7 +139,15 @@ fn settings(set: &str, options: &Options) -> String {
     if set == super::source::STEWARD {
         return String::new();
     }
-    let role = options.role.as_deref().map(|role| format!("SET LOCAL ROLE {};", quote_ident(role))).unwrap_or_default();
+    let role = match &options.role {
+        Some(role) => {
+            let role = quote_ident(role);
+            // Only the owner of pgsteward's schema can give what the bundled set calls.
+            let grants = if set == super::source::ZENTRY { history::grant_to_author_sql(&role) } else { String::new() };
+            format!("{grants} SET LOCAL ROLE {role};")
+        }
+        None => String::new(),
+    };
     let path = quote_literal(&options.search_path);
     format!("{role} SELECT pg_catalog.set_config('search_path', {path}, true);\n")
 }

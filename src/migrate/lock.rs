@@ -69,11 +69,13 @@ impl Lock {
 }
 
 async fn try_lock(conn: &Pooled<'static>) -> Result<bool, Error> {
-    // The isolation is said, since under a default of REPEATABLE READ the snapshot would stay; the
+    // A host that vanishes would keep the lock for the two hours of the system's keepalive; over a
+    // Unix socket these settings do nothing. The isolation is said, since under a default of REPEATABLE READ the snapshot would stay; the
     // bound on whole transactions came with PostgreSQL 17.
     let sql = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; \
          SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL statement_timeout = '10s'; \
+         SET LOCAL tcp_keepalives_idle = 15; SET LOCAL tcp_keepalives_interval = 5; SET LOCAL tcp_keepalives_count = 3; \
          SELECT pg_catalog.set_config('transaction_timeout', '0', true) \
           WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL; \
          SELECT pg_catalog.pg_try_advisory_xact_lock({KEY})"

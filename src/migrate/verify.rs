@@ -18,6 +18,10 @@ const STEWARD_OBJECTS: &[Object] = &[
     Object::Function("steward.ensure_partitions"),
     Object::Function("steward.log_audit_event"),
     Object::Function("steward.audit_table"),
+    Object::Function("steward.audit_row"),
+    // What keeps an instant from running twice, and a job from overlapping itself.
+    Object::UniqueIndex("steward.job_runs_job_due_at_key"),
+    Object::UniqueIndex("steward.job_runs_running_key"),
 ];
 
 /// What jobs and documentation of the bundled set rely on.
@@ -32,6 +36,13 @@ const ZENTRY_OBJECTS: &[Object] = &[
     Object::View("public.audit_logs"),
     Object::View("public.system_health"),
     Object::View("public.connection_metrics"),
+    // Without it the view can be refreshed only by locking its readers out.
+    Object::UniqueIndex("public.user_statistics_user_id_key"),
+    Object::Trigger("public.users.steward_audit_update"),
+    Object::Trigger("public.projects.steward_audit_update"),
+    Object::Trigger("public.vms.steward_audit_update"),
+    Object::Trigger("public.vms.vms_record_transition"),
+    Object::Trigger("public.billing_records.steward_audit_update"),
 ];
 
 /// Names what is missing of the sets that the history says are applied.

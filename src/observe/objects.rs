@@ -13,9 +13,13 @@ pub enum Object {
     View(&'static str),
     /// A function of any arguments.
     Function(&'static str),
+    /// A unique index that is valid.
+    UniqueIndex(&'static str),
+    /// `schema.table.trigger`, not disabled.
+    Trigger(&'static str),
 }
 
-/// Names those that are missing or are something else, in the order given.
+/// Names those that are missing, are something else or are out of service, in the order given.
 pub async fn missing(conn: &Conn, wanted: &[Object]) -> Result<Vec<String>, Error> {
     const SQL: &str = "
         SELECT w.kind || ' ' || w.name
@@ -24,6 +28,16 @@ pub async fn missing(conn: &Conn, wanted: &[Object]) -> Result<Vec<String>, Erro
                WHEN 'function' THEN EXISTS (
                     SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                      WHERE n.nspname = split_part(w.name, '.', 1) AND p.proname = split_part(w.name, '.', 2))
+               WHEN 'unique index' THEN EXISTS (
+                    SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                      JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE n.nspname = split_part(w.name, '.', 1) AND c.relname = split_part(w.name, '.', 2)
+                       AND i.indisunique AND i.indisvalid)
+               WHEN 'trigger' THEN EXISTS (
+                    SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+                      JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE n.nspname = split_part(w.name, '.', 1) AND c.relname = split_part(w.name, '.', 2)
+                       AND t.tgname = split_part(w.name, '.', 3) AND t.tgenabled <> 'D')
                ELSE EXISTS (
                     SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                      WHERE n.nspname = split_part(w.name, '.', 1) AND c.relname = split_part(w.name, '.', 2)
@@ -36,6 +50,8 @@ pub async fn missing(conn: &Conn, wanted: &[Object]) -> Result<Vec<String>, Erro
             Object::Table(name) => ("table", *name),
             Object::View(name) => ("view", *name),
             Object::Function(name) => ("function", *name),
+            Object::UniqueIndex(name) => ("unique index", *name),
+            Object::Trigger(name) => ("trigger", *name),
         })
         .unzip();
     let rows = conn.rows("verify the schema", SQL, &[(&kinds, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)]).await?;

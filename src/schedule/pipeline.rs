@@ -176,8 +176,9 @@ impl Pipeline {
         self.settle_pause();
         self.measure();
         if self.schema.look(&self.config).await == Progress::BecameReady {
-            // The lease can be had now.
+            // The lease can be had now, and there is more to be judged.
             self.upkeep_at = Instant::now();
+            self.measurements.at_once();
         }
         if Instant::now() < self.not_before {
             return;

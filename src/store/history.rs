@@ -192,3 +192,13 @@ pub fn delete_sql(set: &str, version: i64) -> String {
         version,
     )
 }
+
+/// What a role that is not the owner of pgsteward's schema needs in order to apply the bundled set:
+/// it makes partitions and audits its tables. `role` is quoted.
+pub fn grant_to_author_sql(role: &str) -> String {
+    format!(
+        "GRANT USAGE ON SCHEMA steward TO {role}; \
+         GRANT EXECUTE ON FUNCTION steward.ensure_partitions, steward.audit_table, steward.unaudit_table, \
+                                   steward.audit_row TO {role};"
+    )
+}

@@ -141,13 +141,22 @@ async fn what_is_missing_of_the_schema_is_named() {
         .batch_execute(
             "DROP MATERIALIZED VIEW public.user_statistics CASCADE;
              DROP FUNCTION steward.audit_table CASCADE;
-             ALTER TABLE steward.leases RENAME TO rents; CREATE VIEW steward.leases AS SELECT 1 AS a",
+             ALTER TABLE steward.leases RENAME TO rents; CREATE VIEW steward.leases AS SELECT 1 AS a;
+             DROP INDEX steward.job_runs_running_key;
+             ALTER TABLE public.vms DISABLE TRIGGER steward_audit_update",
         )
         .await
         .unwrap();
     assert_eq!(
         missing().await,
-        ["table steward.leases", "function steward.audit_table", "view public.user_statistics"]
+        [
+            "table steward.leases",
+            "function steward.audit_table",
+            "unique index steward.job_runs_running_key",
+            "view public.user_statistics",
+            "unique index public.user_statistics_user_id_key",
+            "trigger public.vms.steward_audit_update",
+        ]
     );
 }
 
