@@ -111,7 +111,7 @@ say "
 Open, from another terminal or a browser:
   curl http://$listen/health/             the database's health
   curl http://$listen/metrics             what Prometheus sees
-  curl http://$listen/readyz?verbose      a probe; also /livez and /healthz
+  curl 'http://$listen/readyz?verbose'    a probe; also /livez and /healthz
   PGPASSFILE=$server/pgpass $psql -h $server -p $PGPORT -U $PGUSER $PGDATABASE
 Every job will have run within a minute; Ctrl-C ends it and leaves nothing behind.
 "
