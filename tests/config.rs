@@ -697,3 +697,15 @@ fn variables_that_are_nearly_ours() {
     let report = Given::nothing().url().env("PGSTEWARD__", "x").env("PGSTEWARD__NOSUCH__KEY", "x").report();
     assert_eq!(report.lines().count(), 2, "{report}");
 }
+
+#[test]
+fn the_bundled_set_lives_in_public_and_nowhere_else() {
+    let given = Given::file(
+        "[database]\nurl = \"postgres://db/app\"\n[migrations]\nsets = [\"zentry\"]\nsearch_path = \"zentry\"\n",
+    );
+    let problems = given.load().unwrap_err().to_string();
+    assert!(
+        problems.contains("config.toml:5: migrations.search_path") && problems.contains("\"public\""),
+        "{problems}"
+    );
+}

@@ -352,6 +352,29 @@ async fn a_fence_waits_for_a_take_over_and_then_refuses() {
     assert!(is_fenced(fenced));
 }
 
+/// A run that was cut off may have a statement left on the server: its end waits for what that still
+/// commits, and nothing after it passes the fence.
+#[tokio::test]
+async fn the_end_of_a_run_waits_for_what_it_still_commits() {
+    let bench = Bench::new().await;
+    let (id, epoch) = bench.running(1).await;
+    let zombie = bench.client().await;
+    let open = format!("BEGIN; SELECT FROM steward.job_runs WHERE id = '{id}' AND epoch = {epoch} FOR KEY SHARE");
+    zombie.batch_execute(&open).await.unwrap();
+    let zombie_pid = zombie.number("SELECT pg_backend_pid()").await;
+    let finishing = bench.finish(id, epoch, State::TimedOut);
+    let committing = async {
+        let watcher = bench.client().await;
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {zombie_pid} = ANY (pg_blocking_pids(pid))");
+        wait_until("the end waits for the open transaction", BOUND, async || watcher.number(&sql).await == 1).await;
+        zombie.batch_execute("COMMIT").await.unwrap();
+    };
+    let (finished, ()) = tokio::join!(finishing, committing);
+    assert!(finished);
+    assert!(is_fenced(fence(&mut bench.conn().await, id, epoch).await), "nothing of it is written any more");
+    assert_eq!(bench.client().await.number("SELECT epoch FROM steward.job_runs").await, epoch + 1);
+}
+
 #[tokio::test]
 async fn a_lease_that_lasts_is_not_reaped_and_a_freed_slot_is_the_dead_runs_only() {
     let bench = Bench::new().await;
@@ -408,7 +431,7 @@ async fn the_last_runs_tell_failures_in_a_row() {
 }
 
 async fn acquire(bench: &Bench, holder: &str, ttl: Duration) -> Lease {
-    leases::acquire(&mut bench.conn().await, "observer", holder, ttl, BOUND).await.unwrap()
+    leases::acquire(&mut bench.conn().await, "observer", holder, ttl, BOUND).await.unwrap().lease
 }
 
 #[tokio::test]

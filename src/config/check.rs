@@ -64,6 +64,14 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
         ("retention", "min_keep", retention.min_keep),
     );
     let migrations = &config.migrations;
+    if migrations.sets.iter().any(|set| set == "zentry") && migrations.search_path.trim() != "public" {
+        findings.contradiction(
+            tree,
+            &[&["migrations", "search_path"]],
+            format!("{:?}", migrations.search_path),
+            "\"public\", where the set \"zentry\" lives and its jobs look for it".to_owned(),
+        );
+    }
     at_least(
         &mut findings,
         tree,

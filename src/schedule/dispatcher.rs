@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use crate::config::{self, Config, JobName};
 use crate::db::Error;
@@ -28,6 +28,8 @@ pub struct Dispatcher {
     /// Partitions are looked after as soon as this instance observes: writes of the next hour may
     /// need one.
     partitions_at_once: bool,
+    /// The database's clock less this instance's, as last read.
+    skew: TimeDelta,
 }
 
 /// What holds for everything that is fired in one round.
@@ -44,12 +46,37 @@ impl Dispatcher {
     /// With so many lanes.
     pub fn new(runner: Arc<Runner>, lanes: u32) -> Dispatcher {
         let (floors, specs) = (BTreeMap::new(), BTreeMap::new());
-        Dispatcher { runner, lanes: Lanes::new(lanes), floors, specs, partitions_at_once: true }
+        let skew = TimeDelta::zero();
+        Dispatcher { runner, lanes: Lanes::new(lanes), floors, specs, partitions_at_once: true, skew }
     }
 
     /// Reads the ledger again before the next claim: the configuration changed.
     pub fn forget(&mut self) {
         self.floors.clear();
+    }
+
+    /// Due instants follow the database's clock, by which floors and leases go too: an instance whose
+    /// own clock is ahead would claim instants that are not due, and nobody could run them after.
+    pub fn set_clock(&mut self, clock: DateTime<Utc>) {
+        self.skew = clock - Utc::now();
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now() + self.skew
+    }
+
+    /// This instance observes no more; what is due next is the observer's to say.
+    pub fn stand_down(&mut self) {
+        for name in std::mem::take(&mut self.specs).into_keys() {
+            self.withdraw(name);
+        }
+        self.forget();
+    }
+
+    fn withdraw(&self, name: JobName) {
+        // An error says that there was no such series.
+        let _ = self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
+        self.runner.standing.update(name, |standing| standing.next_due = None);
     }
 
     /// This instance observes since now; what it knew of the ledger is old.
@@ -66,12 +93,15 @@ impl Dispatcher {
         }
         if self.partitions_at_once {
             let enabled = is_enabled(now.config, JobName::Partitions);
-            let at = Utc::now().trunc_subsecs(3);
+            let at = self.now().trunc_subsecs(3);
             self.partitions_at_once = enabled && !self.fire(now, JobName::Partitions, at, None).await?;
         }
         for (name, floor) in self.longest_waiting_first() {
-            let Some(job) = now.config.jobs.builtin.get(&name).filter(|job| job.enabled) else { continue };
-            let due = planner::due(&job.schedule, job.timezone, floor, Utc::now());
+            let Some(job) = now.config.jobs.builtin.get(&name).filter(|job| job.enabled) else {
+                self.withdraw(name);
+                continue;
+            };
+            let due = planner::due(&job.schedule, job.timezone, floor, self.now());
             if let Some(next) = due.next {
                 self.announce(name, next);
             }

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::config::JobName;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
-use crate::store::leases::{self, Lease};
+use crate::store::audit;
+use crate::store::leases::{self, Answer};
 use crate::store::runs::{self, Claim, Ending, Fire, LastRun, Missed, Orphan, Pause};
 
 /// For each statement on pgsteward's own tables, on the server: they are few and small.
@@ -68,7 +69,7 @@ impl Ledger {
     }
 
     /// Takes or renews the observer's lease.
-    pub async fn observe(&self) -> Result<Lease, Error> {
+    pub async fn observe(&self) -> Result<Answer, Error> {
         within("take the observer's lease", async {
             leases::acquire(&mut *self.control().await?, OBSERVER, &self.instance, self.lease, BOUND).await
         })
@@ -183,6 +184,12 @@ impl Ledger {
     /// How each job's newest run ended.
     pub async fn last_runs(&self) -> Result<Vec<LastRun>, Error> {
         within("read the last runs", async { runs::last_runs(&mut *self.control().await?, BOUND).await }).await
+    }
+
+    /// How many statements of applications went unrecorded in the audit trail.
+    pub async fn audit_losses(&self) -> Result<i64, Error> {
+        within("read the losses of the audit trail", async { audit::losses(&mut *self.control().await?, BOUND).await })
+            .await
     }
 
     /// Whether all jobs are paused in the database.

@@ -80,7 +80,12 @@ impl Measurements {
         if next.is_none() && underway {
             return false;
         }
-        if due && let Some(next) = job.schedule.next_after(now, job.timezone) {
+        let upcoming = job.schedule.next_after(now, job.timezone);
+        // A clock that was set back would leave the next tick far away.
+        let far = next.is_some_and(|at| upcoming.is_some_and(|upcoming| upcoming < *at));
+        if (due || far)
+            && let Some(next) = upcoming
+        {
             self.next.insert(name, next);
             let labels = [self.runner.db.name(), name.as_str()];
             self.runner.metrics.job_next_due.with_label_values(&labels).set(super::dispatcher::seconds(next));

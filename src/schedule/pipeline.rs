@@ -151,7 +151,8 @@ impl Pipeline {
         let wake = Arc::clone(&self.parts.wake);
         while !stop.is_cancelled() {
             self.parts.readiness.beat(self.target(), Instant::now());
-            self.parts.metrics.pipeline_advanced.set(seconds(Utc::now()));
+            self.parts.metrics.pipeline_advanced.with_label_values(&[self.target()]).set(seconds(Utc::now()));
+            self.parts.db.export();
             self.round().await;
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -231,7 +232,11 @@ impl Pipeline {
     async fn upkeep(&mut self) -> Result<(), Error> {
         let lease = self.ledger.lease();
         let asked = Instant::now();
-        let (role, again) = match self.ledger.observe().await {
+        let answer = self.ledger.observe().await.map(|answer| {
+            self.dispatcher.set_clock(answer.clock);
+            answer.lease
+        });
+        let (role, again) = match answer {
             Ok(Lease::Held { epoch }) => {
                 // Counted from before it was asked for.
                 (Role::Observer { epoch, until: asked + lease - TRUST_MARGIN }, lease / 3)
@@ -250,6 +255,8 @@ impl Pipeline {
         }
         if self.role.is_observer() {
             self.reap().await?;
+            let lost = self.ledger.audit_losses().await?;
+            self.parts.metrics.audit_losses.with_label_values(&[self.target()]).set(lost);
         }
         self.upkeep_at = asked + again;
         Ok(())
@@ -295,7 +302,7 @@ impl Pipeline {
             _ => {}
         }
         if was && !is {
-            self.parts.metrics.reset_server(target);
+            self.dispatcher.stand_down();
         }
         if matches!(role, Role::Standby { .. }) {
             // One connection is what an instance that does not observe may hold.

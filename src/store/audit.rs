@@ -1,9 +1,11 @@
 //! Rows of the audit trail that pgsteward writes about its own acts.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tokio_postgres::types::Type;
 
-use crate::db::{Error, Tx};
+use crate::db::{Conn, Error, Tx, TxOptions};
 
 /// Something that pgsteward did.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,4 +36,13 @@ pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
     ];
     tx.execute("write audit row", sql, &params).await?;
     Ok(())
+}
+
+/// How many statements row audit could not record, as the database counts them.
+pub async fn losses(conn: &mut Conn, bound: Duration) -> Result<i64, Error> {
+    let sql = "SELECT last_value FROM steward.audit_losses";
+    conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
+        Box::pin(async move { Ok(tx.row("read the losses of the audit trail", sql, &[]).await?.get(0)) })
+    })
+    .await
 }

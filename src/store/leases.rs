@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error, TxOptions};
@@ -20,6 +21,13 @@ pub enum Lease {
     Other { holder: String, left: Duration },
 }
 
+/// A lease's state, and the database's clock when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub lease: Lease,
+    pub clock: DateTime<Utc>,
+}
+
 /// Takes the lease if it is free, expired or ours; renews it then.
 pub async fn acquire(
     conn: &mut Conn,
@@ -27,7 +35,7 @@ pub async fn acquire(
     holder: &str,
     ttl: Duration,
     bound: Duration,
-) -> Result<Lease, Error> {
+) -> Result<Answer, Error> {
     const SQL: &str = "
         INSERT INTO steward.leases AS l (name, holder, epoch, acquired_at, renewed_at, expires_at)
         VALUES ($1, $2, 1, clock_timestamp(), clock_timestamp(), clock_timestamp() + $3::bigint * interval '1 ms')
@@ -38,9 +46,9 @@ pub async fn acquire(
                renewed_at = clock_timestamp(),
                expires_at = clock_timestamp() + $3::bigint * interval '1 ms'
          WHERE l.holder = $2 OR l.expires_at <= clock_timestamp()
-        RETURNING epoch";
+        RETURNING epoch, clock_timestamp()";
     const HOLDER: &str = "
-        SELECT holder, greatest(0, extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint
+        SELECT holder, greatest(0, extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint, clock_timestamp()
           FROM steward.leases WHERE name = $1";
     let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
     let options = TxOptions::within(bound).lock_timeout(bound);
@@ -48,11 +56,11 @@ pub async fn acquire(
         Box::pin(async move {
             let params = [(&name as _, Type::TEXT), (&holder as _, Type::TEXT), (&ttl_ms as _, Type::INT8)];
             if let Some(row) = tx.row_opt("take a lease", SQL, &params).await? {
-                return Ok(Lease::Held { epoch: row.get(0) });
+                return Ok(Answer { lease: Lease::Held { epoch: row.get(0) }, clock: row.get(1) });
             }
             let row = tx.row("read a lease", HOLDER, &[(&name, Type::TEXT)]).await?;
             let left = Duration::from_millis(u64::try_from(row.get::<_, i64>(1)).unwrap_or(0));
-            Ok(Lease::Other { holder: row.get(0), left })
+            Ok(Answer { lease: Lease::Other { holder: row.get(0), left }, clock: row.get(2) })
         })
     })
     .await

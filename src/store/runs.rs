@@ -267,7 +267,8 @@ pub async fn renew(
 }
 
 /// Ends a run: its state, and its slot freed, in one transaction. False when the run was no longer
-/// ours to end.
+/// ours to end. The row lock comes first, as in [`reap`]: it waits for a transaction of the run that
+/// may still be committing, and the raised epoch refuses any that begins later.
 pub async fn finish(
     conn: &mut Conn,
     job: &str,
@@ -276,9 +277,11 @@ pub async fn finish(
     ending: &Ending,
     bound: Duration,
 ) -> Result<bool, Error> {
+    const LOCK: &str = "
+        SELECT FROM steward.job_runs WHERE id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE";
     const SQL: &str = "
         UPDATE steward.job_runs
-           SET state = $3, reason = $4, rows_affected = $5, error = $6, detail = $7,
+           SET epoch = epoch + 1, state = $3, reason = $4, rows_affected = $5, error = $6, detail = $7,
                finished_at = clock_timestamp(), lease_until = NULL
          WHERE id = $1 AND epoch = $2 AND state = 'running'";
     const FREE: &str = "
@@ -288,6 +291,10 @@ pub async fn finish(
          WHERE job = $1 AND running_run_id = $2";
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
+            let run = [(&id as _, Type::UUID), (&epoch as _, Type::INT8)];
+            if tx.row_opt("lock a run", LOCK, &run).await?.is_none() {
+                return Ok(false);
+            }
             let state = ending.state.as_str();
             let params = [
                 (&id as _, Type::UUID),
@@ -298,9 +305,7 @@ pub async fn finish(
                 (&ending.error as _, Type::TEXT),
                 (&ending.detail as _, Type::JSONB),
             ];
-            if tx.execute("end a run", SQL, &params).await? == 0 {
-                return Ok(false);
-            }
+            tx.execute("end a run", SQL, &params).await?;
             let succeeded = ending.state == State::Succeeded;
             tx.execute(
                 "free the slot of a job",

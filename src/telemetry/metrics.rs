@@ -32,6 +32,7 @@ pub struct Metrics {
     pub health_status: IntGaugeVec,
     pub health_checked: GaugeVec,
     pub rows_dropped: IntCounterVec,
+    pub audit_losses: IntGaugeVec,
 
     // Jobs.
     pub job_runs: IntCounterVec,
@@ -54,7 +55,7 @@ pub struct Metrics {
     // The process.
     pub config_reload_ok: IntGauge,
     pub config_reload_time: Gauge,
-    pub pipeline_advanced: Gauge,
+    pub pipeline_advanced: GaugeVec,
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub http_connections: IntGauge,
@@ -156,6 +157,12 @@ impl Metrics {
                 "Rows of pgsteward's own tables that could not be written, by table.",
                 &["target", "table"],
             )?,
+            audit_losses: gauges(
+                &r,
+                "pgsteward_audit_lost_statements",
+                "Statements of applications that row audit could not record, as the database counts them.",
+                &["target"],
+            )?,
             job_runs: counters(
                 &r,
                 "pgsteward_job_runs_total",
@@ -251,10 +258,11 @@ impl Metrics {
                 "pgsteward_config_last_reload_success_timestamp_seconds",
                 "When the configuration was last loaded.",
             )?,
-            pipeline_advanced: float(
+            pipeline_advanced: floats(
                 &r,
                 "pgsteward_pipeline_advanced_timestamp_seconds",
                 "When the scheduler last went round; the watchdog is fed from it.",
+                &["target"],
             )?,
             http_requests: counters(
                 &r,
@@ -331,22 +339,6 @@ impl Metrics {
         let mut page = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut page)?;
         Ok(page)
-    }
-
-    /// Withdraws what only the observer exports, when this instance no longer is one.
-    pub fn reset_server(&self, target: &str) {
-        for family in [
-            &self.pg_up,
-            &self.pg_settings_max_connections,
-            &self.pg_settings_superuser_reserved_connections,
-            &self.pg_replication_is_replica,
-        ] {
-            // An error says that there was no such series.
-            let _ = family.remove_label_values(&[target]);
-        }
-        let _ = self.pg_stat_activity_max_tx_duration.remove_label_values(&[target]);
-        self.pg_stat_activity_count.reset();
-        self.pg_database_wraparound_age.reset();
     }
 }
 
