@@ -107,7 +107,9 @@ async fn every_bundled_version_is_undone_exactly() {
             "DO $$ DECLARE r text; BEGIN
                  PERFORM pg_advisory_xact_lock(hashtext('supabase roles'));
                  FOREACH r IN ARRAY ARRAY['anon', 'authenticated', 'service_role'] LOOP
-                     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN EXECUTE format('CREATE ROLE %I', r); END IF;
+                     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) THEN
+                         EXECUTE format('CREATE ROLE %I %s', r, CASE r WHEN 'service_role' THEN 'BYPASSRLS' END);
+                     END IF;
                  END LOOP;
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
         )
