@@ -26,7 +26,7 @@ pub async fn measure(ground: &Ground) -> Findings {
     let psql = ground.bin_dir().join("psql");
 
     let (mut ours, mut theirs, mut ratio) = (Sample::default(), Sample::default(), Sample::default());
-    let mut noop = Vec::new();
+    let (mut noop, mut fixed) = (Vec::new(), Vec::new());
     for round in 0..COLD_RUNS {
         let url = ground.database("bench_psql").await;
         ground.client("bench_psql").await.batch_execute(HISTORY).await.expect("a history for psql");
@@ -49,6 +49,9 @@ pub async fn measure(ground: &Ground) -> Findings {
                 let begun = Instant::now();
                 ended(&setup.command(&["migrate", "up", "--dir", dir]));
                 noop.push(begun.elapsed());
+                let begun = Instant::now();
+                ended(&setup.command(&["migrate", "up"]));
+                fixed.push(begun.elapsed());
             }
         }
     }
@@ -57,6 +60,7 @@ pub async fn measure(ground: &Ground) -> Findings {
         Row::new("500 migrations cold", Limit::Reference, "ms", ours),
         Row::new("  psql, the same transactions", Limit::Reference, "ms", theirs),
         Row::new("nothing to migrate, 500 files, whole process", Limit::AtMost(NOOP_MS), "ms", Sample::millis(noop)),
+        Row::new("  3 files: the process and its connection", Limit::Reference, "ms", Sample::millis(fixed)),
     ]);
     peers::dbmate(ground, &files, &mut findings).await;
     findings
