@@ -42,10 +42,6 @@ const DRAIN_BOUND: Duration = Duration::from_secs(25);
 /// Of it, what requests may take after the pipelines have ended.
 const REQUESTS_BOUND: Duration = Duration::from_secs(4);
 const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
-/// How often to look whether the daemon is ready: at first, and when it takes long.
-const LOOK_OFTEN: Duration = Duration::from_millis(20);
-const LOOK_SELDOM: Duration = Duration::from_millis(250);
-const SOON: Duration = Duration::from_secs(10);
 /// How often to look whether the pipelines advance, where no watchdog says how often.
 const LOOK_ALIVE: Duration = Duration::from_secs(60);
 
@@ -89,7 +85,7 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     let closing = CancellationToken::new();
     let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND);
     tasks.spawn("http", http::serve(listener, app, tasks.clone(), closing.clone()));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %address, mode = ?config.mode,
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %address, mode = config.mode.as_str(),
         databases = targets.join(","), "pgsteward starts");
 
     let mut daemon = Daemon {
@@ -190,6 +186,7 @@ impl Daemon {
                     Some(Signal::Stop) | None => break Ok(()),
                 },
                 Some(message) = fatals.recv() => break Err(Fatal::Migration(message)),
+                () = self.readiness.changed() => pulse_at = self.pulse(),
                 () = tokio::time::sleep_until(pulse_at.into()) => pulse_at = self.pulse(),
                 never = &mut tended => match never {},
             }
@@ -214,8 +211,7 @@ impl Daemon {
                 Err(reason) => tracing::error!(reason, "the pipeline does not advance; the watchdog is not fed"),
             }
         }
-        let look = if now.duration_since(self.begun) < SOON { LOOK_OFTEN } else { LOOK_SELDOM };
-        if self.announced { self.watchdog_at } else { self.watchdog_at.min(now + look) }
+        self.watchdog_at
     }
 
     /// An invalid file changes nothing, and says so.

@@ -145,7 +145,7 @@ impl Session {
     fn open(&self, selection: &Selection) -> Result<Opened, Exit> {
         let mut log = self.config().log.clone();
         if matches!(log.level, LogLevel::Info) {
-            log.level = LogLevel::Warn;
+            log.level = LogLevel::Error;
         }
         if let Err(error) = telemetry::log::init(&log) {
             say(&format!("begin the log: {error}"));

@@ -28,9 +28,10 @@ pub fn execute(session: Session, args: load::Args, env: BTreeMap<String, String>
             return Exit::Internal;
         }
     };
-    // Two workers: one may be busy with a page or a plan while the other answers a probe.
+    // One worker beside this thread, which has the signals and systemd: every thread has a heap of its
+    // own, and the work between two waits is short.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .max_blocking_threads(4)
         .thread_name("pgsteward")
         .enable_all()

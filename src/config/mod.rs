@@ -89,6 +89,16 @@ pub enum Mode {
     Maintain,
 }
 
+impl Mode {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Maintain => "maintain",
+        }
+    }
+}
+
 /// One database to keep: `[database]` or `[databases.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Database {

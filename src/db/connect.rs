@@ -119,7 +119,11 @@ impl Server {
         let route = self.effective(route);
         let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
         if before != Some(between) {
-            tracing::info!(database = self.name, route = ?route, between = between.as_str(), "found what stands between");
+            let address = match route {
+                Route::Pooled => "url",
+                Route::Direct => "direct_url",
+            };
+            tracing::info!(database = self.name, address, pooler = between.as_str(), "looked for a pooler");
         }
     }
 

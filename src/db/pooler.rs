@@ -35,7 +35,7 @@ impl Between {
     /// The label used in logs and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
-            Between::Nothing => "nothing",
+            Between::Nothing => "none",
             Between::SessionPooler => "session_pooler",
             Between::TransactionPooler => "transaction_pooler",
         }

@@ -12,11 +12,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// The state behind the probes. One for the process.
 #[derive(Debug)]
 pub struct Readiness {
     stale_after: Duration,
     inner: Mutex<Inner>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +62,7 @@ impl Readiness {
     /// Every target still to be connected. A loop that has not gone round for `stale_after` is dead.
     pub fn new<'a>(targets: impl IntoIterator<Item = &'a str>, stale_after: Duration) -> Readiness {
         let targets = targets.into_iter().map(|t| (t.to_owned(), Stage::Connecting { last_error: None })).collect();
-        Readiness { stale_after, inner: Mutex::new(Inner { targets, ..Inner::default() }) }
+        Readiness { stale_after, inner: Mutex::new(Inner { targets, ..Inner::default() }), changed: Notify::new() }
     }
 
     /// An attempt to connect failed. Once connected, later failures do not count.
@@ -90,6 +93,11 @@ impl Readiness {
     /// The process is about to end.
     pub fn drain(&self) {
         self.lock().draining = true;
+    }
+
+    /// Resolves once a database has come further, or fallen back, since the last call. For one waiter.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// The loop `name` went round. The first call registers it; from then on it must keep going.
@@ -154,6 +162,7 @@ impl Readiness {
         if let Some(current) = self.lock().targets.get_mut(target) {
             *current = stage;
         }
+        self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

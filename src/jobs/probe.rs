@@ -113,7 +113,7 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
         Err(error) => Measurement::Failed(error),
     };
     let verdicts = judge(measurement, inputs, probe.limits);
-    let response_ms = looked.as_ref().ok().map(|observation| observation.response.as_secs_f64() * 1000.0);
+    let response_ms = looked.as_ref().ok().map(|observation| millis(observation.response));
     let report = show(probe, state, verdicts, response_ms, looked.as_ref().err());
 
     let target = probe.db.name();
@@ -149,10 +149,15 @@ pub async fn connectivity_only(probe: &Probe<'_>, state: &mut ProbeState) -> Out
         Ok(response) => crate::health::judge::answers(*response),
         Err(error) => connectivity(Measurement::Failed(error)),
     };
-    let response_ms = answered.as_ref().ok().map(|response| response.as_secs_f64() * 1000.0);
+    let response_ms = answered.as_ref().ok().map(|response| millis(*response));
     let report = show(probe, state, vec![verdict], response_ms, answered.as_ref().err());
     let rows_written = write(probe, state, &report, None, answered.as_ref().err()).await;
     Outcome { report, measured: answered.is_ok(), rows_written }
+}
+
+/// To the microsecond, which is more than is known.
+fn millis(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 /// Takes a snapshot over the warm connection. One that was found broken is replaced once: a

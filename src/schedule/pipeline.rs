@@ -157,6 +157,7 @@ impl Pipeline {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = wake.notified() => {}
+                () = self.schema.ended() => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
             }
         }
@@ -176,7 +177,7 @@ impl Pipeline {
         self.doubt();
         self.settle_pause();
         self.measure();
-        if self.schema.look(&self.config).await == Progress::BecameReady {
+        if self.schema.look(&self.config) == Progress::BecameReady {
             // The lease can be had now, and there is more to be judged.
             self.upkeep_at = Instant::now();
             self.measurements.at_once();

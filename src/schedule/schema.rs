@@ -44,6 +44,8 @@ enum Stage {
         not_before: Instant,
     },
     Migrating(JoinHandle<Result<Migrated, migrate::Error>>),
+    /// To be looked at.
+    Ended(Result<Result<Migrated, migrate::Error>, JoinError>),
     /// Tried again when the files have another print than this.
     Failed {
         what: String,
@@ -96,7 +98,7 @@ impl Schema {
     /// What the health says of it; absent until it was looked at.
     pub fn standing(&self) -> Option<health::Schema> {
         match &self.stage {
-            Stage::Waiting { .. } | Stage::Migrating(_) => None,
+            Stage::Waiting { .. } | Stage::Migrating(_) | Stage::Ended(_) => None,
             Stage::Failed { what, .. } => Some(health::Schema { failed: Some(what.clone()), mismatches: Vec::new() }),
             Stage::Ready(migrated) => Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() }),
         }
@@ -129,12 +131,23 @@ impl Schema {
         }
     }
 
+    /// Resolves when migrating ends, so that nobody waits for the next wake-up; what came of it is told
+    /// by the next look. Pending for ever while nothing is under way. Safe to drop at any time.
+    pub async fn ended(&mut self) {
+        let Stage::Migrating(handle) = &mut self.stage else { return std::future::pending().await };
+        let outcome = handle.await;
+        self.stage = Stage::Ended(outcome);
+    }
+
     /// Takes in what has happened since the last look. Waits for nothing.
-    pub async fn look(&mut self, config: &Config) -> Progress {
+    pub fn look(&mut self, config: &Config) -> Progress {
         match &mut self.stage {
-            Stage::Migrating(handle) if handle.is_finished() => {
-                let outcome = handle.await;
-                self.ended(config, outcome)
+            Stage::Ended(_) => {
+                let waiting = Stage::Waiting { not_before: Instant::now() };
+                let Stage::Ended(outcome) = std::mem::replace(&mut self.stage, waiting) else {
+                    return Progress::Same;
+                };
+                self.take_in(config, outcome)
             }
             Stage::Failed { print, look_at, .. } if Instant::now() >= *look_at => {
                 *look_at = Instant::now() + LOOK_AGAIN;
@@ -148,7 +161,7 @@ impl Schema {
         }
     }
 
-    fn ended(&mut self, config: &Config, outcome: Result<Result<Migrated, migrate::Error>, JoinError>) -> Progress {
+    fn take_in(&mut self, config: &Config, outcome: Result<Result<Migrated, migrate::Error>, JoinError>) -> Progress {
         // They were needed for this only.
         self.db.close_idle(Purpose::Migrate);
         let target = self.db.name();
