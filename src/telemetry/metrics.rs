@@ -162,7 +162,12 @@ impl Metrics {
                 "Runs of jobs that ended here, by outcome.",
                 &["target", "job_name", "outcome"],
             )?,
-            job_running: gauges(&r, "pgsteward_job_running", "Whether the job runs here now.", &["target", "job_name"])?,
+            job_running: gauges(
+                &r,
+                "pgsteward_job_running",
+                "Whether the job runs here now.",
+                &["target", "job_name"],
+            )?,
             job_last_success: floats(
                 &r,
                 "pgsteward_job_last_success_timestamp_seconds",
