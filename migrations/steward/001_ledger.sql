@@ -1,4 +1,5 @@
--- Who observes this database, which run is due, who holds it, and how it ended.
+-- Who observes this database, which run is due, who holds it, and how it ended; and what a run that was cut
+-- off has left half done.
 --
 -- locks:   none beyond the new objects
 -- rewrite: none
@@ -115,13 +116,39 @@ COMMENT ON COLUMN steward.job_state.running_run_id IS
 COMMENT ON COLUMN steward.job_state.spec_hash IS
     'The newest configuration seen; an instance with an older one stands aside during a rolling update.';
 
+CREATE TABLE steward.retirements (
+    partition      oid         PRIMARY KEY,
+    parent         oid         NOT NULL,
+    partition_name text        NOT NULL CHECK (partition_name <> ''),
+    parent_name    text        NOT NULL CHECK (parent_name <> ''),
+    upper_bound    text        NOT NULL CHECK (upper_bound <> ''),
+    detached       boolean     NOT NULL DEFAULT false,
+    run_id         uuid        NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+COMMENT ON TABLE steward.retirements IS
+    'The partitions that retention is taking off, concurrently, to drop them: written before, and gone with the '
+    'partition. Deleting a row makes pgsteward leave the table alone. Retention never drops a table that stands '
+    'alone without a row here that says it was pgsteward who detached it.';
+COMMENT ON COLUMN steward.retirements.partition IS
+    'The table''s OID, not its name: another table may come to bear that.';
+COMMENT ON COLUMN steward.retirements.partition_name IS
+    'Quoted, as it was: a table that was renamed since is left alone.';
+COMMENT ON COLUMN steward.retirements.upper_bound IS
+    'Exclusive bound of its rows, as ISO text of the key''s own type, in UTC where that has a time zone.';
+COMMENT ON COLUMN steward.retirements.detached IS
+    'Set once our own DETACH was seen done, or under way. Until then it may have been somebody else''s.';
+
 -- Reachable by the owner alone: nothing is granted, and should a GRANT slip in, rows stay hidden until a
 -- policy names the reader (a plain owner is not subject to it). Monitoring roles are named here, since
 -- they are let in by a GRANT without more ado.
 ALTER TABLE steward.leases    ENABLE ROW LEVEL SECURITY;
 ALTER TABLE steward.job_runs  ENABLE ROW LEVEL SECURITY;
 ALTER TABLE steward.job_state ENABLE ROW LEVEL SECURITY;
+ALTER TABLE steward.retirements ENABLE ROW LEVEL SECURITY;
 CREATE POLICY monitors_read ON steward.leases    FOR SELECT TO pg_monitor USING (true);
 CREATE POLICY monitors_read ON steward.job_runs  FOR SELECT TO pg_monitor USING (true);
 CREATE POLICY monitors_read ON steward.job_state FOR SELECT TO pg_monitor USING (true);
-REVOKE ALL ON steward.leases, steward.job_runs, steward.job_state FROM PUBLIC;
+CREATE POLICY monitors_read ON steward.retirements FOR SELECT TO pg_monitor USING (true);
+REVOKE ALL ON steward.leases, steward.job_runs, steward.job_state, steward.retirements FROM PUBLIC;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Context;
+use super::{Context, Report};
 use crate::db::retry::Backoff;
 use crate::db::{Error, Kind, TxOptions};
 
@@ -96,6 +96,39 @@ impl Failures {
     }
 }
 
+/// Objects that this role may not do the job on.
+#[derive(Debug, Default)]
+pub struct NotPermitted {
+    met: Vec<(String, String)>,
+}
+
+impl NotPermitted {
+    /// Names told one by one; the rest is counted.
+    const NAMED: usize = 10;
+
+    /// Keeps an object and the GRANT that would permit it.
+    pub fn keep(&mut self, object: &str, grant: &str) {
+        self.met.push((object.to_owned(), grant.to_owned()));
+    }
+
+    /// Tells the report: a skipped run where `nothing_else` was done or tried, else warnings.
+    pub fn tell(self, report: &mut Report, nothing_else: bool) {
+        let more = self.met.len().saturating_sub(Self::NAMED);
+        if nothing_else && !self.met.is_empty() {
+            let grants: Vec<&str> = self.met.iter().take(Self::NAMED).map(|(_, grant)| grant.as_str()).collect();
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            report.skipped = Some(format!("not_permitted: needs {}{more}", grants.join("; ")));
+            return;
+        }
+        for (object, grant) in self.met.into_iter().take(Self::NAMED) {
+            report.warnings.push(format!("{object}: not permitted, needs {grant}"));
+        }
+        if more > 0 {
+            report.warnings.push(format!("{more} more are not permitted; the run's detail names them"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +142,28 @@ mod tests {
         assert_eq!(error.kind(), Kind::Permission);
         assert_eq!(error.to_string(), "2 failed: a.b (permission): not yours; c.d (lock_timeout): busy");
         assert!(Failures::default().finish().is_none());
+    }
+
+    #[test]
+    fn what_is_not_permitted_is_a_reason_or_a_warning_and_bounded() {
+        let met = || {
+            let mut met = NotPermitted::default();
+            (0..12).for_each(|i| met.keep(&format!("a.t{i}"), &format!("GRANT {i}")));
+            met
+        };
+        let (mut alone, mut beside, mut nothing) = (Report::default(), Report::default(), Report::default());
+        met().tell(&mut alone, true);
+        let reason = alone.skipped.expect("skipped");
+        assert!(
+            reason.starts_with("not_permitted: needs GRANT 0; GRANT 1; ") && reason.ends_with("; and 2 more"),
+            "{reason}"
+        );
+        assert!(alone.warnings.is_empty());
+        met().tell(&mut beside, false);
+        assert_eq!((beside.skipped, beside.warnings.len()), (None, 11));
+        assert_eq!(beside.warnings[0], "a.t0: not permitted, needs GRANT 0");
+        NotPermitted::default().tell(&mut nothing, true);
+        assert_eq!((nothing.skipped, nothing.warnings.len()), (None, 0), "nothing to do is no want of privileges");
     }
 
     #[test]

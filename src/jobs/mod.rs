@@ -56,6 +56,9 @@ pub struct Report {
     pub stopped: bool,
     /// Set when there was nothing to do or nothing that could be done: why.
     pub skipped: Option<String>,
+    /// What could not be done as it should for want of a privilege or an index, each with the object and what
+    /// mends it. The run has succeeded all the same; the next one says them again.
+    pub warnings: Vec<String>,
     /// Set when some of it failed: the run has failed, and what it did is still told.
     pub failure: Option<Error>,
 }

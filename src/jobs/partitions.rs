@@ -9,18 +9,21 @@ use serde_json::json;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
 use super::{Context, Report};
+use crate::config::Mode;
 use crate::db::{Error, Kind, quote_ident};
 use crate::observe::tables::partitions::{Partition, ahead, pending};
 use crate::observe::tables::relation::{Relation, find};
 use crate::store;
 use crate::store::partitions::{Ensured, Supplied};
 
-/// Makes partitions ahead for pgsteward's tables, and for the bundled set's where it is applied.
+/// Makes partitions ahead for pgsteward's tables; where it may maintain, also for the bundled set's if that
+/// is applied.
 pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
-    let tables = store::partitions::OWN.into_iter().chain(ctx.zentry.then_some(store::partitions::VM_METRICS));
+    let theirs = ctx.zentry && ctx.config.mode != Mode::Observe;
+    let tables = store::partitions::OWN.into_iter().chain(theirs.then_some(store::partitions::VM_METRICS));
     for table in tables {
         if ctx.stopping() {
             report.stopped = true;
@@ -87,15 +90,22 @@ async fn make(ctx: &mut Context<'_>, table: Supplied) -> Result<Ensured, Error> 
 }
 
 /// Finishes a DETACH CONCURRENTLY that was cut off between its two transactions. It waits for every
-/// snapshot that may still see the partition, 20 ms at a time.
+/// snapshot that may still see the partition, 20 ms at a time. Where retention had announced it, the table is
+/// retention's to drop from then on.
 pub(super) async fn finalize(ctx: &mut Context<'_>, relation: &Relation, partition: &Partition) -> Result<(), Error> {
     let sql = format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", relation.quoted(), partition.quoted());
     let sql = &sql;
     let mut attempts = LockAttempts::new();
     loop {
         let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
-        let done =
-            ctx.transaction(&options, |tx| Box::pin(async move { tx.batch("finish detaching", sql).await })).await;
+        let done = ctx
+            .transaction(&options, |tx| {
+                Box::pin(async move {
+                    store::retirements::confirm(tx, partition.oid).await?;
+                    tx.batch("finish detaching", sql).await
+                })
+            })
+            .await;
         match done {
             Ok(()) => return Ok(()),
             Err(error) => {

@@ -1,7 +1,7 @@
 //! Materialized views brought up to date.
 //!
 //! ```text
-//! look up ─► not ours to refresh? skipped ─► nothing changed beneath? unchanged
+//! look up ─► not permitted? told ─► nothing changed beneath? unchanged
 //!         ─► not populated: REFRESH ─► unique index: REFRESH CONCURRENTLY ─► none: refused
 //! ```
 //! A plain REFRESH locks readers out for as long as it takes, so it is done only where there is
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
+use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, NotPermitted, short};
 use super::{Context, Report};
 use crate::config::{JobName, Mode};
 use crate::db::{Error, Kind, TxOptions};
@@ -61,26 +61,45 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
+    let mut not_permitted = NotPermitted::default();
+    let mut nothing_else = true;
     for name in views {
         if ctx.stopping() {
             report.stopped = true;
             break;
         }
         match one(ctx, name, last.get(name)).await {
-            Ok((refreshed, outcome)) => {
-                report.rows += i64::from(refreshed);
+            Ok(Treated::Barred(grant)) => {
+                detail.insert(name.to_owned(), json!({ "skipped": format!("not permitted, needs {grant}") }));
+                not_permitted.keep(name, &grant);
+                continue;
+            }
+            Ok(Treated::Refreshed(outcome)) => {
+                report.rows += 1;
+                detail.insert(name.to_owned(), outcome);
+            }
+            Ok(Treated::Unchanged(outcome)) => {
                 detail.insert(name.to_owned(), outcome);
             }
             Err(error) => failures.keep(name, error)?,
         }
+        nothing_else = false;
     }
     report.failure = failures.finish();
+    let nothing_else = nothing_else && !report.stopped;
+    not_permitted.tell(&mut report, nothing_else);
     report.detail = detail.into();
     Ok(report)
 }
 
-/// Returns whether it was refreshed, and the detail.
-async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<(bool, Value), Error> {
+/// What became of a view, with the detail; or the GRANT that it needs.
+enum Treated {
+    Refreshed(Value),
+    Unchanged(Value),
+    Barred(String),
+}
+
+async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<Treated, Error> {
     let (schema, relation) = name.split_once('.').unwrap_or(("public", name));
     let options = short(ctx).read_only();
     let (view, now) = ctx
@@ -99,10 +118,9 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
         })?;
     let how = match decide(&view, &now, last, ctx.config.refresh.max_staleness) {
         Decision::Refresh(how) => how,
-        Decision::Skip(reason) => return Ok((false, json!({ "skipped": reason }))),
+        Decision::Barred => return Ok(Treated::Barred(view.grant)),
         Decision::Unchanged(kept) => {
-            return Ok((
-                false,
+            return Ok(Treated::Unchanged(
                 json!({ "unchanged": true, "fingerprint": kept.fingerprint, "refreshed_at": kept.refreshed_at }),
             ));
         }
@@ -118,7 +136,7 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
         Some(why) => outcome["always_because"] = json!(why),
         None => outcome["fingerprint"] = json!(now.fingerprint),
     }
-    Ok((true, outcome))
+    Ok(Treated::Refreshed(outcome))
 }
 
 /// How a view is refreshed.
@@ -133,7 +151,8 @@ enum How {
 enum Decision {
     Refresh(How),
     Unchanged(Refreshed),
-    Skip(String),
+    /// This role may not.
+    Barred,
     Refuse(String),
 }
 
@@ -143,10 +162,7 @@ fn decide(view: &View, now: &Beneath, last: Option<&Value>, max_staleness: Durat
         return Decision::Refuse(format!("{quoted} is no materialized view; remove it from refresh.views"));
     }
     if !view.permitted {
-        return Decision::Skip(format!(
-            "needs to act as its owner {}, or since PostgreSQL 17 GRANT MAINTAIN ON {quoted}",
-            view.owner
-        ));
+        return Decision::Barred;
     }
     if !view.populated {
         return Decision::Refresh(How::Plain);
@@ -196,7 +212,7 @@ mod tests {
             oid: 1,
             schema: "s".to_owned(),
             name: "v".to_owned(),
-            owner: "o".to_owned(),
+            grant: String::new(),
             kind: 'm',
             populated: true,
             permitted: true,

@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use super::Context;
 use super::attempts::short;
-use crate::db::Error;
+use crate::db::{Error, quote_literal};
 
 /// Why a job ends as skipped behind a transaction pooler.
 pub const NEEDS_SESSION: &str =
     "the connection goes through a transaction pooler, which keeps no setting for us; needs database.direct_url";
 
-/// Runs one statement outside any transaction, with these bounds on the server.
+/// What is set for the statement and put back after it.
+const SETTINGS: [&str; 4] = ["search_path", "client_min_messages", "statement_timeout", "lock_timeout"];
+
+/// Runs one statement outside any transaction, with these bounds on the server; the session is then as it
+/// was before.
 pub async fn run(
     ctx: &mut Context<'_>,
     what: &'static str,
@@ -24,18 +28,29 @@ pub async fn run(
 ) -> Result<(), Error> {
     let options = short(ctx);
     ctx.transaction(&options, |_| Box::pin(async { Ok(()) })).await?;
+    let names: Vec<String> = SETTINGS.iter().map(|name| quote_literal(name)).collect();
     let settings = format!(
-        "SET search_path = pg_catalog, pg_temp; SET client_min_messages = warning; \
+        "SELECT current_setting(name) FROM unnest(ARRAY[{}]) WITH ORDINALITY AS s (name, place) ORDER BY place; \
+         SET search_path = pg_catalog, pg_temp; SET client_min_messages = warning; \
          SET statement_timeout = {}; SET lock_timeout = {}",
+        names.join(", "),
         millis(bound),
         millis(lock_timeout),
     );
-    ctx.conn.batch("set bounds", &settings).await?;
+    let before = ctx.conn.batch_values("set bounds", &settings).await?;
     let outcome = ctx.conn.batch(what, sql).await;
-    // The next user of the connection sets its own bounds; a failure here only means that it is gone.
-    let reset = "RESET search_path; RESET client_min_messages; RESET statement_timeout; RESET lock_timeout";
-    if let Err(error) = ctx.conn.batch("reset bounds", reset).await {
-        tracing::debug!(error = %error, "settings not reset");
+    // What the login set is gone after RESET, which goes back to the server's defaults: no bound at all.
+    let restore: Vec<String> = SETTINGS
+        .iter()
+        .zip(&before)
+        .filter_map(|(name, value)| {
+            let value = quote_literal(value.as_deref()?);
+            Some(format!("SELECT set_config('{name}', {value}, false)"))
+        })
+        .collect();
+    // A failure here only means that the connection is gone.
+    if let Err(error) = ctx.conn.batch("put bounds back", &restore.join("; ")).await {
+        tracing::debug!(error = %error, "settings not put back");
     }
     outcome
 }

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::attempts::{Failures, LOCK_TIMEOUT, rest, short};
+use super::attempts::{Failures, LOCK_TIMEOUT, NotPermitted, rest, short};
 use super::{Context, Report, unfenced};
 use crate::config::{Mode, Vacuum};
 use crate::db::{Error, Kind};
@@ -72,6 +72,11 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let (mut needy, barred): (Vec<Counters>, Vec<Counters>) = needy.into_iter().partition(|t| obstacle(t).is_none());
     let more = needy.len().saturating_sub(tables_max) + barred.len().saturating_sub(tables_max);
     needy.truncate(tables_max);
+    let mut not_permitted = NotPermitted::default();
+    for table in barred.iter().filter(|table| !table.permitted) {
+        not_permitted.keep(&table.name(), &table.grant);
+    }
+    let nothing_else = needy.is_empty() && barred.iter().all(|table| !table.permitted);
 
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
@@ -100,6 +105,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         }
     }
     report.failure = failures.finish();
+    not_permitted.tell(&mut report, nothing_else);
     if more > 0 {
         detail.insert("…".to_owned(), json!({ "left_for_the_next_run": more }));
     }
@@ -128,7 +134,7 @@ async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, bool), Error> {
 /// Why a table is left alone although it needs something.
 fn obstacle(table: &Counters) -> Option<String> {
     if !table.permitted {
-        Some(format!("needs ownership, or since PostgreSQL 17 GRANT MAINTAIN ON {}", table.quoted()))
+        Some(format!("not permitted, needs {}", table.grant))
     } else if table.being_vacuumed {
         Some("it is being vacuumed now".to_owned())
     } else {
@@ -245,6 +251,7 @@ mod tests {
             table: "t".to_owned(),
             parent: false,
             permitted: true,
+            grant: String::new(),
             live,
             dead,
             rows: live as f64,

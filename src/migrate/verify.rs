@@ -11,6 +11,7 @@ const STEWARD_OBJECTS: &[Object] = &[
     Object::Table("steward.leases"),
     Object::Table("steward.job_runs"),
     Object::Table("steward.job_state"),
+    Object::Table("steward.retirements"),
     Object::Table("steward.system_health"),
     Object::Table("steward.connection_metrics"),
     Object::Table("steward.audit_logs"),

@@ -8,5 +8,6 @@ pub mod health;
 pub mod history;
 pub mod leases;
 pub mod partitions;
+pub mod retirements;
 pub mod run_history;
 pub mod runs;

@@ -88,6 +88,15 @@ impl Bench {
         self.url.clone_from(&role.url);
     }
 
+    /// The statement that lets `role` vacuum or refresh what `owner` owns, by this server's version.
+    pub async fn maintain_grant(&self, relation: &str, owner: &Role, role: &Role) -> String {
+        if self.admin.number("SELECT current_setting('server_version_num')").await >= 170_000 {
+            format!("GRANT MAINTAIN ON {relation} TO {}", role.name)
+        } else {
+            format!("GRANT {} TO {}", owner.name, role.name)
+        }
+    }
+
     pub async fn database_name(&self) -> String {
         self.admin.text("SELECT current_database()").await
     }
@@ -127,6 +136,8 @@ impl Bench {
         ))
         .await;
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
+        let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized Options'";
+        let session = conn.batch_values("read settings", settings).await.unwrap();
         let mut ctx = Context {
             db: &db,
             config: &config,
@@ -144,6 +155,11 @@ impl Bench {
             Job::Vacuum => jobs::vacuum::run(&mut ctx).await,
             Job::Refresh => jobs::refresh::run(&mut ctx).await,
         };
+        // The next user of the connection relies on what the login set.
+        let now = conn.batch_values("read settings", settings).await;
+        let now = now.expect("the connection outlives its job");
+        let left: Vec<_> = now.iter().filter(|setting| !session.contains(setting)).flatten().collect();
+        assert!(left.is_empty(), "{job:?} left {left:?}");
         let (state, detail) = match &outcome {
             Ok(report) if report.failure.is_none() => ("succeeded", report.detail.clone()),
             Ok(report) => ("failed", report.detail.clone()),

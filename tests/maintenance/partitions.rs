@@ -1,5 +1,6 @@
 //! Partitions ahead.
 
+use pgsteward::config::Mode;
 use pgsteward::db::Kind;
 
 use crate::bench::{Bench, Job};
@@ -38,6 +39,20 @@ async fn missing_partitions_are_made_and_counted() {
     assert_eq!(report.rows, 3, "{}", report.detail);
     assert_eq!(ahead(&bench, "public.vm_metrics"), 3);
     assert_eq!(bench.run(Job::Partitions).await.unwrap().rows, 0);
+}
+
+#[tokio::test]
+async fn observing_makes_only_our_own() {
+    let mut bench = Bench::new().await;
+    bench.zentry = true;
+    bench.config.mode = Mode::Observe;
+    drop_ahead(&bench, "public.vm_metrics").await;
+    drop_ahead(&bench, "steward.audit_logs").await;
+    let before = bench.count("pg_inherits WHERE inhparent = 'public.vm_metrics'::regclass").await;
+    let report = bench.run(Job::Partitions).await.unwrap();
+    assert_eq!(report.rows, 3, "the audit trail's: {}", report.detail);
+    assert!(report.detail.get("public.vm_metrics").is_none(), "{}", report.detail);
+    assert_eq!(bench.count("pg_inherits WHERE inhparent = 'public.vm_metrics'::regclass").await, before);
 }
 
 #[tokio::test]

@@ -1,12 +1,16 @@
 //! Rows past their time, by slices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use pgsteward::config::Mode;
-use pgsteward::db::Kind;
+use pgsteward::config::{self, Mode, Secret, SecretSource};
+use pgsteward::db::{Database, Kind, Purpose, TxOptions};
+use pgsteward::lifecycle::Tasks;
+use pgsteward::observe::tables::pressure::{self, Pressure};
+use pgsteward::telemetry::Metrics;
 
 use crate::bench::{Bench, DAY, Job};
-use crate::harness::{BOUND, wait_until};
+use crate::harness::{BOUND, PrivateServer, wait_until};
 
 /// `public.events` with this many rows of 20 days ago, one a second, and 100 of now.
 async fn events(bench: &mut Bench, old: i64) {
@@ -229,6 +233,160 @@ async fn a_referenced_row_fails_its_table_alone() {
     let text = bench.run(Job::Retention).await.unwrap_err().to_string();
     assert!(text.contains("1 failed: public.cause (sql)") && text.contains("effect"), "{text}");
     assert_eq!(bench.count("public.events").await, 100);
+}
+
+/// `public.cause`, an old row and a young one, and `public.effect`, which refers to both.
+async fn cause(bench: &mut Bench, on_delete: &str, indexed: bool) {
+    bench
+        .sql(&format!(
+            "CREATE TABLE public.cause (id int PRIMARY KEY, ts timestamptz); CREATE INDEX ON public.cause (ts);
+             CREATE TABLE public.effect (cause int DEFAULT 2 CONSTRAINT effect_key REFERENCES public.cause {on_delete},
+                                         ts timestamptz DEFAULT now());
+             INSERT INTO public.cause VALUES (1, '2001-01-01'), (2, now());
+             INSERT INTO public.effect VALUES (1), (2)"
+        ))
+        .await;
+    if indexed {
+        bench.sql("CREATE INDEX ON public.effect (cause) WHERE cause IS NOT NULL").await;
+    }
+    bench.keep("public.cause", "ts", 10 * DAY);
+}
+
+#[tokio::test]
+async fn rows_of_tables_that_nobody_named_are_not_deleted_nor_changed() {
+    for on_delete in ["CASCADE", "SET NULL", "SET DEFAULT"] {
+        let mut bench = Bench::new().await;
+        cause(&mut bench, &format!("ON DELETE {on_delete}"), true).await;
+        let text = bench.run(Job::Retention).await.unwrap_err().to_string();
+        assert!(text.contains(&format!("ON DELETE {on_delete}")) && text.contains("effect_key"), "{text}");
+        assert!(text.contains("public.effect is not named in retention"), "{text}");
+        assert_eq!(bench.count("public.effect WHERE cause = 1").await, 1);
+        assert_eq!(bench.count("public.cause").await, 2);
+
+        // Named, but kept for longer; then for no longer.
+        bench.keep("public.effect", "ts", 11 * DAY);
+        let text = bench.run(Job::Retention).await.unwrap_err().to_string();
+        assert!(text.contains("keeps public.effect for longer"), "{text}");
+        bench.keep("public.effect", "ts", 10 * DAY);
+        let report = bench.run(Job::Retention).await.unwrap();
+        assert_eq!(bench.count("public.effect WHERE cause = 1").await, 0);
+        let note = report.detail["public.cause"]["notes"][0].as_str().unwrap_or_default();
+        assert!(note.contains("whatever their age"), "{}", report.detail);
+        assert_eq!(report.warnings, Vec::<String>::new(), "an index over what is not NULL serves");
+    }
+}
+
+#[tokio::test]
+async fn a_cascade_is_followed_through_partitions_and_further_keys() {
+    let mut bench = Bench::new().await;
+    bench
+        .sql(
+            "CREATE TABLE public.cause (id int, ts timestamptz, PRIMARY KEY (id, ts)) PARTITION BY RANGE (ts);
+             CREATE INDEX ON public.cause (ts);
+             CREATE TABLE public.cause_1 PARTITION OF public.cause DEFAULT;
+             CREATE TABLE public.effect (id int PRIMARY KEY, c int, cts timestamptz, ts timestamptz,
+                                         FOREIGN KEY (c, cts) REFERENCES public.cause ON DELETE CASCADE);
+             CREATE INDEX ON public.effect (cts, c);
+             CREATE TABLE public.far (id int, effect int REFERENCES public.effect ON DELETE SET NULL) PARTITION BY HASH (id);
+             CREATE TABLE public.far_1 PARTITION OF public.far FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+             CREATE INDEX ON public.far (effect);
+             INSERT INTO public.cause VALUES (1, '2001-01-01');
+             INSERT INTO public.effect VALUES (1, 1, '2001-01-01', now()); INSERT INTO public.far VALUES (1, 1)",
+        )
+        .await;
+    bench.keep("public.cause", "ts", 10 * DAY);
+    bench.keep("public.effect", "ts", 10 * DAY);
+    let text = bench.run(Job::Retention).await.unwrap_err().to_string();
+    assert!(text.contains("2 failed: public.cause") && text.contains("public.far is not named in retention"), "{text}");
+    assert!(!text.contains("far_1") && !text.contains("public.effect is not named"), "{text}");
+    assert_eq!(bench.count("public.far WHERE effect = 1").await, 1);
+}
+
+#[tokio::test]
+async fn a_key_without_an_index_is_told_and_refused_where_the_child_is_large() {
+    let mut bench = Bench::new().await;
+    cause(&mut bench, "", false).await;
+    bench.sql("DELETE FROM public.effect WHERE cause = 1").await;
+    let mend = "CREATE INDEX CONCURRENTLY ON \"public\".\"effect\" (cause)";
+    let report = bench.run(Job::Retention).await.unwrap();
+    let [warning] = &report.warnings[..] else { panic!("{report:?}") };
+    assert!(warning.starts_with("public.cause: ") && warning.ends_with(mend), "{warning}");
+    assert_eq!(report.rows, 1);
+
+    bench
+        .sql(
+            "ALTER TABLE public.effect ADD pad text;
+             INSERT INTO public.effect SELECT 2, now(), repeat('x', 900) FROM generate_series(1, 10000);
+             INSERT INTO public.cause VALUES (1, '2001-01-01')",
+        )
+        .await;
+    let text = bench.run(Job::Retention).await.unwrap_err().to_string();
+    assert!(text.ends_with(mend), "{text}");
+    assert_eq!(bench.count("public.cause").await, 2);
+    bench.sql("CREATE INDEX ON public.effect (cause)").await;
+    assert_eq!(bench.run(Job::Retention).await.unwrap().rows, 1);
+}
+
+/// What a job's connection to this server reads of the pressure on it.
+async fn pressure_at(url: &str) -> Pressure {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let url = Some(SecretSource::Inline(Secret::new(url)));
+    let settings = config::Database { url, ..config::Database::default() };
+    let db = Database::new("main", &settings, 1, &Tasks::new(), &metrics);
+    let mut conn = db.acquire(Purpose::Job).await.unwrap();
+    let options = TxOptions::within(BOUND).read_only();
+    conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await })).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_lag_that_is_hidden_is_not_taken_for_none() {
+    // A standby is seen by every test of a shared server.
+    let server = PrivateServer::start(&[]).await;
+    let admin = server.client().await;
+    admin
+        .batch_execute(
+            "CREATE ROLE plain LOGIN PASSWORD 'p'; CREATE ROLE monitor LOGIN PASSWORD 'p' IN ROLE pg_monitor",
+        )
+        .await
+        .unwrap();
+    let url = |role: &str| format!("postgresql://{role}:p@{}/postgres", server.address());
+    assert!(!pressure_at(&url("plain")).await.lag_hidden, "there is no standby");
+    // A session that asks to be a standby's, without being one.
+    let standby = tokio::process::Command::new(server.ephemeral().bin_dir().join("psql"))
+        .arg(format!("{}?replication=true", server.url_at(server.address(), "postgres")))
+        .stdin(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("psql starts");
+    wait_until("the standby is seen", BOUND, async || {
+        admin.number("SELECT count(*) FROM pg_stat_replication").await > 0
+    })
+    .await;
+    assert!(pressure_at(&url("plain")).await.lag_hidden);
+    assert!(!pressure_at(&url("monitor")).await.lag_hidden);
+    drop(standby);
+}
+
+#[tokio::test]
+async fn that_wal_is_not_archived_is_seen_and_ends() {
+    let server =
+        PrivateServer::start(&[("archive_mode", "on"), ("archive_command", "false"), ("wal_level", "replica")]).await;
+    let admin = server.client().await;
+    // The server archives nothing before there is a whole segment.
+    admin.batch_execute("CREATE TABLE t AS SELECT 1; SELECT pg_switch_wal()").await.unwrap();
+    wait_until("archiving fails", BOUND, async || pressure_at(&server.url()).await.archiving_fails).await;
+    admin.batch_execute("ALTER SYSTEM SET archive_command = 'true'").await.unwrap();
+    server.reload().await;
+    wait_until("archiving goes on", BOUND, async || !pressure_at(&server.url()).await.archiving_fails).await;
+}
+
+#[tokio::test]
+async fn a_table_of_that_name_is_not_the_bundled_set_s() {
+    let bench = Bench::new().await;
+    bench.sql("INSERT INTO public.vm_metrics (vm_id, cpu_percent, memory_percent, created_at) VALUES (gen_random_uuid(), 1, 2, '2001-01-01')").await;
+    let report = bench.run(Job::Retention).await.unwrap();
+    assert!(report.detail.get("public.vm_metrics").is_none(), "{}", report.detail);
+    assert_eq!(bench.count("public.vm_metrics").await, 1);
 }
 
 #[tokio::test]

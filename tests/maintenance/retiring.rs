@@ -76,17 +76,27 @@ async fn a_lock_on_the_partition_is_tried_again() {
     assert_eq!(report.unwrap().detail["public.parts"]["partitions"].as_array().unwrap().len(), 2);
 }
 
+/// Detaches `parts_1` and leaves the journal as a run that was cut off does.
+async fn detached(bench: &Bench, confirmed: bool) {
+    bench
+        .sql(&format!(
+            "ALTER TABLE public.parts DETACH PARTITION public.parts_1;
+             INSERT INTO steward.retirements
+                    (partition, partition_name, parent, parent_name, upper_bound, detached, run_id)
+             VALUES ('public.parts_1'::regclass, '\"public\".\"parts_1\"', 'public.parts'::regclass,
+                     '\"public\".\"parts\"', '2001-02-01 00:00:00+00', {confirmed}, gen_random_uuid())"
+        ))
+        .await;
+}
+
+const JOURNAL: &str = "steward.retirements";
+const FIRST: &str = "pg_class WHERE relname = 'parts_1'";
+
 #[tokio::test]
 async fn a_detached_partition_whose_rows_are_to_be_kept_now_is_not_dropped() {
     let mut bench = Bench::new().await;
     parts(&mut bench, false).await;
-    bench
-        .sql(
-            "ALTER TABLE public.parts DETACH PARTITION public.parts_1;
-             COMMENT ON TABLE public.parts_1 IS
-             'pgsteward retires this partition of \"public\".\"parts\": all rows before 2001-02-01 00:00:00+00'",
-        )
-        .await;
+    detached(&bench, true).await;
     bench.keep("public.parts", "ts", 100 * 365 * DAY);
     let report = bench.run(Job::Retention).await.unwrap();
     let note = report.detail["public.parts"]["notes"][0].as_str().unwrap_or_default();
@@ -94,7 +104,93 @@ async fn a_detached_partition_whose_rows_are_to_be_kept_now_is_not_dropped() {
     assert_eq!(bench.count("public.parts_1").await, 1);
     bench.keep("public.parts", "ts", 30 * DAY);
     bench.run(Job::Retention).await.unwrap();
-    assert_eq!(bench.count("pg_class WHERE relname = 'parts_1'").await, 0);
+    assert_eq!((bench.count(FIRST).await, bench.count(JOURNAL).await), (0, 0));
+}
+
+#[tokio::test]
+async fn what_may_not_be_ours_is_told_and_never_dropped() {
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    detached(&bench, false).await;
+    for _ in 0..2 {
+        let report = bench.run(Job::Retention).await.unwrap();
+        let [warning] = &report.warnings[..] else { panic!("{report:?}") };
+        assert!(warning.starts_with("public.parts: public.parts_1 was to be detached and dropped"), "{warning}");
+        assert_eq!(bench.count("public.parts_1").await, 1);
+    }
+    // One of the ways out that it names.
+    bench.sql("ALTER TABLE public.parts_1 RENAME TO parts_kept").await;
+    assert_eq!(bench.run(Job::Retention).await.unwrap().warnings, Vec::<String>::new());
+    assert_eq!((bench.count("public.parts_kept").await, bench.count(JOURNAL).await), (1, 0));
+}
+
+#[tokio::test]
+async fn a_confirmed_table_that_was_renamed_replaced_or_attached_again_is_left_alone() {
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    detached(&bench, true).await;
+    bench
+        .sql("ALTER TABLE public.parts_1 RENAME TO parts_kept; CREATE TABLE public.parts_1 AS SELECT 1 AS other")
+        .await;
+    bench.run(Job::Retention).await.unwrap();
+    assert_eq!((bench.count("public.parts_kept").await, bench.count("public.parts_1").await), (1, 1));
+    assert_eq!(bench.count(JOURNAL).await, 0);
+
+    // Attached again, with the same bounds: past, so it goes the whole way once more, announced anew.
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    detached(&bench, true).await;
+    bench
+        .sql(
+            "ALTER TABLE public.parts ATTACH PARTITION public.parts_1 FOR VALUES FROM ('2001-01-01') TO ('2001-02-01')",
+        )
+        .await;
+    bench.keep("public.parts", "ts", 100 * 365 * DAY);
+    bench.run(Job::Retention).await.unwrap();
+    assert_eq!(bench.count(JOURNAL).await, 0, "or it would be dropped after an operator's next detach");
+    assert_eq!(bench.admin.text(LEFT).await, "1,2,3,4");
+}
+
+/// An operator takes a partition off, to keep it, while the job stands in the parent's queue.
+#[tokio::test]
+async fn a_partition_that_an_operator_takes_off_meanwhile_is_his() {
+    for with_default in [false, true] {
+        let mut bench = Bench::new().await;
+        parts(&mut bench, with_default).await;
+        bench.sql("COMMENT ON TABLE public.parts_1 IS 'the auditors want this one'").await;
+        let operator = bench.database.client().await;
+        operator.batch_execute("BEGIN; LOCK TABLE ONLY public.parts IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+        let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
+            bench.job_waits_for_lock().await;
+            operator.batch_execute("ALTER TABLE public.parts DETACH PARTITION public.parts_1; COMMIT").await.unwrap();
+        });
+        let report = report.unwrap();
+        let detail = &report.detail["public.parts"];
+        assert_eq!(detail["partitions"], serde_json::json!(["public.parts_2"]), "{detail}");
+        assert!(detail["notes"][0].as_str().unwrap().starts_with("public.parts_1 was detached"), "{detail}");
+        assert_eq!(bench.count(JOURNAL).await, 0);
+
+        let again = bench.run(Job::Retention).await.unwrap();
+        assert_eq!(bench.count("public.parts_1").await, 1, "a later run takes it for nobody's: {}", again.detail);
+        let comment = "SELECT obj_description('public.parts_1'::regclass)";
+        assert_eq!(bench.admin.text(comment).await, "the auditors want this one");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_stays_leaves_no_trap_behind() {
+    let mut bench = Bench::new().await;
+    parts(&mut bench, false).await;
+    bench.timeout = std::time::Duration::from_secs(5);
+    let operator = bench.database.client().await;
+    operator.batch_execute("BEGIN; LOCK TABLE ONLY public.parts IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    let error = bench.run(Job::Retention).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
+    assert_eq!(bench.count(JOURNAL).await, 0, "nothing was begun, so nothing is announced");
+    operator.batch_execute("ALTER TABLE public.parts DETACH PARTITION public.parts_1; COMMIT").await.unwrap();
+
+    bench.run(Job::Retention).await.unwrap();
+    assert_eq!(bench.count("public.parts_1").await, 1);
 }
 
 #[tokio::test]
@@ -165,35 +261,31 @@ async fn a_reader_that_stays_fails_the_table_alone_and_a_later_run_finishes() {
 
 #[tokio::test]
 async fn a_run_cut_off_between_detach_and_drop_is_resumed() {
-    let mut bench = Bench::new().await;
-    parts(&mut bench, false).await;
-    let reader = bench.database.client().await;
-    reader.batch_execute("BEGIN; SELECT count(*) FROM public.parts").await.unwrap();
-    // Dropping the run's future leaves everything where it is, as a crash does.
-    tokio::select! {
-        outcome = bench.run(Job::Retention) => panic!("it cannot end before the reader: {outcome:?}"),
-        () = wait_until("the detach is pending", BOUND, async || {
-            bench.count("pg_inherits WHERE inhdetachpending").await == 1
-        }) => {}
+    for finished_by_hand in [false, true] {
+        let mut bench = Bench::new().await;
+        parts(&mut bench, false).await;
+        let reader = bench.database.client().await;
+        reader.batch_execute("BEGIN; SELECT count(*) FROM public.parts").await.unwrap();
+        // Dropping the run's future leaves everything where it is, as a crash does.
+        tokio::select! {
+            outcome = bench.run(Job::Retention) => panic!("it cannot end before the reader: {outcome:?}"),
+            () = wait_until("the detach is known to be ours", BOUND, async || {
+                bench.count("steward.retirements WHERE detached").await == 1
+            }) => {}
+        }
+        let job = "pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'";
+        wait_until("the cut off run's session is gone", BOUND, async || bench.count(job).await == 0).await;
+        assert_eq!(bench.count("pg_inherits WHERE inhdetachpending").await, 1);
+        reader.batch_execute("COMMIT").await.unwrap();
+        bench.sql("DELETE FROM steward.job_runs").await;
+        if finished_by_hand {
+            bench.sql("ALTER TABLE public.parts DETACH PARTITION public.parts_1 FINALIZE").await;
+        }
+        let report = bench.run(Job::Retention).await.unwrap();
+        let both = serde_json::json!(["public.parts_1", "public.parts_2"]);
+        assert_eq!(report.detail["public.parts"]["partitions"], both, "{}", report.detail);
+        assert_eq!((bench.count(FIRST).await, bench.count(JOURNAL).await), (0, 0));
     }
-    reader.batch_execute("COMMIT").await.unwrap();
-    wait_until("the cut off run's session is gone", BOUND, async || {
-        bench.count("pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'").await
-            == 0
-    })
-    .await;
-    // Somebody finished the detach; the table stands alone.
-    bench.sql("DELETE FROM steward.job_runs").await;
-    bench
-        .sql(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending) THEN
-               ALTER TABLE public.parts DETACH PARTITION public.parts_1 FINALIZE; END IF; END $$",
-        )
-        .await;
-    assert_eq!(bench.count("pg_class WHERE relname = 'parts_1' AND NOT relispartition").await, 1);
-    let report = bench.run(Job::Retention).await.unwrap();
-    assert_eq!(report.detail["public.parts"]["partitions"], serde_json::json!(["public.parts_1", "public.parts_2"]));
-    assert_eq!(bench.count("pg_class WHERE relname = 'parts_1'").await, 0);
 }
 
 #[tokio::test]

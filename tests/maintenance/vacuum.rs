@@ -67,8 +67,16 @@ async fn a_table_of_another_owner_is_skipped_with_the_grant() {
     // pgsteward's own schema for the fence, and nothing else.
     bench.run_as(&steward).await;
     let report = bench.run(Job::Vacuum).await.unwrap();
-    let skipped = report.detail["public.theirs"]["skipped"].as_str().unwrap_or_default();
-    assert!(skipped.contains("GRANT MAINTAIN ON \"public\".\"theirs\""), "{}", report.detail);
+    let grant = bench.maintain_grant("public.theirs", &owner, &steward).await;
+    let reason = report.skipped.as_deref().unwrap_or_default();
+    assert!(reason.starts_with("not_permitted: ") && reason.contains(&grant), "{report:?}");
+    assert!(report.detail["public.theirs"]["skipped"].as_str().unwrap_or_default().contains(&grant), "{report:?}");
+    assert!(report.warnings.is_empty(), "{report:?}");
+
+    // The statement that it names mends it.
+    bench.sql(&grant).await;
+    let report = bench.run(Job::Vacuum).await.unwrap();
+    assert_eq!((report.rows, &report.skipped), (1, &None), "{report:?}");
 }
 
 #[tokio::test]
@@ -83,6 +91,13 @@ async fn what_is_not_permitted_takes_no_place_from_what_is() {
     let report = bench.run(Job::Vacuum).await.unwrap();
     assert_eq!(report.detail["public.mine"]["dead_after"], 0, "{}", report.detail);
     assert!(report.detail["public.theirs"]["skipped"].is_string(), "{}", report.detail);
+    assert!(report.skipped.is_none(), "{report:?}");
+    let [warning] = &report.warnings[..] else { panic!("{report:?}") };
+    // The superuser's: nobody is told to become one.
+    assert!(
+        warning.starts_with("public.theirs: not permitted, needs ") && !warning.contains("GRANT postgres"),
+        "{warning}"
+    );
 }
 
 #[tokio::test]

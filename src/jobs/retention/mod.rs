@@ -14,6 +14,8 @@
 
 mod pace;
 mod purge;
+mod references;
+mod resume;
 mod retire;
 mod slices;
 mod targets;
@@ -51,7 +53,20 @@ struct Outcome {
     pub throttled_ms: u64,
     pub throttled_by: BTreeSet<&'static str>,
     pub notes: Vec<String>,
+    /// Those of the notes that somebody should mend.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
     pub error: Option<String>,
+}
+
+impl Outcome {
+    /// Notes what somebody should mend, once.
+    fn warn(&mut self, what: String) {
+        if !self.warnings.contains(&what) {
+            self.notes.push(what.clone());
+            self.warnings.push(what);
+        }
+    }
 }
 
 /// Purges every table that the configuration names or that is our own.
@@ -59,18 +74,20 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
-    for target in targets::targets(ctx.config, ctx.zentry) {
+    let targets = targets::targets(ctx.config, ctx.zentry);
+    for target in &targets {
         if ctx.stopping() {
             report.stopped = true;
             break;
         }
         let name = target.name();
         let mut outcome = Outcome::default();
-        let ended = purge::table(ctx, &target, &mut outcome).await;
+        let ended = purge::table(ctx, target, &targets, &mut outcome).await;
         let labels = [ctx.db.name(), &name];
         ctx.metrics.retention_rows.with_label_values(&labels).inc_by(outcome.rows);
         ctx.metrics.retention_partitions.with_label_values(&labels).inc_by(outcome.partitions.len() as u64);
         report.rows += i64::try_from(outcome.rows).unwrap_or(i64::MAX);
+        report.warnings.extend(outcome.warnings.iter().map(|warning| format!("{name}: {warning}")));
         match ended {
             Ok(Ended::Whole) => {}
             Ok(Ended::Stopped) => report.stopped = true,

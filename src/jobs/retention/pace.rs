@@ -67,6 +67,8 @@ impl Pace {
 pub enum Yield {
     /// A standby lags: until it has caught up.
     ReplicaLag,
+    /// WAL is not being archived, so all that is written piles up on the server's disk: until it is.
+    WalArchiving,
     /// Somebody waited for the slice's locks: once.
     LockWaiters,
 }
@@ -76,6 +78,7 @@ impl Yield {
     pub fn as_str(self) -> &'static str {
         match self {
             Yield::ReplicaLag => "replica_lag",
+            Yield::WalArchiving => "wal_archiving",
             Yield::LockWaiters => "lock_waiters",
         }
     }
@@ -85,6 +88,8 @@ impl Yield {
 pub fn judge(pressure: Pressure) -> Option<Yield> {
     if pressure.replay_lag_seconds.is_some_and(|lag| lag > LAG_MAX_SECONDS) {
         Some(Yield::ReplicaLag)
+    } else if pressure.archiving_fails {
+        Some(Yield::WalArchiving)
     } else if pressure.waiters > 0 {
         Some(Yield::LockWaiters)
     } else {
@@ -137,12 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn lag_and_waiters_are_reasons_to_yield() {
-        let pressure = |replay_lag_seconds, waiters| Pressure { replay_lag_seconds, waiters };
-        assert_eq!(judge(pressure(None, 0)), None);
-        assert_eq!(judge(pressure(Some(1.5), 0)), None);
-        assert_eq!(judge(pressure(Some(1.6), 0)), Some(Yield::ReplicaLag));
-        assert_eq!(judge(pressure(Some(0.1), 1)), Some(Yield::LockWaiters));
-        assert_eq!(judge(pressure(Some(9.0), 1)), Some(Yield::ReplicaLag));
+    fn lag_archiving_and_waiters_are_reasons_to_yield() {
+        let pressure = |replay_lag_seconds, archiving_fails, waiters| Pressure {
+            replay_lag_seconds,
+            archiving_fails,
+            waiters,
+            ..Pressure::default()
+        };
+        assert_eq!(judge(pressure(None, false, 0)), None);
+        assert_eq!(judge(pressure(Some(1.5), false, 0)), None);
+        assert_eq!(judge(pressure(Some(1.6), false, 0)), Some(Yield::ReplicaLag));
+        assert_eq!(judge(pressure(Some(0.1), false, 1)), Some(Yield::LockWaiters));
+        assert_eq!(judge(pressure(Some(9.0), true, 1)), Some(Yield::ReplicaLag));
+        assert_eq!(judge(pressure(None, true, 1)), Some(Yield::WalArchiving));
     }
 }

@@ -3,17 +3,18 @@
 use super::pace::Pace;
 use super::slices::{self, Slicing};
 use super::targets::Target;
-use super::{ACTOR, Outcome, retire};
+use super::{ACTOR, Outcome, references, retire};
 use crate::db::{Error, Kind, TxOptions};
 use crate::jobs::Context;
 use crate::jobs::attempts::short;
 use crate::observe::tables::partitions::Stamp;
+use crate::observe::tables::references::references;
 use crate::observe::tables::relation::{Leaf, Relation, cutoff, find, leaves};
 use crate::store::audit::Event;
 use crate::store::partitions::SCHEMA;
 
 /// Up to this size a table is purged without an index on its column: reading all of it is cheap.
-const SMALL_BYTES: i64 = 8 * 1024 * 1024;
+pub const SMALL_BYTES: i64 = 8 * 1024 * 1024;
 
 /// How the work on a table ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +33,13 @@ pub struct Table {
     pub cutoff: String,
 }
 
-/// Purges one table.
-pub async fn table(ctx: &mut Context<'_>, target: &Target, outcome: &mut Outcome) -> Result<Ended, Error> {
+/// Purges one table; `targets` are all that retention names.
+pub async fn table(
+    ctx: &mut Context<'_>,
+    target: &Target,
+    targets: &[Target],
+    outcome: &mut Outcome,
+) -> Result<Ended, Error> {
     if target.column.is_some() && target.schema == SCHEMA {
         let what = "pgsteward's own tables have keys of their own (retention.audit_logs, …): remove this one";
         return Err(Error::new(Kind::Sql, what));
@@ -41,6 +47,10 @@ pub async fn table(ctx: &mut Context<'_>, target: &Target, outcome: &mut Outcome
     let table = &look_up(ctx, target).await?;
     outcome.column.clone_from(&table.column);
     outcome.cutoff.clone_from(&table.cutoff);
+    let options = short(ctx).read_only();
+    let oid = table.relation.oid;
+    let keys = ctx.conn.transaction(&options, |tx| Box::pin(async move { references(tx, oid).await })).await?;
+    references::check(target, targets, &keys, outcome)?;
 
     let roots = match retire::partitions(ctx, table, outcome).await? {
         retire::Left::Roots(roots) => roots,

@@ -1,23 +1,33 @@
 //! Partitions wholly past the cutoff, taken off and dropped.
 //!
-//! Without a default partition the detaching is CONCURRENTLY, which never makes a reader wait: the
-//! partition is marked by a comment (the intent), detached outside a transaction, dropped in a fenced
-//! one. Whatever of this a crash leaves, the next run finds: a mark, a detach to FINALIZE, or a marked
-//! table that stands alone. With a default partition PostgreSQL refuses CONCURRENTLY; then, and where
-//! the connection keeps no settings, both steps are one transaction.
+//! Without a default partition the detaching is CONCURRENTLY, which never makes a reader wait: the intent
+//! is journaled by the table's OID in a fenced transaction, the partition detached outside any, that
+//! confirmed, and the table dropped in a fenced one. A crash leaves what the next run reads:
+//!
+//! ```text
+//! announced, still attached        it never began: forgotten, begun anew
+//! announced, detach pending        FINALIZE, confirm, drop
+//! announced, standing alone        ours or somebody's who keeps it: told, never dropped
+//! confirmed, standing alone        dropped
+//! anything without a row           somebody else's: left alone
+//! ```
+//! With a default partition PostgreSQL refuses CONCURRENTLY; then, and where the connection keeps no
+//! settings, both steps are one transaction. Nobody renames, attaches or detaches a table between
+//! the look at it and the act: SHARE UPDATE EXCLUSIVE is taken first, beside which others read and write.
 //!
 //! Every lock is given up after 20 ms and tried again. That holds for the DROP too: where the table
 //! refers to others, dropping it takes their strongest lock, to remove the key's triggers.
 
 use serde_json::json;
 
-use super::Outcome;
 use super::purge::{Table, event};
-use crate::db::{Error, Kind, quote_literal};
+use super::{Outcome, resume};
+use crate::db::{Error, Kind, Tx};
 use crate::jobs::attempts::{LOCK_TIMEOUT, LockAttempts, short};
 use crate::jobs::{Context, partitions, unfenced};
-use crate::observe::tables::partitions::{Partition, list, orphans, pending};
+use crate::observe::tables::partitions::{Partition, attached, former, list, pending};
 use crate::store;
+use crate::store::retirements::{self, Intent};
 
 /// What is left for slices.
 pub enum Left {
@@ -33,7 +43,7 @@ pub async fn partitions(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outc
         // Not partitioned, or not by this column: rows of all ages lie everywhere.
         return Ok(Left::Roots(vec![table.relation.oid]));
     }
-    finish(ctx, table, outcome).await?;
+    resume::finish(ctx, table, outcome).await?;
     let mut roots = Vec::new();
     for partition in &parts(ctx, table).await? {
         if !partition.past {
@@ -43,7 +53,7 @@ pub async fn partitions(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outc
             continue;
         }
         if !(partition.owned && table.relation.owned) {
-            outcome.notes.push(format!(
+            outcome.warn(format!(
                 "{} is wholly past but not owned by this role: its rows are deleted, it is not dropped",
                 partition.name()
             ));
@@ -53,49 +63,21 @@ pub async fn partitions(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outc
         if ctx.stopping() {
             return Ok(Left::Stopped);
         }
-        if table.relation.default_partition || !ctx.conn.has_session_state() {
-            detach_and_drop(ctx, table, partition).await?;
+        let gone = if table.relation.default_partition || !ctx.conn.has_session_state() {
+            detach_and_drop(ctx, table, partition).await?
         } else {
-            detach_concurrently(ctx, table, partition).await?;
-            drop_table(ctx, table, &partition.quoted(), &partition.name()).await?;
+            detach_concurrently(ctx, table, partition).await?
+                && drop_detached(ctx, table, partition.oid, &partition.quoted(), &partition.name()).await?
+        };
+        if gone {
+            outcome.strategy.insert("partitions");
+            outcome.partitions.push(partition.name());
+        } else {
+            let note = "was detached, renamed or given other bounds by somebody else meanwhile: it is left alone";
+            outcome.notes.push(format!("{} {note}", partition.name()));
         }
-        outcome.strategy.insert("partitions");
-        outcome.partitions.push(partition.name());
     }
     Ok(Left::Roots(roots))
-}
-
-/// The comment by which a partition is marked before it is detached; the bound of its rows follows.
-fn mark(table: &Table) -> String {
-    format!("pgsteward retires this partition of {}: all rows before ", table.relation.quoted())
-}
-
-/// Takes up what was cut off: a pending detach, and tables that were detached but not dropped.
-async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<(), Error> {
-    let options = short(ctx).read_only();
-    let cut_off =
-        ctx.conn.transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await })).await?;
-    if let Some(partition) = cut_off {
-        partitions::finalize(ctx, &table.relation, &partition).await?;
-        outcome.notes.push(format!("an interrupted detach of {} was finished", partition.name()));
-    }
-    let mark = &mark(table);
-    let options = short(ctx).read_only();
-    let orphans = ctx
-        .conn
-        .transaction(&options, |tx| Box::pin(async move { orphans(tx, mark, table.stamp, &table.cutoff).await }))
-        .await?;
-    for orphan in orphans {
-        if !orphan.past {
-            let note = "was detached to be dropped, but its rows are no longer past the cutoff; drop or attach it";
-            outcome.notes.push(format!("{} {note}", orphan.name()));
-            continue;
-        }
-        drop_table(ctx, table, &orphan.quoted(), &orphan.name()).await?;
-        outcome.strategy.insert("partitions");
-        outcome.partitions.push(orphan.name());
-    }
-    Ok(())
 }
 
 async fn parts(ctx: &mut Context<'_>, table: &Table) -> Result<Vec<Partition>, Error> {
@@ -107,75 +89,177 @@ async fn parts(ctx: &mut Context<'_>, table: &Table) -> Result<Vec<Partition>, E
         .await
 }
 
-async fn detach_concurrently(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<(), Error> {
-    let upper = partition.upper.as_deref().unwrap_or_default();
-    let comment = quote_literal(&format!("{}{upper}", mark(table)));
-    retrying(ctx, "mark partition", &format!("COMMENT ON TABLE {} IS {comment}", partition.quoted()), None).await?;
+/// The partition whose detaching is unfinished, if there is one.
+pub async fn cut_off(ctx: &mut Context<'_>, table: &Table) -> Result<Option<Partition>, Error> {
+    let options = short(ctx).read_only();
+    ctx.conn.transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await })).await
+}
 
+/// Returns false where it is no longer ours to detach.
+async fn detach_concurrently(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
     let alter = format!("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", table.relation.quoted(), partition.quoted());
     let mut attempts = LockAttempts::new();
     loop {
+        if !announce(ctx, table, partition).await? {
+            return Ok(false);
+        }
         let bound = ctx.time_left();
         let error = match unfenced::run(ctx, "detach partition", &alter, bound, LOCK_TIMEOUT).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                confirm(ctx, partition.oid).await?;
+                return Ok(true);
+            }
             Err(error) => error.context(partition.name()),
         };
-        if error.kind() != Kind::LockTimeout {
+        if error.kind().is_connection() {
             return Err(error);
         }
-        // Somebody uses the table. Where the first of the two transactions was done, FINALIZE does the
-        // rest; where not, nothing has happened yet.
-        let options = short(ctx).read_only();
-        let cut_off =
-            ctx.conn.transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await })).await?;
-        match cut_off {
-            Some(cut_off) => return partitions::finalize(ctx, &table.relation, &cut_off).await,
-            None => attempts.after(ctx, error).await?,
+        // Where the first of its two transactions was done, FINALIZE does the rest; where not, nothing has
+        // happened yet, and what happens to the table from now on is not our doing.
+        if let Some(pending) = cut_off(ctx, table).await?.filter(|pending| pending.oid == partition.oid) {
+            // Ours for certain, since it is we who saw it begin; whoever finishes it.
+            confirm(ctx, partition.oid).await?;
+            if error.kind() != Kind::LockTimeout {
+                return Err(error);
+            }
+            partitions::finalize(ctx, &table.relation, &pending).await?;
+            return Ok(true);
+        }
+        forget(ctx, partition.oid).await?;
+        if error.kind() == Kind::LockTimeout {
+            // The next announcement looks whether it is still there.
+            attempts.after(ctx, error).await?;
+        } else if parts(ctx, table).await?.iter().any(|now| now.oid == partition.oid) {
+            return Err(error);
+        } else {
+            return Ok(false);
         }
     }
 }
 
-async fn detach_and_drop(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<(), Error> {
+/// Journals the intent. False where the partition is no longer as it was read.
+async fn announce(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
+    let (name, parent, upper) = (partition.quoted(), table.relation.quoted(), partition.upper.as_deref());
+    let intent = &Intent {
+        partition: partition.oid,
+        partition_name: &name,
+        parent: table.relation.oid,
+        parent_name: &parent,
+        upper: upper.unwrap_or_default(),
+        run_id: ctx.run_id,
+    };
+    let options = short(ctx);
+    ctx.transaction(&options, |tx| {
+        Box::pin(async move {
+            let as_it_was = unmoved(tx, table, partition).await?;
+            if as_it_was {
+                retirements::announce(tx, intent).await?;
+            }
+            Ok(as_it_was)
+        })
+    })
+    .await
+}
+
+/// Whether the table of this OID is still a partition of that name and wholly past the cutoff.
+async fn unmoved(tx: &Tx<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
+    let now = attached(tx, &table.relation, table.stamp, &table.cutoff, partition.oid).await?;
+    Ok(now.is_some_and(|now| now.past && !now.detach_pending && now.quoted() == partition.quoted()))
+}
+
+async fn confirm(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
+    let options = short(ctx);
+    ctx.transaction(&options, |tx| Box::pin(async move { retirements::confirm(tx, partition).await })).await
+}
+
+/// Takes the announcement back: the table is not ours to drop.
+pub async fn forget(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
+    let options = short(ctx);
+    ctx.transaction(&options, |tx| Box::pin(async move { retirements::forget(tx, partition).await })).await
+}
+
+/// Both steps at once. False where it is no longer as it was read.
+async fn detach_and_drop(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
     let (parent, child) = (table.relation.quoted(), partition.quoted());
-    let sql = format!("ALTER TABLE {parent} DETACH PARTITION {child}; DROP TABLE {child}");
-    retrying(ctx, "detach and drop partition", &sql, Some((table, &partition.name()))).await
-}
-
-async fn drop_table(ctx: &mut Context<'_>, table: &Table, quoted: &str, name: &str) -> Result<(), Error> {
-    retrying(ctx, "drop partition", &format!("DROP TABLE {quoted}"), Some((table, name))).await
-}
-
-/// Runs the statements in one fenced transaction, as often as a lock makes it necessary. What drops a
-/// partition is recorded before, so that its locks are held for as short as can be.
-async fn retrying(
-    ctx: &mut Context<'_>,
-    what: &'static str,
-    sql: &str,
-    drops: Option<(&Table, &str)>,
-) -> Result<(), Error> {
-    let record = drops.map(|(table, partition)| {
-        let details = json!({
-            "run_id": ctx.run_id, "column": table.column, "cutoff": table.cutoff, "partition": partition,
-        });
-        (table.relation.name(), details)
-    });
-    let record = &record;
+    let hold = &format!(
+        "LOCK TABLE ONLY {parent} IN SHARE UPDATE EXCLUSIVE MODE; \
+         LOCK TABLE ONLY {child} IN SHARE UPDATE EXCLUSIVE MODE"
+    );
+    let sql = &format!("ALTER TABLE {parent} DETACH PARTITION {child}; DROP TABLE {child}");
+    let (details, resource) = record(ctx, table, &partition.name());
+    let (details, resource) = (&details, &resource);
     let mut attempts = LockAttempts::new();
     loop {
         let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
         let done = ctx
             .transaction(&options, |tx| {
                 Box::pin(async move {
-                    if let Some((name, details)) = record {
-                        store::audit::record(tx, &event("retention.dropped", name, details)).await?;
+                    // Before the locks: there may be no table of that name any more.
+                    if !unmoved(tx, table, partition).await? {
+                        return Ok(false);
                     }
-                    tx.batch(what, sql).await
+                    tx.batch("hold partition", hold).await?;
+                    if !unmoved(tx, table, partition).await? {
+                        return Ok(false);
+                    }
+                    // Recorded before, so that the strong locks are held for as short as can be.
+                    store::audit::record(tx, &event("retention.dropped", resource, details)).await?;
+                    tx.batch("detach and drop partition", sql).await?;
+                    Ok(true)
                 })
             })
             .await;
         match done {
-            Ok(()) => return Ok(()),
+            Ok(gone) => return Ok(gone),
             Err(error) => attempts.after(ctx, error).await?,
         }
     }
+}
+
+/// Drops a table whose detach is confirmed, and its row in the journal. False where the journal no longer allows it.
+pub async fn drop_detached(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    oid: u32,
+    quoted: &str,
+    name: &str,
+) -> Result<bool, Error> {
+    let hold = &format!("LOCK TABLE ONLY {quoted} IN SHARE UPDATE EXCLUSIVE MODE");
+    let sql = &format!("DROP TABLE {quoted}");
+    let (details, resource) = record(ctx, table, name);
+    let (details, resource) = (&details, &resource);
+    let mut attempts = LockAttempts::new();
+    loop {
+        let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
+        let done = ctx
+            .transaction(&options, |tx| {
+                Box::pin(async move {
+                    if !retirements::take(tx, oid).await? {
+                        return Ok(false);
+                    }
+                    store::audit::record(tx, &event("retention.dropped", resource, details)).await?;
+                    tx.batch("hold partition", hold).await?;
+                    let now = former(tx, oid, table.stamp, &table.cutoff, &table.cutoff).await?;
+                    if !now.is_some_and(|now| !now.attached && now.quoted == quoted) {
+                        let what = format!("{name} was attached or renamed by somebody else: it is left alone");
+                        return Err(Error::new(Kind::Sql, what));
+                    }
+                    tx.batch("drop partition", sql).await?;
+                    Ok(true)
+                })
+            })
+            .await;
+        match done {
+            Ok(gone) => return Ok(gone),
+            Err(error) => attempts.after(ctx, error).await?,
+        }
+    }
+}
+
+/// What the audit trail is told of a drop, and of which table.
+fn record(ctx: &Context<'_>, table: &Table, partition: &str) -> (serde_json::Value, String) {
+    let details = json!({
+        "run_id": ctx.run_id, "column": table.column, "cutoff": table.cutoff, "partition": partition,
+    });
+    (details, table.relation.name())
 }

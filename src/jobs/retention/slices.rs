@@ -26,11 +26,15 @@ use crate::store;
 
 /// For a row lock of somebody's.
 const ROW_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-/// The longest single pause for a standby to catch up; then one slice is done all the same, so that a
-/// standby that never does cannot stop retention altogether.
+/// The longest single pause for a standby or the archiver to catch up; then one slice is done all the same,
+/// so that one that never does cannot stop retention altogether.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How often the lag is looked at during a pause.
+/// How often it is looked at during a pause.
 const PAUSE_STEP: Duration = Duration::from_millis(500);
+
+/// No lag read is not no lag.
+const LAG_HIDDEN: &str = "how far the standbys lag is not visible to this role, so they are not waited for: \
+                          GRANT pg_monitor to it";
 
 /// The slices of one table, over all tables beneath it.
 pub struct Slicing<'t> {
@@ -142,6 +146,9 @@ async fn pass(
         outcome.rows += slice.deleted;
         slicing.announced |= slice.deleted > 0;
         slicing.pace.took(elapsed, slice.deleted);
+        if slice.pressure.lag_hidden {
+            outcome.warn(LAG_HIDDEN.to_owned());
+        }
         let Some(next) = slice.next else { break };
         lo = next;
         give_way(ctx, &mut slicing.pace, elapsed, slice.pressure, outcome).await?;
@@ -249,14 +256,14 @@ async fn give_way(
             pace.halve();
             rest(ctx, elapsed).await;
         }
-        Some(reason @ Yield::ReplicaLag) => {
+        Some(reason @ (Yield::ReplicaLag | Yield::WalArchiving)) => {
             outcome.throttled_by.insert(reason.as_str());
             while started.elapsed() < PAUSE_MAX && !ctx.stopping() && !ctx.time_left().is_zero() {
                 rest(ctx, PAUSE_STEP).await;
                 let options = short(ctx).read_only();
                 let now =
                     ctx.conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await })).await?;
-                if judge(now) != Some(Yield::ReplicaLag) {
+                if judge(now) != Some(reason) {
                     break;
                 }
             }

@@ -6,6 +6,7 @@
 
 pub mod partitions;
 pub mod pressure;
+pub mod references;
 pub mod relation;
 pub mod vacuum;
 pub mod views;

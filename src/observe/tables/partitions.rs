@@ -50,7 +50,6 @@ pub struct Partition {
     pub past: bool,
     /// It may hold rows before the cutoff.
     pub begins_before: bool,
-    pub comment: Option<String>,
 }
 
 impl Partition {
@@ -80,6 +79,27 @@ fn bounds(stamp: Stamp) -> String {
 
 /// The direct partitions, earliest first; none for a table that is not partitioned by RANGE of a time.
 pub async fn list(tx: &Tx<'_>, relation: &Relation, stamp: Stamp, cutoff: &str) -> Result<Vec<Partition>, Error> {
+    read(tx, relation, stamp, cutoff, None).await
+}
+
+/// One table, if it is a direct partition at this moment.
+pub async fn attached(
+    tx: &Tx<'_>,
+    relation: &Relation,
+    stamp: Stamp,
+    cutoff: &str,
+    oid: u32,
+) -> Result<Option<Partition>, Error> {
+    Ok(read(tx, relation, stamp, cutoff, Some(oid)).await?.pop())
+}
+
+async fn read(
+    tx: &Tx<'_>,
+    relation: &Relation,
+    stamp: Stamp,
+    cutoff: &str,
+    only: Option<u32>,
+) -> Result<Vec<Partition>, Error> {
     if relation.key.is_none() {
         return Ok(Vec::new());
     }
@@ -88,18 +108,18 @@ pub async fn list(tx: &Tx<'_>, relation: &Relation, stamp: Stamp, cutoff: &str) 
                 pg_has_role(c.relowner, 'USAGE'),
                 CASE WHEN x.expr <> 'DEFAULT' THEN b.hi::text END,
                 x.expr <> 'DEFAULT' AND b.hi <= $2::{stamp},
-                b.lo < $2::{stamp},
-                obj_description(c.oid, 'pg_class')
+                b.lo < $2::{stamp}
            FROM pg_inherits i
            JOIN pg_class c ON c.oid = i.inhrelid
            JOIN pg_namespace n ON n.oid = c.relnamespace
            {}
-          WHERE i.inhparent = $1
+          WHERE i.inhparent = $1 AND ($3::oid IS NULL OR c.oid = $3)
           ORDER BY b.lo, c.oid",
         bounds(stamp),
         stamp = stamp.sql(),
     );
-    let rows = tx.rows("list partitions", &sql, &[(&relation.oid, Type::OID), (&cutoff, Type::TEXT)]).await?;
+    let params: [crate::db::Param<'_>; 3] = [(&relation.oid, Type::OID), (&cutoff, Type::TEXT), (&only, Type::OID)];
+    let rows = tx.rows("list partitions", &sql, &params).await?;
     Ok(rows
         .iter()
         .map(|row| Partition {
@@ -112,7 +132,6 @@ pub async fn list(tx: &Tx<'_>, relation: &Relation, stamp: Stamp, cutoff: &str) 
             upper: row.get(6),
             past: row.get(7),
             begins_before: row.get(8),
-            comment: row.get(9),
         })
         .collect())
 }
@@ -136,7 +155,6 @@ pub async fn pending(tx: &Tx<'_>, parent: u32) -> Result<Option<Partition>, Erro
         upper: None,
         past: false,
         begins_before: false,
-        comment: None,
     }))
 }
 
@@ -160,41 +178,41 @@ pub async fn ahead(tx: &Tx<'_>, schema: &str, table: &str) -> Result<i64, Error>
     Ok(tx.row("count partitions ahead", &sql, &[(&schema, Type::TEXT), (&table, Type::TEXT)]).await?.get(0))
 }
 
-/// A table that was detached to be dropped, and never was.
+/// A table that was a partition once, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Orphan {
-    pub schema: String,
-    pub table: String,
-    /// Its rows still lie before the cutoff.
+pub struct Former {
+    /// `"schema"."table"`, for SQL.
+    pub quoted: String,
+    /// `schema.table`, for people.
+    pub name: String,
+    /// It is a partition or inherits, be it of another table.
+    pub attached: bool,
+    pub owned: bool,
+    /// The bound that its rows had lies at or before the cutoff.
     pub past: bool,
 }
 
-impl Orphan {
-    /// `"schema"."table"`, for SQL.
-    pub fn quoted(&self) -> String {
-        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
-    }
-
-    /// `schema.table`, for people.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
-    }
-}
-
-/// Tables that stand alone and whose comment is `mark` followed by the bound under which their rows lie.
-pub async fn orphans(tx: &Tx<'_>, mark: &str, stamp: Stamp, cutoff: &str) -> Result<Vec<Orphan>, Error> {
+/// Looks a table up by its OID; `upper` is the exclusive bound that it had as a partition.
+pub async fn former(tx: &Tx<'_>, oid: u32, stamp: Stamp, upper: &str, cutoff: &str) -> Result<Option<Former>, Error> {
     let sql = format!(
-        "SELECT n.nspname::text, c.relname::text, m.bound::{stamp} <= $2::{stamp}
-           FROM pg_description d
-           JOIN pg_class c ON c.oid = d.objoid
+        "SELECT n.nspname::text, c.relname::text,
+                c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
+                pg_has_role(c.relowner, 'USAGE'),
+                $2::{stamp} <= $3::{stamp}
+           FROM pg_class c
            JOIN pg_namespace n ON n.oid = c.relnamespace
-          CROSS JOIN LATERAL (SELECT substr(d.description, length($1) + 1)) AS m (bound)
-          WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND starts_with(d.description, $1)
-            AND m.bound ~ '^\\d{{4,6}}-\\d\\d-\\d\\d[ \\d:.+]*$'
-            AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND pg_has_role(c.relowner, 'USAGE')
-          ORDER BY n.nspname, c.relname",
+          WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
         stamp = stamp.sql(),
     );
-    let rows = tx.rows("look for detached partitions", &sql, &[(&mark, Type::TEXT), (&cutoff, Type::TEXT)]).await?;
-    Ok(rows.iter().map(|row| Orphan { schema: row.get(0), table: row.get(1), past: row.get(2) }).collect())
+    let params: [crate::db::Param<'_>; 3] = [(&oid, Type::OID), (&upper, Type::TEXT), (&cutoff, Type::TEXT)];
+    Ok(tx.row_opt("look for a detached partition", &sql, &params).await?.map(|row| {
+        let (schema, table): (String, String) = (row.get(0), row.get(1));
+        Former {
+            quoted: format!("{}.{}", quote_ident(&schema), quote_ident(&table)),
+            name: format!("{schema}.{table}"),
+            attached: row.get(2),
+            owned: row.get(3),
+            past: row.get(4),
+        }
+    }))
 }

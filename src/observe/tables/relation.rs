@@ -89,6 +89,16 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
     })
 }
 
+/// SQL for the statement that would let this role VACUUM or REFRESH the relation `c` of the schema `n`.
+/// Nobody is told to become a member of a superuser.
+pub(super) const MAINTAIN_GRANT: &str = "
+    CASE WHEN current_setting('server_version_num')::int >= 170000
+         THEN format('GRANT MAINTAIN ON %I.%I TO %I', n.nspname, c.relname, current_user)
+         WHEN (SELECT o.rolsuper FROM pg_roles o WHERE o.oid = c.relowner)
+         THEN format('ALTER %s %I.%I OWNER TO %I', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END,
+                     n.nspname, c.relname, current_user)
+         ELSE format('GRANT %I TO %I', pg_get_userbyid(c.relowner), current_user) END";
+
 /// A table that holds rows itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {

@@ -2,6 +2,7 @@
 
 use tokio_postgres::types::Type;
 
+use super::relation::MAINTAIN_GRANT;
 use crate::db::{Error, Tx, quote_ident};
 
 /// A table with its counters.
@@ -14,6 +15,8 @@ pub struct Counters {
     pub parent: bool,
     /// Whether this role may VACUUM it (the owner, the database's owner, or MAINTAIN).
     pub permitted: bool,
+    /// The statement that would let it.
+    pub grant: String,
     pub live: i64,
     pub dead: i64,
     /// Rows in all, as the planner believes.
@@ -45,7 +48,8 @@ const CANDIDATES_MAX: i64 = 10_000;
 pub async fn counters(tx: &Tx<'_>, excluded: &[String], oid: Option<u32>) -> Result<Vec<Counters>, Error> {
     // MAINTAIN exists since 17 and is an error before; CASE keeps it from being asked. A parent's own
     // counters do not move: its leaves' do.
-    let sql = "
+    let sql = format!(
+        "
         SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p',
                pg_has_role(c.relowner, 'USAGE')
                  OR pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE')
@@ -57,7 +61,8 @@ pub async fn counters(tx: &Tx<'_>, excluded: &[String], oid: Option<u32>) -> Res
                c.relkind = 'p' AND s.rows > 0
                  AND coalesce(pg_stat_get_last_analyze_time(c.oid) < s.analyzed - interval '1 day', true)
                  AND coalesce(pg_stat_get_last_analyze_time(c.oid) < now() - interval '1 day', true),
-               EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.relid = c.oid)
+               EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.relid = c.oid),
+               {MAINTAIN_GRANT}
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (
@@ -80,10 +85,11 @@ pub async fn counters(tx: &Tx<'_>, excluded: &[String], oid: Option<u32>) -> Res
            AND ($2::oid IS NOT NULL OR pg_stat_get_dead_tuples(c.oid) > 0 OR s.changed > 0
                 OR pg_stat_get_ins_since_vacuum(c.oid) > 0 OR c.relkind = 'p')
          ORDER BY pg_stat_get_dead_tuples(c.oid) + s.changed DESC
-         LIMIT $3";
+         LIMIT $3"
+    );
     let params: [crate::db::Param<'_>; 3] =
         [(&excluded, Type::TEXT_ARRAY), (&oid, Type::OID), (&CANDIDATES_MAX, Type::INT8)];
-    let rows = tx.rows("read counters", sql, &params).await?;
+    let rows = tx.rows("read counters", &sql, &params).await?;
     Ok(rows
         .iter()
         .map(|row| Counters {
@@ -99,6 +105,7 @@ pub async fn counters(tx: &Tx<'_>, excluded: &[String], oid: Option<u32>) -> Res
             inserted: row.get(9),
             stale_parent: row.get(10),
             being_vacuumed: row.get(11),
+            grant: row.get(12),
         })
         .collect())
 }

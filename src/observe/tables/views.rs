@@ -2,6 +2,7 @@
 
 use tokio_postgres::types::Type;
 
+use super::relation::MAINTAIN_GRANT;
 use crate::db::{Error, Tx, quote_ident};
 
 /// A materialized view as the catalog shows it to this role.
@@ -10,12 +11,13 @@ pub struct View {
     pub oid: u32,
     pub schema: String,
     pub name: String,
-    pub owner: String,
     /// `pg_class.relkind`; a materialized view is `m`.
     pub kind: char,
     pub populated: bool,
     /// Whether this role may refresh it.
     pub permitted: bool,
+    /// The statement that would let it.
+    pub grant: String,
     /// Whether a unique index covers all rows by plain columns, as CONCURRENTLY wants.
     pub unique_index: bool,
 }
@@ -29,8 +31,11 @@ impl View {
 
 /// Finds a relation by its exact name.
 pub async fn find(tx: &Tx<'_>, schema: &str, name: &str) -> Result<Option<View>, Error> {
-    let sql = "
-        SELECT c.oid, pg_get_userbyid(c.relowner)::text, c.relkind::text, c.relispopulated,
+    let sql = format!(
+        "
+        SELECT c.oid,
+               {MAINTAIN_GRANT},
+               c.relkind::text, c.relispopulated,
                pg_has_role(c.relowner, 'USAGE')
                  OR CASE WHEN current_setting('server_version_num')::int >= 170000
                          THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
@@ -41,13 +46,14 @@ pub async fn find(tx: &Tx<'_>, schema: &str, name: &str) -> Result<Option<View>,
                           AND i.indpred IS NULL AND i.indexprs IS NULL AND m.amname = 'btree')
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = $2";
-    let row = tx.row_opt("look up view", sql, &[(&schema, Type::TEXT), (&name, Type::TEXT)]).await?;
+         WHERE n.nspname = $1 AND c.relname = $2"
+    );
+    let row = tx.row_opt("look up view", &sql, &[(&schema, Type::TEXT), (&name, Type::TEXT)]).await?;
     Ok(row.map(|row| View {
         oid: row.get(0),
         schema: schema.to_owned(),
         name: name.to_owned(),
-        owner: row.get(1),
+        grant: row.get(1),
         kind: row.get::<_, String>(2).chars().next().unwrap_or(' '),
         populated: row.get(3),
         permitted: row.get(4),
