@@ -86,6 +86,7 @@ impl Bench {
             rows: 3,
             error: (state != State::Succeeded).then(|| "it broke".to_owned()),
             detail: serde_json::json!({ "tables": 3 }),
+            warnings: Vec::new(),
         };
         runs::finish(&mut self.conn().await, JOB, id, epoch, &ending, BOUND).await.unwrap()
     }

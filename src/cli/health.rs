@@ -108,7 +108,7 @@ async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
         .filter(|run| run.failures > 0)
         .map(|run| FailingJob { name: run.job, error: run.error.unwrap_or_default() })
         .collect();
-    Ok(Jobs { failing, paused: paused.map(|pause| pause.by) })
+    Ok(Jobs { failing, paused: paused.map(|pause| pause.by), ..Jobs::default() })
 }
 
 /// The report without the parts that nobody looked at: of a database that pgsteward does not keep,

@@ -60,6 +60,10 @@ pub struct PartitionsNeeded {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jobs {
     pub failing: Vec<FailingJob>,
+    /// Jobs that may do nothing of what they are for, with the GRANTs that mend it.
+    pub not_permitted: Vec<FailingJob>,
+    /// What else jobs could not do, each with what mends it.
+    pub warnings: Vec<String>,
     /// By whom all jobs are paused, when they are.
     pub paused: Option<String>,
 }

@@ -7,6 +7,7 @@
 
 mod attempts;
 pub mod partitions;
+pub mod privileges;
 pub mod probe;
 pub mod refresh;
 pub mod retention;

@@ -26,7 +26,7 @@ use crate::observe::tables::views::{Beneath, View, beneath, find};
 use crate::store;
 
 /// The view of the bundled application set.
-const ZENTRY_VIEW: &str = "public.user_statistics";
+pub(super) const ZENTRY_VIEW: &str = "public.user_statistics";
 
 /// What a later run must know of the last refresh of a view; kept in the run's detail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ pub mod access;
 mod capabilities;
 mod catalog;
 pub mod objects;
+pub mod privileges;
 pub mod sessions;
 mod snapshot;
 pub mod tables;

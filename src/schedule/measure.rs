@@ -151,22 +151,20 @@ impl Measurements {
 
     /// What the verdicts rest on beside the measurement itself.
     fn inputs(&self, surroundings: &Surroundings) -> Inputs {
-        let failing = self
-            .runner
-            .standing
-            .read()
-            .into_iter()
-            .filter(|(name, standing)| standing.failures > 0 && !matches!(name, JobName::HealthProbe))
-            .map(|(name, standing)| FailingJob {
-                name: name.as_str().to_owned(),
-                error: standing.last_error.unwrap_or_default(),
-            })
-            .collect();
+        let mut jobs = Jobs { paused: surroundings.paused.clone(), ..Jobs::default() };
+        for (name, standing) in self.runner.standing.read() {
+            let told = |error: String| FailingJob { name: name.as_str().to_owned(), error };
+            if standing.failures > 0 && name != JobName::HealthProbe {
+                jobs.failing.push(told(standing.last_error.unwrap_or_default()));
+            }
+            jobs.not_permitted.extend(standing.not_permitted.map(told));
+            jobs.warnings.extend(standing.warnings.iter().map(|warning| format!("{}: {warning}", name.as_str())));
+        }
         let partitions = partitions_needed(surroundings.zentry);
         Inputs {
             schema: surroundings.schema.clone(),
             partitions: if surroundings.writable { partitions } else { Vec::new() },
-            jobs: surroundings.writable.then(|| Jobs { failing, paused: surroundings.paused.clone() }),
+            jobs: surroundings.writable.then_some(jobs),
         }
     }
 }

@@ -46,6 +46,10 @@ pub struct JobStanding {
     /// Runs in a row that failed, timed out or were lost.
     pub failures: u32,
     pub next_due: Option<DateTime<Utc>>,
+    /// What the last run could not do for want of a privilege or an index, with what mends it.
+    pub warnings: Vec<String>,
+    /// Set when that was everything there was to do.
+    pub not_permitted: Option<String>,
 }
 
 impl Standing {
@@ -61,6 +65,14 @@ impl Standing {
 }
 
 impl JobStanding {
+    /// Takes in what a run that ended by itself could not do. True when that is not what was known.
+    pub fn limited(&mut self, warnings: &[String], not_permitted: Option<&str>) -> bool {
+        let changed = self.warnings != warnings || self.not_permitted.as_deref() != not_permitted;
+        self.warnings = warnings.to_vec();
+        self.not_permitted = not_permitted.map(str::to_owned);
+        changed
+    }
+
     /// Takes in how a run ended.
     pub fn ended(&mut self, state: State, error: Option<String>, at: DateTime<Utc>) {
         self.last_state = Some(state);

@@ -32,6 +32,8 @@ use super::Standing;
 use super::lanes::Lane;
 use super::ledger::Ledger;
 
+/// How the reason of a run begins that was permitted nothing.
+const NOT_PERMITTED: &str = "not_permitted";
 /// How long a cancel may take to be confirmed.
 const CANCEL_BOUND: Duration = Duration::from_secs(8);
 /// How long a batch may go on after a shutdown was asked for.
@@ -177,7 +179,16 @@ impl Runner {
         if ending.state == State::Succeeded {
             self.metrics.job_last_success.with_label_values(&labels).set(super::dispatcher::seconds(now));
         }
-        self.standing.update(job, |standing| standing.ended(ending.state, ending.error.clone(), now));
+        let not_permitted = ending.reason.as_deref().filter(|reason| reason.starts_with(NOT_PERMITTED));
+        self.standing.update(job, |standing| {
+            standing.ended(ending.state, ending.error.clone(), now);
+            // Said when it is new, not at each run.
+            if standing.limited(&ending.warnings, not_permitted) {
+                for warning in ending.warnings.iter().map(String::as_str).chain(not_permitted) {
+                    tracing::warn!(database = labels[0], job = labels[1], warning, "the job cannot do all it should");
+                }
+            }
+        });
     }
 
     /// Runs something that has no row in the ledger (a probe, a sample) under the same rules: a
@@ -286,7 +297,14 @@ impl Cut {
                 "; the server did not confirm that its statement ended: it may still run"
             }
         };
-        Ending { state, reason: Some(reason.to_owned()), rows: 0, error: Some(format!("{why}{proof}")), detail: Null }
+        Ending {
+            state,
+            reason: Some(reason.to_owned()),
+            rows: 0,
+            error: Some(format!("{why}{proof}")),
+            detail: Null,
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -302,14 +320,14 @@ fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> Ending {
 
 fn done(report: Report) -> Ending {
     if let Some(error) = &report.failure {
-        return Ending { rows: report.rows, detail: report.detail, ..failed(error) };
+        return Ending { rows: report.rows, detail: report.detail, warnings: report.warnings, ..failed(error) };
     }
     let (state, reason) = match (report.skipped, report.stopped) {
         (Some(reason), _) => (State::Skipped, Some(reason)),
         (None, true) => (State::Cancelled, Some("shutdown".to_owned())),
         (None, false) => (State::Succeeded, None),
     };
-    Ending { state, reason, rows: report.rows, error: None, detail: report.detail }
+    Ending { state, reason, rows: report.rows, error: None, detail: report.detail, warnings: report.warnings }
 }
 
 fn failed(error: &Error) -> Ending {
@@ -319,6 +337,7 @@ fn failed(error: &Error) -> Ending {
         rows: 0,
         error: Some(error.to_string()),
         detail: Null,
+        warnings: Vec::new(),
     }
 }
 
@@ -334,6 +353,7 @@ fn panicked(payload: &(dyn Any + Send)) -> Ending {
         rows: 0,
         error: Some(format!("the job panicked: {text}; this is a defect of pgsteward")),
         detail: Null,
+        warnings: Vec::new(),
     }
 }
 

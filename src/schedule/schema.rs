@@ -13,8 +13,9 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::{Config, OnFailure};
 use crate::db::retry::Backoff;
-use crate::db::{Database, Kind, Purpose};
+use crate::db::{self, Database, Kind, Purpose};
 use crate::health::{self, Readiness};
+use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::migrate::{self, plan::State, source};
 use crate::store::history;
@@ -254,7 +255,19 @@ async fn migrate(
     let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
     let (applied, mismatches) = (outcome.changed.len(), migrated.mismatches.len());
     tracing::info!(database = db.name(), applied, mismatches, took_ms, "the schema is up to date");
+    if let Err(error) = tell_lacks(&db, &config, migrated.zentry).await {
+        tracing::warn!(database = db.name(), error = %error, "what this role may not do could not be looked up");
+    }
     Ok(migrated)
+}
+
+/// Says at start what the jobs will not be permitted, before they find out one by one.
+async fn tell_lacks(db: &Database, config: &Config, zentry: bool) -> Result<(), db::Error> {
+    let conn = db.acquire(Purpose::Migrate).await?;
+    for lack in jobs::privileges::lacks(&conn, config, zentry).await? {
+        tracing::warn!(database = db.name(), job = lack.job, mend = lack.mend, "{}", lack.what);
+    }
+    Ok(())
 }
 
 /// Looks whether what was applied is still there, and lists the `edited` files beside it. Changes nothing.

@@ -79,6 +79,8 @@ pub struct Ending {
     pub rows: i64,
     pub error: Option<String>,
     pub detail: serde_json::Value,
+    /// What it could not do for want of a privilege or an index. Not in the row: the detail has it.
+    pub warnings: Vec<String>,
 }
 
 /// Makes the row of a job that is seen for the first time; its floor is now, so that nothing before

@@ -372,9 +372,14 @@ fn partitions() {
 #[test]
 fn jobs() {
     let failing = vec![FailingJob { name: "vacuum".into(), error: "lock_timeout".into() }];
-    let failed = Jobs { failing, paused: Some("ann".into()) };
+    let failed = Jobs { failing, paused: Some("ann".into()), ..Jobs::default() };
     expect(&upkeep::jobs(Some(&failed)), Degraded, "jobs_failing", &["vacuum (lock_timeout)"]);
-    let paused = Jobs { failing: Vec::new(), paused: Some("ann".into()) };
+    let paused = Jobs { paused: Some("ann".into()), ..Jobs::default() };
     expect(&upkeep::jobs(Some(&paused)), Degraded, "paused", &["by ann", "pgsteward resume --all"]);
+    let blocked = vec![FailingJob { name: "vacuum".into(), error: "not_permitted: needs GRANT a TO b".into() }];
+    let blocked = Jobs { not_permitted: blocked, ..Jobs::default() };
+    expect(&upkeep::jobs(Some(&blocked)), Degraded, "not_permitted", &["vacuum", "GRANT a TO b", "disable the job"]);
+    let warned = Jobs { warnings: vec!["vacuum: public.t: not permitted".into()], ..Jobs::default() };
+    expect(&upkeep::jobs(Some(&warned)), Healthy, "ok", &["public.t: not permitted"]);
     expect(&upkeep::jobs(None), Unknown, "not_measured", &[]);
 }

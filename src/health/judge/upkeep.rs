@@ -110,10 +110,21 @@ pub(super) fn jobs(jobs: Option<&Jobs>) -> Verdict {
         Verdict::degraded(NAME, "jobs_failing", format!("the last run failed of: {}", some(&failing)))
     } else if let Some(by) = &jobs.paused {
         Verdict::degraded(NAME, "paused", format!("all jobs are paused by {by}; `pgsteward resume --all` resumes them"))
-    } else {
+    } else if !jobs.not_permitted.is_empty() {
+        let each: Vec<String> = jobs.not_permitted.iter().map(|job| format!("{}: {}", job.name, job.error)).collect();
+        Verdict::degraded(NAME, "not_permitted", format!("{}; or disable the job", some(&each)))
+    } else if jobs.warnings.is_empty() {
         Verdict::healthy(NAME, "no job's last run failed")
+    } else {
+        Verdict::healthy(NAME, format!("no job's last run failed, but: {}", some(&jobs.warnings)))
     };
-    verdict.measured(json!({ "failing": names, "paused": jobs.paused.is_some() }))
+    let not_permitted: Vec<&str> = jobs.not_permitted.iter().map(|job| job.name.as_str()).collect();
+    verdict.measured(json!({
+        "failing": names,
+        "paused": jobs.paused.is_some(),
+        "not_permitted": not_permitted,
+        "warnings": jobs.warnings.len(),
+    }))
 }
 
 /// How many names a message or a measurement lists.

@@ -91,7 +91,7 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
 
 /// SQL for the statement that would let this role VACUUM or REFRESH the relation `c` of the schema `n`.
 /// Nobody is told to become a member of a superuser.
-pub(super) const MAINTAIN_GRANT: &str = "
+pub(in crate::observe) const MAINTAIN_GRANT: &str = "
     CASE WHEN current_setting('server_version_num')::int >= 170000
          THEN format('GRANT MAINTAIN ON %I.%I TO %I', n.nspname, c.relname, current_user)
          WHEN (SELECT o.rolsuper FROM pg_roles o WHERE o.oid = c.relowner)
