@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Exit, Selection, Session, bounded, print, print_json, say};
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::db::{self, Database, Purpose};
 use crate::health::{Board, FailingJob, Inputs, Jobs, Report, Schema, Status};
 use crate::jobs::probe::{self, Probe, ProbeState};
@@ -30,7 +30,7 @@ pub struct Health {
 
 impl Health {
     pub async fn execute(self, session: Session) -> Exit {
-        let opened = match session.open(&self.selection) {
+        let opened = match session.open_at(&self.selection, LogLevel::Error) {
             Ok(opened) => opened,
             Err(exit) => return exit,
         };

@@ -143,9 +143,14 @@ impl Session {
 
     /// Opens the chosen database, quietly: a command's standard error is for its own words.
     fn open(&self, selection: &Selection) -> Result<Opened, Exit> {
+        self.open_at(selection, LogLevel::Warn)
+    }
+
+    /// Opens the chosen database, logging at `level` unless the configuration asks for more.
+    fn open_at(&self, selection: &Selection, level: LogLevel) -> Result<Opened, Exit> {
         let mut log = self.config().log.clone();
         if matches!(log.level, LogLevel::Info) {
-            log.level = LogLevel::Error;
+            log.level = level;
         }
         if let Err(error) = telemetry::log::init(&log) {
             say(&format!("begin the log: {error}"));

@@ -74,7 +74,9 @@ impl Role {
         match part {
             Part::Base => format!(
                 "-- Connect, measure, keep its own schema. Set a password with: \\password {user}\n\
-                 CREATE ROLE {user} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT 10;\n\
+                 -- The limit: 9 at most for the instance that observes (jobs.max_concurrent 2, pool_max_size 2),\n\
+                 -- one for each other, and some for the command line.\n\
+                 CREATE ROLE {user} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT 20;\n\
                  GRANT pg_monitor TO {user};\n\
                  GRANT CONNECT, CREATE ON DATABASE {database} TO {user};"
             ),

@@ -8,7 +8,6 @@
 //! (the lease, the ledger) is bounded call by call, and the first error ends the round and backs off,
 //! so the round always comes round again: that is what the watchdog and `/livez` watch.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,8 @@ use super::Standing;
 use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::Ledger;
 use super::measure::{Measurements, Surroundings};
+use super::pause::Pause;
+use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
 
@@ -66,39 +67,12 @@ pub struct Pipeline {
     schema: Schema,
     connected: bool,
     role: Role,
-    /// By whom all jobs are paused in the database, as last read.
-    flag: Option<String>,
-    /// By whom all jobs are paused, in the database or by the local file.
-    paused: Option<String>,
+    pause: Pause,
     backoff: Backoff,
     not_before: Instant,
     upkeep_at: Instant,
     /// The kind of error that the log has told of; the same again is told at debug level.
     told: Option<Kind>,
-}
-
-/// Whether this instance observes the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Role {
-    /// Not asked yet, or not answered.
-    Unknown,
-    /// Another instance does.
-    Standby { holder: String },
-    /// This one does, and may believe so until then.
-    Observer { epoch: i64, until: Instant },
-    /// There are no leases to hold, since the schema is missing: measure, write nothing.
-    Alone,
-}
-
-impl Role {
-    fn is_observer(&self) -> bool {
-        matches!(self, Role::Observer { .. })
-    }
-
-    /// Whether the server is looked at, beside asking it for an answer.
-    fn looks(&self) -> bool {
-        matches!(self, Role::Observer { .. } | Role::Alone)
-    }
 }
 
 impl Pipeline {
@@ -130,8 +104,7 @@ impl Pipeline {
             runner,
             connected: false,
             role: Role::Unknown,
-            flag: None,
-            paused: None,
+            pause: Pause::default(),
             backoff: Backoff::connect(),
             not_before: now,
             upkeep_at: now,
@@ -175,7 +148,7 @@ impl Pipeline {
 
     async fn round(&mut self) {
         self.doubt();
-        self.settle_pause();
+        self.pause.settle(&self.config, self.parts.db.name(), &self.parts.metrics);
         self.measure();
         if self.schema.look(&self.config) == Progress::BecameReady {
             // The lease can be had now, and there is more to be judged.
@@ -223,7 +196,7 @@ impl Pipeline {
         if self.role.is_observer()
             && let Some(migrated) = self.schema.ready()
         {
-            let (zentry, paused) = (migrated.zentry, self.paused.is_some());
+            let (zentry, paused) = (migrated.zentry, self.pause.by().is_some());
             self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused }).await?;
         }
         Ok(())
@@ -252,7 +225,7 @@ impl Pipeline {
             // Also by who observed until now: its runs go on until they have ended.
             self.ledger.flush().await?;
             self.renew_runs().await?;
-            self.flag = self.ledger.paused().await?.map(|pause| pause.by);
+            self.pause.set_flag(self.ledger.paused().await?.map(|pause| pause.by));
         }
         if self.role.is_observer() {
             self.reap().await?;
@@ -304,6 +277,8 @@ impl Pipeline {
         }
         if was && !is {
             self.dispatcher.stand_down();
+            // An error says that there was no such series.
+            let _ = self.parts.metrics.audit_losses.remove_label_values(&[target]);
         }
         if matches!(role, Role::Standby { .. }) {
             // One connection is what an instance that does not observe may hold.
@@ -345,29 +320,15 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The database's flag and the local file together; the file works with the database down.
-    fn settle_pause(&mut self) {
-        let file = pause_file(&self.config).filter(|file| file.exists());
-        let paused = self.flag.clone().or_else(|| file.map(|file| format!("the file {}", file.display())));
-        if paused != self.paused {
-            match &paused {
-                Some(by) => tracing::info!(database = self.target(), by, "all jobs are paused"),
-                None => tracing::info!(database = self.target(), "all jobs are resumed"),
-            }
-            self.paused = paused;
-        }
-        self.parts.metrics.paused.with_label_values(&[self.target()]).set(i64::from(self.paused.is_some()));
-    }
-
     /// Starts the measurements that are due; they never make a round wait.
     fn measure(&mut self) {
         let migrated = self.schema.ready();
         let surroundings = Surroundings {
             observing: self.role.looks(),
-            writable: migrated.is_some() && matches!(self.role, Role::Observer { .. } | Role::Standby { .. }),
+            writable: migrated.is_some() && self.role.writes(),
             zentry: migrated.is_some_and(|migrated| migrated.zentry),
             schema: self.schema.standing(),
-            paused: self.paused.clone(),
+            paused: self.pause.by().map(str::to_owned),
         };
         self.measurements.tick(&self.config, &surroundings, Utc::now());
     }
@@ -377,6 +338,7 @@ impl Pipeline {
         self.parts.readiness.retire(self.target());
         let bound = Instant::now() + runner::STOP_BOUND;
         while (self.runner.count() > 0 || self.schema.is_migrating()) && Instant::now() < bound {
+            self.hold_on(bound).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.schema.abandon();
@@ -390,11 +352,23 @@ impl Pipeline {
             Err(_) => tracing::debug!(database = self.target(), "no answer; the lease ends by itself"),
         }
     }
-}
 
-/// `PAUSE` in the state folder: pauses this instance, also with the database down.
-pub fn pause_file(config: &Config) -> Option<PathBuf> {
-    config.state_dir.as_ref().map(|dir| dir.join("PAUSE"))
+    /// While runs end: their leases may not, or another instance would record them as lost.
+    async fn hold_on(&mut self, bound: Instant) {
+        if Instant::now() < self.upkeep_at {
+            return;
+        }
+        self.upkeep_at = Instant::now() + self.ledger.lease() / 3;
+        let renew = async {
+            if self.role.is_observer() {
+                self.ledger.observe().await?;
+            }
+            self.renew_runs().await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout_at(bound.into(), renew).await {
+            tracing::debug!(database = self.target(), error = %error, "the leases were not renewed while stopping");
+        }
+    }
 }
 
 /// Undefined table, undefined schema, or no privilege on either.
