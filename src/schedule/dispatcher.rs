@@ -93,7 +93,9 @@ impl Dispatcher {
         }
         if self.partitions_at_once {
             let enabled = is_enabled(now.config, JobName::Partitions);
-            let at = self.now().trunc_subsecs(3);
+            // Above the floor, which a job that is new has at this very moment.
+            let floor = self.floors.get(&JobName::Partitions).copied().unwrap_or_default();
+            let at = self.now().trunc_subsecs(3).max(floor.trunc_subsecs(3) + TimeDelta::milliseconds(1));
             self.partitions_at_once = enabled && !self.fire(now, JobName::Partitions, at, None).await?;
         }
         for (name, floor) in self.longest_waiting_first() {

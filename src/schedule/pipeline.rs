@@ -131,6 +131,7 @@ impl Pipeline {
                 () = stop.cancelled() => {}
                 () = wake.notified() => {}
                 () = self.schema.ended() => {}
+                () = self.runner.lane_free() => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
             }
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value::Null;
+use tokio::sync::Notify;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ pub struct Runner {
     pub standing: Arc<Standing>,
     pub tasks: Tasks,
     running: Mutex<HashMap<Uuid, Running>>,
+    lane_free: Notify,
 }
 
 struct Running {
@@ -78,7 +80,15 @@ impl Runner {
         standing: Arc<Standing>,
         tasks: Tasks,
     ) -> Arc<Runner> {
-        Arc::new(Runner { db, ledger, metrics, standing, tasks, running: Mutex::new(HashMap::new()) })
+        Arc::new(Runner {
+            db,
+            ledger,
+            metrics,
+            standing,
+            tasks,
+            running: Mutex::new(HashMap::new()),
+            lane_free: Notify::new(),
+        })
     }
 
     /// Runs and epochs under way here.
@@ -104,13 +114,19 @@ impl Runner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Resolves when a run has ended and its lane is free for what waits for one. For one waiter.
+    pub async fn lane_free(&self) {
+        self.lane_free.notified().await;
+    }
+
     /// Starts a claimed run and returns at once; the lane is given back when it has ended.
     pub fn start(self: &Arc<Self>, order: Order, lane: Lane) {
         let runner = Arc::clone(self);
         let span = tracing::info_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
-            runner.run(order).await;
+            Arc::clone(&runner).run(order).await;
             drop(lane);
+            runner.lane_free.notify_one();
         };
         self.tasks.spawn("job", run.instrument(span));
     }
