@@ -183,7 +183,8 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
     expect(&outcome, "locks", Status::Healthy, "ok", &["1 session waits"]);
     assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0));
     assert_eq!(steward.metric("pg_settings_max_connections{target=\"main\"}"), Some(50.0));
-    let count = |state| format!("pg_stat_activity_count{{datname=\"postgres\",state=\"{state}\",target=\"main\"}}");
+    let count =
+        |state| format!("pg_stat_activity_connections{{datname=\"postgres\",state=\"{state}\",target=\"main\"}}");
     assert_eq!(steward.metric(&count("idle in transaction")), Some(2.0));
     assert_eq!(steward.metric(&count("disabled")), Some(0.0));
 

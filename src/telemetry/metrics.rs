@@ -4,8 +4,8 @@
 //! from closed sets (kinds, purposes, jobs, configured targets and tables), so the number of series
 //! is bounded. A job's label is `job_name`: a scrape sets `job` and `instance` itself, and renames
 //! what is in their place. Nothing here asks the database: whoever learns something sets the gauge.
-//! Metrics named `pg_*` describe the server; only the observing instance exports them, under the
-//! names that postgres_exporter's dashboards expect.
+//! Metrics named `pg_*` describe the server; only the observing instance exports them, under
+//! postgres_exporter's names where Prometheus' conventions allow.
 
 use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -64,7 +64,7 @@ pub struct Metrics {
 
     // The server, by the names of postgres_exporter.
     pub pg_up: IntGaugeVec,
-    pub pg_stat_activity_count: IntGaugeVec,
+    pub pg_stat_activity_connections: IntGaugeVec,
     pub pg_stat_activity_max_tx_duration: GaugeVec,
     pub pg_settings_max_connections: IntGaugeVec,
     pub pg_settings_superuser_reserved_connections: IntGaugeVec,
@@ -289,9 +289,9 @@ impl Metrics {
                 "Failures to accept connections, for want of file descriptors or memory.",
             )?,
             pg_up: gauges(&r, "pg_up", "Whether the last measurement reached the server.", &["target"])?,
-            pg_stat_activity_count: gauges(
+            pg_stat_activity_connections: gauges(
                 &r,
-                "pg_stat_activity_count",
+                "pg_stat_activity_connections",
                 "Client connections by database and state.",
                 &["target", "datname", "state"],
             )?,

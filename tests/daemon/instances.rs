@@ -55,7 +55,7 @@ async fn started_at_once_they_migrate_once_fire_once_and_one_observes() {
         assert_eq!(fired.is_some_and(|runs| runs > 0.0), at == observing, "daemon {at} fired {fired:?}");
         let page = daemon.get("/metrics").await.body;
         assert_eq!(
-            page.contains("\npg_stat_activity_count{"),
+            page.contains("\npg_stat_activity_connections{"),
             at == observing,
             "the server's numbers once, not thrice"
         );

@@ -21,7 +21,7 @@ pub struct Gauges {
     /// Databases that hold a place. One keeps it for as long as it has sessions, so that two of like
     /// size do not take turns.
     placed: BTreeSet<String>,
-    /// Series of `pg_stat_activity_count` by database and state.
+    /// Series of `pg_stat_activity_connections` by database and state.
     activity: BTreeSet<(String, String)>,
     ages: BTreeSet<String>,
     partitions: BTreeSet<String>,
@@ -92,7 +92,7 @@ impl Gauges {
         }
         let _ = metrics.pg_stat_activity_max_tx_duration.remove_label_values(&[target]);
         for (database, state) in std::mem::take(&mut self.activity) {
-            let _ = metrics.pg_stat_activity_count.remove_label_values(&[target, &database, &state]);
+            let _ = metrics.pg_stat_activity_connections.remove_label_values(&[target, &database, &state]);
         }
         for database in std::mem::take(&mut self.ages) {
             let _ = metrics.pg_database_wraparound_age.remove_label_values(&[target, &database]);
@@ -108,14 +108,14 @@ impl Gauges {
         for (database, state) in self.activity.iter().filter(|series| !counts.contains_key(*series)) {
             if self.placed.contains(database) || database == OTHER {
                 // The state emptied; the database still is.
-                metrics.pg_stat_activity_count.with_label_values(&[target, database, state]).set(0);
+                metrics.pg_stat_activity_connections.with_label_values(&[target, database, state]).set(0);
             } else {
-                let _ = metrics.pg_stat_activity_count.remove_label_values(&[target, database, state]);
+                let _ = metrics.pg_stat_activity_connections.remove_label_values(&[target, database, state]);
             }
         }
         self.activity.retain(|(database, _)| self.placed.contains(database) || database == OTHER);
         for ((database, state), sessions) in counts {
-            metrics.pg_stat_activity_count.with_label_values(&[target, &database, &state]).set(sessions);
+            metrics.pg_stat_activity_connections.with_label_values(&[target, &database, &state]).set(sessions);
             self.activity.insert((database, state));
         }
     }
@@ -215,11 +215,13 @@ mod tests {
 
     fn page(metrics: &Metrics) -> Vec<String> {
         let page = String::from_utf8(metrics.encode().unwrap()).unwrap();
-        page.lines().filter(|line| line.starts_with("pg_stat_activity_count")).map(str::to_owned).collect()
+        page.lines().filter(|line| line.starts_with("pg_stat_activity_connections")).map(str::to_owned).collect()
     }
 
     fn line(database: &str, state: &str, target: &str, sessions: i64) -> String {
-        format!("pg_stat_activity_count{{datname=\"{database}\",state=\"{state}\",target=\"{target}\"}} {sessions}")
+        format!(
+            "pg_stat_activity_connections{{datname=\"{database}\",state=\"{state}\",target=\"{target}\"}} {sessions}"
+        )
     }
 
     #[test]
