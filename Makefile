@@ -14,7 +14,7 @@ test: ## Run the whole suite against a throw-away PostgreSQL
 	@scripts/install-deps.sh test
 	@scripts/test.sh
 
-test-full: ## The suite on every installed PostgreSQL version, 14 to 18
+test-full: ## The suite on every installed PostgreSQL version, 14 to 18, and the packaging's own checkers
 	@scripts/install-deps.sh full
 	@scripts/test-full.sh
 

@@ -45,6 +45,8 @@ missing_packages() {
         ;;
     esac
     if [ "$level" = full ]; then
+        has systemd-analyze || echo systemd
+        python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
         local version
         for version in $versions; do
             [ -x "/usr/lib/postgresql/$version/bin/postgres" ] || echo "postgresql-$version"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the whole suite once per installed PostgreSQL version.
+# Runs the whole suite once per installed PostgreSQL version, then asks systemd and Kubernetes about
+# what is shipped for them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,3 +14,4 @@ if [ -n "$failed" ]; then
     printf 'test-full: failed with:%s\n' "$failed" >&2
     exit 1
 fi
+packaging/verify.sh target/debug/pgsteward

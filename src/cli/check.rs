@@ -24,6 +24,8 @@ pub struct Check {
 #[derive(Debug, Serialize)]
 struct Connected {
     database: String,
+    /// The key that names it: `url` or `direct_url`.
+    address: &'static str,
     server_version: String,
     pooler: bool,
     connect_ms: f64,
@@ -44,35 +46,49 @@ impl Check {
                 Ok(opened) => opened,
                 Err(exit) => return exit,
             };
-            match connect(&opened.db).await {
-                Ok(connected) => Some(connected),
-                Err(error) => {
-                    say(&format!("database {}: {error}", opened.db.name()));
-                    return Exit::Unavailable;
+            let direct = session.config().databases.get(opened.db.name()).is_some_and(|db| db.direct_url.is_some());
+            let mut connected = Vec::new();
+            for route in [Some(Route::Pooled), direct.then_some(Route::Direct)].into_iter().flatten() {
+                match connect(&opened.db, route).await {
+                    Ok(answer) => connected.push(answer),
+                    Err(error) => {
+                        say(&format!("database {}, {}: {error}", opened.db.name(), address(route)));
+                        return Exit::Unavailable;
+                    }
                 }
             }
+            connected
         } else {
-            None
+            Vec::new()
         };
-        report(&session, connected.as_ref());
+        report(&session, &connected);
         Exit::Ok
     }
 }
 
-async fn connect(db: &crate::db::Database) -> Result<Connected, crate::db::Error> {
-    let conn = db.connect(Purpose::Check, Route::Pooled).await?;
+/// The key of a route's address.
+fn address(route: Route) -> &'static str {
+    match route {
+        Route::Pooled => "url",
+        Route::Direct => "direct_url",
+    }
+}
+
+async fn connect(db: &crate::db::Database, route: Route) -> Result<Connected, crate::db::Error> {
+    let conn = db.connect(Purpose::Check, route).await?;
     let asked = conn.row("ask for the version", "SELECT current_setting('server_version')", &[]);
     let row = bounded("ask for the version", ANSWER_BOUND, asked).await?;
     let timings = conn.timings();
     Ok(Connected {
         database: db.name().to_owned(),
+        address: address(route),
         server_version: row.get(0),
         pooler: !conn.has_session_state(),
         connect_ms: (timings.dns + timings.tcp + timings.tls + timings.auth).as_secs_f64() * 1000.0,
     })
 }
 
-fn report(session: &Session, connected: Option<&Connected>) {
+fn report(session: &Session, connected: &[Connected]) {
     let source = session.loaded.source.as_ref().map(|path| path.display().to_string());
     if session.json {
         print_json(&serde_json::json!({
@@ -84,11 +100,11 @@ fn report(session: &Session, connected: Option<&Connected>) {
         return;
     }
     print(&format!("configuration is valid ({})", source.as_deref().unwrap_or("no file; defaults and environment")));
-    if let Some(connected) = connected {
+    for connected in connected {
         let pooler = if connected.pooler { ", behind a transaction pooler" } else { "" };
         print(&format!(
-            "database {} answers: PostgreSQL {}{pooler}, connected in {:.1} ms",
-            connected.database, connected.server_version, connected.connect_ms
+            "database {} answers at its {}: PostgreSQL {}{pooler}, connected in {:.1} ms",
+            connected.database, connected.address, connected.server_version, connected.connect_ms
         ));
     }
 }

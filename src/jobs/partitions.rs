@@ -63,13 +63,15 @@ async fn supply(ctx: &mut Context<'_>, table: Supplied) -> Result<(i32, i64), Er
     let made = make(ctx, table).await;
     // Also after a failure: that is when the gauge matters.
     let options = short(ctx).read_only();
-    let ahead = ctx
-        .conn
-        .transaction(&options, |tx| Box::pin(async move { ahead(tx, table.schema, table.table).await }))
-        .await?;
-    ctx.metrics.partitions_ahead.with_label_values(&[ctx.db.name(), &table.name()]).set(ahead);
+    let ahead =
+        ctx.conn.transaction(&options, |tx| Box::pin(async move { ahead(tx, table.schema, table.table).await })).await;
+    if let Ok(ahead) = &ahead {
+        ctx.metrics.partitions_ahead.with_label_values(&[ctx.db.name(), &table.name()]).set(*ahead);
+    }
+    // What kept it from being made comes first: the count may fail only because the deadline is near.
     let made = made?;
     finished?;
+    let ahead = ahead?;
     if !made.problems.is_empty() {
         return Err(Error::new(Kind::Sql, made.problems.join("; ")));
     }

@@ -81,6 +81,12 @@ async fn check_names_what_refuses_us_too() {
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(words) && !error.contains("wrong-password"), "{error}");
     }
+    // The second address is tried too.
+    let config = format!("[database]\ndirect_url = {:?}\n", server().url("no_such_database"));
+    let output = Setup::new().database(&database.url()).config(&config).command(&["check", "--connect"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{error}");
+    assert!(error.contains("direct_url") && error.contains("no_such_database"), "{error}");
 }
 
 #[tokio::test]
