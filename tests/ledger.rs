@@ -15,7 +15,8 @@ use pgsteward::config::{self, Pooler, Secret, SecretSource};
 use pgsteward::db::{Conn, Database, Error, Kind, Purpose, Route, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::store::leases::{self, Lease};
-use pgsteward::store::runs::{self, Claim, Ending, Fire, Missed, Pause, State};
+use pgsteward::store::pauses::{self, Pause};
+use pgsteward::store::runs::{self, Claim, Ending, Fire, Missed, State};
 use pgsteward::telemetry::Metrics;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -213,7 +214,7 @@ async fn set_paused(bench: &Bench, paused: bool) -> bool {
     let mut conn = bench.conn().await;
     let options = TxOptions::within(BOUND);
     let work = conn.transaction(&options, |tx| {
-        Box::pin(async move { runs::set_paused(tx, paused, "cli:ann", Some("a fail-over")).await })
+        Box::pin(async move { pauses::set(tx, paused, "cli:ann", Some("a fail-over")).await })
     });
     work.await.unwrap()
 }
@@ -223,14 +224,14 @@ async fn what_is_due_while_paused_is_recorded_as_skipped() {
     let bench = Bench::new().await;
     assert!(set_paused(&bench, true).await);
     assert!(!set_paused(&bench, true).await, "paused already");
-    let Some(Pause { by, reason, .. }) = runs::paused(&mut bench.conn().await, BOUND).await.unwrap() else {
+    let Some(Pause { by, reason, .. }) = pauses::read(&mut bench.conn().await, BOUND).await.unwrap() else {
         panic!("not paused")
     };
     assert_eq!((by.as_str(), reason.as_deref()), ("cli:ann", Some("a fail-over")));
     assert!(matches!(bench.claim(&bench.fire(1)).await, Claim::Skipped { reason: "paused", .. }));
     assert!(set_paused(&bench, false).await);
     assert!(!set_paused(&bench, false).await, "running already");
-    assert_eq!(runs::paused(&mut bench.conn().await, BOUND).await.unwrap(), None);
+    assert_eq!(pauses::read(&mut bench.conn().await, BOUND).await.unwrap(), None);
     let by_file = Fire { paused: true, ..bench.fire(2) };
     assert!(matches!(bench.claim(&by_file).await, Claim::Skipped { reason: "paused", .. }));
     assert_eq!(bench.slot().await, "NULL");

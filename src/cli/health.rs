@@ -15,7 +15,7 @@ use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::migrate::{self, plan::State};
 use crate::observe::Watched;
 use crate::schedule::{measure, schema};
-use crate::store::runs;
+use crate::store::{pauses, runs};
 use crate::telemetry::Metrics;
 
 /// For the measurement, and again for what is read beside it; a monitoring plugin gives itself about
@@ -102,7 +102,7 @@ async fn read_kept(db: &Database, config: &Config) -> Result<Option<(Inputs, Vec
 async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
     let mut conn = db.acquire(Purpose::Check).await?;
     let last = bounded("read the last runs", BOUND, runs::last_runs(&mut conn, BOUND)).await?;
-    let paused = bounded("read the pause flag", BOUND, runs::paused(&mut conn, BOUND)).await?;
+    let paused = bounded("read the pause flag", BOUND, pauses::read(&mut conn, BOUND)).await?;
     let failing = last
         .into_iter()
         .filter(|run| run.failures > 0)

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Exit, Opened, Selection, Session, actor, bounded, print, print_json, say};
 use crate::audit;
 use crate::db::{Error, Purpose, TxOptions};
-use crate::store::runs;
+use crate::store::pauses;
 
 #[derive(Debug, Args)]
 pub struct Pause {
@@ -67,7 +67,7 @@ async fn write(opened: &Opened, pause: bool, reason: Option<&str>) -> Result<boo
     let mut conn = opened.db.acquire(Purpose::Check).await?;
     conn.transaction(&TxOptions::within(opened.db.query_timeout()), |tx| {
         Box::pin(async move {
-            let changed = runs::set_paused(tx, pause, actor, reason).await?;
+            let changed = pauses::set(tx, pause, actor, reason).await?;
             if changed {
                 let action = if pause { "jobs.pause" } else { "jobs.resume" };
                 let details = serde_json::json!({ "reason": reason });
@@ -75,7 +75,7 @@ async fn write(opened: &Opened, pause: bool, reason: Option<&str>) -> Result<boo
                     actor,
                     action,
                     resource_type: "jobs",
-                    resource_id: runs::ALL_JOBS,
+                    resource_id: pauses::ALL_JOBS,
                     details: &details,
                 };
                 audit::record(tx, &event).await?;

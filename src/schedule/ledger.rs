@@ -16,7 +16,8 @@ use crate::config::JobName;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
 use crate::store::audit;
 use crate::store::leases::{self, Answer};
-use crate::store::runs::{self, Claim, Ending, Fire, LastRun, Missed, Orphan, Pause};
+use crate::store::pauses::{self, Pause};
+use crate::store::runs::{self, Claim, Ending, Fire, LastRun, Missed, Orphan};
 
 /// For each statement on pgsteward's own tables, on the server: they are few and small.
 const BOUND: Duration = Duration::from_secs(5);
@@ -194,7 +195,7 @@ impl Ledger {
 
     /// Whether all jobs are paused in the database.
     pub async fn paused(&self) -> Result<Option<Pause>, Error> {
-        within("read the pause flag", async { runs::paused(&mut *self.control().await?, BOUND).await }).await
+        within("read the pause flag", async { pauses::read(&mut *self.control().await?, BOUND).await }).await
     }
 }
 

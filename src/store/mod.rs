@@ -8,6 +8,7 @@ pub mod health;
 pub mod history;
 pub mod leases;
 pub mod partitions;
+pub mod pauses;
 pub mod retirements;
 pub mod run_history;
 pub mod runs;
