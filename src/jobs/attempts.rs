@@ -12,6 +12,9 @@ use crate::db::{Error, Kind, TxOptions};
 pub const LOCK_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long attempts may go on for one object; the next run tries again.
 const LOCK_BUDGET: Duration = Duration::from_secs(15);
+/// What an attempt is given before the job's deadline: one that is cut off by it tells of the deadline, not of
+/// the lock.
+const ATTEMPT_ROOM: Duration = Duration::from_secs(1);
 /// One statement of a transaction.
 const STATEMENT: Duration = Duration::from_secs(30);
 
@@ -49,7 +52,7 @@ impl LockAttempts {
         }
         let pause = self.backoff.next_delay();
         let spent = self.since.elapsed();
-        if spent + pause > LOCK_BUDGET || pause >= ctx.time_left() || ctx.stopping() {
+        if spent + pause > LOCK_BUDGET || pause + ATTEMPT_ROOM >= ctx.time_left() || ctx.stopping() {
             let seconds = spent.as_secs_f64();
             return Err(error.context(format!("lock not free in {} attempts over {seconds:.1} s", self.made)));
         }

@@ -122,7 +122,7 @@ async fn a_lock_is_tried_again_until_it_is_free() {
 #[tokio::test]
 async fn a_lock_that_stays_fails_the_table_within_the_deadline() {
     let mut bench = Bench::new().await;
-    bench.timeout = std::time::Duration::from_secs(2);
+    bench.timeout = std::time::Duration::from_secs(4);
     drop_ahead(&bench, "steward.system_health").await;
     let other = bench.database.client().await;
     other.batch_execute("BEGIN; LOCK TABLE steward.system_health IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
