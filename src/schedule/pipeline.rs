@@ -230,8 +230,11 @@ impl Pipeline {
         }
         if self.role.is_observer() {
             self.reap().await?;
-            let lost = self.ledger.audit_losses().await?;
-            self.parts.metrics.audit_losses.with_label_values(&[self.target()]).set(lost);
+            match self.ledger.audit_losses().await {
+                Ok(lost) => self.parts.metrics.audit_losses.with_label_values(&[self.target()]).set(lost),
+                // A number that cannot be read is no reason to stop working.
+                Err(error) => tracing::debug!(database = self.target(), error = %error, "audit losses not read"),
+            }
         }
         self.upkeep_at = asked + again;
         Ok(())

@@ -293,3 +293,15 @@ async fn the_watchdog_is_fed_while_it_retries() {
     }
     assert_eq!(daemon.terminate().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_number_that_cannot_be_read_stops_no_job() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let client = database.client().await;
+    client.batch_execute("DROP SEQUENCE steward.audit_losses").await.unwrap();
+    let config = quick(&each_second("partitions"));
+    let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&config)).await;
+    let sql = "SELECT count(*) FROM steward.job_runs WHERE job = 'partitions' AND state = 'succeeded'";
+    wait_sql(&client, sql, |runs| runs > 1).await;
+    assert_eq!(metric(daemon.address(), "pgsteward_audit_lost_statements").await, None);
+}
