@@ -10,7 +10,9 @@ use super::base::Base;
 /// `postgresql.conf` win, so [`Options::settings`] override these.
 const SETTINGS: &[(&str, &str)] = &[
     ("fsync", "off"),
-    ("synchronous_commit", "off"),
+    // Costs nothing without fsync, and a server that dies alone has then lost no commit: it is started
+    // again on its data.
+    ("synchronous_commit", "on"),
     ("full_page_writes", "off"),
     ("shared_buffers", "16MB"),
     ("max_connections", "50"),
