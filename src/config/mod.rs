@@ -15,6 +15,7 @@
 
 mod check;
 mod defaults;
+pub mod job;
 pub mod load;
 mod overlay;
 pub mod problem;
@@ -24,17 +25,20 @@ mod secret;
 mod tables;
 mod tree;
 mod value;
+pub mod window;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use defaults::{MAIN, UnknownJob};
+pub use defaults::MAIN;
+pub use job::{AfterFailure, Builtin, CatchUp, Job, JobName, Overlap, SqlWork, Trigger, Work};
 pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
 pub use secret::{Secret, SecretError, SecretSource};
+pub use window::Windows;
 
 /// Everything that pgsteward was told. `Config::default()` is what holds when nothing is said; it
 /// names no database, which [`load()`] therefore asks for.
@@ -266,40 +270,12 @@ pub struct Jobs {
     pub max_concurrent: u32,
     /// `lease`, default 15 s, 5 s..=5 m: the observer's and each run's, on the database's clock.
     pub lease: Duration,
-    /// `history_keep`, default 30 d: rows of `job_runs`.
+    /// `history_keep`, default 30 d: rows of `job_runs`; failures are kept twice as long.
     pub history_keep: Duration,
-    /// `[jobs.NAME]` of the built-in jobs.
-    pub builtin: BTreeMap<JobName, Job>,
-}
-
-/// The built-in jobs. In text: `health-probe`, `connection-metrics` …
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum JobName {
-    /// Measures the server, judges, writes `system_health`.
-    HealthProbe,
-    /// Samples the connections, writes `connection_metrics`.
-    ConnectionMetrics,
-    /// Makes partitions ahead.
-    Partitions,
-    /// Purges what is past its retention.
-    Retention,
-    /// VACUUM and ANALYZE by need.
-    Vacuum,
-    /// Refreshes materialized views.
-    Refresh,
-}
-
-/// `[jobs.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Job {
-    /// `enabled`, default true.
-    pub enabled: bool,
-    /// `schedule`: cron with five or six fields, `@every 15s`, `@hourly`, `@daily` …
-    pub schedule: Schedule,
-    /// `timezone`: an IANA name, default `UTC`.
-    pub timezone: chrono_tz::Tz,
-    /// `timeout`: after which the run is cancelled on the server.
-    pub timeout: Duration,
+    /// `history_max`, default 1000: rows of one job that succeeded or were skipped; and as many that failed.
+    pub history_max: u32,
+    /// `[jobs.NAME]`: the built-in jobs, and those of an operator's own SQL.
+    pub all: BTreeMap<JobName, Job>,
 }
 
 /// `[retention]`: how long rows are kept. Days are 24 hours.

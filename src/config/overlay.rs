@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::JobName;
+use super::Builtin;
 use super::defaults::MAIN;
 use super::load::Args;
 use super::problem::{Origin, Problem};
@@ -187,7 +187,8 @@ fn resolve(tree: &Node, database: Option<&[String]>, segments: &[&str]) -> Vec<S
         let existing = table.and_then(|table| table.keys().find(|key| same(key, segment)).cloned());
         let job = || {
             let jobs = path.len() == 1 && path[0] == "jobs";
-            JobName::ALL.iter().map(|name| name.as_str()).find(|name| jobs && same(name, segment)).map(str::to_owned)
+            let names = Builtin::ALL.map(Builtin::as_str);
+            names.into_iter().find(|name| jobs && same(name, segment)).map(str::to_owned)
         };
         let key = existing.or_else(job).unwrap_or_else(|| segment.to_lowercase());
         node = table.and_then(|table| table.get(&key));

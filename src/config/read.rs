@@ -72,6 +72,16 @@ impl<'a> Section<'a> {
         self.table.into_iter().flatten().map(|(name, node)| (name.as_str(), &node.origin))
     }
 
+    /// The tables in this one that were not asked for by name: the user's own.
+    pub(super) fn own_tables(&self) -> Vec<(&'a str, &'a Origin)> {
+        let known = self.known.borrow();
+        let table = self.table.into_iter().flatten();
+        table
+            .filter(|(name, node)| matches!(node.value, Value::Table(_)) && !known.contains(name))
+            .map(|(name, node)| (name.as_str(), &node.origin))
+            .collect()
+    }
+
     /// `section.key`, with names that hold dots in quotes.
     pub(super) fn path_of(&self, key: &str) -> String {
         let key = if key.contains('.') { format!("{key:?}") } else { key.to_owned() };
@@ -81,6 +91,12 @@ impl<'a> Section<'a> {
     /// Adds a problem with a key of this table.
     pub(super) fn problem(&self, origin: &Origin, key: &str, found: impl Into<String>, wanted: impl Into<String>) {
         self.push(Problem::new(origin.clone(), self.path_of(key), found, wanted));
+    }
+
+    /// The same, with what was probably meant.
+    pub(super) fn meant(&self, origin: &Origin, key: &str, found: &str, fault: Fault) {
+        let problem = Problem::new(origin.clone(), self.path_of(key), found, fault.wanted);
+        self.push(problem.meant(fault.did_you_mean));
     }
 
     fn push(&self, problem: Problem) {

@@ -171,6 +171,13 @@ impl Conn {
         self.link.wire.backend_pid()
     }
 
+    /// The server process that works for this connection alone: its id, and when it began, in
+    /// microseconds since 1970. `None` behind a pooler.
+    pub fn process(&self) -> Option<(i32, i64)> {
+        let ours = self.facts.pid == self.announced_pid() && self.facts.backend_start_us > 0;
+        ours.then_some((self.facts.pid, self.facts.backend_start_us))
+    }
+
     /// Whether a SET outlives its transaction for us alone; false behind a transaction pooler.
     pub fn has_session_state(&self) -> bool {
         self.between.has_session_state()

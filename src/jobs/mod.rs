@@ -12,6 +12,7 @@ pub mod probe;
 pub mod refresh;
 pub mod retention;
 pub mod sample;
+pub mod sql;
 mod unfenced;
 pub mod vacuum;
 
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::{Config, JobName};
+use crate::config::{Builtin, Config, Job, JobName, Work};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
 use crate::store::runs;
 use crate::telemetry::Metrics;
@@ -44,6 +45,13 @@ pub struct Context<'a> {
     pub stop: CancellationToken,
     /// Whether the history says that the bundled set `zentry` is applied here.
     pub zentry: bool,
+    /// The job's name, and its configuration as it was claimed.
+    pub job: &'a JobName,
+    pub spec: &'a Job,
+    /// Whether the run's row says that it is not fenced.
+    pub unfenced: bool,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
 }
 
 /// What a job did.
@@ -62,6 +70,10 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Set when some of it failed: the run has failed, and what it did is still told.
     pub failure: Option<Error>,
+    /// Set when the run's success is written already, in the transaction of its effect.
+    pub recorded: bool,
+    /// With a failure: the server process that may still be at work.
+    pub may_still_run: Option<runs::Backend>,
 }
 
 impl Context<'_> {
@@ -97,13 +109,14 @@ impl Context<'_> {
 }
 
 /// Runs a job of the ledger. Probes and samples are taken on every tick of the observer instead.
-pub async fn run(job: JobName, context: &mut Context<'_>) -> Result<Report, Error> {
-    match job {
-        JobName::Partitions => partitions::run(context).await,
-        JobName::Retention => retention::run(context).await,
-        JobName::Vacuum => vacuum::run(context).await,
-        JobName::Refresh => refresh::run(context).await,
-        JobName::HealthProbe | JobName::ConnectionMetrics => {
+pub async fn run(context: &mut Context<'_>) -> Result<Report, Error> {
+    match &context.spec.work {
+        Work::Builtin(Builtin::Partitions) => partitions::run(context).await,
+        Work::Builtin(Builtin::Retention) => retention::run(context).await,
+        Work::Builtin(Builtin::Vacuum) => vacuum::run(context).await,
+        Work::Builtin(Builtin::Refresh) => refresh::run(context).await,
+        Work::Sql(work) => sql::run(context, work).await,
+        Work::Builtin(Builtin::HealthProbe | Builtin::ConnectionMetrics) => {
             let skipped = Some("runs on every tick of the observer, outside the ledger".to_owned());
             Ok(Report { skipped, ..Report::default() })
         }

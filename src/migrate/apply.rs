@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::error::ErrorPosition;
 
 use super::source::Migration;
-use super::sql;
+use crate::sql;
 use super::undo::Undo;
 use super::{Error, ErrorKind, Options};
 use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::source::{Migration, Set};
-use super::sql;
+use crate::sql;
 use super::undo::Undo;
 use crate::store::history::Applied;
 

@@ -1,30 +1,32 @@
-//! From what is due to what runs: claims instants for the observer, a lane each.
+//! From what is due to what runs: claims for the observer, a lane each.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::config::{self, Config, JobName};
+use crate::config::{Builtin, Config, JobName};
 use crate::db::Error;
-use crate::migrate::source;
-use crate::store::runs::{Claim, Missed, State};
+use crate::store::claims::{Answer, Ask, Skip, Verdict, Wanted};
+use crate::store::runs::State;
 
+use super::agenda::Agenda;
 use super::lanes::{Lane, Lanes};
-use super::planner;
 use super::runner::{Order, Runner};
 
 /// How long one look may go on claiming; what is left stays due for the next.
 const LOOK_BOUND: Duration = Duration::from_secs(20);
+/// How many jobs one transaction settles.
+const BATCH_MAX: usize = 64;
+/// How often it is listened for what people ask: what they ask for begins within a second.
+const HEAR_EVERY: Duration = Duration::from_millis(800);
 
 /// Claims and starts what is due of one database.
 pub struct Dispatcher {
     runner: Arc<Runner>,
     lanes: Lanes,
-    /// Up to which instant each job is accounted for; empty until registered.
-    floors: BTreeMap<JobName, DateTime<Utc>>,
-    specs: BTreeMap<JobName, String>,
+    agenda: Agenda,
+    heard: Option<Instant>,
     /// Partitions are looked after as soon as this instance observes: writes of the next hour may
     /// need one.
     partitions_at_once: bool,
@@ -45,14 +47,21 @@ pub struct Conditions<'a> {
 impl Dispatcher {
     /// With so many lanes.
     pub fn new(runner: Arc<Runner>, lanes: u32) -> Dispatcher {
-        let (floors, specs) = (BTreeMap::new(), BTreeMap::new());
-        let skew = TimeDelta::zero();
-        Dispatcher { runner, lanes: Lanes::new(lanes), floors, specs, partitions_at_once: true, skew }
+        Dispatcher {
+            runner,
+            lanes: Lanes::new(lanes),
+            agenda: Agenda::default(),
+            heard: None,
+            partitions_at_once: true,
+            skew: TimeDelta::zero(),
+        }
     }
 
     /// Reads the ledger again before the next claim: the configuration changed.
     pub fn forget(&mut self) {
-        self.floors.clear();
+        for name in self.agenda.forget() {
+            self.withdraw(&name);
+        }
     }
 
     /// Due instants follow the database's clock, by which floors and leases go too: an instance whose
@@ -67,16 +76,7 @@ impl Dispatcher {
 
     /// This instance observes no more; what is due next is the observer's to say.
     pub fn stand_down(&mut self) {
-        for name in std::mem::take(&mut self.specs).into_keys() {
-            self.withdraw(name);
-        }
         self.forget();
-    }
-
-    fn withdraw(&self, name: JobName) {
-        // An error says that there was no such series.
-        let _ = self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
-        self.runner.standing.update(name, |standing| standing.next_due = None);
     }
 
     /// This instance observes since now; what it knew of the ledger is old.
@@ -85,116 +85,169 @@ impl Dispatcher {
         self.partitions_at_once = true;
     }
 
-    /// Claims and starts everything that is due. An instant for which no lane is free stays due.
+    /// How long there is nothing to do, as far as is known.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let next = self.agenda.next()?;
+        Some((next - self.now()).to_std().unwrap_or_default())
+    }
+
+    /// When it is listened again for what people ask.
+    pub fn listens_at(&self) -> Option<Instant> {
+        self.heard.map(|at| at + HEAR_EVERY)
+    }
+
+    /// Claims and starts everything that is due or asked for. What finds no free lane stays due.
     pub async fn fire_due(&mut self, now: Conditions<'_>) -> Result<(), Error> {
         let begun = Instant::now();
-        if self.floors.is_empty() {
+        if self.agenda.is_empty() {
             self.register(now.config).await?;
         }
-        if self.partitions_at_once {
-            let enabled = is_enabled(now.config, JobName::Partitions);
-            // Above the floor, which a job that is new has at this very moment.
-            let floor = self.floors.get(&JobName::Partitions).copied().unwrap_or_default();
-            let at = self.now().trunc_subsecs(3).max(floor.trunc_subsecs(3) + TimeDelta::milliseconds(1));
-            self.partitions_at_once = enabled && !self.fire(now, JobName::Partitions, at, None).await?;
+        if std::mem::take(&mut self.partitions_at_once) {
+            self.agenda.at_once(Builtin::Partitions);
         }
-        for (name, floor) in self.longest_waiting_first() {
-            let Some(job) = now.config.jobs.builtin.get(&name).filter(|job| job.enabled) else {
-                self.withdraw(name);
-                continue;
-            };
-            let due = planner::due(&job.schedule, job.timezone, floor, self.now());
-            if let Some(next) = due.next {
-                self.announce(name, next);
-            }
-            if let Some(due_at) = due.fire
-                && begun.elapsed() < LOOK_BOUND
-            {
-                self.fire(now, name, due_at, due.missed).await?;
-            }
+        if self.heard.is_none_or(|at| at.elapsed() >= HEAR_EVERY) {
+            self.listen().await?;
         }
+        while begun.elapsed() < LOOK_BOUND && self.settle(now).await? {}
+        self.announce();
         Ok(())
     }
 
-    /// So that a frequent job does not take the lane from another each time.
-    fn longest_waiting_first(&self) -> Vec<(JobName, DateTime<Utc>)> {
-        let mut floors: Vec<_> = self.floors.iter().map(|(name, floor)| (*name, *floor)).collect();
-        floors.sort_by_key(|(_, floor)| *floor);
-        floors
+    /// Settles one batch; true when there may be more.
+    async fn settle(&mut self, now: Conditions<'_>) -> Result<bool, Error> {
+        let mut asks = Vec::new();
+        let mut lanes: Vec<Option<Lane>> = Vec::new();
+        for ask in self.agenda.look(self.now(), now.paused) {
+            let Some((job, _)) = self.agenda.job(&ask.job) else { continue };
+            let lane = match needs_lane(&ask) {
+                true => match self.lanes.take(job) {
+                    Some(lane) => Some(lane),
+                    None => continue,
+                },
+                false => None,
+            };
+            asks.push(self.completed(ask).await?);
+            lanes.push(lane);
+            if asks.len() == BATCH_MAX {
+                break;
+            }
+        }
+        if asks.is_empty() {
+            return Ok(false);
+        }
+        let answers = self.runner.ledger.claim(&asks).await?;
+        let mut moved = false;
+        for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
+            moved |= !matches!(answer.verdict, Verdict::Hold);
+            self.agenda.answered(ask, answer, self.now());
+            self.act(now, ask, answer, lane);
+        }
+        if asks.iter().any(|ask| matches!(ask.wanted, Wanted::Rewind { .. })) {
+            // What lies above the floors now has to be read.
+            self.forget();
+            return Ok(false);
+        }
+        Ok(moved)
     }
 
-    /// Claims an instant, after recording those before it that nobody ran. False when no lane is free.
-    async fn fire(
-        &mut self,
-        now: Conditions<'_>,
-        name: JobName,
-        due_at: DateTime<Utc>,
-        missed: Option<Missed>,
-    ) -> Result<bool, Error> {
-        let (Some(spec), Some(floor)) = (self.specs.get(&name), self.floors.get(&name)) else { return Ok(true) };
-        if due_at <= *floor {
-            return Ok(true);
-        }
-        let Some(lane) = self.lanes.take(name) else { return Ok(false) };
-        if let Some(missed) = missed {
-            if self.runner.ledger.missed(name, missed).await? {
-                tracing::warn!(database = self.target(), job = name.as_str(), first = %missed.first,
-                    last = %missed.last, count = missed.count, "instants passed that nobody ran");
+    /// A floor goes back together with the range that reaches over it.
+    async fn completed(&self, mut ask: Ask) -> Result<Ask, Error> {
+        if let Wanted::Rewind { to, cut } = &mut ask.wanted {
+            tracing::warn!(database = self.target(), job = ask.job.as_str(), floor = %ask.floor, clock = %to,
+                "the database's clock was set back; instants from then on are due again, but for those that have run");
+            if let Some(first) = self.runner.ledger.reaching_over(&ask.job, *to).await? {
+                *cut = self.agenda.cut(&ask.job, first, *to);
             }
-            self.floors.insert(name, missed.last);
         }
-        let claim = self.runner.ledger.claim(name, due_at, spec, now.paused).await?;
-        self.floors.insert(name, due_at);
-        self.act(now, name, due_at, claim, lane);
-        Ok(true)
+        Ok(ask)
     }
 
-    fn act(&self, now: Conditions<'_>, job: JobName, due_at: DateTime<Utc>, claim: Claim, lane: Lane) {
-        match claim {
-            Claim::Run { id, epoch } => {
-                let (config, zentry) = (Arc::clone(now.config), now.zentry);
-                self.runner.start(Order { job, id, epoch, due_at, config, zentry }, lane);
+    fn act(&self, now: Conditions<'_>, ask: &Ask, answer: &Answer, lane: Option<Lane>) {
+        let job = &ask.job;
+        if let Wanted::Due { missed, .. } = &ask.wanted
+            && answer.verdict != Verdict::Stale
+        {
+            for missed in missed {
+                self.skipped(job, missed.reason, missed.count);
+                tracing::warn!(database = self.target(), job = job.as_str(), first = %missed.first, last = %missed.last,
+                    count = missed.count, reason = missed.reason.as_str(), "instants passed that were not run");
             }
-            Claim::Skipped { reason, .. } => {
-                tracing::info!(database = self.target(), job = job.as_str(), due_at = %due_at, reason, "instant skipped");
-                let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
-                self.runner.metrics.job_runs.with_label_values(&labels).inc();
-            }
-            Claim::Taken => {}
         }
+        match (answer.verdict, answer.run, lane) {
+            (Verdict::Run, Some(run), Some(lane)) => {
+                let Some((spec, offset)) = self.agenda.job(job) else { return };
+                let manual = matches!(ask.wanted, Wanted::Queued { .. });
+                let offset = if manual { TimeDelta::zero() } else { offset };
+                let order = Order {
+                    job: job.clone(),
+                    spec: spec.clone(),
+                    id: run.id,
+                    epoch: run.epoch,
+                    lag: (self.now() - run.due_at - offset).to_std().unwrap_or_default(),
+                    config: Arc::clone(now.config),
+                    zentry: now.zentry,
+                };
+                self.runner.start(order, lane);
+            }
+            (Verdict::Skip(reason), _, _) => {
+                self.skipped(job, reason, 1);
+                tracing::info!(database = self.target(), job = job.as_str(), reason = reason.as_str(), "instant skipped");
+            }
+            (Verdict::Queue, _, _) => {
+                tracing::info!(database = self.target(), job = job.as_str(), "instant queued behind the run before it");
+            }
+            _ => {}
+        }
+    }
+
+    fn skipped(&self, job: &JobName, reason: Skip, count: i32) {
+        let count = u64::try_from(count).unwrap_or(0);
+        let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
+        self.runner.metrics.job_runs.with_label_values(&labels).inc_by(count);
+        let labels = [self.target(), job.as_str(), reason.as_str()];
+        self.runner.metrics.job_skipped_instants.with_label_values(&labels).inc_by(count);
+    }
+
+    async fn listen(&mut self) -> Result<(), Error> {
+        let heard = self.runner.ledger.hear(&self.agenda.leaders()).await?;
+        self.heard = Some(Instant::now());
+        for wish in &heard.cancel {
+            self.runner.cancel(wish.id, &wish.by);
+        }
+        self.agenda.hear(&heard);
+        Ok(())
     }
 
     /// Makes the jobs known to the ledger, and remembers how their last runs ended.
     async fn register(&mut self, config: &Config) -> Result<(), Error> {
-        self.specs = config
-            .jobs
-            .builtin
-            .iter()
-            .filter(|(name, _)| !matches!(name, JobName::HealthProbe | JobName::ConnectionMetrics))
-            .map(|(name, job)| (*name, spec_hash(job)))
-            .collect();
-        let jobs: Vec<(JobName, String)> = self.specs.iter().map(|(name, hash)| (*name, hash.clone())).collect();
-        let floors = self.runner.ledger.register(&jobs).await?;
+        let database = self.target().to_owned();
+        let registered = self.runner.ledger.register(&Agenda::specs(config, &database)).await?;
+        self.agenda.adopt(config, &database, registered);
         for last in self.runner.ledger.last_runs().await? {
-            let Ok(job) = last.job.parse::<JobName>() else { continue };
-            if let Some(at) = last.last_success_at {
-                let gauge = &self.runner.metrics.job_last_success;
-                gauge.with_label_values(&[self.target(), job.as_str()]).set(seconds(at));
-            }
-            self.runner.standing.update(job, |standing| {
-                standing.last_success_at = last.last_success_at;
-                standing.last_finished_at = Some(last.finished_at);
-                standing.failures = u32::try_from(last.failures).unwrap_or(u32::MAX);
-                standing.last_error = (standing.failures > 0).then_some(last.error).flatten();
-            });
+            let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else { continue };
+            self.runner.recall(job, spec, last);
         }
-        self.floors = floors.into_iter().collect();
+        self.heard = None;
         Ok(())
     }
 
-    fn announce(&self, job: JobName, next: DateTime<Utc>) {
-        self.runner.metrics.job_next_due.with_label_values(&[self.target(), job.as_str()]).set(seconds(next));
-        self.runner.standing.update(job, |standing| standing.next_due = Some(next));
+    fn withdraw(&self, name: &JobName) {
+        // An error says that there was no such series.
+        let _ = self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
+        self.runner.standing.update(name, |standing| standing.next_due = None);
+    }
+
+    fn announce(&self) {
+        for (name, next) in self.agenda.next_of_each() {
+            match next {
+                Some(next) => {
+                    let labels = [self.target(), name.as_str()];
+                    self.runner.metrics.job_next_due.with_label_values(&labels).set(seconds(next));
+                    self.runner.standing.update(name, |standing| standing.next_due = Some(next));
+                }
+                None => self.withdraw(name),
+            }
+        }
     }
 
     fn target(&self) -> &str {
@@ -202,14 +255,9 @@ impl Dispatcher {
     }
 }
 
-fn is_enabled(config: &Config, name: JobName) -> bool {
-    config.jobs.builtin.get(&name).is_some_and(|job| job.enabled)
-}
-
-/// Names a job's specification, so that instances with another one stand aside.
-fn spec_hash(job: &config::Job) -> String {
-    let text = format!("{} {} {}", job.schedule.text(), job.timezone, job.timeout.as_millis());
-    source::checksum(text.as_bytes())[..16].to_owned()
+/// Whether something may run when the ledger agrees.
+fn needs_lane(ask: &Ask) -> bool {
+    matches!(ask.wanted, Wanted::Due { fire: Some(_), .. } | Wanted::Queued { skip: None, .. })
 }
 
 /// For gauges.

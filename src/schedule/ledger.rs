@@ -14,10 +14,14 @@ use uuid::Uuid;
 
 use crate::config::JobName;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
-use crate::store::audit;
-use crate::store::leases::{self, Answer};
+use crate::observe::sessions;
+use crate::store::claims::{self, Answer, Ask, Claimer};
+use crate::store::orphans::{self, Orphan};
 use crate::store::pauses::{self, Pause};
-use crate::store::runs::{self, Claim, Ending, Fire, LastRun, Missed, Orphan};
+use crate::store::requests::{self, Heard};
+use crate::store::run_history::{self, LastRun};
+use crate::store::runs::{self, Backend, Ended, Registered, Renewed};
+use crate::store::{audit, leases};
 
 /// For each statement on pgsteward's own tables, on the server: they are few and small.
 const BOUND: Duration = Duration::from_secs(5);
@@ -33,14 +37,18 @@ pub struct Ledger {
     db: Arc<Database>,
     instance: String,
     lease: Duration,
-    unwritten: Mutex<VecDeque<Unwritten>>,
+    unwritten: Mutex<VecDeque<Ended>>,
 }
 
-struct Unwritten {
-    job: JobName,
-    id: Uuid,
-    epoch: i64,
-    ending: Ending,
+/// How a run stands, after its end was to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// As it was said.
+    Written,
+    /// Not known to the ledger yet.
+    Unwritten,
+    /// In this state already, by its row; `None` where that is gone.
+    Other(Option<String>),
 }
 
 impl Ledger {
@@ -70,7 +78,7 @@ impl Ledger {
     }
 
     /// Takes or renews the observer's lease.
-    pub async fn observe(&self) -> Result<Answer, Error> {
+    pub async fn observe(&self) -> Result<leases::Answer, Error> {
         within("take the observer's lease", async {
             leases::acquire(&mut *self.control().await?, OBSERVER, &self.instance, self.lease, BOUND).await
         })
@@ -85,73 +93,100 @@ impl Ledger {
         .await
     }
 
-    /// Registers the jobs with their specification, and returns the instant up to which each is
-    /// accounted for.
-    pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<(JobName, DateTime<Utc>)>, Error> {
-        let named: Vec<(&'static str, String)> = jobs.iter().map(|(job, hash)| (job.as_str(), hash.clone())).collect();
-        let floors =
-            within("register jobs", async { runs::register(&mut *self.control().await?, &named, BOUND).await }).await?;
-        Ok(floors.into_iter().filter_map(|(name, floor)| Some((name.parse().ok()?, floor))).collect())
+    /// Registers the jobs with their specification, and returns the row of each.
+    pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<Registered>, Error> {
+        within("register jobs", async { runs::register(&mut *self.control().await?, jobs, BOUND).await }).await
     }
 
-    /// Claims one due instant.
-    pub async fn claim(
-        &self,
-        job: JobName,
-        due_at: DateTime<Utc>,
-        spec_hash: &str,
-        paused: bool,
-    ) -> Result<Claim, Error> {
-        let fire = Fire { job: job.as_str(), due_at, spec_hash: spec_hash.to_owned(), paused };
-        within("claim a due instant", async {
-            runs::claim(&mut *self.control().await?, &fire, &self.instance, self.lease, BOUND).await
+    /// Settles what is due, or waits, of several jobs at once.
+    pub async fn claim(&self, asks: &[Ask]) -> Result<Vec<Answer>, Error> {
+        let claimer = Claimer { instance: &self.instance, lease: self.lease };
+        within("claim due instants", async {
+            claims::claim(&mut *self.control().await?, claimer, asks, BOUND).await
         })
         .await
     }
 
-    /// Records instants that nobody ran; false when another instance has looked after them.
-    pub async fn missed(&self, job: JobName, missed: Missed) -> Result<bool, Error> {
-        within("record missed instants", async {
-            runs::record_missed(&mut *self.control().await?, job.as_str(), missed, &self.instance, BOUND).await
+    /// The first instant of the range of skipped ones that reaches over a moment.
+    pub async fn reaching_over(&self, job: &JobName, at: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
+        within("find a range", async {
+            claims::reaching_over(&mut *self.control().await?, job.as_str(), at, BOUND).await
         })
         .await
+    }
+
+    /// What waits to be heard; `leaders` are the jobs that others follow.
+    pub async fn hear(&self, leaders: &[String]) -> Result<Heard, Error> {
+        within("listen for requests", async { requests::hear(&*self.control().await?, leaders, BOUND).await }).await
     }
 
     /// Extends the leases of running runs; returns those that are still ours.
-    pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<Uuid>, Error> {
+    pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<Renewed>, Error> {
         within("renew the leases of runs", async {
             runs::renew(&mut *self.control().await?, running, self.lease, BOUND).await
         })
         .await
     }
 
-    /// Writes how a run ended, now or when the database is back.
-    pub async fn finish(&self, job: JobName, id: Uuid, epoch: i64, ending: Ending) {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push_back(Unwritten { job, id, epoch, ending });
-        if let Err(error) = self.flush().await {
-            tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
-                "the end of a run is not written yet; trying again when the database is back");
+    /// Notes that a run is not fenced, and by which process it is worked for; fails when the run is not
+    /// ours any more.
+    pub async fn note_unfenced(&self, id: Uuid, epoch: i64, backend: Option<Backend>) -> Result<(), Error> {
+        within("note that a run is not fenced", async {
+            runs::note_unfenced(&mut *self.control().await?, id, epoch, backend, BOUND).await
+        })
+        .await
+    }
+
+    /// Writes how a run ended, now or when the database is back. Returns how it stands, by its row: a
+    /// run whose connection broke may have committed, and recorded that.
+    pub async fn finish(&self, ended: Ended) -> Standing {
+        let (job, id) = (ended.job.clone(), ended.id);
+        self.lock().push_back(ended);
+        match self.write_all().await {
+            Ok(stands) => stands.into_iter().find(|(ended, _)| ended.id == id).map_or(Standing::Written, |(_, stands)| stands),
+            Err(error) => {
+                tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
+                    "the end of a run is not written yet; trying again when the database is back");
+                Standing::Unwritten
+            }
         }
     }
 
-    /// Writes the endings that are waiting, oldest first.
+    /// Writes the endings that are waiting, oldest first. Returns those that the ledger knows better.
     ///
     /// # Errors
     /// Why the database cannot be written to at the moment; the endings are kept then. One that the
     /// server refuses for good is told and given up: its lease passes, and it is reaped as lost.
-    pub async fn flush(&self) -> Result<(), Error> {
+    pub async fn flush(&self) -> Result<Vec<(JobName, Standing)>, Error> {
+        Ok(self.write_all().await?.into_iter().map(|(ended, standing)| (ended.job, standing)).collect())
+    }
+
+    async fn write_all(&self) -> Result<Vec<(Ended, Standing)>, Error> {
+        let mut stands = Vec::new();
         while let Some(next) = self.take_unwritten() {
-            let Unwritten { job, id, epoch, ending } = &next;
+            let (job, id) = (next.job.as_str(), next.id);
             let written = within("write the end of a run", async {
-                runs::finish(&mut *self.control().await?, job.as_str(), *id, *epoch, ending, BOUND).await
+                let conn = &mut *self.control().await?;
+                match runs::finish(conn, &next, BOUND).await? {
+                    true => Ok(Standing::Written),
+                    false => Ok(Standing::Other(runs::state_of(conn, id, BOUND).await?)),
+                }
             })
             .await;
             match written {
-                Ok(true) => {}
-                Ok(false) => tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id,
-                    "another instance has ended this run as lost; its end here was {}", ending.state.as_str()),
+                Ok(Standing::Other(state)) => {
+                    let here = next.ending.state.as_str();
+                    match state.as_deref() {
+                        Some("succeeded") => tracing::info!(database = self.db.name(), job, run_id = %id,
+                            "the connection broke while this run committed; its row proves that it did"),
+                        state => tracing::warn!(database = self.db.name(), job, run_id = %id, here,
+                            "this run has been ended already: as {}", state.unwrap_or("nothing, its row is gone")),
+                    }
+                    stands.push((next, Standing::Other(state)));
+                }
+                Ok(_) => {}
                 Err(error) if matches!(error.kind(), Kind::Sql | Kind::Protocol) => {
-                    tracing::error!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
+                    tracing::error!(database = self.db.name(), job, run_id = %id, error = %error,
                         "the end of a run cannot be written; it will be recorded as lost");
                 }
                 Err(error) => {
@@ -160,31 +195,63 @@ impl Ledger {
                 }
             }
         }
-        Ok(())
+        Ok(stands)
     }
 
-    fn take_unwritten(&self) -> Option<Unwritten> {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Ended>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put_back(&self, ending: Unwritten) {
-        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take_unwritten(&self) -> Option<Ended> {
+        self.lock().pop_front()
+    }
+
+    fn put_back(&self, ended: Ended) {
+        let mut unwritten = self.lock();
         if unwritten.len() == UNWRITTEN_MAX {
             // Its lease passes, and the run is reaped as lost: accounted for either way.
-            tracing::error!(database = self.db.name(), run_id = %ending.id, "too many unwritten endings; one is dropped");
+            tracing::error!(database = self.db.name(), run_id = %ended.id, "too many unwritten endings; one is dropped");
             return;
         }
-        unwritten.push_front(ending);
+        unwritten.push_front(ended);
     }
 
     /// Ends runs whose instance stopped renewing them.
     pub async fn reap(&self) -> Result<Vec<Orphan>, Error> {
-        within("reap lost runs", async { runs::reap(&mut *self.control().await?, BOUND).await }).await
+        within("reap lost runs", async { orphans::reap(&mut *self.control().await?, BOUND).await }).await
+    }
+
+    /// Mends slots that were changed by hand; returns how many.
+    pub async fn mend(&self) -> Result<u64, Error> {
+        within("mend the slots of jobs", async { orphans::mend(&mut *self.control().await?, BOUND).await }).await
+    }
+
+    /// Ends the quarantine of jobs whose former server process is gone; returns the names of these, and
+    /// of those that still wait.
+    pub async fn release_quarantined(&self) -> Result<(Vec<String>, Vec<String>), Error> {
+        within("look after jobs in quarantine", async {
+            let conn = &mut *self.control().await?;
+            let (mut released, mut waiting) = (Vec::new(), Vec::new());
+            for held in orphans::quarantined(conn, BOUND).await? {
+                let working = match held.backend {
+                    Some(backend) => sessions::is_there(conn, backend.pid, backend.start_us).await?,
+                    None => false,
+                };
+                if working {
+                    waiting.push(held.job);
+                } else {
+                    orphans::release(conn, &held.job, held.run_id, BOUND).await?;
+                    released.push(held.job);
+                }
+            }
+            Ok((released, waiting))
+        })
+        .await
     }
 
     /// How each job's newest run ended.
     pub async fn last_runs(&self) -> Result<Vec<LastRun>, Error> {
-        within("read the last runs", async { runs::last_runs(&mut *self.control().await?, BOUND).await }).await
+        within("read the last runs", async { run_history::last_runs(&mut *self.control().await?, BOUND).await }).await
     }
 
     /// How many statements of applications went unrecorded in the audit trail.

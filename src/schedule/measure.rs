@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, JobName};
+use crate::config::{Config, Builtin};
 use crate::db::Error;
 use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
 use crate::jobs::probe::{self, Probe, ProbeState};
@@ -44,8 +44,8 @@ pub struct Measurements {
     runner: Arc<Runner>,
     state: Arc<Mutex<ProbeState>>,
     observing: bool,
-    next: BTreeMap<JobName, DateTime<Utc>>,
-    underway: BTreeMap<JobName, JoinHandle<bool>>,
+    next: BTreeMap<Builtin, DateTime<Utc>>,
+    underway: BTreeMap<Builtin, JoinHandle<bool>>,
 }
 
 impl Measurements {
@@ -57,10 +57,10 @@ impl Measurements {
 
     /// Starts what is due. Waits for nothing.
     pub fn tick(&mut self, config: &Arc<Config>, surroundings: &Surroundings, now: DateTime<Utc>) {
-        if self.is_due(config, JobName::HealthProbe, now) {
+        if self.is_due(config, Builtin::HealthProbe, now) {
             self.probe(config, surroundings);
         }
-        if self.is_due(config, JobName::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
+        if self.is_due(config, Builtin::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
             self.sample(config);
         }
     }
@@ -71,8 +71,9 @@ impl Measurements {
         self.next.clear();
     }
 
-    fn is_due(&mut self, config: &Config, name: JobName, now: DateTime<Utc>) -> bool {
-        let Some(job) = config.jobs.builtin.get(&name).filter(|job| job.enabled) else { return false };
+    fn is_due(&mut self, config: &Config, name: Builtin, now: DateTime<Utc>) -> bool {
+        let Some(job) = config.jobs.enabled(name) else { return false };
+        let Some(schedule) = job.schedule() else { return false };
         let next = self.next.get(&name);
         let due = next.is_none_or(|at| *at <= now);
         let underway = self.underway.get(&name).is_some_and(|task| !task.is_finished());
@@ -80,7 +81,7 @@ impl Measurements {
         if next.is_none() && underway {
             return false;
         }
-        let upcoming = job.schedule.next_after(now, job.timezone);
+        let upcoming = schedule.next_after(now, job.timezone);
         // A clock that was set back would leave the next tick far away.
         let far = next.is_some_and(|at| upcoming.is_some_and(|upcoming| upcoming < *at));
         if (due || far)
@@ -99,7 +100,7 @@ impl Measurements {
         let (runner, board, state) = (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
         let (config, surroundings) = (Arc::clone(config), surroundings.clone());
         let inputs = self.inputs(&surroundings);
-        let bound = timeout(&config, JobName::HealthProbe);
+        let bound = timeout(&config, Builtin::HealthProbe);
         let work = async move {
             let mut state = state.lock().await;
             if stood_down {
@@ -124,28 +125,28 @@ impl Measurements {
             }
             Ok(())
         };
-        self.start(JobName::HealthProbe, bound, work);
+        self.start(Builtin::HealthProbe, bound, work);
     }
 
     fn sample(&mut self, config: &Config) {
         let (runner, state) = (Arc::clone(&self.runner), Arc::clone(&self.state));
-        let bound = timeout(config, JobName::ConnectionMetrics);
+        let bound = timeout(config, Builtin::ConnectionMetrics);
         let work = async move {
             let mut state = state.lock().await;
             let instance = runner.ledger.instance();
             sample::run(&runner.db, &runner.metrics, instance, &mut state.sampler, bound).await.map(drop)
         };
-        self.start(JobName::ConnectionMetrics, bound, work);
+        self.start(Builtin::ConnectionMetrics, bound, work);
     }
 
-    fn start<F>(&mut self, name: JobName, bound: Duration, work: F)
+    fn start<F>(&mut self, name: Builtin, bound: Duration, work: F)
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let runner = Arc::clone(&self.runner);
         // A little more than the measurement gives itself: it is to end by its own bound.
         let bound = bound + bound / 4;
-        let task = async move { runner.unledgered(name, bound, work).await };
+        let task = async move { runner.unledgered(name.into(), bound, work).await };
         self.underway.insert(name, self.runner.tasks.spawn("measure", task));
     }
 
@@ -154,7 +155,7 @@ impl Measurements {
         let mut jobs = Jobs { paused: surroundings.paused.clone(), ..Jobs::default() };
         for (name, standing) in self.runner.standing.read() {
             let told = |error: String| FailingJob { name: name.as_str().to_owned(), error };
-            if standing.failures > 0 && name != JobName::HealthProbe {
+            if standing.failures > 0 && name.as_str() != Builtin::HealthProbe.as_str() {
                 jobs.failing.push(told(standing.last_error.unwrap_or_default()));
             }
             jobs.not_permitted.extend(standing.not_permitted.map(told));
@@ -184,6 +185,6 @@ pub fn watched(zentry: bool) -> Vec<Watched> {
     supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
 }
 
-fn timeout(config: &Config, name: JobName) -> Duration {
-    config.jobs.builtin.get(&name).map_or(Duration::from_secs(10), |job| job.timeout)
+fn timeout(config: &Config, name: Builtin) -> Duration {
+    config.jobs.all.get(name.as_str()).map_or(Duration::from_secs(10), |job| job.timeout)
 }

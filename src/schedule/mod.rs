@@ -10,6 +10,7 @@
 //! One [`pipeline`] per database. Only the observer claims; the ledger's unique row keeps an instant
 //! from running twice even while two instances believe that they observe.
 
+pub mod agenda;
 pub mod dispatcher;
 pub mod lanes;
 pub mod ledger;
@@ -47,6 +48,8 @@ pub struct JobStanding {
     pub last_success_at: Option<DateTime<Utc>>,
     /// Runs in a row that failed, timed out or were lost.
     pub failures: u32,
+    /// Whether its failures are nobody's concern but the ledger's.
+    pub ignored: bool,
     pub next_due: Option<DateTime<Utc>>,
     /// What the last run could not do for want of a privilege or an index, with what mends it.
     pub warnings: Vec<String>,
@@ -61,8 +64,8 @@ impl Standing {
     }
 
     /// Changes what is known of one job.
-    pub fn update(&self, job: JobName, change: impl FnOnce(&mut JobStanding)) {
-        change(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job).or_default());
+    pub fn update(&self, job: &JobName, change: impl FnOnce(&mut JobStanding)) {
+        change(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default());
     }
 }
 

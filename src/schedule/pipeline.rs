@@ -25,7 +25,7 @@ use crate::telemetry::Metrics;
 
 use super::Standing;
 use super::dispatcher::{Conditions, Dispatcher, seconds};
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
 use super::pause::Pause;
 use super::role::Role;
@@ -34,6 +34,9 @@ use super::schema::{Progress, Schema};
 
 /// A lease is believed for so much less than it was given.
 const TRUST_MARGIN: Duration = Duration::from_secs(1);
+/// Between two rounds that nothing else asked for.
+const IDLE_LEAST: Duration = Duration::from_millis(5);
+const IDLE_MOST: Duration = Duration::from_secs(1);
 /// How long a stop may take to write what is left to be written.
 const LAST_WORDS_BOUND: Duration = Duration::from_secs(5);
 /// By when a pipeline has ended after it was told to.
@@ -127,15 +130,27 @@ impl Pipeline {
             self.parts.metrics.pipeline_advanced.with_label_values(&[self.target()]).set(seconds(Utc::now()));
             self.parts.db.export();
             self.round().await;
+            let idle = self.idle();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = wake.notified() => {}
                 () = self.schema.ended() => {}
                 () = self.runner.lane_free() => {}
+                () = tokio::time::sleep(idle) => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
             }
         }
         self.stop().await;
+    }
+
+    /// Until something is due, or somebody may have asked for something. The wake-up of each second
+    /// comes beside it, and goes by the wall clock.
+    fn idle(&self) -> Duration {
+        if !self.role.is_observer() || Instant::now() < self.not_before {
+            return Duration::from_secs(1);
+        }
+        let heard = self.dispatcher.listens_at().map(|at| at.saturating_duration_since(Instant::now()));
+        [self.dispatcher.idle_for(), heard].into_iter().flatten().min().unwrap_or(IDLE_MOST).clamp(IDLE_LEAST, IDLE_MOST)
     }
 
     /// Takes in a new configuration: schedules, thresholds, retention; a failed migration is tried
@@ -224,7 +239,7 @@ impl Pipeline {
         self.become_role(role);
         if self.role != Role::Alone {
             // Also by who observed until now: its runs go on until they have ended.
-            self.ledger.flush().await?;
+            self.flush().await?;
             self.renew_runs().await?;
             self.pause.set_flag(self.ledger.paused().await?.map(|pause| pause.by));
         }
@@ -302,9 +317,24 @@ impl Pipeline {
             return Ok(());
         }
         let ours = self.ledger.renew(&running).await?;
-        for (id, _) in running.iter().filter(|(id, _)| !ours.contains(id)) {
+        for run in &ours {
+            if let Some(by) = &run.cancel_by {
+                self.runner.cancel(run.id, by);
+            }
+        }
+        for (id, _) in running.iter().filter(|(id, _)| !ours.iter().any(|run| run.id == *id)) {
             if self.runner.fence_off(*id) {
                 tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the endings that wait for the database.
+    async fn flush(&mut self) -> Result<(), Error> {
+        for (job, state) in self.ledger.flush().await? {
+            if state == ledger::Standing::Other(Some(State::Succeeded.as_str().to_owned())) {
+                self.runner.amend(&job);
             }
         }
         Ok(())
@@ -315,12 +345,19 @@ impl Pipeline {
             tracing::warn!(database = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
                 "a run stopped renewing its lease; recorded as lost");
             self.parts.metrics.job_runs.with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()]).inc();
-            if let Ok(job) = orphan.job.parse::<JobName>() {
-                let error =
-                    Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
-                self.parts.standing.update(job, |standing| standing.ended(State::Lost, error, Utc::now()));
-            }
+            let error = Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
+            let job = JobName::new(&orphan.job);
+            self.parts.standing.update(&job, |standing| standing.ended(State::Lost, error, Utc::now()));
         }
+        let mended = self.ledger.mend().await?;
+        if mended > 0 {
+            tracing::warn!(database = self.target(), jobs = mended, "rows of the ledger were changed by hand; slots mended");
+        }
+        let (released, waiting) = self.ledger.release_quarantined().await?;
+        for job in released {
+            tracing::info!(database = self.target(), job, "the server process of the former run is gone; the job may run again");
+        }
+        self.parts.metrics.job_quarantined.with_label_values(&[self.target()]).set(waiting.len() as i64);
         Ok(())
     }
 

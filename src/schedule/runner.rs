@@ -1,19 +1,21 @@
 //! The single funnel that every job goes through.
 //!
 //! ```text
-//! place ─► connection ─► task ─► deadline ─► proven cancel ─► outcome ─► metrics, log ─► row
+//! place ─► [ connection ─► task ─► deadline ─► proven cancel ] ─► outcome ─► row ─► metrics, log
+//!            └──── attempts, with backoff, for passing reasons ┘
 //! ```
 //! A run is a task of its own, so a panic is an outcome of that run. A run that passes its deadline,
-//! loses its lease, or outstays a shutdown is cancelled on the server; the outcome says whether the
-//! server confirmed that. Nothing of this waits for another job, and every wait ends.
+//! loses its lease, is cancelled by somebody, or outstays a shutdown is cancelled on the server; where
+//! the server does not confirm that, the job is put in quarantine until the process is gone. Nothing of
+//! this waits for another job, and every wait ends.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use serde_json::Value::Null;
 use tokio::sync::Notify;
 use tokio::task::JoinError;
@@ -22,16 +24,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::config::{Config, JobName};
+use crate::config::{AfterFailure, Config, Job, JobName};
+use crate::db::retry::Backoff;
 use crate::db::{CancelOutcome, Database, Error, Kind, Purpose};
 use crate::jobs::{self, Context, Report};
 use crate::lifecycle::Tasks;
-use crate::store::runs::{Ending, State};
+use crate::store::run_history::LastRun;
+use crate::store::runs::{Backend, Ended, Ending, State};
 use crate::telemetry::Metrics;
 
 use super::Standing;
 use super::lanes::Lane;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 
 /// How the reason of a run begins that was permitted nothing.
 const NOT_PERMITTED: &str = "not_permitted";
@@ -39,6 +43,9 @@ const NOT_PERMITTED: &str = "not_permitted";
 const CANCEL_BOUND: Duration = Duration::from_secs(8);
 /// How long a batch may go on after a shutdown was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The first and the longest pause between two attempts.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
 /// By when a run has ended after a shutdown was asked for.
 pub const STOP_BOUND: Duration = Duration::from_secs(CANCEL_BOUND.as_secs() + STOP_GRACE.as_secs() + 1);
 
@@ -57,16 +64,28 @@ struct Running {
     epoch: i64,
     /// Whether its work is over and only its end is still to be written.
     ending: bool,
+    stops: Stops,
+}
+
+/// What cuts a run off from outside.
+#[derive(Debug, Clone, Default)]
+struct Stops {
     /// Cancelled when the lease was lost: the outcome is no longer ours to decide.
     lost: CancellationToken,
+    /// Cancelled when somebody asked for it; by whom.
+    asked: CancellationToken,
+    by: Arc<OnceLock<String>>,
 }
 
 /// A claimed instant, ready to run.
 pub struct Order {
     pub job: JobName,
+    /// Its configuration, as it was claimed.
+    pub spec: Job,
     pub id: Uuid,
     pub epoch: i64,
-    pub due_at: DateTime<Utc>,
+    /// From when the run was to begin until now.
+    pub lag: Duration,
     pub config: Arc<Config>,
     pub zentry: bool,
 }
@@ -107,7 +126,16 @@ impl Runner {
     pub fn fence_off(&self, id: Uuid) -> bool {
         let running = self.lock();
         let working = running.get(&id).filter(|run| !run.ending);
-        working.inspect(|run| run.lost.cancel()).is_some()
+        working.inspect(|run| run.stops.lost.cancel()).is_some()
+    }
+
+    /// Cancels a run, as somebody asked for. Nothing where it does not run here.
+    pub fn cancel(&self, id: Uuid, by: &str) {
+        if let Some(run) = self.lock().get(&id) {
+            // The first who asks is told of.
+            let _ = run.stops.by.set(by.to_owned());
+            run.stops.asked.cancel();
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Running>> {
@@ -132,45 +160,90 @@ impl Runner {
     }
 
     async fn run(self: Arc<Self>, order: Order) {
-        let (job, id, epoch, due_at) = (order.job, order.id, order.epoch, order.due_at);
-        let labels = [self.db.name(), job.as_str()];
+        let (job, id, epoch) = (order.job.clone(), order.id, order.epoch);
+        let on_failure = order.spec.on_failure;
         let begun = Instant::now();
-        let lag = (Utc::now() - due_at).to_std().unwrap_or_default();
-        self.metrics.job_due_lag.with_label_values(&labels[..1]).observe(lag.as_secs_f64());
-        let place = Place::take(&self, job, id, epoch);
+        self.metrics.job_due_lag.with_label_values(&[self.db.name()]).observe(order.lag.as_secs_f64());
+        let place = Place::take(&self, &job, id, epoch);
 
-        let ending = self.attempt(order, &place.lost).await;
+        let (mut ending, recorded) = self.attempts(order, &place.stops).await;
 
         place.work_is_over();
-        self.record(job, &ending, begun.elapsed());
-        log(&ending, begun.elapsed());
         // A run that was taken over has been ended by who took it.
-        if ending.state != State::Lost {
-            self.ledger.finish(job, id, epoch, ending).await;
+        if ending.state != State::Lost && !recorded {
+            let pause = on_failure == AfterFailure::Pause && matches!(ending.state, State::Failed | State::TimedOut);
+            let ended = Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause };
+            if let ledger::Standing::Other(state) = self.ledger.finish(ended).await {
+                ending = told_by_row(ending, state.as_deref());
+            }
+        }
+        self.record(&job, &ending, begun.elapsed(), on_failure);
+        log(&ending, begun.elapsed());
+    }
+
+    /// Tries until it ends otherwise than for a passing reason, as often as the job may. Returns also
+    /// whether the end is written already.
+    async fn attempts(self: &Arc<Self>, order: Order, stops: &Stops) -> (Ending, bool) {
+        let timeout = order.spec.timeout;
+        let deadline = Instant::now() + timeout;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let order = Arc::new(order);
+        let mut attempt = 1;
+        loop {
+            let (mut ending, recorded) = self.attempt(&order, attempt, deadline, stops).await;
+            ending.attempts = i32::try_from(attempt).unwrap_or(i32::MAX);
+            let pause = backoff.next_delay();
+            let again = attempt <= order.spec.retries && is_passing(&ending) && Instant::now() + pause < deadline;
+            if !again {
+                return (ending, recorded);
+            }
+            tracing::warn!(attempt, reason = ending.reason, error = ending.error, "attempt failed; trying again in {:.1} s",
+                pause.as_secs_f64());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                cut = self.cut(deadline, timeout, stops) => {
+                    let told = cut.ending(None);
+                    let error = told.error.unwrap_or_default();
+                    let before = ending.error.unwrap_or_default();
+                    let error = Some(format!("{error}; the attempt before had failed: {before}"));
+                    return (Ending { error, attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
+                }
+            }
+            self.metrics.job_retries.with_label_values(&[self.db.name(), order.job.as_str()]).inc();
+            attempt += 1;
         }
     }
 
-    async fn attempt(self: &Arc<Self>, order: Order, lost: &CancellationToken) -> Ending {
-        let timeout = order.config.jobs.builtin.get(&order.job).map_or(Duration::from_secs(60), |job| job.timeout);
-        let deadline = Instant::now() + timeout;
+    /// Resolves when the run is to be cut off.
+    async fn cut(&self, deadline: Instant, timeout: Duration, stops: &Stops) -> Cut {
         let stop = self.tasks.stopping();
-        let mut cut = std::pin::pin!(async {
-            tokio::select! {
-                () = lost.cancelled() => Cut::Lost,
-                () = tokio::time::sleep_until(deadline) => Cut::Deadline(timeout),
-                () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Cut::Shutdown,
-            }
-        });
+        tokio::select! {
+            () = stops.lost.cancelled() => Cut::Lost,
+            () = stops.asked.cancelled() => Cut::Asked(stops.by.get().cloned().unwrap_or_default()),
+            () = tokio::time::sleep_until(deadline) => Cut::Deadline(timeout),
+            () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Cut::Shutdown,
+        }
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        order: &Arc<Order>,
+        attempt: u32,
+        deadline: Instant,
+        stops: &Stops,
+    ) -> (Ending, bool) {
+        let mut cut = std::pin::pin!(self.cut(deadline, order.spec.timeout, stops));
         let conn = tokio::select! {
             conn = self.db.acquire(Purpose::Job) => conn,
-            cut = &mut cut => return cut.ending(None),
+            cut = &mut cut => return (cut.ending(None), false),
         };
         let conn = match conn {
             Ok(conn) => conn,
-            Err(error) => return failed(&error),
+            Err(error) => return (failed(&error), false),
         };
         let canceller = conn.canceller();
-        let work = work(Arc::clone(self), order, conn, deadline).in_current_span();
+        let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
+        let work = work(Arc::clone(self), Arc::clone(order), attempt, conn, deadline).in_current_span();
         let mut work = self.tasks.spawn("job-work", work);
         let cut = tokio::select! {
             outcome = &mut work => return ended(outcome),
@@ -182,12 +255,38 @@ impl Runner {
         match work.await {
             // It ended while it was being cut off.
             Ok(Ok(report)) => done(report),
-            _ => cut.ending(Some(proof)),
+            _ => {
+                let mut ending = cut.ending(Some(proof));
+                ending.quarantine = process.filter(|_| proof == CancelOutcome::Unconfirmed);
+                (ending, false)
+            }
         }
     }
 
+    /// What was known of a job before this instance came to observe.
+    pub fn recall(&self, job: &JobName, spec: &Job, last: LastRun) {
+        if let Some(at) = last.last_success_at {
+            let gauge = &self.metrics.job_last_success;
+            gauge.with_label_values(&[self.db.name(), job.as_str()]).set(super::dispatcher::seconds(at));
+        }
+        self.standing.update(job, |standing| {
+            standing.last_success_at = last.last_success_at;
+            standing.last_finished_at = Some(last.finished_at);
+            standing.failures = u32::try_from(last.failures).unwrap_or(u32::MAX);
+            standing.last_error = (standing.failures > 0).then_some(last.error).flatten();
+            standing.ignored = spec.on_failure == AfterFailure::Ignore;
+        });
+    }
+
+    /// A run whose end could not be written turns out, by its row, to have succeeded.
+    pub fn amend(&self, job: &JobName) {
+        let labels = [self.db.name(), job.as_str(), State::Succeeded.as_str()];
+        self.metrics.job_runs.with_label_values(&labels).inc();
+        self.standing.update(job, |standing| standing.ended(State::Succeeded, None, Utc::now()));
+    }
+
     /// What is known of the run, for metrics and answers.
-    fn record(&self, job: JobName, ending: &Ending, took: Duration) {
+    fn record(&self, job: &JobName, ending: &Ending, took: Duration, on_failure: AfterFailure) {
         let labels = [self.db.name(), job.as_str()];
         let now = Utc::now();
         self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
@@ -195,9 +294,16 @@ impl Runner {
         if ending.state == State::Succeeded {
             self.metrics.job_last_success.with_label_values(&labels).set(super::dispatcher::seconds(now));
         }
+        if ending.state == State::Lost {
+            self.metrics.job_leases_lost.with_label_values(&labels[..1]).inc();
+        }
+        if ending.reason.as_deref() == Some(Kind::Fenced.as_str()) {
+            self.metrics.job_commits_refused.with_label_values(&labels[..1]).inc();
+        }
         let not_permitted = ending.reason.as_deref().filter(|reason| reason.starts_with(NOT_PERMITTED));
         self.standing.update(job, |standing| {
             standing.ended(ending.state, ending.error.clone(), now);
+            standing.ignored = on_failure == AfterFailure::Ignore;
             // Said when it is new, not at each run.
             if standing.limited(&ending.warnings, not_permitted) {
                 for warning in ending.warnings.iter().map(String::as_str).chain(not_permitted) {
@@ -217,14 +323,14 @@ impl Runner {
         let span = tracing::info_span!("job", database = self.db.name(), job = job.as_str());
         let mut work = self.tasks.spawn("job-work", future.instrument(span.clone()));
         let ending = match tokio::time::timeout(timeout, &mut work).await {
-            Ok(outcome) => ended(outcome.map(|ended| ended.map(|()| Report::default()))),
+            Ok(outcome) => ended(outcome.map(|ended| ended.map(|()| Report::default()))).0,
             Err(_) => {
                 // The statement's own time-out on the server is shorter than this.
                 work.abort();
                 Cut::Deadline(timeout).ending(None)
             }
         };
-        self.record(job, &ending, begun.elapsed());
+        self.record(&job, &ending, begun.elapsed(), AfterFailure::Report);
         let succeeded = ending.state == State::Succeeded;
         if !succeeded {
             span.in_scope(|| log(&ending, begun.elapsed()));
@@ -239,15 +345,15 @@ struct Place<'a> {
     runner: &'a Runner,
     job: JobName,
     id: Uuid,
-    lost: CancellationToken,
+    stops: Stops,
 }
 
 impl Place<'_> {
-    fn take(runner: &Runner, job: JobName, id: Uuid, epoch: i64) -> Place<'_> {
-        let lost = CancellationToken::new();
-        runner.lock().insert(id, Running { epoch, ending: false, lost: lost.clone() });
+    fn take<'a>(runner: &'a Runner, job: &JobName, id: Uuid, epoch: i64) -> Place<'a> {
+        let stops = Stops::default();
+        runner.lock().insert(id, Running { epoch, ending: false, stops: stops.clone() });
         runner.metrics.job_running.with_label_values(&[runner.db.name(), job.as_str()]).set(1);
-        Place { runner, job, id, lost }
+        Place { runner, job: job.clone(), id, stops }
     }
 
     fn work_is_over(&self) {
@@ -266,10 +372,12 @@ impl Drop for Place<'_> {
 
 async fn work(
     runner: Arc<Runner>,
-    order: Order,
+    order: Arc<Order>,
+    attempt: u32,
     mut conn: crate::db::Pooled<'static>,
     deadline: Instant,
 ) -> Result<Report, Error> {
+    let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
     let mut context = Context {
         db: &runner.db,
         config: &order.config,
@@ -280,14 +388,27 @@ async fn work(
         deadline,
         stop: runner.tasks.stopping(),
         zentry: order.zentry,
+        job: &order.job,
+        spec: &order.spec,
+        unfenced: false,
+        attempt,
     };
-    jobs::run(order.job, &mut context).await
+    let outcome = jobs::run(&mut context).await;
+    let unfenced = context.unfenced;
+    match outcome {
+        // What was not in a transaction of ours may go on without us; it may not be begun again beside it.
+        Err(error) if unfenced && error.kind() == Kind::ConnectionLost => {
+            Ok(Report { failure: Some(error), may_still_run: process, ..Report::default() })
+        }
+        outcome => outcome,
+    }
 }
 
 /// Why a run was cut off.
 enum Cut {
     Deadline(Duration),
     Shutdown,
+    Asked(String),
     Lost,
 }
 
@@ -299,6 +420,7 @@ impl Cut {
                 (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs()))
             }
             Cut::Shutdown => (State::Cancelled, "shutdown", "the daemon shut down".to_owned()),
+            Cut::Asked(by) => (State::Cancelled, "requested", format!("cancelled by {by}")),
             Cut::Lost => (
                 State::Lost,
                 Kind::Fenced.as_str(),
@@ -319,42 +441,42 @@ impl Cut {
             rows: 0,
             error: Some(format!("{why}{proof}")),
             detail: Null,
+            attempts: 1,
+            fenced: cancel.is_some().then_some(true),
+            quarantine: None,
             warnings: Vec::new(),
         }
     }
 }
 
-/// How a task that was not cut off ended.
-fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> Ending {
+/// How a task that was not cut off ended, and whether that is written already.
+fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool) {
     match outcome {
         Ok(Ok(report)) => done(report),
-        Ok(Err(error)) => failed(&error),
-        Err(join) if join.is_panic() => panicked(join.into_panic().as_ref()),
-        Err(_) => failed(&Error::new(Kind::Cancelled, "the run's task was aborted")),
+        Ok(Err(error)) => (failed(&error), false),
+        Err(join) if join.is_panic() => (panicked(join.into_panic().as_ref()), false),
+        Err(_) => (failed(&Error::new(Kind::Cancelled, "the run's task was aborted")), false),
     }
 }
 
-fn done(report: Report) -> Ending {
+fn done(report: Report) -> (Ending, bool) {
+    let Report { rows, detail, warnings, recorded, .. } = report;
     if let Some(error) = &report.failure {
-        return Ending { rows: report.rows, detail: report.detail, warnings: report.warnings, ..failed(error) };
+        let quarantine = report.may_still_run;
+        return (Ending { rows, detail, warnings, quarantine, ..failed(error) }, false);
     }
     let (state, reason) = match (report.skipped, report.stopped) {
         (Some(reason), _) => (State::Skipped, Some(reason)),
         (None, true) => (State::Cancelled, Some("shutdown".to_owned())),
         (None, false) => (State::Succeeded, None),
     };
-    Ending { state, reason, rows: report.rows, error: None, detail: report.detail, warnings: report.warnings }
+    let ending =
+        Ending { state, reason, rows, error: None, detail, attempts: 1, fenced: Some(true), quarantine: None, warnings };
+    (ending, recorded)
 }
 
 fn failed(error: &Error) -> Ending {
-    Ending {
-        state: State::Failed,
-        reason: Some(error.kind().as_str().to_owned()),
-        rows: 0,
-        error: Some(error.to_string()),
-        detail: Null,
-        warnings: Vec::new(),
-    }
+    ending_of_failure(error.kind().as_str(), error.to_string())
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Ending {
@@ -363,13 +485,36 @@ fn panicked(payload: &(dyn Any + Send)) -> Ending {
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned());
+    ending_of_failure("panic", format!("the job panicked: {text}; this is a defect of pgsteward"))
+}
+
+fn ending_of_failure(reason: &str, error: String) -> Ending {
     Ending {
         state: State::Failed,
-        reason: Some("panic".to_owned()),
+        reason: Some(reason.to_owned()),
         rows: 0,
-        error: Some(format!("the job panicked: {text}; this is a defect of pgsteward")),
+        error: Some(error),
         detail: Null,
+        attempts: 1,
+        fenced: Some(true),
+        quarantine: None,
         warnings: Vec::new(),
+    }
+}
+
+/// Whether it may succeed a little later. What may still be at work is not begun again.
+fn is_passing(ending: &Ending) -> bool {
+    let kind = |reason: &str| Kind::ALL.into_iter().find(|kind| kind.as_str() == reason);
+    ending.state == State::Failed
+        && ending.quarantine.is_none()
+        && ending.reason.as_deref().and_then(kind).is_some_and(Kind::is_passing)
+}
+
+/// The row of a run knows better than who ran it: it was written with the effect, or by who took over.
+fn told_by_row(ending: Ending, state: Option<&str>) -> Ending {
+    match state {
+        Some("succeeded") => Ending { state: State::Succeeded, reason: None, error: None, ..ending },
+        _ => Ending { state: State::Lost, ..ending },
     }
 }
 

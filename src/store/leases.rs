@@ -46,6 +46,8 @@ pub async fn acquire(
                renewed_at = clock_timestamp(),
                expires_at = clock_timestamp() + $3::bigint * interval '1 ms'
          WHERE l.holder = $2 OR l.expires_at <= clock_timestamp()
+            -- Given before the clock was set back: no lease is that long.
+            OR l.expires_at > clock_timestamp() + interval '10 minutes'
         RETURNING epoch, clock_timestamp()";
     const HOLDER: &str = "
         SELECT holder, greatest(0, extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint, clock_timestamp()

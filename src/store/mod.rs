@@ -4,11 +4,14 @@
 //! every object with its schema, since connections pin a `search_path` without it.
 
 pub mod audit;
+pub mod claims;
 pub mod health;
 pub mod history;
 pub mod leases;
+pub mod orphans;
 pub mod partitions;
 pub mod pauses;
+pub mod requests;
 pub mod retirements;
 pub mod run_history;
 pub mod runs;

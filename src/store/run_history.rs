@@ -1,9 +1,13 @@
 //! The history in the fire ledger: pruned by age, and asked for what a job did last.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::types::Type;
 
-use crate::db::{Error, Tx};
+use crate::db::{Conn, Error, Tx, TxOptions};
 
 /// Deletes at most `limit` ended runs, the oldest first; failures stay twice as long.
 ///
@@ -37,4 +41,49 @@ pub async fn last_detail(tx: &Tx<'_>, job: &str) -> Result<Option<Value>, Error>
          ORDER BY due_at DESC
          LIMIT 1";
     Ok(tx.row_opt("read the last run's detail", sql, &[(&job, Type::TEXT)]).await?.map(|row| row.get(0)))
+}
+
+/// What the last runs of each job came to, for health and metrics after a restart.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LastRun {
+    pub job: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub error: Option<String>,
+    pub finished_at: DateTime<Utc>,
+    pub last_success_at: Option<DateTime<Utc>>,
+    /// Runs in a row that did not succeed, newest first.
+    pub failures: i64,
+}
+
+/// The newest ended run of each job.
+pub async fn last_runs(conn: &mut Conn, bound: Duration) -> Result<Vec<LastRun>, Error> {
+    const SQL: &str = "
+        SELECT s.job, r.state, r.reason, left(r.error, 1000), r.finished_at, s.last_success_at,
+               (SELECT count(*) FROM steward.job_runs f
+                 WHERE f.job = s.job AND f.state IN ('failed', 'timed_out', 'lost')
+                   AND f.finished_at > coalesce(s.last_success_at, '-infinity'))
+          FROM steward.job_state s
+          JOIN LATERAL (SELECT * FROM steward.job_runs r
+                         WHERE r.job = s.job AND r.finished_at IS NOT NULL
+                         ORDER BY r.due_at DESC LIMIT 1) r ON true
+         WHERE s.job <> '*'";
+    conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
+        Box::pin(async move {
+            let rows = tx.rows("read the last runs", SQL, &[]).await?;
+            Ok(rows
+                .iter()
+                .map(|row| LastRun {
+                    job: row.get(0),
+                    state: row.get(1),
+                    reason: row.get(2),
+                    error: row.get(3),
+                    finished_at: row.get(4),
+                    last_success_at: row.get(5),
+                    failures: row.get(6),
+                })
+                .collect())
+        })
+    })
+    .await
 }

@@ -36,6 +36,11 @@ pub struct Metrics {
 
     // Jobs.
     pub job_runs: IntCounterVec,
+    pub job_skipped_instants: IntCounterVec,
+    pub job_retries: IntCounterVec,
+    pub job_leases_lost: IntCounterVec,
+    pub job_commits_refused: IntCounterVec,
+    pub job_quarantined: IntGaugeVec,
     pub job_running: IntGaugeVec,
     pub job_last_success: GaugeVec,
     pub job_last_duration: GaugeVec,
@@ -168,6 +173,36 @@ impl Metrics {
                 "pgsteward_job_runs_total",
                 "Runs of jobs that ended here, by outcome.",
                 &["target", "job_name", "outcome"],
+            )?,
+            job_skipped_instants: counters(
+                &r,
+                "pgsteward_job_skipped_instants_total",
+                "Due instants at which the job was not run, by reason.",
+                &["target", "job_name", "reason"],
+            )?,
+            job_retries: counters(
+                &r,
+                "pgsteward_job_retries_total",
+                "Attempts after the first, by job.",
+                &["target", "job_name"],
+            )?,
+            job_leases_lost: counters(
+                &r,
+                "pgsteward_job_leases_lost_total",
+                "Runs that another instance took over while they ran here.",
+                &["target"],
+            )?,
+            job_commits_refused: counters(
+                &r,
+                "pgsteward_job_commits_refused_total",
+                "Transactions of runs that were refused because the run's lease had passed.",
+                &["target"],
+            )?,
+            job_quarantined: gauges(
+                &r,
+                "pgsteward_jobs_quarantined",
+                "Jobs that wait for the server process of a former run to be gone.",
+                &["target"],
             )?,
             job_running: gauges(
                 &r,

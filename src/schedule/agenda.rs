@@ -1,0 +1,272 @@
+//! What is wanted of the ledger next, for all jobs of one database. No clock and no I/O of its own:
+//! it is told the time, what the ledger answered and what it heard, and says what to ask.
+//!
+//! ```text
+//! adopt (configuration, rows) ─► look (now) ─► asks ─► [ledger] ─► answered (floors)
+//!                        hear (queued, successes) ─┘
+//! ```
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+
+use crate::config::{AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, Trigger, Work};
+use crate::migrate::source;
+use crate::store::claims::{Answer, Ask, Cause, Fire, Skip, Verdict, Wanted};
+use crate::store::requests::{Heard, Queued};
+use crate::store::runs::Registered;
+
+use super::planner::{self, Due, Gate};
+
+/// From how far ahead of the clock on a floor is taken back: the clock was wrong when it was raised.
+/// Less than this is waited for.
+const REWIND_FROM: TimeDelta = TimeDelta::seconds(60);
+/// When to ask again for an instant that the ledger holds back.
+const HELD_FOR: TimeDelta = TimeDelta::seconds(1);
+/// How long a run that was asked for may wait for its slot and a lane.
+const REQUEST_WAIT: TimeDelta = TimeDelta::hours(1);
+
+/// The jobs of one database, and how far each is accounted for.
+#[derive(Debug, Clone, Default)]
+pub struct Agenda {
+    jobs: BTreeMap<JobName, Entry>,
+    successes: BTreeMap<JobName, DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    job: Job,
+    /// Whether it runs by itself.
+    active: bool,
+    gate: Gate,
+    spec_hash: String,
+    floor: DateTime<Utc>,
+    above: Vec<DateTime<Utc>>,
+    queued: Option<Queued>,
+    /// Runs now, whatever its schedule.
+    at_once: bool,
+    /// There is nothing to ask before then.
+    wake: Option<DateTime<Utc>>,
+}
+
+impl Agenda {
+    /// The jobs to register for a database, with their specification.
+    pub fn specs(config: &Config, database: &str) -> Vec<(JobName, String)> {
+        jobs_of(config, database).map(|(name, job)| (name.clone(), spec_hash(job))).collect()
+    }
+
+    /// Takes in the configuration and what the ledger has of each job.
+    pub fn adopt(&mut self, config: &Config, database: &str, registered: Vec<Registered>) {
+        let at_once: Vec<JobName> =
+            self.jobs.iter().filter(|(_, entry)| entry.at_once).map(|(name, _)| name.clone()).collect();
+        self.jobs.clear();
+        for row in registered {
+            let Some((name, job)) = config.jobs.all.get_key_value(row.job.as_str()) else { continue };
+            if let Some(at) = row.last_success_at {
+                self.successes.insert(name.clone(), at);
+            }
+            let entry = Entry {
+                active: job.enabled && (config.mode == Mode::Maintain || matches!(job.work, Work::Builtin(_))),
+                gate: Gate::of(job, name, database),
+                spec_hash: spec_hash(job),
+                floor: row.floor,
+                above: row.above,
+                queued: None,
+                at_once: at_once.contains(name),
+                wake: None,
+                job: job.clone(),
+            };
+            self.jobs.insert(name.clone(), entry);
+        }
+    }
+
+    /// Whether nothing was adopted since the last [`Agenda::forget`].
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// What is known of the ledger may be old; returns the names of the jobs.
+    pub fn forget(&mut self) -> Vec<JobName> {
+        self.successes.clear();
+        std::mem::take(&mut self.jobs).into_keys().collect()
+    }
+
+    /// The jobs that others follow.
+    pub fn leaders(&self) -> Vec<String> {
+        let after = |entry: &Entry| match &entry.job.trigger {
+            Trigger::After(leaders) if entry.active => leaders.clone(),
+            _ => Vec::new(),
+        };
+        let mut leaders: Vec<String> =
+            self.jobs.values().flat_map(after).map(|name| name.as_str().to_owned()).collect();
+        leaders.sort();
+        leaders.dedup();
+        leaders
+    }
+
+    /// Takes in what waits in the ledger.
+    pub fn hear(&mut self, heard: &Heard) {
+        for (name, entry) in &mut self.jobs {
+            entry.queued = heard.queued.iter().find(|queued| queued.job == name.as_str()).cloned();
+        }
+        for success in &heard.succeeded {
+            self.successes.insert(JobName::new(&success.job), success.at);
+        }
+    }
+
+    /// The job runs at the next look, as if an instant of it were due.
+    pub fn at_once(&mut self, builtin: Builtin) {
+        if let Some(entry) = self.jobs.get_mut(builtin.as_str()).filter(|entry| entry.active) {
+            (entry.at_once, entry.wake) = (true, None);
+        }
+    }
+
+    /// What to ask of the ledger: what only records first, then what waits longest, so that a frequent
+    /// job does not take the lane from another each time.
+    pub fn look(&mut self, now: DateTime<Utc>, paused: bool) -> Vec<Ask> {
+        let mut asks: Vec<(Option<DateTime<Utc>>, Ask)> = Vec::new();
+        let successes = &self.successes;
+        for (name, entry) in &mut self.jobs {
+            if entry.wake.is_some_and(|wake| wake > now) && entry.queued.is_none() {
+                continue;
+            }
+            let Some((since, wanted)) = entry.wanted(successes, now) else { continue };
+            let (job, spec_hash) = (name.clone(), entry.spec_hash.clone());
+            asks.push((since, Ask { job, spec_hash, floor: entry.floor, paused, wanted }));
+        }
+        asks.sort_by_key(|(since, _)| *since);
+        asks.into_iter().map(|(_, ask)| ask).collect()
+    }
+
+    /// Takes in what became of an ask.
+    pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) {
+        let Some(entry) = self.jobs.get_mut(&answer.job) else { return };
+        entry.floor = answer.floor;
+        entry.above.retain(|at| *at > answer.floor);
+        match (answer.verdict, &ask.wanted) {
+            (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
+            (_, Wanted::Due { .. }) => (entry.wake, entry.at_once) = (None, false),
+            (Verdict::Hold, Wanted::Queued { .. }) => {}
+            (_, Wanted::Queued { .. }) => entry.queued = None,
+            (_, Wanted::Rewind { .. }) => entry.wake = None,
+        }
+    }
+
+    /// When there is something to ask again, at the earliest; only known after a look.
+    pub fn next(&self) -> Option<DateTime<Utc>> {
+        self.jobs.values().filter_map(|entry| entry.wake).min()
+    }
+
+    /// When each job is due next; `None` for one that does not run by itself, or is not known yet.
+    pub fn next_of_each(&self) -> impl Iterator<Item = (&JobName, Option<DateTime<Utc>>)> {
+        self.jobs.iter().map(|(name, entry)| (name, entry.wake.filter(|_| entry.active)))
+    }
+
+    /// How a range ends that reaches over an instant to which the floor goes back.
+    pub fn cut(&self, job: &JobName, first: DateTime<Utc>, to: DateTime<Utc>) -> Option<(DateTime<Utc>, i32)> {
+        let entry = self.jobs.get(job)?;
+        Some(planner::count(entry.job.schedule()?, entry.gate.zone, first, to))
+    }
+
+    /// What the ledger's answer means for the job: its configuration, and by how much its runs are put off.
+    pub fn job(&self, name: &JobName) -> Option<(&Job, TimeDelta)> {
+        self.jobs.get(name).map(|entry| (&entry.job, entry.gate.offset))
+    }
+}
+
+impl Entry {
+    /// What to ask for, and since when it waits where it needs a lane.
+    fn wanted(
+        &mut self,
+        successes: &BTreeMap<JobName, DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
+        if let Some(queued) = &self.queued {
+            let skip = self.too_late(queued, now);
+            let since = skip.is_none().then_some(queued.due_at);
+            return Some((since, Wanted::Queued { id: queued.id, skip }));
+        }
+        if self.floor - now > REWIND_FROM {
+            return Some((None, Wanted::Rewind { to: now.trunc_subsecs(3), cut: None }));
+        }
+        let Due { missed, mut fire, next } = self.due(successes, now);
+        let mut cause = Cause::Scheduled;
+        if matches!(self.job.trigger, Trigger::After(_)) {
+            cause = Cause::Chained;
+        }
+        if self.at_once && fire.is_none() {
+            let after_all = missed.last().map_or(self.floor, |range| range.last.max(self.floor));
+            fire = Some(now.trunc_subsecs(3).max(after_all.trunc_subsecs(3) + TimeDelta::milliseconds(1)));
+        }
+        if missed.is_empty() && fire.is_none() {
+            // A follower waits for its leaders, of whom the ledger tells.
+            self.wake = next;
+            return None;
+        }
+        let overlap = self.job.overlap;
+        let fire = fire.map(|due_at| Fire { due_at, cause, overlap });
+        Some((fire.map(|fire| fire.due_at), Wanted::Due { missed, fire }))
+    }
+
+    fn due(&self, successes: &BTreeMap<JobName, DateTime<Utc>>, now: DateTime<Utc>) -> Due {
+        match &self.job.trigger {
+            _ if !self.active => Due::default(),
+            Trigger::Schedule(schedule) => planner::due(schedule, &self.gate, self.floor, &self.above, now),
+            Trigger::After(leaders) => {
+                let each: Vec<_> = leaders.iter().map(|leader| successes.get(leader).copied()).collect();
+                planner::due_after(&self.gate, self.floor, &each, now)
+            }
+            Trigger::Request => Due::default(),
+        }
+    }
+
+    fn too_late(&self, queued: &Queued, now: DateTime<Utc>) -> Option<Skip> {
+        let expired = match queued.manual {
+            true => now - queued.due_at > REQUEST_WAIT,
+            false => self.gate.is_expired(queued.due_at, now),
+        };
+        // Who asks for a run means now, window or not.
+        match () {
+            () if expired => Some(Skip::Expired),
+            () if !queued.manual && !self.gate.is_open(now) => Some(Skip::Window),
+            () => None,
+        }
+    }
+}
+
+/// The jobs of the ledger on a database.
+pub fn jobs_of<'a>(config: &'a Config, database: &'a str) -> impl Iterator<Item = (&'a JobName, &'a Job)> {
+    config.jobs.all.iter().filter(move |(_, job)| !job.is_measured() && job.is_for(database))
+}
+
+/// Names a job's specification, so that instances with another one stand aside. What stands before the
+/// dash is its schedule: when that changes, the new one counts from then on.
+fn spec_hash(job: &Job) -> String {
+    let trigger = match &job.trigger {
+        Trigger::Schedule(schedule) => schedule.text().to_owned(),
+        Trigger::After(leaders) => format!("after {leaders:?}"),
+        Trigger::Request => String::new(),
+    };
+    let when = format!("{} {trigger} {}", job.enabled, job.timezone);
+    let work = match &job.work {
+        Work::Builtin(builtin) => builtin.as_str().to_owned(),
+        Work::Sql(work) => {
+            format!("{} {:?} {:?} {:?} {}", work.transaction, work.role, work.login, work.search_path, work.sql)
+        }
+    };
+    let windows = |windows: &crate::config::Windows| windows.texts().collect::<Vec<_>>().join(",");
+    let how = format!(
+        "{:?} {} {} {:?} {:?} {} {:?} {:?} {} {} {work}",
+        job.timeout,
+        job.retries,
+        job.overlap == Overlap::Queue,
+        job.catch_up,
+        job.deadline,
+        job.catch_up_max,
+        job.jitter,
+        (windows(&job.window), windows(&job.blackout)),
+        job.on_failure == AfterFailure::Pause,
+        job.on_failure == AfterFailure::Ignore,
+    );
+    format!("{}-{}", &source::checksum(when.as_bytes())[..12], &source::checksum(how.as_bytes())[..12])
+}
