@@ -102,7 +102,7 @@ impl Default for Jobs {
             max_concurrent: 2,
             lease: 15 * SECOND,
             history_keep: 30 * DAY,
-            history_max: 1000,
+            history_max: 2000,
             all: Builtin::ALL.into_iter().map(|builtin| (builtin.into(), Job::of(builtin))).collect(),
         }
     }

@@ -272,7 +272,7 @@ pub struct Jobs {
     pub lease: Duration,
     /// `history_keep`, default 30 d: rows of `job_runs`; failures are kept twice as long.
     pub history_keep: Duration,
-    /// `history_max`, default 1000: rows of one job that succeeded or were skipped; and as many that failed.
+    /// `history_max`, default 2000: rows of one job that succeeded or were skipped; and as many that failed.
     pub history_max: u32,
     /// `[jobs.NAME]`: the built-in jobs, and those of an operator's own SQL.
     pub all: BTreeMap<JobName, Job>,

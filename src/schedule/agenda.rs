@@ -43,6 +43,8 @@ struct Entry {
     floor: DateTime<Utc>,
     above: Vec<DateTime<Utc>>,
     queued: Option<Queued>,
+    /// The slot was not free for it; before then it is not asked again.
+    queued_wake: Option<DateTime<Utc>>,
     /// Runs now, whatever its schedule.
     at_once: bool,
     /// There is nothing to ask before then.
@@ -72,6 +74,7 @@ impl Agenda {
                 floor: row.floor,
                 above: row.above,
                 queued: None,
+                queued_wake: None,
                 at_once: at_once.contains(name),
                 wake: None,
                 job: job.clone(),
@@ -127,7 +130,8 @@ impl Agenda {
         let mut asks: Vec<(Option<DateTime<Utc>>, Ask)> = Vec::new();
         let successes = &self.successes;
         for (name, entry) in &mut self.jobs {
-            if entry.wake.is_some_and(|wake| wake > now) && entry.queued.is_none() {
+            let waits = |wake: Option<DateTime<Utc>>| wake.is_some_and(|wake| wake > now);
+            if waits(entry.wake) && (entry.queued.is_none() || waits(entry.queued_wake)) {
                 continue;
             }
             let Some((since, wanted)) = entry.wanted(successes, now) else { continue };
@@ -145,16 +149,31 @@ impl Agenda {
         entry.above.retain(|at| *at > answer.floor);
         match (answer.verdict, &ask.wanted) {
             (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
-            (_, Wanted::Due { .. }) => (entry.wake, entry.at_once) = (None, false),
-            (Verdict::Hold, Wanted::Queued { .. }) => {}
-            (_, Wanted::Queued { .. }) => entry.queued = None,
+            (verdict, Wanted::Due { .. }) => {
+                (entry.wake, entry.at_once) = (None, false);
+                if let (Verdict::Queue, Some(run)) = (verdict, answer.run) {
+                    let job = answer.job.as_str().to_owned();
+                    entry.queued = Some(Queued { job, id: run.id, due_at: run.due_at, manual: false });
+                    entry.queued_wake = Some(now + HELD_FOR);
+                }
+            }
+            (Verdict::Hold, Wanted::Queued { .. }) => entry.queued_wake = Some(now + HELD_FOR),
+            (_, Wanted::Queued { .. }) => (entry.queued, entry.queued_wake) = (None, None),
             (_, Wanted::Rewind { .. }) => entry.wake = None,
+        }
+    }
+
+    /// A run of the job has ended: what was held back for it can be asked for.
+    pub fn freed(&mut self, job: &JobName) {
+        if let Some(entry) = self.jobs.get_mut(job) {
+            (entry.wake, entry.queued_wake) = (None, None);
         }
     }
 
     /// When there is something to ask again, at the earliest; only known after a look.
     pub fn next(&self) -> Option<DateTime<Utc>> {
-        self.jobs.values().filter_map(|entry| entry.wake).min()
+        let queued = |entry: &Entry| entry.queued.as_ref().and(entry.queued_wake);
+        self.jobs.values().flat_map(|entry| [entry.wake, queued(entry)]).flatten().min()
     }
 
     /// When each job is due next; `None` for one that does not run by itself, or is not known yet.
@@ -181,7 +200,7 @@ impl Entry {
         successes: &BTreeMap<JobName, DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
-        if let Some(queued) = &self.queued {
+        if let Some(queued) = self.queued.as_ref().filter(|_| self.queued_wake.is_none_or(|wake| wake <= now)) {
             let skip = self.too_late(queued, now);
             let since = skip.is_none().then_some(queued.due_at);
             return Some((since, Wanted::Queued { id: queued.id, skip }));

@@ -1,5 +1,6 @@
 //! From what is due to what runs: claims for the observer, a lane each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use super::runner::{Order, Runner};
 
 /// How long one look may go on claiming; what is left stays due for the next.
 const LOOK_BOUND: Duration = Duration::from_secs(20);
+/// After how many asks the history of a job is bounded: often enough that it never holds many more
+/// rows than it may.
+const PRUNE_AFTER: u32 = 200;
 /// How many jobs one transaction settles.
 const BATCH_MAX: usize = 64;
 /// How often it is listened for what people ask: what they ask for begins within a second.
@@ -27,6 +31,8 @@ pub struct Dispatcher {
     lanes: Lanes,
     agenda: Agenda,
     heard: Option<Instant>,
+    /// How many runs and skips of each job there were since its history was bounded.
+    unpruned: BTreeMap<JobName, u32>,
     /// Partitions are looked after as soon as this instance observes: writes of the next hour may
     /// need one.
     partitions_at_once: bool,
@@ -52,6 +58,7 @@ impl Dispatcher {
             lanes: Lanes::new(lanes),
             agenda: Agenda::default(),
             heard: None,
+            unpruned: BTreeMap::new(),
             partitions_at_once: true,
             skew: TimeDelta::zero(),
         }
@@ -102,6 +109,9 @@ impl Dispatcher {
         if self.agenda.is_empty() {
             self.register(now.config).await?;
         }
+        for job in self.runner.take_ended() {
+            self.agenda.freed(&job);
+        }
         if std::mem::take(&mut self.partitions_at_once) {
             self.agenda.at_once(Builtin::Partitions);
         }
@@ -109,6 +119,7 @@ impl Dispatcher {
             self.listen().await?;
         }
         while begun.elapsed() < LOOK_BOUND && self.settle(now).await? {}
+        self.prune(now.config).await?;
         self.announce();
         Ok(())
     }
@@ -139,6 +150,7 @@ impl Dispatcher {
         let mut moved = false;
         for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
             moved |= !matches!(answer.verdict, Verdict::Hold);
+            *self.unpruned.entry(ask.job.clone()).or_default() += 1;
             self.agenda.answered(ask, answer, self.now());
             self.act(now, ask, answer, lane);
         }
@@ -148,6 +160,18 @@ impl Dispatcher {
             return Ok(false);
         }
         Ok(moved)
+    }
+
+    /// Bounds the history of the job that has added most to it, where that is worth while.
+    async fn prune(&mut self, config: &Config) -> Result<(), Error> {
+        let Some((job, added)) = self.unpruned.iter().max_by_key(|(_, added)| **added) else { return Ok(()) };
+        if *added >= PRUNE_AFTER {
+            let job = job.clone();
+            self.unpruned.remove(&job);
+            let pruned = self.runner.ledger.prune(&job, config.jobs.history_max).await?;
+            tracing::debug!(database = self.target(), job = job.as_str(), rows = pruned, "history bounded");
+        }
+        Ok(())
     }
 
     /// A floor goes back together with the range that reaches over it.
@@ -169,8 +193,12 @@ impl Dispatcher {
         {
             for missed in missed {
                 self.skipped(job, missed.reason, missed.count);
-                tracing::warn!(database = self.target(), job = job.as_str(), first = %missed.first, last = %missed.last,
-                    count = missed.count, reason = missed.reason.as_str(), "instants passed that were not run");
+                let (first, last) = (missed.first.to_rfc3339(), missed.last.to_rfc3339());
+                let (database, count, reason) = (self.target(), missed.count, missed.reason.as_str());
+                match self.runner.standing.is_news(job, reason) {
+                    true => tracing::warn!(database, job = job.as_str(), first, last, count, reason, "instants passed that were not run"),
+                    false => tracing::debug!(database, job = job.as_str(), first, last, count, reason, "instants passed that were not run"),
+                }
             }
         }
         match (answer.verdict, answer.run, lane) {
@@ -191,10 +219,14 @@ impl Dispatcher {
             }
             (Verdict::Skip(reason), _, _) => {
                 self.skipped(job, reason, 1);
-                tracing::info!(database = self.target(), job = job.as_str(), reason = reason.as_str(), "instant skipped");
+                let (database, reason) = (self.target(), reason.as_str());
+                match self.runner.standing.is_news(job, reason) {
+                    true => tracing::info!(database, job = job.as_str(), reason, "instant skipped"),
+                    false => tracing::debug!(database, job = job.as_str(), reason, "instant skipped"),
+                }
             }
             (Verdict::Queue, _, _) => {
-                tracing::info!(database = self.target(), job = job.as_str(), "instant queued behind the run before it");
+                tracing::debug!(database = self.target(), job = job.as_str(), "instant queued behind the run before it");
             }
             _ => {}
         }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -21,7 +21,8 @@ use crate::store::pauses::{self, Pause};
 use crate::store::requests::{self, Heard};
 use crate::store::run_history::{self, LastRun};
 use crate::store::runs::{self, Backend, Ended, Registered, Renewed};
-use crate::store::{audit, leases};
+use crate::store::{audit, leases, pruning};
+use crate::telemetry::Metrics;
 
 /// For each statement on pgsteward's own tables, on the server: they are few and small.
 const BOUND: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ pub struct Ledger {
     db: Arc<Database>,
     instance: String,
     lease: Duration,
+    metrics: Arc<Metrics>,
     unwritten: Mutex<VecDeque<Ended>>,
 }
 
@@ -54,8 +56,8 @@ pub enum Standing {
 impl Ledger {
     /// `instance` names this process among all that ever ran: a host and a process are not enough,
     /// since both come again.
-    pub fn new(db: Arc<Database>, instance: String, lease: Duration) -> Ledger {
-        Ledger { db, instance, lease, unwritten: Mutex::new(VecDeque::new()) }
+    pub fn new(db: Arc<Database>, instance: String, lease: Duration, metrics: Arc<Metrics>) -> Ledger {
+        Ledger { db, instance, lease, metrics, unwritten: Mutex::new(VecDeque::new()) }
     }
 
     /// This process's name in rows.
@@ -68,18 +70,30 @@ impl Ledger {
         self.lease
     }
 
+    /// Bounds and meters a call: what keeping the ledger costs is published.
+    async fn within<T>(&self, what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let begun = Instant::now();
+        let outcome = bounded(what, call).await;
+        self.metrics.ledger_seconds.with_label_values(&[self.db.name()]).inc_by(begun.elapsed().as_secs_f64());
+        outcome
+    }
+
+    fn wrote(&self, rows: u64) {
+        self.metrics.ledger_rows.with_label_values(&[self.db.name()]).inc_by(rows);
+    }
+
     async fn control(&self) -> Result<Pooled<'static>, Error> {
         self.db.acquire(Purpose::Control).await
     }
 
     /// Connects, where that is to be done.
     pub async fn reach(&self) -> Result<(), Error> {
-        within("connect", async { self.control().await.map(drop) }).await
+        self.within("connect", async { self.control().await.map(drop) }).await
     }
 
     /// Takes or renews the observer's lease.
     pub async fn observe(&self) -> Result<leases::Answer, Error> {
-        within("take the observer's lease", async {
+        self.within("take the observer's lease", async {
             leases::acquire(&mut *self.control().await?, OBSERVER, &self.instance, self.lease, BOUND).await
         })
         .await
@@ -87,7 +101,7 @@ impl Ledger {
 
     /// Gives the observer's lease up.
     pub async fn resign(&self) -> Result<(), Error> {
-        within("give the observer's lease up", async {
+        self.within("give the observer's lease up", async {
             leases::release(&mut *self.control().await?, OBSERVER, &self.instance, BOUND).await
         })
         .await
@@ -95,21 +109,35 @@ impl Ledger {
 
     /// Registers the jobs with their specification, and returns the row of each.
     pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<Registered>, Error> {
-        within("register jobs", async { runs::register(&mut *self.control().await?, jobs, BOUND).await }).await
+        self.within("register jobs", async { runs::register(&mut *self.control().await?, jobs, BOUND).await }).await
     }
 
     /// Settles what is due, or waits, of several jobs at once.
     pub async fn claim(&self, asks: &[Ask]) -> Result<Vec<Answer>, Error> {
         let claimer = Claimer { instance: &self.instance, lease: self.lease };
-        within("claim due instants", async {
-            claims::claim(&mut *self.control().await?, claimer, asks, BOUND).await
-        })
-        .await
+        let answers = self
+            .within("claim due instants", async {
+                claims::claim(&mut *self.control().await?, claimer, asks, BOUND).await
+            })
+            .await?;
+        self.wrote(answers.iter().map(claims::Answer::rows_written).sum());
+        Ok(answers)
+    }
+
+    /// Bounds the history of a job.
+    pub async fn prune(&self, job: &JobName, keep: u32) -> Result<u64, Error> {
+        let pruned = self
+            .within("bound the history of a job", async {
+                pruning::prune_job(&mut *self.control().await?, job.as_str(), keep.into(), BOUND).await
+            })
+            .await?;
+        self.wrote(pruned);
+        Ok(pruned)
     }
 
     /// The first instant of the range of skipped ones that reaches over a moment.
     pub async fn reaching_over(&self, job: &JobName, at: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
-        within("find a range", async {
+        self.within("find a range", async {
             claims::reaching_over(&mut *self.control().await?, job.as_str(), at, BOUND).await
         })
         .await
@@ -117,12 +145,12 @@ impl Ledger {
 
     /// What waits to be heard; `leaders` are the jobs that others follow.
     pub async fn hear(&self, leaders: &[String]) -> Result<Heard, Error> {
-        within("listen for requests", async { requests::hear(&*self.control().await?, leaders, BOUND).await }).await
+        self.within("listen for requests", async { requests::hear(&*self.control().await?, leaders, BOUND).await }).await
     }
 
     /// Extends the leases of running runs; returns those that are still ours.
     pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<Renewed>, Error> {
-        within("renew the leases of runs", async {
+        self.within("renew the leases of runs", async {
             runs::renew(&mut *self.control().await?, running, self.lease, BOUND).await
         })
         .await
@@ -131,7 +159,7 @@ impl Ledger {
     /// Notes that a run is not fenced, and by which process it is worked for; fails when the run is not
     /// ours any more.
     pub async fn note_unfenced(&self, id: Uuid, epoch: i64, backend: Option<Backend>) -> Result<(), Error> {
-        within("note that a run is not fenced", async {
+        self.within("note that a run is not fenced", async {
             runs::note_unfenced(&mut *self.control().await?, id, epoch, backend, BOUND).await
         })
         .await
@@ -165,7 +193,7 @@ impl Ledger {
         let mut stands = Vec::new();
         while let Some(next) = self.take_unwritten() {
             let (job, id) = (next.job.as_str(), next.id);
-            let written = within("write the end of a run", async {
+            let written = self.within("write the end of a run", async {
                 let conn = &mut *self.control().await?;
                 match runs::finish(conn, &next, BOUND).await? {
                     true => Ok(Standing::Written),
@@ -184,7 +212,7 @@ impl Ledger {
                     }
                     stands.push((next, Standing::Other(state)));
                 }
-                Ok(_) => {}
+                Ok(_) => self.wrote(2),
                 Err(error) if matches!(error.kind(), Kind::Sql | Kind::Protocol) => {
                     tracing::error!(database = self.db.name(), job, run_id = %id, error = %error,
                         "the end of a run cannot be written; it will be recorded as lost");
@@ -218,18 +246,18 @@ impl Ledger {
 
     /// Ends runs whose instance stopped renewing them.
     pub async fn reap(&self) -> Result<Vec<Orphan>, Error> {
-        within("reap lost runs", async { orphans::reap(&mut *self.control().await?, BOUND).await }).await
+        self.within("reap lost runs", async { orphans::reap(&mut *self.control().await?, BOUND).await }).await
     }
 
     /// Mends slots that were changed by hand; returns how many.
     pub async fn mend(&self) -> Result<u64, Error> {
-        within("mend the slots of jobs", async { orphans::mend(&mut *self.control().await?, BOUND).await }).await
+        self.within("mend the slots of jobs", async { orphans::mend(&mut *self.control().await?, BOUND).await }).await
     }
 
     /// Ends the quarantine of jobs whose former server process is gone; returns the names of these, and
     /// of those that still wait.
     pub async fn release_quarantined(&self) -> Result<(Vec<String>, Vec<String>), Error> {
-        within("look after jobs in quarantine", async {
+        self.within("look after jobs in quarantine", async {
             let conn = &mut *self.control().await?;
             let (mut released, mut waiting) = (Vec::new(), Vec::new());
             for held in orphans::quarantined(conn, BOUND).await? {
@@ -251,23 +279,23 @@ impl Ledger {
 
     /// How each job's newest run ended.
     pub async fn last_runs(&self) -> Result<Vec<LastRun>, Error> {
-        within("read the last runs", async { run_history::last_runs(&mut *self.control().await?, BOUND).await }).await
+        self.within("read the last runs", async { run_history::last_runs(&mut *self.control().await?, BOUND).await }).await
     }
 
     /// How many statements of applications went unrecorded in the audit trail.
     pub async fn audit_losses(&self) -> Result<i64, Error> {
-        within("read the losses of the audit trail", async { audit::losses(&mut *self.control().await?, BOUND).await })
+        self.within("read the losses of the audit trail", async { audit::losses(&mut *self.control().await?, BOUND).await })
             .await
     }
 
     /// Whether all jobs are paused in the database.
     pub async fn paused(&self) -> Result<Option<Pause>, Error> {
-        within("read the pause flag", async { pauses::read(&mut *self.control().await?, BOUND).await }).await
+        self.within("read the pause flag", async { pauses::read(&mut *self.control().await?, BOUND).await }).await
     }
 }
 
 /// A call that is not answered in time is dropped, and its connection with it.
-async fn within<T>(what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+async fn bounded<T>(what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL_BOUND, call).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} s", CALL_BOUND.as_secs()))),

@@ -155,7 +155,7 @@ impl Measurements {
         let mut jobs = Jobs { paused: surroundings.paused.clone(), ..Jobs::default() };
         for (name, standing) in self.runner.standing.read() {
             let told = |error: String| FailingJob { name: name.as_str().to_owned(), error };
-            if standing.failures > 0 && name.as_str() != Builtin::HealthProbe.as_str() {
+            if standing.failures > 0 && !standing.ignored && name.as_str() != Builtin::HealthProbe.as_str() {
                 jobs.failing.push(told(standing.last_error.unwrap_or_default()));
             }
             jobs.not_permitted.extend(standing.not_permitted.map(told));

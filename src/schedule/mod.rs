@@ -25,6 +25,7 @@ pub mod ticker;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -55,9 +56,21 @@ pub struct JobStanding {
     pub warnings: Vec<String>,
     /// Set when that was everything there was to do.
     pub not_permitted: Option<String>,
+    /// What the log told of it since it failed last, and when; reasons are a closed set.
+    #[serde(skip)]
+    said: BTreeMap<String, Instant>,
 }
 
+/// How often the log says the same of a job that runs often.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 impl Standing {
+    /// Notes what is to be said of a job; false when the same was said a moment ago. A job that runs
+    /// each second would else fill the log with its successes.
+    pub fn is_news(&self, job: &JobName, what: &str) -> bool {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default().is_news(what)
+    }
+
     /// A copy of everything.
     pub fn read(&self) -> BTreeMap<JobName, JobStanding> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -70,6 +83,15 @@ impl Standing {
 }
 
 impl JobStanding {
+    /// Notes what is to be said of the job; false when the same was said a moment ago.
+    fn is_news(&mut self, what: &str) -> bool {
+        let news = self.said.get(what).is_none_or(|at| at.elapsed() >= SAY_AGAIN_AFTER);
+        if news {
+            self.said.insert(what.to_owned(), Instant::now());
+        }
+        news
+    }
+
     /// Takes in what a run that ended by itself could not do. True when that is not what was known.
     pub fn limited(&mut self, warnings: &[String], not_permitted: Option<&str>) -> bool {
         let changed = self.warnings != warnings || self.not_permitted.as_deref() != not_permitted;
@@ -91,6 +113,7 @@ impl JobStanding {
             State::Failed | State::TimedOut | State::Lost => {
                 self.failures += 1;
                 self.last_error = error;
+                self.said.clear();
             }
             // Neither a success nor a failure: what was known before still holds.
             State::Skipped | State::Cancelled => {}

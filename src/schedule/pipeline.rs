@@ -82,7 +82,12 @@ impl Pipeline {
     /// Nothing is opened yet.
     pub fn new(parts: Parts) -> Pipeline {
         let config = Arc::clone(&parts.config.borrow());
-        let ledger = Arc::new(Ledger::new(Arc::clone(&parts.db), parts.instance.clone(), config.jobs.lease));
+        let ledger = Arc::new(Ledger::new(
+            Arc::clone(&parts.db),
+            parts.instance.clone(),
+            config.jobs.lease,
+            Arc::clone(&parts.metrics),
+        ));
         let runner = Runner::new(
             Arc::clone(&parts.db),
             Arc::clone(&ledger),

@@ -58,6 +58,8 @@ pub struct Runner {
     pub tasks: Tasks,
     running: Mutex<HashMap<Uuid, Running>>,
     lane_free: Notify,
+    /// Jobs of which a run has ended since somebody asked.
+    ended: Mutex<Vec<JobName>>,
 }
 
 struct Running {
@@ -107,6 +109,7 @@ impl Runner {
             tasks,
             running: Mutex::new(HashMap::new()),
             lane_free: Notify::new(),
+            ended: Mutex::default(),
         })
     }
 
@@ -147,12 +150,19 @@ impl Runner {
         self.lane_free.notified().await;
     }
 
+    /// The jobs of which a run has ended since this was last asked; for one asker.
+    pub fn take_ended(&self) -> Vec<JobName> {
+        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Starts a claimed run and returns at once; the lane is given back when it has ended.
     pub fn start(self: &Arc<Self>, order: Order, lane: Lane) {
         let runner = Arc::clone(self);
         let span = tracing::info_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
+            let job = order.job.clone();
             Arc::clone(&runner).run(order).await;
+            runner.ended.lock().unwrap_or_else(PoisonError::into_inner).push(job);
             drop(lane);
             runner.lane_free.notify_one();
         };
@@ -178,7 +188,8 @@ impl Runner {
             }
         }
         self.record(&job, &ending, begun.elapsed(), on_failure);
-        log(&ending, begun.elapsed());
+        let news = ending.state != State::Succeeded || self.standing.is_news(&job, State::Succeeded.as_str());
+        log(&ending, begun.elapsed(), news);
     }
 
     /// Tries until it ends otherwise than for a passing reason, as often as the job may. Returns also
@@ -333,7 +344,7 @@ impl Runner {
         self.record(&job, &ending, begun.elapsed(), AfterFailure::Report);
         let succeeded = ending.state == State::Succeeded;
         if !succeeded {
-            span.in_scope(|| log(&ending, begun.elapsed()));
+            span.in_scope(|| log(&ending, begun.elapsed(), true));
         }
         succeeded
     }
@@ -518,13 +529,14 @@ fn told_by_row(ending: Ending, state: Option<&str>) -> Ending {
     }
 }
 
-fn log(ending: &Ending, took: Duration) {
+fn log(ending: &Ending, took: Duration, news: bool) {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let (outcome, rows) = (ending.state.as_str(), ending.rows);
     let reason = ending.reason.as_deref().unwrap_or_default();
     match (&ending.error, ending.state) {
         (Some(error), State::Cancelled) => tracing::warn!(outcome, reason, took_ms, error, "job cancelled"),
         (Some(error), _) => tracing::error!(outcome, reason, took_ms, error, "job failed"),
+        (None, State::Succeeded) if !news => tracing::debug!(outcome, took_ms, rows, "job done"),
         (None, State::Succeeded) => tracing::info!(outcome, took_ms, rows, "job done"),
         (None, _) => tracing::info!(outcome, reason, took_ms, rows, "job ended"),
     }

@@ -177,6 +177,17 @@ pub struct Answer {
     pub run: Option<Run>,
 }
 
+impl Answer {
+    /// How many rows were written for it.
+    pub fn rows_written(&self) -> u64 {
+        match self.verdict {
+            Verdict::Stale | Verdict::Hold => 0,
+            // The run's or the range's, and the job's.
+            _ => 2,
+        }
+    }
+}
+
 /// A run that was claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {

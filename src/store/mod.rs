@@ -11,6 +11,7 @@ pub mod leases;
 pub mod orphans;
 pub mod partitions;
 pub mod pauses;
+pub mod pruning;
 pub mod requests;
 pub mod retirements;
 pub mod run_history;

@@ -8,7 +8,7 @@
 //! postgres_exporter's names where Prometheus' conventions allow.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
 
@@ -41,6 +41,8 @@ pub struct Metrics {
     pub job_leases_lost: IntCounterVec,
     pub job_commits_refused: IntCounterVec,
     pub job_quarantined: IntGaugeVec,
+    pub ledger_rows: IntCounterVec,
+    pub ledger_seconds: CounterVec,
     pub job_running: IntGaugeVec,
     pub job_last_success: GaugeVec,
     pub job_last_duration: GaugeVec,
@@ -202,6 +204,18 @@ impl Metrics {
                 &r,
                 "pgsteward_jobs_quarantined",
                 "Jobs that wait for the server process of a former run to be gone.",
+                &["target"],
+            )?,
+            ledger_rows: counters(
+                &r,
+                "pgsteward_ledger_rows_written_total",
+                "Rows written and deleted to keep the ledger of runs.",
+                &["target"],
+            )?,
+            ledger_seconds: float_counters(
+                &r,
+                "pgsteward_ledger_seconds_total",
+                "Time spent in calls that keep the ledger and the leases.",
                 &["target"],
             )?,
             job_running: gauges(
@@ -409,6 +423,12 @@ fn floats(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<Gauge
 
 fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn float_counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+    let family = CounterVec::new(Opts::new(name, help), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
 }
