@@ -24,6 +24,7 @@ mod secret;
 mod tables;
 mod tree;
 mod value;
+pub mod window;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
 pub use secret::{Secret, SecretError, SecretSource};
+pub use window::{Window, Windows};
 
 /// Everything that pgsteward was told. `Config::default()` is what holds when nothing is said; it
 /// names no database, which [`load()`] therefore asks for.
