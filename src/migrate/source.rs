@@ -267,9 +267,7 @@ fn refused(why: &Why) -> String {
             "found {word}, which begins or ends a transaction; a migration is one transaction already: remove it"
         ),
         Why::Psql(line) => format!("found the psql command {line:?}; only SQL can be sent to the server"),
-        Why::ClientCopy => {
-            "found COPY through the client, which has no data to give or take; use INSERT".to_owned()
-        }
+        Why::ClientCopy => "found COPY through the client, which has no data to give or take; use INSERT".to_owned(),
         Why::OutsideOnly(line) => {
             format!("found {line:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations")
         }

@@ -196,8 +196,24 @@ impl Dispatcher {
                 let (first, last) = (missed.first.to_rfc3339(), missed.last.to_rfc3339());
                 let (database, count, reason) = (self.target(), missed.count, missed.reason.as_str());
                 match self.runner.standing.is_news(job, reason) {
-                    true => tracing::warn!(database, job = job.as_str(), first, last, count, reason, "instants passed that were not run"),
-                    false => tracing::debug!(database, job = job.as_str(), first, last, count, reason, "instants passed that were not run"),
+                    true => tracing::warn!(
+                        database,
+                        job = job.as_str(),
+                        first,
+                        last,
+                        count,
+                        reason,
+                        "instants passed that were not run"
+                    ),
+                    false => tracing::debug!(
+                        database,
+                        job = job.as_str(),
+                        first,
+                        last,
+                        count,
+                        reason,
+                        "instants passed that were not run"
+                    ),
                 }
             }
         }
@@ -226,7 +242,11 @@ impl Dispatcher {
                 }
             }
             (Verdict::Queue, _, _) => {
-                tracing::debug!(database = self.target(), job = job.as_str(), "instant queued behind the run before it");
+                tracing::debug!(
+                    database = self.target(),
+                    job = job.as_str(),
+                    "instant queued behind the run before it"
+                );
             }
             _ => {}
         }

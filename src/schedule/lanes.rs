@@ -66,8 +66,10 @@ mod tests {
         drop(vacuum);
         assert!(lanes.take(&Job::of(Builtin::Retention)).is_some(), "the long place is free again");
         drop(refresh);
-        let (_one, _two) =
-            (lanes.take(&Job::of(Builtin::Refresh)).expect("free"), lanes.take(&Job::of(Builtin::Partitions)).expect("free"));
+        let (_one, _two) = (
+            lanes.take(&Job::of(Builtin::Refresh)).expect("free"),
+            lanes.take(&Job::of(Builtin::Partitions)).expect("free"),
+        );
         assert!(lanes.take(&Job::of(Builtin::Vacuum)).is_none(), "short runs may have both");
     }
 

@@ -145,7 +145,8 @@ impl Ledger {
 
     /// What waits to be heard; `leaders` are the jobs that others follow.
     pub async fn hear(&self, leaders: &[String]) -> Result<Heard, Error> {
-        self.within("listen for requests", async { requests::hear(&*self.control().await?, leaders, BOUND).await }).await
+        self.within("listen for requests", async { requests::hear(&*self.control().await?, leaders, BOUND).await })
+            .await
     }
 
     /// Extends the leases of running runs; returns those that are still ours.
@@ -171,7 +172,9 @@ impl Ledger {
         let (job, id) = (ended.job.clone(), ended.id);
         self.lock().push_back(ended);
         match self.write_all().await {
-            Ok(stands) => stands.into_iter().find(|(ended, _)| ended.id == id).map_or(Standing::Written, |(_, stands)| stands),
+            Ok(stands) => {
+                stands.into_iter().find(|(ended, _)| ended.id == id).map_or(Standing::Written, |(_, stands)| stands)
+            }
             Err(error) => {
                 tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
                     "the end of a run is not written yet; trying again when the database is back");
@@ -193,14 +196,15 @@ impl Ledger {
         let mut stands = Vec::new();
         while let Some(next) = self.take_unwritten() {
             let (job, id) = (next.job.as_str(), next.id);
-            let written = self.within("write the end of a run", async {
-                let conn = &mut *self.control().await?;
-                match runs::finish(conn, &next, BOUND).await? {
-                    true => Ok(Standing::Written),
-                    false => Ok(Standing::Other(runs::state_of(conn, id, BOUND).await?)),
-                }
-            })
-            .await;
+            let written = self
+                .within("write the end of a run", async {
+                    let conn = &mut *self.control().await?;
+                    match runs::finish(conn, &next, BOUND).await? {
+                        true => Ok(Standing::Written),
+                        false => Ok(Standing::Other(runs::state_of(conn, id, BOUND).await?)),
+                    }
+                })
+                .await;
             match written {
                 Ok(Standing::Other(state)) => {
                     let here = next.ending.state.as_str();
@@ -279,13 +283,16 @@ impl Ledger {
 
     /// How each job's newest run ended.
     pub async fn last_runs(&self) -> Result<Vec<LastRun>, Error> {
-        self.within("read the last runs", async { run_history::last_runs(&mut *self.control().await?, BOUND).await }).await
+        self.within("read the last runs", async { run_history::last_runs(&mut *self.control().await?, BOUND).await })
+            .await
     }
 
     /// How many statements of applications went unrecorded in the audit trail.
     pub async fn audit_losses(&self) -> Result<i64, Error> {
-        self.within("read the losses of the audit trail", async { audit::losses(&mut *self.control().await?, BOUND).await })
-            .await
+        self.within("read the losses of the audit trail", async {
+            audit::losses(&mut *self.control().await?, BOUND).await
+        })
+        .await
     }
 
     /// Whether all jobs are paused in the database.

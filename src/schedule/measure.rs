@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, Builtin};
+use crate::config::{Builtin, Config};
 use crate::db::Error;
 use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
 use crate::jobs::probe::{self, Probe, ProbeState};

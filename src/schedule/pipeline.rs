@@ -155,7 +155,12 @@ impl Pipeline {
             return Duration::from_secs(1);
         }
         let heard = self.dispatcher.listens_at().map(|at| at.saturating_duration_since(Instant::now()));
-        [self.dispatcher.idle_for(), heard].into_iter().flatten().min().unwrap_or(IDLE_MOST).clamp(IDLE_LEAST, IDLE_MOST)
+        [self.dispatcher.idle_for(), heard]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(IDLE_MOST)
+            .clamp(IDLE_LEAST, IDLE_MOST)
     }
 
     /// Takes in a new configuration: schedules, thresholds, retention; a failed migration is tried
@@ -356,11 +361,19 @@ impl Pipeline {
         }
         let mended = self.ledger.mend().await?;
         if mended > 0 {
-            tracing::warn!(database = self.target(), jobs = mended, "rows of the ledger were changed by hand; slots mended");
+            tracing::warn!(
+                database = self.target(),
+                jobs = mended,
+                "rows of the ledger were changed by hand; slots mended"
+            );
         }
         let (released, waiting) = self.ledger.release_quarantined().await?;
         for job in released {
-            tracing::info!(database = self.target(), job, "the server process of the former run is gone; the job may run again");
+            tracing::info!(
+                database = self.target(),
+                job,
+                "the server process of the former run is gone; the job may run again"
+            );
         }
         self.parts.metrics.job_quarantined.with_label_values(&[self.target()]).set(waiting.len() as i64);
         Ok(())

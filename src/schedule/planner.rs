@@ -100,13 +100,7 @@ pub struct Due {
 /// what comes after it the instants in `above`, which are in order.
 ///
 /// A clock that stepped back finds nothing due until it has caught up with the floor.
-pub fn due(
-    schedule: &Schedule,
-    gate: &Gate,
-    floor: DateTime<Utc>,
-    above: &[DateTime<Utc>],
-    now: DateTime<Utc>,
-) -> Due {
+pub fn due(schedule: &Schedule, gate: &Gate, floor: DateTime<Utc>, above: &[DateTime<Utc>], now: DateTime<Utc>) -> Due {
     let passed = Passed::new(schedule, gate, floor, now - gate.offset);
     let mut due = settle(gate, &passed, above, now);
     let last = due.fire.or(passed.instants.last().copied()).unwrap_or(floor);
@@ -115,14 +109,8 @@ pub fn due(
 }
 
 /// What is due of a job that follows others: once, when each of them has succeeded since its floor.
-pub fn due_after(
-    gate: &Gate,
-    floor: DateTime<Utc>,
-    successes: &[Option<DateTime<Utc>>],
-    now: DateTime<Utc>,
-) -> Due {
-    let each: Option<Vec<DateTime<Utc>>> =
-        successes.iter().map(|at| at.filter(|at| *at > floor)).collect();
+pub fn due_after(gate: &Gate, floor: DateTime<Utc>, successes: &[Option<DateTime<Utc>>], now: DateTime<Utc>) -> Due {
+    let each: Option<Vec<DateTime<Utc>>> = successes.iter().map(|at| at.filter(|at| *at > floor)).collect();
     let Some(at) = each.and_then(|each| each.into_iter().max()) else { return Due::default() };
     if at + gate.offset > now {
         return Due { next: Some(at + gate.offset), ..Due::default() };
@@ -262,7 +250,12 @@ mod tests {
             (CatchUp::None, 100, None, vec!["misfire 22T01:00..22T04:00 x4", "fire 22T05:00"]),
             (CatchUp::All, 100, None, vec!["fire 22T01:00"]),
             (CatchUp::All, 2, None, vec!["misfire 22T01:00..22T03:00 x3", "fire 22T04:00"]),
-            (CatchUp::All, 4, Some(7200), vec!["misfire 22T01:00..22T01:00 x1", "expired 22T02:00..22T03:00 x2", "fire 22T04:00"]),
+            (
+                CatchUp::All,
+                4,
+                Some(7200),
+                vec!["misfire 22T01:00..22T01:00 x1", "expired 22T02:00..22T03:00 x2", "fire 22T04:00"],
+            ),
             (CatchUp::Latest, 100, Some(20), vec!["misfire 22T01:00..22T04:00 x4", "expired 22T05:00..22T05:00 x1"]),
             (CatchUp::None, 100, Some(20), vec!["misfire 22T01:00..22T05:00 x5"]),
         ] {
@@ -289,7 +282,8 @@ mod tests {
     #[test]
     fn instants_that_are_accounted_for_above_the_floor_are_left_alone() {
         let above = [at("2026-11-22T02:00:00Z"), at("2026-11-22T05:00:00Z")];
-        let due = due(&schedule("@hourly"), &gate(|_| {}), at("2026-11-22T00:00:00Z"), &above, at("2026-11-22T05:30:00Z"));
+        let due =
+            due(&schedule("@hourly"), &gate(|_| {}), at("2026-11-22T00:00:00Z"), &above, at("2026-11-22T05:30:00Z"));
         assert_eq!(shown(&due), ["misfire 22T01:00..22T01:00 x1", "misfire 22T03:00..22T04:00 x2"]);
         assert_eq!(due.next, Some(at("2026-11-22T06:00:00Z")));
     }
@@ -313,7 +307,10 @@ mod tests {
             ],
             "what would not have run anyway is not missed, and what is late does not run outside"
         );
-        assert_eq!(upcoming(&hourly, &gate, at("2026-11-22T23:35:00Z"), 2), [at("2026-11-23T01:30:00Z"), at("2026-11-23T02:30:00Z")]);
+        assert_eq!(
+            upcoming(&hourly, &gate, at("2026-11-22T23:35:00Z"), 2),
+            [at("2026-11-23T01:30:00Z"), at("2026-11-23T02:30:00Z")]
+        );
     }
 
     #[test]

@@ -118,7 +118,10 @@ pub async fn quarantined(conn: &mut Conn, bound: Duration) -> Result<Vec<Quarant
                 .map(|row| Quarantined {
                     job: row.get(0),
                     run_id: row.get(1),
-                    backend: row.get::<_, Option<i32>>(2).zip(row.get::<_, Option<i64>>(3)).map(|(pid, start_us)| Backend { pid, start_us }),
+                    backend: row
+                        .get::<_, Option<i32>>(2)
+                        .zip(row.get::<_, Option<i64>>(3))
+                        .map(|(pid, start_us)| Backend { pid, start_us }),
                 })
                 .collect())
         })

@@ -76,11 +76,7 @@ const ABOVE_MAX: i64 = 10_000;
 /// Makes the row of a job that is seen for the first time; its floor is now, so that nothing before
 /// is due. So it is when its schedule changed: the part of `spec_hash` before the dash. Returns every
 /// job's row.
-pub async fn register(
-    conn: &mut Conn,
-    jobs: &[(JobName, String)],
-    bound: Duration,
-) -> Result<Vec<Registered>, Error> {
+pub async fn register(conn: &mut Conn, jobs: &[(JobName, String)], bound: Duration) -> Result<Vec<Registered>, Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
         SELECT job, now(), now(), hash, now() FROM unnest($1::text[], $2::text[]) AS n (job, hash) ORDER BY job
@@ -95,7 +91,8 @@ pub async fn register(
                       WHERE r.job = s.job AND r.due_at > s.claimed_floor AND r.kind <> 'manual'
                       ORDER BY r.due_at LIMIT $2)
           FROM steward.job_state s WHERE s.job = ANY ($1::text[])";
-    let (names, hashes): (Vec<&str>, Vec<&str>) = jobs.iter().map(|(name, hash)| (name.as_str(), hash.as_str())).unzip();
+    let (names, hashes): (Vec<&str>, Vec<&str>) =
+        jobs.iter().map(|(name, hash)| (name.as_str(), hash.as_str())).unzip();
     let (names, hashes) = (&names, &hashes);
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
@@ -190,12 +187,8 @@ pub async fn note_unfenced(
     let (pid, start) = (backend.map(|backend| backend.pid), backend.map(|backend| backend.start_us));
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            let params = [
-                (&id as _, Type::UUID),
-                (&epoch as _, Type::INT8),
-                (&pid as _, Type::INT4),
-                (&start as _, Type::INT8),
-            ];
+            let params =
+                [(&id as _, Type::UUID), (&epoch as _, Type::INT8), (&pid as _, Type::INT4), (&start as _, Type::INT8)];
             match tx.execute("note that a run is not fenced", SQL, &params).await? {
                 0 => Err(fenced_off()),
                 _ => Ok(()),
@@ -265,7 +258,8 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
           FROM ended e WHERE s.job = e.job AND s.running_run_id = e.id";
     let Ended { id, epoch, ending, pause, .. } = ended;
     let state = ending.state.as_str();
-    let (pid, start) = (ending.quarantine.map(|backend| backend.pid), ending.quarantine.map(|backend| backend.start_us));
+    let (pid, start) =
+        (ending.quarantine.map(|backend| backend.pid), ending.quarantine.map(|backend| backend.start_us));
     let params = [
         (id as _, Type::UUID),
         (epoch as _, Type::INT8),

@@ -147,7 +147,8 @@ fn script(text: &str, transaction: bool) -> Result<String, Fault> {
     if sql::statements(text).is_empty() {
         return Err(Fault { found: Some("no statement".to_owned()), ..Fault::wanted("at least one") });
     }
-    let refusal = sql::refusals(text).into_iter().find_map(|refusal| Some((refusal.line, refused(&refusal.why, transaction)?)));
+    let refusal =
+        sql::refusals(text).into_iter().find_map(|refusal| Some((refusal.line, refused(&refusal.why, transaction)?)));
     match refusal {
         None => Ok(text.to_owned()),
         Some((line, (found, wanted))) => {
@@ -166,7 +167,9 @@ fn refused(why: &Why, transaction: bool) -> Option<(String, &'static str)> {
             (word.clone(), "transaction = true, or a procedure that commits: here each statement runs by itself")
         }
         Why::OutsideOnly(_) if !transaction => return None,
-        Why::OutsideOnly(line) => (quote(line), "transaction = false for it: PostgreSQL refuses it inside a transaction"),
+        Why::OutsideOnly(line) => {
+            (quote(line), "transaction = false for it: PostgreSQL refuses it inside a transaction")
+        }
         Why::Psql(line) => (format!("the psql command {}", quote(line)), "SQL, which is all that the server knows"),
         Why::ClientCopy => ("COPY through the client".to_owned(), "INSERT, or COPY of a file on the server"),
         Why::Unterminated(what) => (format!("{what} without an end"), "one with an end"),
