@@ -1,5 +1,5 @@
 //! The oracle that walks: each minute (or second) around a change, read off the wall, held against
-//! the rule as README states it.
+//! the rule as config.example.toml states it.
 //!
 //! A wall time that does not exist fires once, at the end of the gap; one that comes twice fires
 //! once, at the first; what fires in every hour follows elapsed time.
