@@ -49,6 +49,8 @@ struct Entry {
     at_once: bool,
     /// There is nothing to ask before then.
     wake: Option<DateTime<Utc>>,
+    /// The instant that is due, or will be next.
+    next: Option<DateTime<Utc>>,
 }
 
 impl Agenda {
@@ -77,6 +79,7 @@ impl Agenda {
                 queued_wake: None,
                 at_once: at_once.contains(name),
                 wake: None,
+                next: None,
                 job: job.clone(),
             };
             self.jobs.insert(name.clone(), entry);
@@ -176,9 +179,10 @@ impl Agenda {
         self.jobs.values().flat_map(|entry| [entry.wake, queued(entry)]).flatten().min()
     }
 
-    /// When each job is due next; `None` for one that does not run by itself, or is not known yet.
+    /// When each job is due next, or has been due since; `None` for one that does not run by itself, or
+    /// is not known yet.
     pub fn next_of_each(&self) -> impl Iterator<Item = (&JobName, Option<DateTime<Utc>>)> {
-        self.jobs.iter().map(|(name, entry)| (name, entry.wake.filter(|_| entry.active)))
+        self.jobs.iter().map(|(name, entry)| (name, entry.next))
     }
 
     /// How a range ends that reaches over an instant to which the floor goes back.
@@ -209,6 +213,7 @@ impl Entry {
             return Some((None, Wanted::Rewind { to: now.trunc_subsecs(3), cut: None }));
         }
         let Due { missed, mut fire, next } = self.due(successes, now);
+        self.next = fire.or(next);
         let mut cause = Cause::Scheduled;
         if matches!(self.job.trigger, Trigger::After(_)) {
             cause = Cause::Chained;
