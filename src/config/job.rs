@@ -21,7 +21,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// How late an instant may be run under `catch_up = "none"` where no `deadline` is said: longer than
 /// another instance needs to take over, shorter than what anybody would call late.
-const ON_TIME: Duration = MINUTE;
+pub const ON_TIME: Duration = MINUTE;
 
 /// The name of a job, as in `[jobs.NAME]`, in logs, labels and the ledger. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

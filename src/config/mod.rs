@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use defaults::MAIN;
-pub use job::{AfterFailure, Builtin, CatchUp, Job, JobName, Overlap, SqlWork, Trigger, Work};
+pub use job::{AfterFailure, Builtin, CatchUp, Job, JobName, ON_TIME, Overlap, SqlWork, Trigger, Work};
 pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::config::{Builtin, Config, JobName};
+use crate::config::{Builtin, Config, JobName, ON_TIME};
 use crate::db::Error;
 use crate::store::claims::{Answer, Ask, Skip, Verdict, Wanted};
 use crate::store::runs::State;
@@ -231,6 +231,10 @@ impl Dispatcher {
                     config: Arc::clone(now.config),
                     zentry: now.zentry,
                 };
+                if !manual && order.lag > ON_TIME {
+                    let labels = [self.target(), job.as_str()];
+                    self.runner.metrics.job_catch_up.with_label_values(&labels).inc();
+                }
                 self.runner.start(order, lane);
             }
             (Verdict::Skip(reason), _, _) => {

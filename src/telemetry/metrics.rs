@@ -38,6 +38,7 @@ pub struct Metrics {
     pub job_runs: IntCounterVec,
     pub job_skipped_instants: IntCounterVec,
     pub job_retries: IntCounterVec,
+    pub job_catch_up: IntCounterVec,
     pub job_leases_lost: IntCounterVec,
     pub job_commits_refused: IntCounterVec,
     pub job_quarantined: IntGaugeVec,
@@ -186,6 +187,12 @@ impl Metrics {
                 &r,
                 "pgsteward_job_retries_total",
                 "Attempts after the first, by job.",
+                &["target", "job_name"],
+            )?,
+            job_catch_up: counters(
+                &r,
+                "pgsteward_job_catch_up_runs_total",
+                "Runs of instants that were due more than a minute before.",
                 &["target", "job_name"],
             )?,
             job_leases_lost: counters(
