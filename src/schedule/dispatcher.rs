@@ -154,8 +154,14 @@ impl Dispatcher {
             self.agenda.answered(ask, answer, self.now());
             self.act(now, ask, answer, lane);
         }
-        if asks.iter().any(|ask| matches!(ask.wanted, Wanted::Rewind { .. })) {
-            // What lies above the floors now has to be read.
+        let is_lost = |(ask, answer): (&Ask, &Answer)| match ask.wanted {
+            // What lies above the floor now has to be read.
+            Wanted::Rewind { .. } => true,
+            // Stale from the same floor: its row is gone, or has another specification.
+            Wanted::Due { .. } => answer.verdict == Verdict::Stale && answer.floor == ask.floor,
+            Wanted::Queued { .. } => false,
+        };
+        if asks.iter().zip(&answers).any(is_lost) {
             self.forget();
             return Ok(false);
         }

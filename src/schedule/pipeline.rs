@@ -308,6 +308,7 @@ impl Pipeline {
             self.dispatcher.stand_down();
             // An error says that there was no such series.
             let _ = self.parts.metrics.audit_losses.remove_label_values(&[target]);
+            let _ = self.parts.metrics.job_quarantined.remove_label_values(&[target]);
         }
         if matches!(role, Role::Standby { .. }) {
             // One connection is what an instance that does not observe may hold.

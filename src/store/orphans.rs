@@ -64,7 +64,8 @@ pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<Orphan>, Error
 }
 
 /// Mends slots that name a run which is over, and rows that wait without being named by a slot: rows
-/// were changed by hand. Returns how many jobs it mended.
+/// were changed by hand. Ends what has waited for longer than anybody would start it: its job is no
+/// longer configured anywhere. Returns how many jobs it mended.
 pub async fn mend(conn: &mut Conn, bound: Duration) -> Result<u64, Error> {
     const SUSPECTS: &str = "
         SELECT s.job FROM steward.job_state s
@@ -80,8 +81,18 @@ pub async fn mend(conn: &mut Conn, bound: Duration) -> Result<u64, Error> {
                    (SELECT r.id, r.started_at FROM steward.job_runs r WHERE r.job = s.job AND r.state = 'running'),
                queued_run_id = (SELECT r.id FROM steward.job_runs r WHERE r.job = s.job AND r.state = 'queued')
          WHERE s.job = ANY ($1)";
+    const FORGOTTEN: &str = "
+        WITH forgotten AS (
+            UPDATE steward.job_runs SET state = 'skipped', reason = 'expired', finished_at = clock_timestamp()
+             WHERE state = 'queued'
+               AND (kind = 'manual' AND due_at < now() - interval '2 hours' OR due_at < now() - interval '8 days')
+            RETURNING id
+        )
+        UPDATE steward.job_state s SET queued_run_id = NULL, skipped_total = s.skipped_total + 1
+          FROM forgotten WHERE s.queued_run_id = forgotten.id";
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
+            tx.execute("end runs that nobody starts", FORGOTTEN, &[]).await?;
             let suspects = tx.rows("look for slots of runs that are over", SUSPECTS, &[]).await?;
             if suspects.is_empty() {
                 return Ok(0);
