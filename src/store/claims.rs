@@ -220,8 +220,9 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
         })
         .collect();
     plan.start_queued(tx, claimer, &mut answers).await?;
-    plan.insert(tx, claimer, &mut answers).await?;
+    // Before the runs: a range lengthens the newest row, which a run would be.
     plan.record(tx, claimer).await?;
+    plan.insert(tx, claimer, &mut answers).await?;
     plan.rewind(tx).await?;
     plan.update(tx).await?;
     Ok(answers)
