@@ -33,6 +33,7 @@ impl Default for Config {
             retention: Retention::default(),
             vacuum: Vacuum::default(),
             refresh: Refresh::default(),
+            spool: Spool::default(),
         }
     }
 }
@@ -106,6 +107,12 @@ impl Default for Jobs {
             history_keep: 30 * DAY,
             builtin: JobName::ALL.into_iter().map(|name| (name, Job::of(name))).collect(),
         }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Spool {
+        Spool { max_size_bytes: 16 * 1024 * 1024, max_age: 7 * DAY }
     }
 }
 

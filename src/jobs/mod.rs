@@ -13,6 +13,7 @@ pub mod refresh;
 pub mod retention;
 pub mod sample;
 mod unfenced;
+pub mod unwritten;
 pub mod vacuum;
 
 use std::sync::Arc;

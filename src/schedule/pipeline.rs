@@ -209,6 +209,7 @@ impl Pipeline {
         let asked = Instant::now();
         let answer = self.ledger.observe().await.map(|answer| {
             self.dispatcher.set_clock(answer.clock);
+            self.measurements.set_clock(answer.clock);
             answer.lease
         });
         let (role, again) = match answer {
@@ -326,15 +327,20 @@ impl Pipeline {
 
     /// Starts the measurements that are due; they never make a round wait.
     fn measure(&mut self) {
+        let surroundings = self.surroundings();
+        self.measurements.tick(&self.config, &surroundings, Utc::now());
+    }
+
+    fn surroundings(&self) -> Surroundings {
         let migrated = self.schema.ready();
-        let surroundings = Surroundings {
+        Surroundings {
             observing: self.role.looks(),
             writable: migrated.is_some() && self.role.writes(),
+            keeps: self.role != Role::Alone,
             zentry: migrated.is_some_and(|migrated| migrated.zentry),
             schema: self.schema.standing(),
             paused: self.pause.by().map(str::to_owned),
-        };
-        self.measurements.tick(&self.config, &surroundings, Utc::now());
+        }
     }
 
     /// Waits for what the token has told to end, then leaves the lease to the next instance.
@@ -346,7 +352,9 @@ impl Pipeline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.schema.abandon();
+        let surroundings = self.surroundings();
         let last_words = async {
+            self.measurements.stop(&surroundings).await;
             self.ledger.flush().await?;
             if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
         };
