@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -63,7 +63,8 @@ pub struct Destination<'a> {
 impl Destination<'_> {
     /// By the database's clock, as well as it is known here.
     pub fn now(&self) -> DateTime<Utc> {
-        Utc::now() + self.skew
+        // No more than a row can hold.
+        (Utc::now() + self.skew).trunc_subsecs(6)
     }
 }
 
@@ -126,12 +127,7 @@ impl Unwritten {
     ///
     /// # Errors
     /// Why they were not; they are kept.
-    pub async fn record(
-        &mut self,
-        to: &Destination<'_>,
-        rows: Vec<Row>,
-        failed: Option<&Error>,
-    ) -> Result<u64, Error> {
+    pub async fn record(&mut self, to: &Destination<'_>, rows: Vec<Row>, failed: Option<&Error>) -> Result<u64, Error> {
         if let Some(error) = failed.filter(|error| !reason::reached(error.kind())) {
             self.keep(to, rows, Some(error)).await;
             return Ok(0);
@@ -165,15 +161,21 @@ impl Unwritten {
     pub async fn abandon(&mut self, to: &Destination<'_>) {
         let lost = self.with(to, |spool| spool.in_memory()).await.unwrap_or_default();
         if lost > 0 {
-            tracing::warn!(database = to.db.name(), rows = lost,
+            tracing::warn!(
+                database = to.db.name(),
+                rows = lost,
                 "measurements that could not be written were kept in memory and end with the process; \
-                 with a state_dir they would be written after the next start");
+                 with a state_dir they would be written after the next start"
+            );
         }
     }
 
     async fn keep(&mut self, to: &Destination<'_>, rows: Vec<Row>, why: Option<&Error>) {
         if !to.keeps || rows.is_empty() {
             return;
+        }
+        if self.depth.is_none() {
+            self.find(to).await;
         }
         let instants = || rows.iter().map(Row::created_at);
         let (Some(from), Some(last)) = (instants().min(), instants().max()) else { return };
@@ -233,7 +235,7 @@ impl Unwritten {
             let (rows, mut lost) = self.sort(&records, now);
             let sent = if rows.is_empty() { Ok(Written::default()) } else { send(to, &rows, until).await };
             match sent {
-                Ok(written) => self.account(to, written),
+                Ok(written) => self.account(to, &rows, written),
                 Err(error) if is_refusal(&error) && taken > 1 => {
                     limit = taken / 2;
                     continue;
@@ -324,23 +326,30 @@ impl Unwritten {
         Ok(())
     }
 
-    fn account(&mut self, to: &Destination<'_>, written: Written) {
+    fn account(&mut self, to: &Destination<'_>, rows: &[Row], written: Written) {
         let counts = [(Table::SystemHealth, written.health), (Table::ConnectionMetrics, written.connections)];
         for (table, rows) in counts.into_iter().filter(|(_, rows)| *rows > 0) {
             to.metrics.spool_replayed.with_label_values(&[to.db.name(), table.as_str()]).inc_by(rows);
         }
         if let Some(outage) = &mut self.outage {
             outage.written += written.total();
+            outage.to = rows.iter().map(Row::created_at).fold(outage.to, DateTime::max);
         }
     }
 
     /// Nothing waits any more.
     fn over(&mut self, to: &Destination<'_>) {
         let Some(outage) = self.outage.take() else { return };
-        let (database, from, last) = (to.db.name(), outage.from, outage.to);
         if outage.told {
-            tracing::info!(database, rows = outage.written, %from, to = %last,
-                "{} measurements of the outage from {from} to {last} were written", outage.written);
+            let [from, last] = [outage.from, outage.to].map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
+            let (database, rows) = (to.db.name(), outage.written);
+            tracing::info!(
+                database,
+                rows,
+                from,
+                to = last,
+                "{rows} measurements of the outage from {from} to {last} were written"
+            );
         }
     }
 

@@ -73,8 +73,7 @@ pub async fn ensure(tx: &Tx<'_>, table: Supplied) -> Result<Ensured, Error> {
 /// # Errors
 /// As [`ensure`].
 pub async fn ensure_from(tx: &Tx<'_>, table: Supplied, behind: i32) -> Result<Ensured, Error> {
-    let sql =
-        "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4, $5)";
+    let sql = "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4, $5)";
     let every = table.every.as_str();
     let params: [crate::db::Param<'_>; 5] = [
         (&table.schema, Type::TEXT),

@@ -161,18 +161,8 @@ impl Metrics {
                 "Rows of pgsteward's own tables that are lost for good, by table and reason.",
                 &["target", "table", "reason"],
             )?,
-            spool_records: gauges(
-                &r,
-                "pgsteward_spool_records",
-                "Rows that wait to be written.",
-                &["target"],
-            )?,
-            spool_bytes: gauges(
-                &r,
-                "pgsteward_spool_bytes",
-                "Size of the rows that wait to be written.",
-                &["target"],
-            )?,
+            spool_records: gauges(&r, "pgsteward_spool_records", "Rows that wait to be written.", &["target"])?,
+            spool_bytes: gauges(&r, "pgsteward_spool_bytes", "Size of the rows that wait to be written.", &["target"])?,
             spool_oldest: floats(
                 &r,
                 "pgsteward_spool_oldest_timestamp_seconds",

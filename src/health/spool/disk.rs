@@ -68,16 +68,14 @@ impl Disk {
     /// The operating system's; `WouldBlock` when another process has the folder.
     pub fn open(dir: &Path, drops: &mut Drops) -> io::Result<Disk> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let mut numbers: Vec<u64> = fs::read_dir(dir)?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?.parse().ok())
             .collect();
         numbers.sort_unstable();
         let next = numbers.last().map_or(1, |last| last.saturating_add(1));
-        let mut disk =
-            Disk { dir: dir.to_owned(), lock, segments: VecDeque::new(), active: None, next, peeked: None };
+        let mut disk = Disk { dir: dir.to_owned(), lock, segments: VecDeque::new(), active: None, next, peeked: None };
         for number in numbers {
             disk.adopt(number, drops);
         }

@@ -73,8 +73,10 @@ fn expect_sound(dir: &Path, written: &[Record], survive: impl Fn(usize) -> bool,
     assert_eq!(drain(&mut spool), [record(-1)], "{what}");
 }
 
-/// Segments of a few records each, their contents, and for each record its segment and last byte.
-fn several_segments(dir: &Path) -> (Vec<Record>, Vec<Vec<u8>>, Vec<(usize, usize)>) {
+/// Segments of a few records each: the records, the files, and for each record its file and last byte.
+type Segments = (Vec<Record>, Vec<Vec<u8>>, Vec<(usize, usize)>);
+
+fn several_segments(dir: &Path) -> Segments {
     // A span of a segment is a sixteenth of the age: 12 seconds are a dozen records here.
     let limits = Limits { max_age: Duration::from_secs(192), ..LIMITS };
     drop(filled(dir, 0..40, limits));
