@@ -9,6 +9,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use harness::{BOUND, PrivateServer, Proxy, Template, TestClient, TestDatabase, connect, wait_for, wait_until};
 use pgsteward::config::{self, Pooler, Secret, SecretSource};
 use pgsteward::db::{Database, Kind, Purpose};
@@ -30,6 +31,7 @@ struct Steward {
     limits: config::Health,
     watched: Vec<Watched>,
     bound: Duration,
+    skew: TimeDelta,
     state: ProbeState,
 }
 
@@ -68,6 +70,7 @@ impl Steward {
             board: Board::new("main", limits.stale_after),
             watched: vec![table("system_health"), table("connection_metrics")],
             bound: BOUND,
+            skew: TimeDelta::zero(),
             state: ProbeState::new(&config::Config::default()),
             limits,
         }
@@ -87,7 +90,7 @@ impl Steward {
             watched: &self.watched,
             writable: true,
             keeps: true,
-            skew: chrono::TimeDelta::zero(),
+            skew: self.skew,
             bound: self.bound,
         };
         let inputs = Inputs {
@@ -107,7 +110,7 @@ impl Steward {
             metrics: &self.metrics,
             writable: true,
             keeps: true,
-            skew: chrono::TimeDelta::zero(),
+            skew: self.skew,
             bound: BOUND,
         };
         sample::run(&to, "here", &mut self.state).await.map_err(|error| error.kind())
@@ -529,6 +532,30 @@ async fn rows_that_cannot_be_written_wait_and_the_board_is_current() {
     assert_eq!(steward.metric("pgsteward_spool_records{target=\"main\"}"), Some(components + 1.0));
     let page = String::from_utf8(steward.metrics.encode().unwrap()).unwrap();
     assert!(!page.contains("pgsteward_rows_dropped_total{"), "a table that is missing can come back: {page}");
+}
+
+#[tokio::test]
+async fn what_was_measured_in_an_outage_carries_the_databases_clock() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let proxy = Proxy::start(database.server().address()).await;
+    let client = database.client().await;
+    let mut steward = Steward::new(&database.url_at(proxy.address()));
+    // As if this machine's clock were three hours ahead.
+    steward.skew = TimeDelta::hours(-3);
+    steward.probe().await;
+    proxy.cut().await;
+    let outcome = steward.probe().await;
+    assert_eq!((outcome.measured, outcome.rows_written), (false, 0));
+    expect(&outcome, "connectivity", Status::Unhealthy, "refused", &[]);
+    proxy.pass().await;
+    let outcome = steward.probe().await;
+    assert_eq!(outcome.rows_written, 10, "what waited is not counted as the probe's own");
+    let hours =
+        "SELECT string_agg(round(extract(epoch FROM recorded_at - created_at) / 3600)::text, ' ' ORDER BY recorded_at)
+                   FROM steward.system_health WHERE component = 'connectivity'";
+    assert_eq!(client.text(hours).await, "0 3 0", "where the server answers, it tells the time itself");
+    let replayed = "pgsteward_spool_replayed_total{table=\"system_health\",target=\"main\"}";
+    assert_eq!(steward.metric(replayed), Some(10.0));
 }
 
 #[tokio::test]

@@ -249,6 +249,58 @@ async fn a_stop_in_an_outage_without_a_state_dir_says_what_it_loses() {
     daemon.wait_log("kept in memory and end with the process").await;
 }
 
+/// Opening it for writing waits for a reader that never comes, as a disk that hangs would.
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_neither_the_probes_nor_the_stop() {
+    let mut house = House::migrated().await;
+    std::fs::create_dir_all(house.folder()).unwrap();
+    let lock = house.folder().join("lock");
+    assert!(std::process::Command::new("mkfifo").arg(&lock).status().unwrap().success());
+    let mut daemon = Daemon::spawn(house.setup("")).await;
+    let client = house.server.client().await;
+    let rows = "SELECT count(*) FROM steward.system_health";
+    wait_until("rows are written past it", BOUND, async || client.number(rows).await > 20).await;
+    drop(client);
+    house.server.kill().await;
+    let probes = metric(&daemon, PROBES).await;
+    wait_until("it measures on", BOUND, async || metric(&daemon, PROBES).await > probes + 3.0).await;
+    assert_eq!(daemon.get("/health/").await.status, 503);
+    let lost = "pgsteward_rows_dropped_total{reason=\"disk\",table=\"system_health\",target=\"main\"}";
+    wait_until("what is lost is counted", BOUND, async || metric(&daemon, lost).await > 0.0).await;
+    daemon.wait_log("the disk of state_dir does not answer").await;
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait_exit().await.success());
+}
+
+/// The second finds the folder taken, and keeps its rows in memory.
+#[tokio::test]
+async fn each_instance_leaves_its_own_record() {
+    let mut house = House::migrated().await;
+    let observer = Daemon::spawn(house.setup("")).await;
+    let other = Daemon::spawn(house.setup("")).await;
+    let client = house.server.client().await;
+    for daemon in [&observer, &other] {
+        every_probe_is_written(daemon, &client).await;
+    }
+    drop(client);
+    house.server.kill().await;
+    let killed = Utc::now();
+    for daemon in [&observer, &other] {
+        wait_waiting(daemon, |rows| rows >= 3.0).await;
+    }
+    other.wait_log("another process has this folder").await;
+    let restarted = Utc::now();
+    house.server.restart().await;
+    let client = house.server.client().await;
+    for daemon in [&observer, &other] {
+        every_probe_is_written(daemon, &client).await;
+    }
+    expect_record(&client, killed, restarted).await;
+    let during = format!("created_at BETWEEN {} AND {}", instant(killed), instant(restarted));
+    let instances = format!("SELECT count(DISTINCT instance) FROM steward.system_health WHERE {during}");
+    assert_eq!(client.number(&instances).await, 2);
+}
+
 /// A row as an earlier process would have left it.
 fn row(number: i64, at: DateTime<Utc>, change: impl FnOnce(&mut serde_json::Value)) -> Record {
     let mut body = json!({

@@ -40,6 +40,8 @@ const BATCH_BYTES: usize = 512 * 1024;
 const DISK_BOUND: Duration = Duration::from_secs(2);
 /// A partition is waited for so briefly that nobody queues behind us.
 const PARTITION_LOCK: Duration = Duration::from_secs(1);
+/// How often a folder that does not serve is tried again while nothing is to be kept.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(60);
 /// How often the log repeats that rows were lost.
 const WARN_EVERY: Duration = Duration::from_secs(300);
 /// As `steward.ensure_partitions` takes it.
@@ -79,6 +81,8 @@ pub struct Unwritten {
     keep: [TimeDelta; Table::ALL.len()],
     /// As of the last call; none before the first.
     depth: Option<Depth>,
+    /// When to try the folder again, where it does not serve: another process may have left rows in it.
+    look_again: Option<Instant>,
     outage: Option<Outage>,
     /// Fewer than [`BATCH_ROWS`] after a batch took too long.
     batch: usize,
@@ -105,6 +109,7 @@ impl Unwritten {
             limits: limits(config),
             keep: [TimeDelta::MAX; 2],
             depth: None,
+            look_again: None,
             outage: None,
             batch: BATCH_ROWS,
             lost: 0,
@@ -214,7 +219,7 @@ impl Unwritten {
 
     /// Writes what waits, oldest first, until then. Whether nothing waits any more.
     async fn drain(&mut self, to: &Destination<'_>, until: Instant) -> Result<bool, Error> {
-        if self.depth.is_none() {
+        if self.depth.is_none() || self.look_again.is_some_and(|at| Instant::now() >= at) {
             self.find(to).await;
         }
         let Some(oldest) = self.depth.and_then(|depth| depth.oldest) else { return Ok(true) };
@@ -267,13 +272,20 @@ impl Unwritten {
         }
     }
 
-    /// Opens the spool, and tells what an earlier process left in it.
+    /// Opens the spool, or its folder again, and tells what an earlier process left in it.
     async fn find(&mut self, to: &Destination<'_>) {
-        let Asked::Answered(depth) = self.with(to, |spool| spool.depth()).await else { return };
-        let Some(oldest) = depth.oldest else { return };
+        let before = self.depth.map_or(0, |depth| depth.records);
+        self.look_again = None;
+        let found = self.with(to, |spool| {
+            spool.retry_disk();
+            spool.depth()
+        });
+        let Asked::Answered(depth) = found.await else { return };
+        let Some(oldest) = depth.oldest.filter(|_| depth.records > before) else { return };
         tracing::info!(database = to.db.name(), rows = depth.records, since = %oldest,
             "measurements of an earlier run wait to be written");
-        self.outage = Some(Outage { from: oldest, to: oldest, written: 0, told: true });
+        let outage = self.outage.get_or_insert(Outage { from: oldest, to: oldest, written: 0, told: true });
+        outage.from = outage.from.min(oldest);
     }
 
     /// Rows, and records that are none any more.
@@ -390,7 +402,7 @@ impl Unwritten {
             let spool = spool.get_or_insert_with(|| Spool::open(dir.as_deref(), &target, limits));
             spool.set_limits(limits);
             let answer = ask(spool);
-            Some((answer, spool.depth(), spool.take_drops()))
+            Some((answer, spool.depth(), spool.take_drops(), spool.place()))
         };
         let answered = if files {
             match tokio::time::timeout(DISK_BOUND, tokio::task::spawn_blocking(work)).await {
@@ -404,8 +416,12 @@ impl Unwritten {
         } else {
             work()
         };
-        let Some((answer, depth, drops)) = answered else { return Asked::Busy };
+        let Some((answer, depth, drops, place)) = answered else { return Asked::Busy };
         self.depth = Some(depth);
+        self.look_again = match place {
+            Place::Memory if files => self.look_again.or_else(|| Some(Instant::now() + LOOK_AGAIN_EVERY)),
+            _ => None,
+        };
         export(to, depth);
         for (table, reason, rows) in drops {
             self.lose(to, table, reason, rows);
@@ -486,5 +502,75 @@ fn decode(record: &Record) -> Option<Row> {
     match record.table {
         Table::SystemHealth => serde_json::from_slice(&record.body).ok().map(Row::Health),
         Table::ConnectionMetrics => serde_json::from_slice(&record.body).ok().map(Row::Connections),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::health::{ConnectionRow, HealthRow, Range};
+
+    #[test]
+    fn a_row_comes_back_as_it_was() {
+        let at = DateTime::from_timestamp_micros(1_800_000_000_123_456).unwrap();
+        let health = HealthRow {
+            id: Uuid::now_v7(),
+            created_at: at,
+            instance: "host/1/0".into(),
+            component: "connectivity".into(),
+            status: "unhealthy".into(),
+            reason: "refused".into(),
+            message: "über \"quotes\", a \0 and a \u{10FFFF}".into(),
+            latency_ms: Some(0.1 + 0.2),
+            details: json!({ "": [null, i64::MAX, 1.5] }),
+        };
+        let range = Range { min: 0, avg: 53.0 / 3.0, max: i32::MAX };
+        let connections = ConnectionRow {
+            id: Uuid::now_v7(),
+            created_at: at,
+            instance: "host/1/0".into(),
+            interval_seconds: 59.999_999,
+            samples: 4,
+            max_connections: 100,
+            reserved_connections: 3,
+            total: range,
+            active: Some(range),
+            idle: None,
+            idle_in_transaction: None,
+            waiting: Some(Range::default()),
+            saturation_max: 46.0 / 90.0,
+            oldest_transaction_seconds_max: Some(0.0),
+            oldest_idle_in_transaction_seconds_max: None,
+            by_database: json!({ "app": { "avg": 3.5, "max": 5 } }),
+            pool: json!({}),
+        };
+        for row in [Row::Health(health), Row::Connections(Box::new(connections))] {
+            let record = encode(&row).unwrap();
+            assert_eq!(record.at, at);
+            assert_eq!(decode(&record), Some(row));
+            let other = Record { table: Table::SystemHealth, body: b"{}".to_vec(), ..record };
+            assert_eq!(decode(&other), None);
+        }
+    }
+
+    #[test]
+    fn rows_older_than_their_table_keeps_are_not_written() {
+        let mut config = Config::default();
+        config.retention.connection_metrics = Duration::from_secs(2 * 86_400);
+        config.spool.max_age = Duration::from_secs(3 * 86_400);
+        let unwritten = Unwritten::new(&config);
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let aged = |table, hours| Record { at: now - TimeDelta::hours(hours), table, body: b"no row".to_vec() };
+        for (table, hours, reason) in [
+            (Table::SystemHealth, 71, Reason::Damaged),
+            (Table::SystemHealth, 73, Reason::Age),
+            (Table::ConnectionMetrics, 47, Reason::Damaged),
+            (Table::ConnectionMetrics, 49, Reason::Age),
+        ] {
+            assert_eq!(unwritten.sort(&[aged(table, hours)], now), (Vec::new(), vec![(table, reason)]), "{hours}");
+        }
     }
 }

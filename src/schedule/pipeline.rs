@@ -343,7 +343,8 @@ impl Pipeline {
         }
     }
 
-    /// Waits for what the token has told to end, then leaves the lease to the next instance.
+    /// Waits for what the token has told to end, writes or keeps what was measured, then leaves the lease to
+    /// the next instance.
     async fn stop(&mut self) {
         self.parts.readiness.retire(self.target());
         let bound = Instant::now() + runner::STOP_BOUND;
