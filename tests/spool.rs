@@ -346,6 +346,9 @@ async fn a_daemon_killed_while_it_writes_them_doubles_nothing() {
                 metric(&daemon, WAITING).await == 0.0 && client.number(written).await == ROWS
             })
             .await;
+            // What the one before it had written was sent again, and nobody took offence.
+            let page = daemon.get("/metrics").await;
+            assert!(!page.body.contains("pgsteward_rows_dropped_total{"), "{}", daemon.log());
             break;
         }
         daemon.kill().await;
