@@ -52,9 +52,11 @@ impl Health {
             instance: "cli",
             watched: &watched,
             writable: false,
+            keeps: false,
+            skew: chrono::TimeDelta::zero(),
             bound: BOUND,
         };
-        let outcome = probe::run(&probe, &mut ProbeState::new(limits), &inputs).await;
+        let outcome = probe::run(&probe, &mut ProbeState::new(session.config()), &inputs).await;
         let report = without_unread(outcome.report.as_ref().clone(), &inputs);
         if session.json {
             print_json(&report);

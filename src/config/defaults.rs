@@ -31,6 +31,7 @@ impl Default for Config {
             retention: Retention::default(),
             vacuum: Vacuum::default(),
             refresh: Refresh::default(),
+            spool: Spool::default(),
         }
     }
 }
@@ -105,6 +106,12 @@ impl Default for Jobs {
             history_max: 2000,
             all: Builtin::ALL.into_iter().map(|builtin| (builtin.into(), Job::of(builtin))).collect(),
         }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Spool {
+        Spool { max_size_bytes: 16 * 1024 * 1024, max_age: 7 * DAY }
     }
 }
 

@@ -49,7 +49,8 @@ pub struct Config {
     /// `mode`. `observe` changes nothing of the user's: no application migrations, no purge of
     /// application tables, no VACUUM, no REFRESH; pgsteward's own schema is kept either way.
     pub mode: Mode,
-    /// `state_dir`: where the local pause file lies. Default: systemd's `STATE_DIRECTORY`, else none.
+    /// `state_dir`: where the local pause file lies, and the spool. Default: systemd's `STATE_DIRECTORY`,
+    /// else none.
     pub state_dir: Option<PathBuf>,
     /// `development.ephemeral`, `--ephemeral`, or `USE_IN_MEMORY_DB`: use a throw-away server.
     pub ephemeral: bool,
@@ -71,6 +72,8 @@ pub struct Config {
     pub vacuum: Vacuum,
     /// `[refresh]`
     pub refresh: Refresh,
+    /// `[spool]`
+    pub spool: Spool,
 }
 
 /// Where this process runs.
@@ -330,4 +333,13 @@ pub struct Refresh {
     pub views: Vec<String>,
     /// `max_staleness`, default 1 h: refreshed at least this often, unchanged or not.
     pub max_staleness: Duration,
+}
+
+/// `[spool]`: measurements that wait for the database, per database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spool {
+    /// `max_size`, default 16 MiB, 64 KiB..=1 GiB: in `state_dir`; memory holds 1 MiB of it at most.
+    pub max_size_bytes: usize,
+    /// `max_age`, default 7 d, 1 m..=30 d.
+    pub max_age: Duration,
 }

@@ -61,6 +61,7 @@ pub(super) fn config(root: &Section<'_>) -> Config {
         retention: root.section("retention", retention),
         vacuum: root.section("vacuum", vacuum),
         refresh: root.section("refresh", refresh),
+        spool: root.section("spool", spool),
     }
 }
 
@@ -304,5 +305,14 @@ fn refresh(section: &Section<'_>) -> Refresh {
             if is_qualified(name) { Ok(()) } else { Err(Fault::wanted(QUALIFIED)) }
         }),
         max_staleness: section.duration("max_staleness", default.max_staleness, secs(60), days(30)),
+    }
+}
+
+fn spool(section: &Section<'_>) -> Spool {
+    let default = Spool::default();
+    let (least, most) = (64 * 1024, 1024 * 1024 * 1024);
+    Spool {
+        max_size_bytes: section.size("max_size", default.max_size_bytes, least, most),
+        max_age: section.duration("max_age", default.max_age, secs(60), days(30)),
     }
 }

@@ -14,6 +14,7 @@ pub mod retention;
 pub mod sample;
 pub mod sql;
 mod unfenced;
+pub mod unwritten;
 pub mod vacuum;
 
 use std::sync::Arc;

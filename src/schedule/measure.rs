@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -18,10 +18,14 @@ use crate::db::Error;
 use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
+use crate::jobs::unwritten::Destination;
 use crate::observe::Watched;
 use crate::store::partitions::{OWN, Supplied, VM_METRICS};
 
 use super::runner::Runner;
+
+/// For what measurements still write when the process stops.
+const STOP_BOUND: Duration = Duration::from_secs(3);
 
 /// What the pipeline knows that a measurement depends on.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +34,9 @@ pub struct Surroundings {
     pub observing: bool,
     /// Whether there are tables to write rows into.
     pub writable: bool,
+    /// Whether rows that cannot be written now are kept until they can: not where there is no schema
+    /// to wait for.
+    pub keeps: bool,
     /// Whether the bundled set is applied.
     pub zentry: bool,
     /// How the migrations stand; absent until they were looked at.
@@ -44,6 +51,8 @@ pub struct Measurements {
     runner: Arc<Runner>,
     state: Arc<Mutex<ProbeState>>,
     observing: bool,
+    /// The database's clock less this instance's, as last read.
+    skew: TimeDelta,
     next: BTreeMap<Builtin, DateTime<Utc>>,
     underway: BTreeMap<Builtin, JoinHandle<bool>>,
 }
@@ -51,8 +60,14 @@ pub struct Measurements {
 impl Measurements {
     /// The first tick measures at once.
     pub fn new(board: Arc<Board>, runner: Arc<Runner>, config: &Config) -> Measurements {
-        let state = Arc::new(Mutex::new(ProbeState::new(&config.health)));
-        Measurements { board, runner, state, observing: false, next: BTreeMap::new(), underway: BTreeMap::new() }
+        let state = Arc::new(Mutex::new(ProbeState::new(config)));
+        let (next, underway) = (BTreeMap::new(), BTreeMap::new());
+        Measurements { board, runner, state, observing: false, skew: TimeDelta::zero(), next, underway }
+    }
+
+    /// What was measured while the database was away carries its clock all the same.
+    pub fn set_clock(&mut self, clock: DateTime<Utc>) {
+        self.skew = clock - Utc::now();
     }
 
     /// Starts what is due. Waits for nothing.
@@ -61,7 +76,7 @@ impl Measurements {
             self.probe(config, surroundings);
         }
         if self.is_due(config, Builtin::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
-            self.sample(config);
+            self.sample(config, surroundings);
         }
     }
 
@@ -100,10 +115,14 @@ impl Measurements {
         let (runner, board, state) = (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
         let (config, surroundings) = (Arc::clone(config), surroundings.clone());
         let inputs = self.inputs(&surroundings);
-        let bound = timeout(&config, Builtin::HealthProbe);
+        let (bound, skew) = (timeout(&config, Builtin::HealthProbe), self.skew);
         let work = async move {
             let mut state = state.lock().await;
+            state.unwritten.configure(&config);
             if stood_down {
+                // What was gathered until then is written or kept.
+                let to = destination(&runner, &surroundings, skew, bound / 4);
+                let _ = sample::run(&to, runner.ledger.instance(), &mut state).await;
                 state.stand_down(&runner.metrics, runner.db.name());
             }
             let watched = watched(surroundings.zentry);
@@ -115,6 +134,8 @@ impl Measurements {
                 instance: runner.ledger.instance(),
                 watched: &watched,
                 writable: surroundings.writable,
+                keeps: surroundings.keeps,
+                skew,
                 bound,
             };
             // A database that is away is an answer, and the board and the log have it.
@@ -128,15 +149,35 @@ impl Measurements {
         self.start(Builtin::HealthProbe, bound, work);
     }
 
-    fn sample(&mut self, config: &Config) {
+    fn sample(&mut self, config: &Config, surroundings: &Surroundings) {
         let (runner, state) = (Arc::clone(&self.runner), Arc::clone(&self.state));
-        let bound = timeout(config, Builtin::ConnectionMetrics);
+        let (bound, skew) = (timeout(config, Builtin::ConnectionMetrics), self.skew);
+        let surroundings = surroundings.clone();
         let work = async move {
             let mut state = state.lock().await;
-            let instance = runner.ledger.instance();
-            sample::run(&runner.db, &runner.metrics, instance, &mut state.sampler, bound).await.map(drop)
+            let to = destination(&runner, &surroundings, skew, bound);
+            sample::run(&to, runner.ledger.instance(), &mut state).await.map(drop)
         };
         self.start(Builtin::ConnectionMetrics, bound, work);
+    }
+
+    /// Lets what is under way end, and writes or keeps what was gathered and not yet written.
+    pub async fn stop(&mut self, surroundings: &Surroundings) {
+        let underway = std::mem::take(&mut self.underway);
+        let last_words = async {
+            for task in underway.into_values() {
+                // A panic inside was recorded as its outcome.
+                let _ = task.await;
+            }
+            let mut state = self.state.lock().await;
+            let to = destination(&self.runner, surroundings, self.skew, STOP_BOUND / 2);
+            // Why it is kept instead of written was told when the outage began.
+            let _ = sample::run(&to, self.runner.ledger.instance(), &mut state).await;
+            state.unwritten.abandon(&to).await;
+        };
+        if tokio::time::timeout(STOP_BOUND, last_words).await.is_err() {
+            tracing::debug!(database = self.runner.db.name(), "a measurement is still under way; it ends by its bound");
+        }
     }
 
     fn start<F>(&mut self, name: Builtin, bound: Duration, work: F)
@@ -168,6 +209,16 @@ impl Measurements {
             jobs: surroundings.writable.then_some(jobs),
         }
     }
+}
+
+fn destination<'a>(
+    runner: &'a Runner,
+    surroundings: &Surroundings,
+    skew: TimeDelta,
+    bound: Duration,
+) -> Destination<'a> {
+    let Surroundings { writable, keeps, .. } = *surroundings;
+    Destination { db: &runner.db, metrics: &runner.metrics, writable, keeps, skew, bound }
 }
 
 fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {

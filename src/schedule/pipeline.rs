@@ -234,6 +234,7 @@ impl Pipeline {
         let asked = Instant::now();
         let answer = self.ledger.observe().await.map(|answer| {
             self.dispatcher.set_clock(answer.clock);
+            self.measurements.set_clock(answer.clock);
             answer.lease
         });
         let (role, again) = match answer {
@@ -382,18 +383,24 @@ impl Pipeline {
 
     /// Starts the measurements that are due; they never make a round wait.
     fn measure(&mut self) {
-        let migrated = self.schema.ready();
-        let surroundings = Surroundings {
-            observing: self.role.looks(),
-            writable: migrated.is_some() && self.role.writes(),
-            zentry: migrated.is_some_and(|migrated| migrated.zentry),
-            schema: self.schema.standing(),
-            paused: self.pause.by().map(str::to_owned),
-        };
+        let surroundings = self.surroundings();
         self.measurements.tick(&self.config, &surroundings, Utc::now());
     }
 
-    /// Waits for what the token has told to end, then leaves the lease to the next instance.
+    fn surroundings(&self) -> Surroundings {
+        let migrated = self.schema.ready();
+        Surroundings {
+            observing: self.role.looks(),
+            writable: migrated.is_some() && self.role.writes(),
+            keeps: self.role != Role::Alone,
+            zentry: migrated.is_some_and(|migrated| migrated.zentry),
+            schema: self.schema.standing(),
+            paused: self.pause.by().map(str::to_owned),
+        }
+    }
+
+    /// Waits for what the token has told to end, writes or keeps what was measured, then leaves the lease to
+    /// the next instance.
     async fn stop(&mut self) {
         self.parts.readiness.retire(self.target());
         let bound = Instant::now() + runner::STOP_BOUND;
@@ -402,7 +409,9 @@ impl Pipeline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.schema.abandon();
+        let surroundings = self.surroundings();
         let last_words = async {
+            self.measurements.stop(&surroundings).await;
             self.ledger.flush().await?;
             if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
         };

@@ -32,6 +32,10 @@ pub struct Metrics {
     pub health_status: IntGaugeVec,
     pub health_checked: GaugeVec,
     pub rows_dropped: IntCounterVec,
+    pub spool_records: IntGaugeVec,
+    pub spool_bytes: IntGaugeVec,
+    pub spool_oldest: GaugeVec,
+    pub spool_replayed: IntCounterVec,
     pub audit_losses: IntGaugeVec,
 
     // Jobs.
@@ -162,7 +166,21 @@ impl Metrics {
             rows_dropped: counters(
                 &r,
                 "pgsteward_rows_dropped_total",
-                "Rows of pgsteward's own tables that could not be written, by table.",
+                "Rows of pgsteward's own tables that are lost for good, by table and reason.",
+                &["target", "table", "reason"],
+            )?,
+            spool_records: gauges(&r, "pgsteward_spool_records", "Rows that wait to be written.", &["target"])?,
+            spool_bytes: gauges(&r, "pgsteward_spool_bytes", "Size of the rows that wait to be written.", &["target"])?,
+            spool_oldest: floats(
+                &r,
+                "pgsteward_spool_oldest_timestamp_seconds",
+                "When the oldest row that waits was measured; absent where none waits.",
+                &["target"],
+            )?,
+            spool_replayed: counters(
+                &r,
+                "pgsteward_spool_replayed_total",
+                "Rows that were written after they had waited, by table.",
                 &["target", "table"],
             )?,
             audit_losses: gauges(

@@ -21,6 +21,7 @@ pub struct Setup {
     config: Option<String>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    prelude: Option<String>,
 }
 
 impl Setup {
@@ -51,6 +52,12 @@ impl Setup {
         self
     }
 
+    /// Commands of a shell that becomes the daemon: `ulimit`, `trap`, `umask`.
+    pub fn shell(mut self, prelude: &str) -> Setup {
+        self.prelude = Some(prelude.to_owned());
+        self
+    }
+
     /// Runs another subcommand to its end, with the same file and environment: status, output, errors.
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -62,7 +69,15 @@ impl Setup {
     fn base(&self, folder: &tempfile::TempDir) -> Command {
         let text = self.config.as_deref().unwrap_or_default();
         std::fs::write(config_path(folder), text).expect("write the configuration");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgsteward"));
+        let binary = env!("CARGO_BIN_EXE_pgsteward");
+        let mut command = match &self.prelude {
+            None => Command::new(binary),
+            Some(prelude) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", &format!("{prelude} && exec \"$0\" \"$@\""), binary]);
+                command
+            }
+        };
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
         command
