@@ -85,9 +85,11 @@ struct Outage {
 }
 
 impl Unwritten {
-    /// In the configuration's `state_dir`, else in memory.
+    /// In the configuration's `state_dir`, else in memory. What a throw-away server missed is nothing to
+    /// the next one.
     pub fn new(config: &Config) -> Unwritten {
-        let queue = Queue::new(config.state_dir.clone(), limits(config));
+        let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
+        let queue = Queue::new(state_dir, limits(config));
         let mut unwritten = Unwritten { queue, keep: [TimeDelta::MAX; 2], outage: None, batch: BATCH_ROWS };
         unwritten.configure(config);
         unwritten
