@@ -24,11 +24,11 @@ use crate::db::{Database, Error, Kind, Purpose, Tx, TxOptions};
 use crate::lifecycle::Tasks;
 use crate::migrate::{self, plan::State, source};
 use crate::store::claims::{self, Ask, Claimer, Run, Verdict, Wanted};
+use crate::store::history;
 use crate::store::overview::{self, Open};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
 use crate::store::requests::{self, Asked};
 use crate::store::run_history::{self, Entry};
-use crate::store::history;
 use crate::telemetry::Metrics;
 
 use super::Standing;
@@ -125,13 +125,13 @@ pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Err
 
 /// Whether the bundled set is applied; or what is not applied that should be.
 async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<String>>, Error> {
-    let failed =
-        |error: migrate::Error| Error::new(error.db_kind().unwrap_or(Kind::Config), format!("look at the migrations: {error}"));
+    let failed = |error: migrate::Error| {
+        Error::new(error.db_kind().unwrap_or(Kind::Config), format!("look at the migrations: {error}"))
+    };
     let sets = migrate::configured_sets(config).map_err(failed)?;
     let lines = migrate::status(db, &sets).await.map_err(failed)?;
     let waits = |state| matches!(state, State::Pending | State::OutOfOrder);
-    let pending: Vec<String> =
-        lines.iter().filter(|line| waits(line.state)).map(migrate::plan::Line::label).collect();
+    let pending: Vec<String> = lines.iter().filter(|line| waits(line.state)).map(migrate::plan::Line::label).collect();
     if !pending.is_empty() {
         return Ok(Err(pending));
     }
@@ -144,7 +144,8 @@ async fn clear_up(wish: &Wish<'_>, ledger: &Ledger) -> Result<(), Error> {
     let mut conn = wish.db.acquire(Purpose::Control).await?;
     let options = TxOptions::within(BOUND).read_only();
     let read = conn.transaction(&options, |tx| Box::pin(requests::hearer(tx)));
-    let observer = tokio::time::timeout(CALL_BOUND, read).await.unwrap_or_else(|_| Err(no_answer("read who observes")))?;
+    let observer =
+        tokio::time::timeout(CALL_BOUND, read).await.unwrap_or_else(|_| Err(no_answer("read who observes")))?;
     drop(conn);
     if observer.is_none() {
         ledger.reap().await?;
@@ -170,7 +171,8 @@ async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
             let claim = claim_in(tx, wish, spec_hash, claimer).await?;
             match &claim {
                 Claim::Ours(run) => {
-                    let details = serde_json::json!({ "run_id": run.id, "here": claimer.instance, "spec_hash": spec_hash });
+                    let details =
+                        serde_json::json!({ "run_id": run.id, "here": claimer.instance, "spec_hash": spec_hash });
                     let event = audit::Event {
                         actor: wish.actor,
                         action: "job.run",
@@ -199,8 +201,11 @@ async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claime
     };
     let theirs = slot.spec_hash.unwrap_or_default();
     if theirs != spec_hash {
-        tracing::warn!(database = wish.db.name(), job = name,
-            "the instances go by another specification of this job; this run goes by the one configured here");
+        tracing::warn!(
+            database = wish.db.name(),
+            job = name,
+            "the instances go by another specification of this job; this run goes by the one configured here"
+        );
     }
     // The row stays the instances': what they claim by is not for one run to change.
     let wanted = Wanted::Queued { id, skip: None };

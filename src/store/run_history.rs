@@ -185,9 +185,7 @@ pub async fn of_job(
 pub async fn run(conn: &mut Conn, id: Uuid, bound: Duration) -> Result<Option<Entry>, Error> {
     let sql = &format!("SELECT {ENTRY} FROM steward.job_runs r WHERE r.id = $1");
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
-        Box::pin(async move {
-            Ok(tx.row_opt("read a run", sql, &[(&id, Type::UUID)]).await?.as_ref().map(Entry::of))
-        })
+        Box::pin(async move { Ok(tx.row_opt("read a run", sql, &[(&id, Type::UUID)]).await?.as_ref().map(Entry::of)) })
     })
     .await
 }
@@ -199,9 +197,8 @@ pub async fn between(
     limit: i64,
     bound: Duration,
 ) -> Result<Vec<Entry>, Error> {
-    let sql = &format!(
-        "SELECT {ENTRY} FROM steward.job_runs r WHERE r.id BETWEEN $1 AND $2 ORDER BY r.id DESC LIMIT $3"
-    );
+    let sql =
+        &format!("SELECT {ENTRY} FROM steward.job_runs r WHERE r.id BETWEEN $1 AND $2 ORDER BY r.id DESC LIMIT $3");
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
             let params = [(&first as _, Type::UUID), (&last as _, Type::UUID), (&limit as _, Type::INT8)];

@@ -9,7 +9,8 @@ use crate::{JOBS, Underway, WORKING, audited, job, json, wait_run, wait_sql};
 async fn a_run_here_needs_no_instance_and_goes_by_the_same_rules() {
     let database = TestDatabase::create(Template::Empty).await;
     let setup = Setup::new().database(&database.url()).config(JOBS);
-    job(&setup, &["run", "quick", "--here"]).refused(69, &["steward/001_ledger", "not applied", "pgsteward migrate up"]);
+    job(&setup, &["run", "quick", "--here"])
+        .refused(69, &["steward/001_ledger", "not applied", "pgsteward migrate up"]);
     assert_eq!(setup.command(&["migrate", "up"]).status.code(), Some(0));
     let client = database.client().await;
 
@@ -56,7 +57,11 @@ async fn beside_a_live_instance_there_is_one_run_at_a_time() {
     let id = wait_run(&client, "slow", "running").await;
     let said = job(&setup, &["run", "slow", "--here"]);
     said.refused(75, &["slow runs already, since ", " UTC on ", &id]);
-    assert_eq!(client.number("SELECT count(*) FROM steward.job_runs WHERE job = 'slow'").await, 1, "nothing is left behind");
+    assert_eq!(
+        client.number("SELECT count(*) FROM steward.job_runs WHERE job = 'slow'").await,
+        1,
+        "nothing is left behind"
+    );
     let behind = json(&setup, &["run", "slow", "--wait"]);
     let ended = here.ended().await.json();
     assert_eq!((ended["id"].as_str(), ended["state"].as_str()), (Some(id.as_str()), Some("succeeded")));
@@ -101,9 +106,8 @@ async fn ctrl_c_cancels_a_run_here_on_the_server() {
 async fn a_run_here_hears_who_wants_it_cancelled_and_keeps_its_lease() {
     let database = TestDatabase::create(Template::Migrated).await;
     let client = database.client().await;
-    let config = JOBS.replace("lease = \"5s\"", "lease = \"3s\"");
-    let setup = Setup::new().database(&database.url()).config(&config);
-    let here = Underway::start(&database.url(), &config, &["run", "endless", "--here", "--json"]);
+    let setup = Setup::new().database(&database.url()).config(JOBS);
+    let here = Underway::start(&database.url(), JOBS, &["run", "endless", "--here", "--json"]);
     let id = wait_run(&client, "endless", "running").await;
     let first = client.text("SELECT lease_until FROM steward.job_runs WHERE state = 'running'").await;
     wait_until("the lease is renewed past its first end", BOUND, async || {
@@ -122,15 +126,17 @@ async fn a_run_here_hears_who_wants_it_cancelled_and_keeps_its_lease() {
 async fn what_a_killed_run_here_leaves_is_cleared_up_by_the_next() {
     let database = TestDatabase::create(Template::Migrated).await;
     let client = database.client().await;
-    let config = JOBS.replace("lease = \"5s\"", "lease = \"3s\"").replace("pg_sleep(2)", "pg_sleep(0.5)");
+    let config = JOBS.replace("pg_sleep(2)", "pg_sleep(0.5)");
     let setup = Setup::new().database(&database.url()).config(&config);
-    let here = Underway::start(&database.url(), &config.replace("pg_sleep(0.5)", "pg_sleep(60)"), &["run", "slow", "--here"]);
+    let here =
+        Underway::start(&database.url(), &config.replace("pg_sleep(0.5)", "pg_sleep(60)"), &["run", "slow", "--here"]);
     let id = wait_run(&client, "slow", "running").await;
     wait_sql(&client, WORKING, |sessions| sessions == 1).await;
     here.signal(Signal::KILL);
     here.ended().await;
     job(&setup, &["run", "slow", "--here"]).refused(75, &["runs already", &id]);
-    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE lease_until > clock_timestamp()", |runs| runs == 0).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE lease_until > clock_timestamp()", |runs| runs == 0)
+        .await;
     job(&setup, &["run", "slow", "--here"]).told(&["of slow: succeeded"]);
     assert_eq!(client.text(&format!("SELECT state FROM steward.job_runs WHERE id = '{id}'")).await, "lost");
 }

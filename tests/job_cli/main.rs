@@ -144,7 +144,8 @@ async fn wait_sql(client: &TestClient, sql: &str, wanted: impl Fn(i64) -> bool) 
 
 /// Waits until a job has a run in this state, and returns its id.
 async fn wait_run(client: &TestClient, job: &str, state: &str) -> String {
-    let sql = format!("SELECT coalesce(max(id::text), '') FROM steward.job_runs WHERE job = '{job}' AND state = '{state}'");
+    let sql =
+        format!("SELECT coalesce(max(id::text), '') FROM steward.job_runs WHERE job = '{job}' AND state = '{state}'");
     wait_for(&format!("{job} has a run that is {state}"), BOUND, async || {
         Some(client.text(&sql).await).filter(|id| !id.is_empty())
     })

@@ -21,7 +21,9 @@ async fn a_run_is_picked_up_by_a_live_instance_and_its_end_is_told() {
     assert_eq!((asked["job"].as_str(), asked["state"].as_str()), (Some("quick"), Some("queued")));
     let sql = format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND started_at IS NOT NULL");
     wait_sql(&client, &sql, |rows| rows == 1).await;
-    let sql = format!("SELECT (1000 * extract(epoch FROM started_at - due_at))::bigint FROM steward.job_runs WHERE id = '{id}'");
+    let sql = format!(
+        "SELECT (1000 * extract(epoch FROM started_at - due_at))::bigint FROM steward.job_runs WHERE id = '{id}'"
+    );
     let ms = client.number(&sql).await;
     println!("picked up {ms} ms after it was asked for, seen after {:?}", begun.elapsed());
     assert!((0..5_000).contains(&ms), "{ms} ms");
@@ -100,7 +102,10 @@ async fn waiting_outlives_a_restart_of_the_server() {
     assert_eq!(ended["state"], "succeeded", "{ended}");
     assert!(ended["attempts"].as_i64() >= Some(2), "the attempt that the restart cut off is one: {ended}");
     let client = server.client().await;
-    assert_eq!(client.text("SELECT string_agg(state, ' ') FROM steward.job_runs WHERE job = 'slow'").await, "succeeded");
+    assert_eq!(
+        client.text("SELECT string_agg(state, ' ') FROM steward.job_runs WHERE job = 'slow'").await,
+        "succeeded"
+    );
 }
 
 #[tokio::test]

@@ -48,7 +48,9 @@ fn parse_run(text: &str) -> Result<RunId, String> {
     };
     match (plausible, fill('0'), fill('f')) {
         (true, Ok(first), Ok(last)) => Ok(RunId { first, last }),
-        _ => Err(format!("wanted the id of a run as `pgsteward job history` shows it, or at least {PREFIX_MIN} digits of it")),
+        _ => Err(format!(
+            "wanted the id of a run as `pgsteward job history` shows it, or at least {PREFIX_MIN} digits of it"
+        )),
     }
 }
 
@@ -65,7 +67,9 @@ impl Cancel {
             Cancelled::Asked { job, instance } => {
                 ("cancelling", format!("run {id} of {job}: {instance} is asked to cancel it, and hears within seconds"))
             }
-            Cancelled::Dequeued { job } => ("cancelled", format!("run {id} of {job}: taken out of the queue, it had not begun")),
+            Cancelled::Dequeued { job } => {
+                ("cancelled", format!("run {id} of {job}: taken out of the queue, it had not begun"))
+            }
             Cancelled::Over { job, state } => (state.as_str(), format!("run {id} of {job} is over already: {state}")),
         };
         if let (Some((_signals, mut signals)), Cancelled::Asked { .. }) = (waiting, &asked) {
@@ -106,7 +110,10 @@ impl Cancel {
                     format!("\n  {}  {}, {} since {since}", entry.id, entry.job, entry.state)
                 });
                 let more = if several.len() > CANDIDATES as usize { "\n  and more" } else { "" };
-                say(&format!("{digits} is the beginning of several runs; say more of it:{}{more}", listed.collect::<String>()));
+                say(&format!(
+                    "{digits} is the beginning of several runs; say more of it:{}{more}",
+                    listed.collect::<String>()
+                ));
                 Err(Exit::Usage)
             }
         }
@@ -116,7 +123,8 @@ impl Cancel {
 /// The digits that were said, as far as they go.
 fn shown(run: RunId) -> String {
     let (first, last) = (run.first.to_string(), run.last.to_string());
-    first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+    let same: String = first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    same.trim_end_matches('-').to_owned()
 }
 
 fn no_such_run(db: &Database, id: &str) -> Exit {

@@ -82,7 +82,8 @@ async fn read(db: &Database) -> Result<Overview, Error> {
 /// What holds for all jobs, where it keeps them from running.
 fn standing(overview: &Overview, database: &str) -> Vec<String> {
     let paused = overview.paused.as_ref().map(|pause| format!("all jobs are paused {}", by(pause)));
-    let alone = overview.observer.is_none().then(|| format!("no instance observes database {database}: no job runs by itself"));
+    let alone =
+        overview.observer.is_none().then(|| format!("no instance observes database {database}: no job runs by itself"));
     [paused, alone].into_iter().flatten().collect()
 }
 

@@ -72,7 +72,11 @@ pub fn merge(config: &Config, database: &str, overview: Option<&Overview>, now: 
         let ours = specs.iter().find(|(spec, _)| spec == name).map(|(_, hash)| hash);
         let theirs = ledger.and_then(|job| job.spec_hash.as_ref());
         let active = job.enabled && (config.mode == Mode::Maintain || matches!(job.work, Work::Builtin(_)));
-        planned(name, job, database, active, now).with(ledger, all_paused, ours.zip(theirs).is_some_and(|(a, b)| a != b))
+        planned(name, job, database, active, now).with(
+            ledger,
+            all_paused,
+            ours.zip(theirs).is_some_and(|(a, b)| a != b),
+        )
     });
     let mut listed: Vec<Listed> = configured.collect();
     let is_known = |name: &str| listed.iter().any(|job| job.name == name);

@@ -33,6 +33,10 @@ pub fn unknown(config: &Config, database: &str, name: &str, known: &[String]) ->
     names.sort_unstable();
     names.dedup();
     let near = nearest(name, names.iter().copied()).map(|near| format!(", did you mean {near:?}?")).unwrap_or_default();
-    say(&format!("database {database} has no job {name:?}{near}{} known: {}", if near.is_empty() { ";" } else { "" }, names.join(", ")));
+    say(&format!(
+        "database {database} has no job {name:?}{near}{} known: {}",
+        if near.is_empty() { ";" } else { "" },
+        names.join(", ")
+    ));
     Exit::Usage
 }

@@ -39,7 +39,9 @@ impl Which {
 enum Done {
     /// It was paused so before; `None` where it was not.
     Before(Option<Pause>),
-    Unknown { known: Vec<String> },
+    Unknown {
+        known: Vec<String>,
+    },
 }
 
 pub async fn pause(

@@ -59,9 +59,16 @@ impl Run {
         // Before asking, so that who interrupts in between is told the run's id.
         let waiting = if self.wait { Some(listen()?) } else { None };
         let id = self.ask(session, db, configured.is_some()).await?;
+        if configured.is_none() {
+            say(&format!(
+                "{} is not in this configuration; the run waits for an instance that has it, until it is cancelled",
+                self.name
+            ));
+        }
         let Some((_signals, mut signals)) = waiting else {
             if session.json {
-                let said = serde_json::json!({ "database": db.name(), "job": self.name, "run_id": id, "state": "queued" });
+                let said =
+                    serde_json::json!({ "database": db.name(), "job": self.name, "run_id": id, "state": "queued" });
                 print_json(&said);
             } else {
                 print(&format!("run {id} of {} is asked for; it begins within a second", self.name));
@@ -114,16 +121,8 @@ impl Run {
         })?;
         let (config, metrics, tasks) = (Arc::new(session.config().clone()), Arc::new(metrics), Tasks::new());
         let actor = &actor();
-        let wish = Wish {
-            db,
-            config: &config,
-            metrics: &metrics,
-            tasks: &tasks,
-            name,
-            job,
-            actor,
-            instance: app::instance(),
-        };
+        let wish =
+            Wish { db, config: &config, metrics: &metrics, tasks: &tasks, name, job, actor, instance: app::instance() };
         let stop = CancellationToken::new();
         let mut running = std::pin::pin!(here::run(wish, stop.clone()));
         let ended = tokio::select! {
@@ -141,7 +140,11 @@ impl Run {
         }
         match ended.map_err(|error| failed(db.name(), &error))? {
             Outcome::Ended(entry) => {
-                if session.json { print_json(&entry) } else { outcome::print_over(&entry) }
+                if session.json {
+                    print_json(&entry)
+                } else {
+                    outcome::print_over(&entry)
+                }
                 Ok(outcome::exit(&entry))
             }
             refused => Err(refusal(db.name(), &self.name, &refused)),
@@ -217,8 +220,13 @@ async fn ask(db: &Database, name: &str) -> Result<Answer, Error> {
                     return Ok(Answer::Nobody);
                 }
                 let details = serde_json::json!({ "run_id": id });
-                let event =
-                    audit::Event { actor, action: "job.run", resource_type: "job", resource_id: name, details: &details };
+                let event = audit::Event {
+                    actor,
+                    action: "job.run",
+                    resource_type: "job",
+                    resource_id: name,
+                    details: &details,
+                };
                 audit::record(tx, &event).await?;
             }
             Ok(Answer::Asked(asked))
@@ -237,7 +245,11 @@ pub async fn follow(
 ) -> Result<Exit, Exit> {
     match wait::until_over(db, id, bound, signals).await.map_err(|error| failed(db.name(), &error))? {
         Waited::Over(entry) => {
-            if session.json { print_json(&entry) } else { outcome::print_over(&entry) }
+            if session.json {
+                print_json(&entry)
+            } else {
+                outcome::print_over(&entry)
+            }
             Ok(outcome::exit(&entry))
         }
         Waited::Gone => {
