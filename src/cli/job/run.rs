@@ -139,14 +139,7 @@ impl Run {
             tracing::debug!(tasks = stragglers.join(","), "these end with the process");
         }
         match ended.map_err(|error| failed(db.name(), &error))? {
-            Outcome::Ended(entry) => {
-                if session.json {
-                    print_json(&entry)
-                } else {
-                    outcome::print_over(&entry)
-                }
-                Ok(outcome::exit(&entry))
-            }
+            Outcome::Ended(entry) => Ok(outcome::tell(session, &entry)),
             refused => Err(refusal(db.name(), &self.name, &refused)),
         }
     }
@@ -244,14 +237,7 @@ pub async fn follow(
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<Exit, Exit> {
     match wait::until_over(db, id, bound, signals).await.map_err(|error| failed(db.name(), &error))? {
-        Waited::Over(entry) => {
-            if session.json {
-                print_json(&entry)
-            } else {
-                outcome::print_over(&entry)
-            }
-            Ok(outcome::exit(&entry))
-        }
+        Waited::Over(entry) => Ok(outcome::tell(session, &entry)),
         Waited::Gone => {
             say(&format!("the row of run {id} is gone: somebody deleted it"));
             Err(Exit::Later)
