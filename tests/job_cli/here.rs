@@ -140,3 +140,25 @@ async fn what_a_killed_run_here_leaves_is_cleared_up_by_the_next() {
     job(&setup, &["run", "slow", "--here"]).told(&["of slow: succeeded"]);
     assert_eq!(client.text(&format!("SELECT state FROM steward.job_runs WHERE id = '{id}'")).await, "lost");
 }
+
+#[tokio::test]
+async fn a_run_here_that_was_taken_over_is_stopped() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let client = database.client().await;
+    let here = Underway::start(&database.url(), JOBS, &["run", "endless", "--here"]);
+    let id = wait_run(&client, "endless", "running").await;
+    wait_sql(&client, WORKING, |sessions| sessions == 1).await;
+    // What an observer does that finds its lease passed.
+    let reap = format!(
+        "WITH ended AS (
+            UPDATE steward.job_runs SET state = 'lost', reason = 'lease_expired', epoch = epoch + 1, lease_until = NULL,
+                   finished_at = clock_timestamp() WHERE id = '{id}' RETURNING id
+        )
+        UPDATE steward.job_state s SET running_run_id = NULL, running_since = NULL FROM ended WHERE running_run_id = ended.id"
+    );
+    client.batch_execute(&reap).await.unwrap();
+    let said = here.ended().await;
+    assert_eq!(said.code, Some(4), "{said:?}");
+    assert!(said.out.contains("of endless: lost") && said.err.contains("the lease of this run is lost"), "{said:?}");
+    wait_sql(&client, WORKING, |sessions| sessions == 0).await;
+}
