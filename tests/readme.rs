@@ -121,7 +121,7 @@ fn every_command_parses() {
         assert!(output.status.success(), "pgsteward {}: {told}", arguments.join(" "));
         shown.insert(arguments[0].to_owned());
     }
-    for command in ["run", "check", "migrate", "health", "role", "pause", "resume"] {
+    for command in ["run", "check", "migrate", "health", "role", "pause", "resume", "job"] {
         assert!(shown.contains(command), "README shows no `pgsteward {command}`");
     }
     assert!(!pgsteward(&["migrate", "up", "--nonsense", "--help"], &[]).status.success(), "this check cannot fail");

@@ -24,7 +24,7 @@ const REWIND_FROM: TimeDelta = TimeDelta::seconds(60);
 /// When to ask again for an instant that the ledger holds back.
 const HELD_FOR: TimeDelta = TimeDelta::seconds(1);
 /// How long a run that was asked for may wait for its slot and a lane.
-const REQUEST_WAIT: TimeDelta = TimeDelta::hours(1);
+pub const REQUEST_WAIT: TimeDelta = TimeDelta::hours(1);
 
 /// The jobs of one database, and how far each is accounted for.
 #[derive(Debug, Clone, Default)]

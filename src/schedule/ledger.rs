@@ -30,8 +30,6 @@ const BOUND: Duration = Duration::from_secs(5);
 const CALL_BOUND: Duration = Duration::from_secs(10);
 /// Endings kept while the database is away; there is one per job and lane.
 const UNWRITTEN_MAX: usize = 64;
-/// The name of the observer's row in `leases`.
-const OBSERVER: &str = "observer";
 
 /// The ledger of one database.
 pub struct Ledger {
@@ -94,7 +92,7 @@ impl Ledger {
     /// Takes or renews the observer's lease.
     pub async fn observe(&self) -> Result<leases::Answer, Error> {
         self.within("take the observer's lease", async {
-            leases::acquire(&mut *self.control().await?, OBSERVER, &self.instance, self.lease, BOUND).await
+            leases::acquire(&mut *self.control().await?, leases::OBSERVER, &self.instance, self.lease, BOUND).await
         })
         .await
     }
@@ -102,7 +100,7 @@ impl Ledger {
     /// Gives the observer's lease up.
     pub async fn resign(&self) -> Result<(), Error> {
         self.within("give the observer's lease up", async {
-            leases::release(&mut *self.control().await?, OBSERVER, &self.instance, BOUND).await
+            leases::release(&mut *self.control().await?, leases::OBSERVER, &self.instance, BOUND).await
         })
         .await
     }

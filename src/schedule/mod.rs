@@ -12,6 +12,7 @@
 
 pub mod agenda;
 pub mod dispatcher;
+pub mod here;
 pub mod lanes;
 pub mod ledger;
 pub mod measure;

@@ -12,6 +12,9 @@ use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error, TxOptions};
 
+/// The lease of the instance that observes.
+pub const OBSERVER: &str = "observer";
+
 /// What an attempt to hold a lease came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lease {

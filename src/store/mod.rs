@@ -9,6 +9,7 @@ pub mod health;
 pub mod history;
 pub mod leases;
 pub mod orphans;
+pub mod overview;
 pub mod partitions;
 pub mod pauses;
 pub mod pruning;

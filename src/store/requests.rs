@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::db::{Conn, Error, Kind, Tx};
 
-use super::pauses::ALL_JOBS;
+use super::leases::OBSERVER;
+use super::pauses::{self, ALL_JOBS, Pause};
 
 /// Everything that waits to be heard.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -71,15 +72,23 @@ pub async fn hear(conn: &Conn, leaders: &[String], bound: Duration) -> Result<He
         .map_err(|error| Error::new(Kind::Protocol, format!("the server answered a request for JSON with {error}")))
 }
 
+/// A job's row, as it was when a run was asked for: what a claim of that run goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub floor: DateTime<Utc>,
+    /// The specification that the instances go by; absent where none has registered the job.
+    pub spec_hash: Option<String>,
+}
+
 /// What asking for a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// It waits under this id.
-    Queued(Uuid),
+    Queued { id: Uuid, slot: Slot },
     /// One waits already.
-    Waiting(Uuid),
-    /// The job is paused, or all are.
-    Paused { by: String },
+    Waiting { id: Uuid },
+    /// The job is paused, or `all` are.
+    Paused { pause: Pause, all: bool },
     /// No instance has registered a job of this name; these are known.
     Unknown { known: Vec<String> },
 }
@@ -87,11 +96,8 @@ pub enum Asked {
 /// Asks for a run of a job, as a row that waits for the job's slot.
 pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str) -> Result<Asked, Error> {
     const LOCK: &str = "
-        SELECT s.queued_run_id, coalesce(s.paused_by, a.paused_by)
-          FROM steward.job_state s
-          LEFT JOIN steward.job_state a ON a.job = $2 AND a.paused_at IS NOT NULL
-         WHERE s.job = $1 AND s.job <> $2 FOR UPDATE OF s";
-    const KNOWN: &str = "SELECT job FROM steward.job_state WHERE job <> $1 ORDER BY job LIMIT 500";
+        SELECT queued_run_id, claimed_floor, spec_hash FROM steward.job_state
+         WHERE job = $1 AND job <> $2 FOR UPDATE";
     const SQL: &str = "
         WITH run AS (
             INSERT INTO steward.job_runs (id, job, kind, due_at, state, actor)
@@ -100,18 +106,45 @@ pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str) -> Result<Asked, Error> {
         UPDATE steward.job_state s SET queued_run_id = run.id FROM run WHERE s.job = run.job";
     let Some(row) = tx.row_opt("lock the row of a job", LOCK, &[(&job, Type::TEXT), (&ALL_JOBS, Type::TEXT)]).await?
     else {
-        let rows = tx.rows("read the names of jobs", KNOWN, &[(&ALL_JOBS, Type::TEXT)]).await?;
-        return Ok(Asked::Unknown { known: rows.iter().map(|row| row.get(0)).collect() });
+        return Ok(Asked::Unknown { known: known(tx).await? });
     };
-    if let Some(waiting) = row.get(0) {
-        return Ok(Asked::Waiting(waiting));
+    for name in [ALL_JOBS, job] {
+        if let Some(pause) = pauses::of(tx, name).await? {
+            return Ok(Asked::Paused { pause, all: name == ALL_JOBS });
+        }
     }
-    if let Some(by) = row.get(1) {
-        return Ok(Asked::Paused { by });
+    if let Some(id) = row.get(0) {
+        return Ok(Asked::Waiting { id });
     }
     let id = Uuid::now_v7();
     tx.execute("ask for a run", SQL, &[(&id, Type::UUID), (&job, Type::TEXT), (&actor, Type::TEXT)]).await?;
-    Ok(Asked::Queued(id))
+    Ok(Asked::Queued { id, slot: Slot { floor: row.get(1), spec_hash: row.get(2) } })
+}
+
+/// The jobs that instances have registered, by name; at most 500.
+pub async fn known(tx: &Tx<'_>) -> Result<Vec<String>, Error> {
+    const SQL: &str = "SELECT job FROM steward.job_state WHERE job <> $1 ORDER BY job LIMIT 500";
+    let rows = tx.rows("read the names of jobs", SQL, &[(&ALL_JOBS, Type::TEXT)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Makes the row of a job that no instance has registered, as it would; one that is registered stays as it is.
+pub async fn introduce(tx: &Tx<'_>, job: &str, spec_hash: &str) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
+        VALUES ($1, now(), now(), $2, now())
+        ON CONFLICT (job) DO UPDATE
+           SET spec_hash = $2, spec_seen_at = now(), claimed_floor = greatest(s.claimed_floor, now())
+         WHERE s.spec_hash IS NULL";
+    tx.execute("register a job", SQL, &[(&job, Type::TEXT), (&spec_hash, Type::TEXT)]).await?;
+    Ok(())
+}
+
+/// The instance that hears requests: it holds the observer's lease. `None` where nobody does.
+pub async fn hearer(tx: &Tx<'_>) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        SELECT holder FROM steward.leases WHERE name = $1 AND expires_at > clock_timestamp()";
+    Ok(tx.row_opt("read who observes", SQL, &[(&OBSERVER, Type::TEXT)]).await?.map(|row| row.get(0)))
 }
 
 /// What asking for a cancel came to.
@@ -129,7 +162,9 @@ pub enum Cancelled {
 
 /// Asks for a run to be cancelled; one that waits ends at once.
 pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Error> {
-    // The job's row first, as claims do.
+    // Of a run that waits the job's row comes first, as in claims; of one that runs its own does, as in
+    // endings: in another order each could wait for the other.
+    const WAITS: &str = "SELECT FROM steward.job_runs WHERE id = $1 AND state = 'queued'";
     const JOB: &str = "
         SELECT FROM steward.job_state
          WHERE job = (SELECT job FROM steward.job_runs WHERE id = $1) FOR UPDATE";
@@ -144,7 +179,9 @@ pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Err
         )
         UPDATE steward.job_state s SET queued_run_id = NULL FROM run WHERE s.queued_run_id = run.id";
     const MARK: &str = "UPDATE steward.job_runs SET cancel_by = coalesce(cancel_by, $2) WHERE id = $1";
-    tx.execute("lock the row of a job", JOB, &[(&id, Type::UUID)]).await?;
+    if tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some() {
+        tx.execute("lock the row of a job", JOB, &[(&id, Type::UUID)]).await?;
+    }
     let Some(row) = tx.row_opt("lock a run", RUN, &[(&id, Type::UUID)]).await? else { return Ok(Cancelled::Unknown) };
     let (job, state, instance): (String, String, String) = (row.get(0), row.get(1), row.get(2));
     let params = [(&id as _, Type::UUID), (&actor as _, Type::TEXT)];
