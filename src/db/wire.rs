@@ -23,6 +23,10 @@ use tokio::sync::Notify;
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 const NOTICES_MAX: usize = 64;
+/// Of one notice, in bytes: a statement can raise megabytes.
+const NOTICE_MAX: usize = 8 * 1024;
+/// Tags kept; who asks for them takes each as it comes.
+const TAGS_MAX: usize = 64 * 1024;
 
 /// ReadyForQuery's status for "no transaction open".
 const IDLE: u8 = b'I';
@@ -41,6 +45,10 @@ pub struct Wire {
     closed: AtomicBool,
     changed: Notify,
     notices: Mutex<VecDeque<String>>,
+    /// Notices that were dropped.
+    lost: AtomicU32,
+    /// How the tags of completed statements begin, while somebody wants to know.
+    tags: Mutex<Option<VecDeque<[u8; 4]>>>,
 }
 
 impl Default for Wire {
@@ -54,6 +62,8 @@ impl Default for Wire {
             closed: AtomicBool::new(false),
             changed: Notify::new(),
             notices: Mutex::new(VecDeque::new()),
+            lost: AtomicU32::new(0),
+            tags: Mutex::new(None),
         }
     }
 }
@@ -110,12 +120,33 @@ impl Wire {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub fn push_notice(&self, notice: String) {
+    pub fn push_notice(&self, mut notice: String) {
+        if notice.len() > NOTICE_MAX {
+            notice.truncate(notice.floor_char_boundary(NOTICE_MAX));
+            notice.push('…');
+        }
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
         if notices.len() == NOTICES_MAX {
             notices.pop_front();
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
         notices.push_back(notice);
+    }
+
+    /// How many notices were dropped since this was asked last.
+    pub fn take_lost(&self) -> u32 {
+        self.lost.swap(0, Ordering::Relaxed)
+    }
+
+    /// Keeps the tags of what completes from here on, or no more.
+    pub fn keep_tags(&self, keep: bool) {
+        *self.tags.lock().unwrap_or_else(PoisonError::into_inner) = keep.then(VecDeque::new);
+    }
+
+    /// How the tag of the oldest completed statement begins (`INSE`, `SELE`), once for each. It is
+    /// here before tokio-postgres hands the completion out, which does not tell the tag.
+    pub fn next_tag(&self) -> Option<[u8; 4]> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.pop_front()
     }
 
     pub fn take_notices(&self) -> Vec<String> {
@@ -138,6 +169,12 @@ impl Wire {
                     .outstanding
                     .fetch_update(Ordering::AcqRel, Ordering::Acquire, |outstanding| outstanding.checked_sub(1));
                 self.changed.notify_waiters();
+            }
+            Event::Ended { tag: b'C', body } => {
+                let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(tags) = tags.as_mut().filter(|tags| tags.len() < TAGS_MAX) {
+                    tags.push_back(body);
+                }
             }
             Event::Begun(_) | Event::Ended { .. } => {}
         }
