@@ -38,6 +38,8 @@ pub struct Done {
     /// Rows that they inserted, updated, deleted, merged or copied, by their tags. Rows that a SELECT
     /// returns are not affected by it.
     pub rows: u64,
+    /// Whether one of them was a COMMIT: what came before it stays, whatever follows.
+    pub committed: bool,
 }
 
 impl Conn {
@@ -53,8 +55,10 @@ impl Conn {
             while let Some(message) = stream.next().await {
                 if let SimpleQueryMessage::CommandComplete(rows) = message? {
                     done.statements += 1;
-                    if wire.next_tag().is_some_and(|tag| affects(&tag)) {
-                        done.rows = done.rows.saturating_add(rows);
+                    match wire.next_tag() {
+                        Some(tag) if affects(&tag) => done.rows = done.rows.saturating_add(rows),
+                        Some([b'C', b'O', b'M', b'M']) => done.committed = true,
+                        _ => {}
                     }
                 }
             }

@@ -81,7 +81,13 @@ impl Wire {
 
     /// Everything that was sent has been answered; a transaction may be open.
     pub fn is_settled(&self) -> bool {
-        self.outstanding.load(Ordering::Acquire) == 0 && !self.is_closed()
+        self.is_answered() && !self.is_closed()
+    }
+
+    /// Everything that was sent has been answered, though the stream may have ended since: nothing of it
+    /// runs any more.
+    pub fn is_answered(&self) -> bool {
+        self.outstanding.load(Ordering::Acquire) == 0
     }
 
     /// The stream has ended, or is no longer held by anyone.

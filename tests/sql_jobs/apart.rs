@@ -2,18 +2,23 @@
 
 use serde_json::json;
 
+use crate::harness::{BOUND, Template, TestDatabase, wait_until};
 use crate::stage::Stage;
 
 #[tokio::test]
 async fn what_cannot_be_in_a_transaction_runs_here() {
     let stage = Stage::new().await;
     stage
-        .sql("CREATE TABLE t (a int); CREATE PROCEDURE p() LANGUAGE plpgsql AS
-              $$ BEGIN INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2); COMMIT; END $$")
+        .sql(
+            "CREATE TABLE t (a int); CREATE PROCEDURE p() LANGUAGE plpgsql AS
+              $$ BEGIN INSERT INTO t VALUES (1); COMMIT; INSERT INTO t VALUES (2); COMMIT; END $$",
+        )
         .await;
     let run = stage
-        .run("transaction = false\nsql = '''CALL p(); INSERT INTO t VALUES (3), (4); VACUUM (ANALYZE) t;
-              CREATE INDEX CONCURRENTLY i ON t (a)'''")
+        .run(
+            "transaction = false\nsql = '''CALL p(); INSERT INTO t VALUES (3), (4); VACUUM (ANALYZE) t;
+              CREATE INDEX CONCURRENTLY i ON t (a)'''",
+        )
         .await
         .succeeded();
     assert_eq!((run.fenced, run.rows), (Some(false), 2), "{run:?}");
@@ -45,10 +50,11 @@ async fn a_failure_tells_how_far_it_came() {
     assert_eq!(run.attempts, 1, "what was done in part is not begun again by itself");
     assert_eq!(stage.count("t").await, 3);
     assert_eq!(stage.admin.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").await, "f");
-    stage
-        .run("transaction = false\nsql = '''SELECT 1;\nSELECT 'ä', nothing'''")
-        .await
-        .ended("failed", "sql", &["statement 1 had completed and stays", "line 2, column 13", "\"nothing\" does not exist"]);
+    stage.run("transaction = false\nsql = '''SELECT 1;\nSELECT 'ä', nothing'''").await.ended(
+        "failed",
+        "sql",
+        &["statement 1 had completed and stays", "line 2, column 13", "\"nothing\" does not exist"],
+    );
 }
 
 /// The claim is looked at before each statement, not only before the first.
@@ -59,7 +65,11 @@ async fn a_run_that_was_taken_over_begins_no_further_statement() {
     let job = "transaction = false\nsql = '''INSERT INTO t VALUES (1);
         UPDATE steward.job_runs SET epoch = epoch + 1 WHERE state = 'running'; INSERT INTO t VALUES (2)'''";
     let id = stage.start(job).await;
-    crate::harness::wait_until("the run stops", crate::harness::BOUND, async || stage.runner.count() == 0).await;
+    let (runner, took) = (&stage.runner, "SELECT count(*) FROM steward.job_runs WHERE epoch = 2");
+    wait_until("the run is taken over, and stops", BOUND, async || {
+        stage.admin.number(took).await == 1 && runner.count() == 0
+    })
+    .await;
     assert_eq!(stage.admin.text("SELECT string_agg(a::text, ',') FROM t").await, "1");
     let row = format!("SELECT state FROM steward.job_runs WHERE id = '{id}'");
     assert_eq!(stage.admin.text(&row).await, "running", "its end is for whoever has it now");
@@ -81,7 +91,7 @@ async fn the_role_holds_for_every_statement_and_ends_with_them() {
 
 #[tokio::test]
 async fn behind_a_transaction_pooler_it_asks_for_a_way_past_it() {
-    let database = crate::harness::TestDatabase::create(crate::harness::Template::Migrated).await;
+    let database = TestDatabase::create(Template::Migrated).await;
     let url = database.url();
     let stage = Stage::over(database, &url, pgsteward::config::Pooler::Transaction).await;
     stage.sql("CREATE TABLE t (a int)").await;

@@ -10,7 +10,9 @@ fn own(url: &str, rest: &str) -> String {
 async fn it_works_as_whom_it_logs_in_and_sees_no_ledger() {
     let mut stage = Stage::new().await;
     let role = stage.database.role("worker", "").await;
-    stage.sql(&format!("CREATE TABLE t (who text, name text); GRANT ALL ON t TO {}; CREATE TABLE closed ()", role.name)).await;
+    stage
+        .sql(&format!("CREATE TABLE t (who text, name text); GRANT ALL ON t TO {}; CREATE TABLE closed ()", role.name))
+        .await;
     let insert = "INSERT INTO t VALUES (session_user, current_setting('application_name'))";
     for transaction in [true, false] {
         let job = own(&role.url, &format!("transaction = {transaction}\nsql = \"{insert}; {insert}\""));
@@ -20,15 +22,17 @@ async fn it_works_as_whom_it_logs_in_and_sees_no_ledger() {
     }
     let who = stage.admin.text("SELECT string_agg(DISTINCT who || ': ' || name, ', ') FROM t").await;
     assert_eq!(who, format!("{}: pgsteward/job own", role.name));
-    stage
-        .run(&own(&role.url, "sql = '''INSERT INTO t VALUES ('x');\nSELECT * FROM closed'''"))
-        .await
-        .ended("failed", "permission", &["as the job's own login", "line 2", "permission denied for table closed"]);
+    stage.run(&own(&role.url, "sql = '''INSERT INTO t VALUES ('x');\nSELECT * FROM closed'''")).await.ended(
+        "failed",
+        "permission",
+        &["as the job's own login", "line 2", "permission denied for table closed"],
+    );
     assert_eq!(stage.count("t").await, 4, "one transaction, though not fenced");
-    stage
-        .run(&own(&role.url, "sql = 'SELECT * FROM steward.job_runs'"))
-        .await
-        .ended("failed", "permission", &["permission denied for schema steward"]);
+    stage.run(&own(&role.url, "sql = 'SELECT * FROM steward.job_runs'")).await.ended(
+        "failed",
+        "permission",
+        &["permission denied for schema steward"],
+    );
     let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{}'", role.name);
     crate::harness::wait_until("its connections are closed", crate::harness::BOUND, async || {
         stage.admin.number(&sql).await == 0

@@ -15,7 +15,7 @@ use pgsteward::telemetry::Metrics;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::{BOUND, TestClient, Template, TestDatabase, wait_for, wait_until};
+use crate::harness::{BOUND, Template, TestClient, TestDatabase, wait_for, wait_until};
 
 pub const JOB: &str = "own";
 const LEASE: Duration = Duration::from_secs(600);
@@ -23,7 +23,6 @@ const LEASE: Duration = Duration::from_secs(600);
 /// A run's row, ended.
 #[derive(Debug)]
 pub struct Run {
-    pub id: Uuid,
     pub state: String,
     pub reason: String,
     pub error: String,
@@ -162,7 +161,6 @@ pub async fn ended(admin: &TestClient, runner: &Runner, id: Uuid) -> Run {
                       attempts, fenced, backend_pid FROM steward.job_runs WHERE id = $1";
     let row = admin.query_one(sql, &[&id]).await.unwrap();
     Run {
-        id,
         state: row.get(0),
         reason: row.get(1),
         error: row.get(2),

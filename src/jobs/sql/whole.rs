@@ -17,6 +17,9 @@ const RECORD_MS: u32 = 10_000;
 const FENCED: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned()";
 const UNFENCED: &str = "SELECT EXTRACT(epoch FROM pg_catalog.transaction_timestamp())";
 
+const ENDED_IT: &str = "the SQL ended the transaction that it was given; what it did before that stays, and is to be \
+     looked at; use transaction = false for SQL that commits";
+
 /// Runs it. A failure is told in the report, with what the SQL had to say before it.
 pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
     let mut options = TxOptions::within(ctx.time_left() + GRACE).lock_timeout(work.lock_timeout);
@@ -82,7 +85,8 @@ async fn script(tx: &Tx<'_>, job: &JobName, work: &SqlWork, ended: Option<&Ended
         let place = error.db().and_then(|_| sql::place(&work.sql, 0, Some(done.statements), position));
         let deferred = place.is_none() && done.statements > 0 && error.db().is_some();
         let error = if deferred { error.context("a deferred constraint or trigger") } else { error };
-        located(work, place, ends_transaction(error))
+        let error = located(work, place, ends_transaction(error));
+        if done.committed { error.context(ENDED_IT) } else { error }
     })?;
     let close = format!(
         "{asked}; RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL{}; SET LOCAL search_path = pg_catalog, pg_temp; \
@@ -91,7 +95,8 @@ async fn script(tx: &Tx<'_>, job: &JobName, work: &SqlWork, ended: Option<&Ended
     );
     let now = tx.batch_values("end the job's SQL", &close).await?;
     if now.first().cloned().flatten() != ours {
-        return Err(not_ours());
+        // Then the fence is void, and a record would say what nobody knows.
+        return Err(Error::new(Kind::Sql, ENDED_IT));
     }
     let effect = Effect { rows: i64::try_from(done.rows).unwrap_or(i64::MAX), detail: detail(tx, Value::Null) };
     if let Some(ended) = ended {
@@ -113,13 +118,4 @@ fn ends_transaction(error: Error) -> Error {
         Some("25001") => error.context("it cannot run inside this transaction; use transaction = false"),
         _ => error,
     }
-}
-
-/// Then the fence is void, and the record would say what nobody knows.
-fn not_ours() -> Error {
-    Error::new(
-        Kind::Sql,
-        "the SQL ended the transaction that it was given; what it did before that stays, and is to be looked at; \
-         use transaction = false for SQL that commits",
-    )
 }
