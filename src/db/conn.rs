@@ -57,7 +57,18 @@ impl Conn {
         let labels = [server.name.as_str(), plan.purpose.as_str()];
         let statement_seconds = server.metrics.statement_seconds.with_label_values(&labels);
         let (purpose, route) = (plan.purpose, plan.route);
-        Conn { link, facts, server, address, purpose, route, between, timings, statement_seconds, soiled: AtomicBool::new(false) }
+        Conn {
+            link,
+            facts,
+            server,
+            address,
+            purpose,
+            route,
+            between,
+            timings,
+            statement_seconds,
+            soiled: AtomicBool::new(false),
+        }
     }
 
     /// Runs a statement and returns its rows. `what` is a bare verb phrase for the error.

@@ -31,7 +31,7 @@ pub enum JobConn {
     /// Given back when it is dropped.
     Pooled(Pooled<'static>),
     /// Closed when it is dropped.
-    Own(Box<Conn>),
+    Own(Conn),
 }
 
 impl Deref for JobConn {
@@ -156,7 +156,7 @@ impl Database {
             Some(login) => {
                 let server = self.server.with_login(login, job);
                 let conn = server.connect(Purpose::Job, Route::Direct).await;
-                Ok(JobConn::Own(Box::new(conn.map_err(|error| error.context("the job's own login"))?)))
+                Ok(JobConn::Own(conn.map_err(|error| error.context("the job's own login"))?))
             }
         }
     }

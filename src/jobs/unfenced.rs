@@ -14,8 +14,8 @@ use crate::db::{Error, Purpose, TxOptions, quote_literal};
 use crate::store::runs::{self, Backend};
 
 /// Why a job ends as skipped behind a transaction pooler. It begins with a code that stays.
-pub const NEEDS_SESSION: &str =
-    "needs_direct_url: the connection goes through a transaction pooler, which keeps no setting for us; needs database.direct_url";
+pub const NEEDS_SESSION: &str = "needs_direct_url: the connection goes through a transaction pooler, which keeps no \
+     setting for us; needs database.direct_url";
 
 /// What is set for the statement and put back after it.
 const SETTINGS: [&str; 4] = ["search_path", "client_min_messages", "statement_timeout", "lock_timeout"];

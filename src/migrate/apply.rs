@@ -18,10 +18,10 @@
 use std::time::{Duration, Instant};
 
 use super::source::Migration;
-use crate::sql;
 use super::undo::Undo;
 use super::{Error, ErrorKind, Options};
 use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};
+use crate::sql;
 use crate::store::history;
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);

@@ -201,8 +201,13 @@ impl Runner {
             if !again {
                 return (ending, recorded);
             }
-            tracing::warn!(attempt, reason = ending.reason, error = ending.error, "attempt failed; trying again in {:.1} s",
-                pause.as_secs_f64());
+            tracing::warn!(
+                attempt,
+                reason = ending.reason,
+                error = ending.error,
+                "attempt failed; trying again in {:.1} s",
+                pause.as_secs_f64()
+            );
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 cut = self.cut(deadline, timeout, stops) => {
@@ -502,8 +507,17 @@ fn done(report: Report) -> (Ending, bool) {
         (None, true) => (State::Cancelled, Some("shutdown".to_owned())),
         (None, false) => (State::Succeeded, None),
     };
-    let ending =
-        Ending { state, reason, rows, error: None, detail, attempts: 1, fenced: Some(true), quarantine: None, warnings };
+    let ending = Ending {
+        state,
+        reason,
+        rows,
+        error: None,
+        detail,
+        attempts: 1,
+        fenced: Some(true),
+        quarantine: None,
+        warnings,
+    };
     (ending, recorded)
 }
 

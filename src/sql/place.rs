@@ -18,12 +18,7 @@ pub struct Place {
 
 /// Finds it. `before` is how many characters were sent in front of the script in the same message;
 /// `completed` is how many of the script's statements completed, where that is known.
-pub fn place(
-    script: &str,
-    before: usize,
-    completed: Option<usize>,
-    position: Option<&ErrorPosition>,
-) -> Option<Place> {
+pub fn place(script: &str, before: usize, completed: Option<usize>, position: Option<&ErrorPosition>) -> Option<Place> {
     let statements = statements(script);
     let last = statements.last()?;
     let running = || statements.get(completed?);

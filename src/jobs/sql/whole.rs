@@ -15,7 +15,7 @@ const RECORD_MS: u32 = 10_000;
 /// Asked before and after: the fence has locked a row, so that the transaction has a number; one that
 /// is not fenced may have none yet, and is known by when it began.
 const FENCED: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned()";
-const UNFENCED: &str = "SELECT EXTRACT(epoch FROM pg_catalog.transaction_timestamp())";
+const UNFENCED: &str = "SELECT pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp())";
 
 const ENDED_IT: &str = "the SQL ended the transaction that it was given; what it did before that stays, and is to be \
      looked at; use transaction = false for SQL that commits";
