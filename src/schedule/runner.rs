@@ -47,6 +47,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Within this of the deadline, a statement that ran out of time has run out of the run's.
 const AT_DEADLINE: Duration = Duration::from_millis(500);
+/// Of an error in its row and its log line, in bytes: SQL can raise one of megabytes.
+const ERROR_MAX: usize = 8 * 1024;
 /// The first and the longest pause between two attempts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
@@ -534,7 +536,11 @@ fn panicked(payload: &(dyn Any + Send)) -> Ending {
     ending_of_failure("panic", format!("the job panicked: {text}; this is a defect of pgsteward"))
 }
 
-fn ending_of_failure(reason: &str, error: String) -> Ending {
+fn ending_of_failure(reason: &str, mut error: String) -> Ending {
+    if error.len() > ERROR_MAX {
+        error.truncate(error.floor_char_boundary(ERROR_MAX));
+        error.push('…');
+    }
     Ending {
         state: State::Failed,
         reason: Some(reason.to_owned()),

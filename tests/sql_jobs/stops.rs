@@ -54,6 +54,22 @@ async fn a_statement_over_its_own_bound_has_failed() {
     run.ended("failed", "timeout", &["line 2", "statement timeout"]);
 }
 
+/// Whoever comes first, the server's bound or the runner's cut: it is the run that was out of time.
+#[tokio::test]
+async fn a_statement_that_ends_with_the_deadline_has_timed_out() {
+    let stage = Stage::new().await;
+    let run = stage.run("timeout = '2s'\nsql = '''SET LOCAL statement_timeout = 1800; SELECT pg_sleep(600)'''").await;
+    run.ended("timed_out", "timeout", &["over its timeout of 2 s"]);
+}
+
+#[tokio::test]
+async fn an_error_without_end_is_cut() {
+    let stage = Stage::new().await;
+    let run = stage.run("sql = '''DO $$ BEGIN RAISE EXCEPTION '%', repeat('ä', 1000000); END $$'''").await;
+    let run = run.ended("failed", "sql", &["statement 1 of 1", "ää"]);
+    assert!(run.error.len() < 10_000 && run.error.ends_with('…'), "{} bytes", run.error.len());
+}
+
 #[tokio::test]
 async fn a_panic_is_an_outcome() {
     let stage = Stage::new().await;
