@@ -4,6 +4,10 @@
 //!
 //! Tokens come from `squawk-lexer`; no grammar is involved, so input of any depth is safe.
 
+mod place;
+
+pub use place::{Place, place, place_of};
+
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
 /// One statement of a script.

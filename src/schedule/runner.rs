@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::config::{AfterFailure, Config, Job, JobName};
+use crate::config::{AfterFailure, Config, Job, JobName, Work};
 use crate::db::retry::Backoff;
-use crate::db::{CancelOutcome, Database, Error, Kind, Purpose};
+use crate::db::{CancelOutcome, Database, Error, JobConn, Kind};
 use crate::jobs::{self, Context, Report};
 use crate::lifecycle::Tasks;
 use crate::store::run_history::LastRun;
@@ -43,6 +43,12 @@ const NOT_PERMITTED: &str = "not_permitted";
 const CANCEL_BOUND: Duration = Duration::from_secs(8);
 /// How long a batch may go on after a shutdown was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long a job may take to end by itself once its statement was cancelled.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Within this of the deadline, a statement that ran out of time has run out of the run's.
+const AT_DEADLINE: Duration = Duration::from_millis(500);
+/// Of an error in its row and its log line, in bytes: SQL can raise one of megabytes.
+const ERROR_MAX: usize = 8 * 1024;
 /// The first and the longest pause between two attempts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
@@ -249,8 +255,12 @@ impl Runner {
         stops: &Stops,
     ) -> (Ending, bool) {
         let mut cut = std::pin::pin!(self.cut(deadline, order.spec.timeout, stops));
+        let login = match &order.spec.work {
+            Work::Sql(work) => work.login.as_ref(),
+            Work::Builtin(_) => None,
+        };
         let conn = tokio::select! {
-            conn = self.db.acquire(Purpose::Job) => conn,
+            conn = self.db.acquire_job(login, order.job.as_str()) => conn,
             cut = &mut cut => return (cut.ending(None), false),
         };
         let conn = match conn {
@@ -262,21 +272,32 @@ impl Runner {
         let work = work(Arc::clone(self), Arc::clone(order), attempt, conn, deadline).in_current_span();
         let mut work = self.tasks.spawn("job-work", work);
         let cut = tokio::select! {
-            outcome = &mut work => return ended(outcome),
+            outcome = &mut work => return at_deadline(ended(outcome), deadline, order.spec.timeout),
             cut = &mut cut => cut,
         };
         // First the cancel: a connection that is closed while it works proves nothing any more.
         let proof = canceller.cancel(CANCEL_BOUND).await;
-        work.abort();
-        match work.await {
-            // It ended while it was being cut off.
-            Ok(Ok(report)) => done(report),
-            _ => {
-                let mut ending = cut.ending(Some(proof));
-                ending.quarantine = process.filter(|_| proof == CancelOutcome::Unconfirmed);
-                (ending, false)
+        // What was cancelled may still tell how far it came.
+        let outcome = match tokio::time::timeout(LAST_WORDS, &mut work).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                work.abort();
+                work.await
             }
+        };
+        let mut ending = cut.ending(Some(proof));
+        match outcome {
+            // It ended while it was being cut off.
+            Ok(Ok(report)) if report.failure.is_none() => return done(report),
+            Ok(Ok(Report { failure, detail, rows, .. })) => {
+                let how_far = failure.map(|error| format!("; {error}")).unwrap_or_default();
+                ending.error = ending.error.map(|error| format!("{error}{how_far}"));
+                ending = Ending { rows, detail, ..ending };
+            }
+            _ => {}
         }
+        ending.quarantine = process.filter(|_| proof == CancelOutcome::Unconfirmed);
+        (ending, false)
     }
 
     /// What was known of a job before this instance came to observe.
@@ -390,7 +411,7 @@ async fn work(
     runner: Arc<Runner>,
     order: Arc<Order>,
     attempt: u32,
-    mut conn: crate::db::Pooled<'static>,
+    mut conn: JobConn,
     deadline: Instant,
 ) -> Result<Report, Error> {
     let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
@@ -475,6 +496,19 @@ fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool) {
     }
 }
 
+/// The server's bound for a statement may pass just before the deadline that it was made from: the run
+/// is then over its time all the same.
+fn at_deadline((ending, recorded): (Ending, bool), deadline: Instant, timeout: Duration) -> (Ending, bool) {
+    let by_server = ending.state == State::Failed && ending.reason.as_deref() == Some(Kind::Timeout.as_str());
+    if !by_server || Instant::now() + AT_DEADLINE < deadline {
+        return (ending, recorded);
+    }
+    let Ending { state, reason, error, .. } = Cut::Deadline(timeout).ending(None);
+    let told = ending.error.unwrap_or_default();
+    let error = error.map(|error| format!("{error}; the server ended its statement: {told}"));
+    (Ending { state, reason, error, ..ending }, recorded)
+}
+
 fn done(report: Report) -> (Ending, bool) {
     let Report { rows, detail, warnings, recorded, .. } = report;
     if let Some(error) = &report.failure {
@@ -513,7 +547,11 @@ fn panicked(payload: &(dyn Any + Send)) -> Ending {
     ending_of_failure("panic", format!("the job panicked: {text}; this is a defect of pgsteward"))
 }
 
-fn ending_of_failure(reason: &str, error: String) -> Ending {
+fn ending_of_failure(reason: &str, mut error: String) -> Ending {
+    if error.len() > ERROR_MAX {
+        error.truncate(error.floor_char_boundary(ERROR_MAX));
+        error.push('…');
+    }
     Ending {
         state: State::Failed,
         reason: Some(reason.to_owned()),

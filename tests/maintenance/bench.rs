@@ -138,6 +138,8 @@ impl Bench {
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
         let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized Options'";
         let session = conn.batch_values("read settings", settings).await.unwrap();
+        let builtin = config::Builtin::ALL.into_iter().find(|builtin| builtin.as_str() == job.name()).unwrap();
+        let (name, spec) = (config::JobName::from(builtin), config::Job::of(builtin));
         let mut ctx = Context {
             db: &db,
             config: &config,
@@ -148,6 +150,10 @@ impl Bench {
             deadline: Instant::now() + self.timeout,
             stop: self.stop.clone(),
             zentry: self.zentry,
+            job: &name,
+            spec: &spec,
+            unfenced: false,
+            attempt: 1,
         };
         let outcome = match job {
             Job::Partitions => jobs::partitions::run(&mut ctx).await,
