@@ -20,7 +20,7 @@ mod whole;
 use serde_json::Value;
 
 use super::{Context, Report, unfenced};
-use crate::config::{JobName, Mode, SqlWork};
+use crate::config::{Job, JobName, Mode, SqlWork};
 use crate::db::{Conn, Error, Kind, quote_ident, quote_literal};
 use crate::sql::{self, Place};
 use crate::store::runs::Backend;
@@ -89,13 +89,16 @@ fn shortened(notice: &str) -> String {
 
 /// What is set before the SQL: `scope` is `LOCAL` or `SESSION`. Scripts are split as the standard has
 /// it, so that the server must read them so.
-fn settings(job: &JobName, work: &SqlWork, scope: &str) -> String {
+fn settings(job: &JobName, spec: &Job, work: &SqlWork, scope: &str) -> String {
     let local = scope == "LOCAL";
+    // What is "today" to the schedule is "today" to its SQL.
+    let zone = quote_literal(spec.timezone.name());
     let path = quote_literal(&work.search_path);
     let name = quote_literal(&format!("pgsteward/job {job}"));
     format!(
         "SET {scope} standard_conforming_strings = on; \
          SELECT pg_catalog.set_config('application_name', {name}, {local}); \
+         SELECT pg_catalog.set_config('timezone', {zone}, {local}); \
          SELECT pg_catalog.set_config('search_path', {path}, {local})"
     )
 }

@@ -121,7 +121,7 @@ pub fn runner(url: &str, pooler: Pooler) -> (Arc<Database>, Arc<Runner>) {
     let settings = config::Database { url, pooler, ..config::Database::default() };
     // One connection for jobs: each run has the session of the one before.
     let db = Database::new("main", &settings, 1, &tasks, &metrics);
-    let ledger = Arc::new(Ledger::new(Arc::clone(&db), "test/1".to_owned(), LEASE));
+    let ledger = Arc::new(Ledger::new(Arc::clone(&db), "test/1".to_owned(), LEASE, Arc::clone(&metrics)));
     let runner = Runner::new(Arc::clone(&db), ledger, metrics, Arc::new(Standing::default()), tasks);
     (db, runner)
 }

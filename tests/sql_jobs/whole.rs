@@ -177,6 +177,18 @@ async fn ending_the_transaction_from_within_is_found_out() {
 }
 
 #[tokio::test]
+async fn the_jobs_zone_is_the_sqls() {
+    let stage = Stage::new().await;
+    stage.sql("CREATE TABLE t (zone text)").await;
+    let sql = "sql = \"INSERT INTO t VALUES (current_setting('timezone'))\"\ntimezone = 'Pacific/Auckland'";
+    stage.run(sql).await.succeeded();
+    stage.run(&format!("{sql}\ntransaction = false")).await.succeeded();
+    stage.run("sql = \"INSERT INTO t VALUES (current_setting('timezone'))\"").await.succeeded();
+    let zones = "SELECT string_agg(zone, ' ' ORDER BY ctid) FROM t";
+    assert_eq!(stage.admin.text(zones).await, "Pacific/Auckland Pacific/Auckland UTC");
+}
+
+#[tokio::test]
 async fn the_role_is_taken_and_put_back() {
     let mut stage = Stage::new().await;
     let role = stage.database.role("worker", "").await.name;

@@ -48,7 +48,7 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
 async fn prepare(ctx: &Context<'_>, work: &SqlWork) -> Result<(), Error> {
     let bounds = format!(
         "{}; SET SESSION statement_timeout = {}; SET SESSION lock_timeout = {}",
-        settings(ctx.job, work, "SESSION"),
+        settings(ctx.job, ctx.spec, work, "SESSION"),
         millis(ctx.time_left() + GRACE),
         millis(work.lock_timeout),
     );

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{GRACE, detail, located, settings, take_role};
-use crate::config::{JobName, SqlWork};
+use crate::config::{Job, JobName, SqlWork};
 use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::jobs::{Context, Report};
 use crate::sql;
@@ -28,11 +28,11 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
     // The runner tries again, and knows how often.
     options.attempts = 1;
     let ended = &Ended { job: ctx.job.clone(), id: ctx.run_id, epoch: ctx.epoch, ending: success(ctx), pause: false };
-    let job = ctx.job;
+    let (job, spec) = (ctx.job, ctx.spec);
     let outcome = if work.login.is_some() {
-        ctx.conn.transaction(&options, |tx| Box::pin(effect(tx, job, work, None))).await
+        ctx.conn.transaction(&options, |tx| Box::pin(effect(tx, job, spec, work, None))).await
     } else {
-        ctx.transaction(&options, |tx| Box::pin(effect(tx, job, work, Some(ended)))).await
+        ctx.transaction(&options, |tx| Box::pin(effect(tx, job, spec, work, Some(ended)))).await
     };
     match outcome {
         Ok(ending) => {
@@ -64,17 +64,29 @@ struct Effect {
     detail: Value,
 }
 
-async fn effect(tx: &Tx<'_>, job: &JobName, work: &SqlWork, ended: Option<&Ended>) -> Result<Effect, Error> {
-    let effect = script(tx, job, work, ended).await;
+async fn effect(
+    tx: &Tx<'_>,
+    job: &JobName,
+    spec: &Job,
+    work: &SqlWork,
+    ended: Option<&Ended>,
+) -> Result<Effect, Error> {
+    let effect = script(tx, job, spec, work, ended).await;
     if effect.is_err() && !tx.has_session_state() {
         tx.forget_rolled_back().await;
     }
     effect
 }
 
-async fn script(tx: &Tx<'_>, job: &JobName, work: &SqlWork, ended: Option<&Ended>) -> Result<Effect, Error> {
+async fn script(
+    tx: &Tx<'_>,
+    job: &JobName,
+    spec: &Job,
+    work: &SqlWork,
+    ended: Option<&Ended>,
+) -> Result<Effect, Error> {
     let asked = if ended.is_some() { FENCED } else { UNFENCED };
-    let open = format!("{}; {asked}", settings(job, work, "LOCAL"));
+    let open = format!("{}; {asked}", settings(job, spec, work, "LOCAL"));
     let ours = tx.batch_values("prepare the job's transaction", &open).await?.pop().flatten();
     take_role(tx, work, "LOCAL").await?;
     // Deferred constraints are checked as part of the script: under its role and its bounds. On a line of
