@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgsteward::config::load::{known_keys, load_or_default};
-use pgsteward::config::{
-    Args, Config, Environment, JobName, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource,
-};
+use pgsteward::config::{Args, Config, Environment, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource};
 use tempfile::TempDir;
 
 const URL: &str = "postgresql://steward:hunter2@db/app";
@@ -270,9 +268,9 @@ fn every_other_key_by_its_path() {
         .env("PGSTEWARD__RETENTION__TABLES__PUBLIC.EVENTS__KEEP", "8d")
         .env("PGSTEWARD__RETENTION__DUTY", "")
         .config();
-    assert_eq!(config.jobs.builtin[&JobName::HealthProbe].schedule.text(), "@every 20s");
-    assert!(!config.jobs.builtin[&JobName::ConnectionMetrics].enabled);
-    assert_eq!(config.jobs.builtin[&JobName::Retention].timezone, chrono_tz::Tz::Europe__Berlin);
+    assert_eq!(config.jobs.all["health-probe"].schedule().unwrap().text(), "@every 20s");
+    assert!(!config.jobs.all["connection-metrics"].enabled);
+    assert_eq!(config.jobs.all["retention"].timezone, chrono_tz::Tz::Europe__Berlin);
     assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["my-app"]);
     assert_eq!(config.databases["my-app"].pooler, Pooler::Session);
     assert_eq!(config.migrations.sets, ["zentry"]);

@@ -193,12 +193,7 @@ pub struct Claimer<'a> {
 }
 
 /// Settles asks, at most one per job, in a transaction of their own.
-pub async fn claim(
-    conn: &mut Conn,
-    claimer: Claimer<'_>,
-    asks: &[Ask],
-    bound: Duration,
-) -> Result<Vec<Answer>, Error> {
+pub async fn claim(conn: &mut Conn, claimer: Claimer<'_>, asks: &[Ask], bound: Duration) -> Result<Vec<Answer>, Error> {
     conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
 }
 
@@ -230,8 +225,7 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<(String, Slot)>, Error> {
                OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL)
           FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
-    let rows =
-        tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
+    let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
     Ok(rows
         .iter()
         .map(|row| {
@@ -281,7 +275,7 @@ struct NewRun {
 struct Range {
     job: JobName,
     missed: Missed,
-    /// Whether it may lengthen the job's newest row: it follows on that.
+    /// Whether it may lengthen the row before it: it follows on that.
     first: bool,
 }
 
@@ -332,7 +326,11 @@ impl Settlement {
                         spec_hash: ask.spec_hash.clone(),
                     });
                     change.floor = fire.due_at;
-                    if queued { change.queued = Some(Some(id)) } else { change.running = Some(id) }
+                    if queued {
+                        change.queued = Some(Some(id))
+                    } else {
+                        change.running = Some(id)
+                    }
                     run = Some(Run { id, epoch: 1, due_at: fire.due_at });
                 }
             }
@@ -373,12 +371,7 @@ impl Settlement {
         self.ranges.push(Range { job: job.clone(), missed, first: self.ranges.len() == before });
     }
 
-    async fn start_queued(
-        &self,
-        tx: &Tx<'_>,
-        claimer: Claimer<'_>,
-        answers: &mut [Answer],
-    ) -> Result<(), Error> {
+    async fn start_queued(&mut self, tx: &Tx<'_>, claimer: Claimer<'_>, answers: &mut [Answer]) -> Result<(), Error> {
         const BEGIN: &str = "
             UPDATE steward.job_runs
                SET state = 'running', instance = $2, attempts = 1, started_at = clock_timestamp(),
@@ -397,13 +390,20 @@ impl Settlement {
                 (&millis(claimer.lease) as _, Type::INT8),
             ];
             let rows = tx.rows("begin queued runs", BEGIN, &params).await?;
-            for row in &rows {
-                let begun = Run { id: row.get(0), epoch: row.get(1), due_at: row.get(2) };
-                for run in answers.iter_mut().filter_map(|answer| answer.run.as_mut()) {
-                    if run.id == begun.id {
-                        *run = begun;
-                    }
+            let begun: Vec<Run> =
+                rows.iter().map(|row| Run { id: row.get(0), epoch: row.get(1), due_at: row.get(2) }).collect();
+            let begun = |id: Uuid| begun.iter().find(|run| run.id == id).copied();
+            let is_gone = |id: &Uuid| self.begun.contains(id) && begun(*id).is_none();
+            for answer in answers.iter_mut() {
+                match answer.run {
+                    // The row waits no more, since it was changed by hand: the job has no use of its slot.
+                    Some(run) if is_gone(&run.id) => (answer.run, answer.verdict) = (None, Verdict::Stale),
+                    Some(run) => answer.run = begun(run.id).or(answer.run),
+                    None => {}
                 }
+            }
+            for state in &mut self.states {
+                state.running.take_if(|id| is_gone(id));
             }
         }
         if !self.given_up.is_empty() {
@@ -471,7 +471,7 @@ impl Settlement {
                 SELECT n.id, l.id AS run_id
                   FROM n CROSS JOIN LATERAL (
                        SELECT r.id, r.kind, r.reason, r.last_due_at FROM steward.job_runs r
-                        WHERE r.job = n.job ORDER BY r.due_at DESC LIMIT 1) l
+                        WHERE r.job = n.job AND r.due_at < n.first ORDER BY r.due_at DESC LIMIT 1) l
                  WHERE n.follows AND l.kind = 'missed' AND l.reason = n.reason AND l.last_due_at < n.first
             ), lengthened AS (
                 UPDATE steward.job_runs r
