@@ -193,7 +193,12 @@ pub struct Claimer<'a> {
 }
 
 /// Settles asks, at most one per job, in a transaction of their own.
-pub async fn claim(conn: &mut Conn, claimer: Claimer<'_>, asks: &[Ask], bound: Duration) -> Result<Vec<Answer>, Error> {
+pub async fn claim(
+    conn: &mut Conn,
+    claimer: Claimer<'_>,
+    asks: &[Ask],
+    bound: Duration,
+) -> Result<Vec<Answer>, Error> {
     conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
 }
 
@@ -225,7 +230,8 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<(String, Slot)>, Error> {
                OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL)
           FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
-    let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
+    let rows =
+        tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
     Ok(rows
         .iter()
         .map(|row| {
@@ -326,11 +332,7 @@ impl Settlement {
                         spec_hash: ask.spec_hash.clone(),
                     });
                     change.floor = fire.due_at;
-                    if queued {
-                        change.queued = Some(Some(id))
-                    } else {
-                        change.running = Some(id)
-                    }
+                    if queued { change.queued = Some(Some(id)) } else { change.running = Some(id) }
                     run = Some(Run { id, epoch: 1, due_at: fire.due_at });
                 }
             }
@@ -371,7 +373,12 @@ impl Settlement {
         self.ranges.push(Range { job: job.clone(), missed, first: self.ranges.len() == before });
     }
 
-    async fn start_queued(&mut self, tx: &Tx<'_>, claimer: Claimer<'_>, answers: &mut [Answer]) -> Result<(), Error> {
+    async fn start_queued(
+        &mut self,
+        tx: &Tx<'_>,
+        claimer: Claimer<'_>,
+        answers: &mut [Answer],
+    ) -> Result<(), Error> {
         const BEGIN: &str = "
             UPDATE steward.job_runs
                SET state = 'running', instance = $2, attempts = 1, started_at = clock_timestamp(),
@@ -589,3 +596,6 @@ pub async fn reaching_over(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

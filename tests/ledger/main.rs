@@ -41,11 +41,12 @@ const SPEC: &str = "when-how";
 const LEASE: Duration = Duration::from_secs(300);
 const INSTANCE: &str = "here/1/one";
 
-/// A migrated database with one job registered.
+/// A migrated database with one job registered, that is accounted for up to two hours ago: whatever is due
+/// in a test has come due by now.
 struct Bench {
     database: TestDatabase,
     db: Arc<Database>,
-    /// Of [`JOB`], when it was registered.
+    /// Of [`JOB`], in the beginning.
     floor: DateTime<Utc>,
 }
 
@@ -62,7 +63,9 @@ impl Bench {
         let config = config::Database { url, pooler, ..config::Database::default() };
         let db = Database::new("main", &config, 1, &Tasks::new(), &Arc::new(Metrics::new().unwrap()));
         let mut bench = Bench { database, db, floor: DateTime::UNIX_EPOCH };
-        bench.floor = bench.register(SPEC).await.floor;
+        let seen = bench.register(SPEC).await.floor;
+        bench.floor = seen - TimeDelta::hours(2);
+        bench.set_floor(0).await;
         bench
     }
 
@@ -98,7 +101,7 @@ impl Bench {
         rows.remove(0)
     }
 
-    /// So many seconds after the job was first seen.
+    /// So many seconds after the floor of the beginning.
     fn due(&self, seconds: i64) -> DateTime<Utc> {
         self.floor + TimeDelta::seconds(seconds)
     }
@@ -144,10 +147,11 @@ impl Bench {
         self.settle(Wanted::Due { missed: missed.to_vec(), fire: None }).await
     }
 
-    /// A run of the instant, under way.
+    /// A run of the instant, under way since then.
     async fn running(&self, seconds: i64) -> Run {
         let answer = self.claim(&self.ask(self.only(seconds)).await).await;
         assert_eq!((answer.verdict, answer.floor), (Verdict::Run, self.due(seconds)));
+        self.began(seconds).await;
         answer.run.unwrap()
     }
 
@@ -183,6 +187,17 @@ impl Bench {
         self.state("running_run_id").await
     }
 
+    async fn set_floor(&self, seconds: i64) {
+        self.sql(&format!("UPDATE steward.job_state SET claimed_floor = '{}' WHERE job = '{JOB}'", self.due(seconds)))
+            .await;
+    }
+
+    /// As if the run under way had begun at this instant.
+    async fn began(&self, seconds: i64) {
+        self.sql(&format!("UPDATE steward.job_state SET running_since = '{}' WHERE job = '{JOB}'", self.due(seconds)))
+            .await;
+    }
+
     async fn assert_floor(&self, seconds: i64) {
         let floor: DateTime<Utc> = self.ask(self.only(0)).await.floor;
         assert_eq!(floor - self.floor, TimeDelta::seconds(seconds));
@@ -208,13 +223,35 @@ impl Bench {
         self.within(|tx| Box::pin(pauses::set(tx, paused, "cli:ann", Some("a fail-over")))).await.unwrap()
     }
 
-    async fn ask_for_a_run(&self, job: &'static str) -> asks::Asked {
-        self.within(|tx| Box::pin(asks::ask(tx, job, "cli:ann"))).await.unwrap()
+    async fn ask_for_a_run(&self, job: &'static str) -> Wish {
+        match self.within(|tx| Box::pin(asks::ask(tx, job, "cli:ann"))).await.unwrap() {
+            asks::Asked::Queued(id) => Wish::Queued(id),
+            asks::Asked::Waiting(id) => Wish::Waiting(id),
+            asks::Asked::Paused { by } => Wish::Paused(by),
+            asks::Asked::Unknown { known } => Wish::Unknown(known),
+        }
+    }
+
+    async fn queued_by_wish(&self) -> Uuid {
+        match self.ask_for_a_run(JOB).await {
+            Wish::Queued(id) => id,
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn cancel(&self, id: Uuid) -> asks::Cancelled {
         self.within(|tx| Box::pin(asks::cancel(tx, id, "cli:ann"))).await.unwrap()
     }
+}
+
+/// What asking for a run came to.
+#[derive(Debug, PartialEq)]
+enum Wish {
+    Queued(Uuid),
+    Waiting(Uuid),
+    /// By whom.
+    Paused(String),
+    Unknown(Vec<String>),
 }
 
 /// An end as the runner says it.

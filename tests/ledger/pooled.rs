@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use pgsteward::config::Pooler;
 use pgsteward::db::TxOptions;
 use pgsteward::store::claims::{Skip, Verdict, Wanted};
-use pgsteward::store::requests::{Asked, hear};
+use pgsteward::store::requests::hear;
 use pgsteward::store::runs::{self, State};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -113,7 +113,7 @@ async fn the_whole_life_of_runs_goes_through_a_transaction_pooler() {
     }
     bench.record(&[bench.missed(301, 302, 2, Skip::Misfire)]).await;
     bench.record(&[bench.missed(303, 303, 1, Skip::Misfire)]).await;
-    let Asked::Queued(id) = bench.ask_for_a_run(crate::JOB).await else { panic!("not queued") };
+    let id = bench.queued_by_wish().await;
     assert_eq!(hear(&bench.conn().await, &[], BOUND).await.unwrap().queued[0].id, id);
     let run = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await.run.unwrap();
     bench.let_expire(run.id).await;

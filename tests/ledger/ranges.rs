@@ -7,7 +7,7 @@ use pgsteward::store::runs::State;
 use crate::Bench;
 use crate::harness::BOUND;
 
-/// `first..last xcount reason`, in seconds after the job was first seen.
+/// `first..last xcount reason`, in seconds after the floor of the beginning.
 async fn ranges(bench: &Bench) -> String {
     let sql = format!(
         "SELECT coalesce(string_agg(concat(extract(epoch FROM due_at - '{0}')::int, '..',
@@ -27,10 +27,8 @@ async fn instants_in_a_row_are_one_row_while_their_reason_is_the_same() {
     bench.assert_floor(5).await;
     bench.record(&[missed(6, 7, 2, Skip::Misfire)]).await;
     assert_eq!(ranges(&bench).await, "1..7 x7 misfire");
-    // In one ask: what follows on is joined, what has another reason is not.
-    bench
-        .record(&[missed(8, 8, 1, Skip::Misfire), missed(9, 9, 1, Skip::Window), missed(10, 12, 3, Skip::Window)])
-        .await;
+    // In one ask: what follows on is joined, what has another reason begins a row.
+    bench.record(&[missed(8, 8, 1, Skip::Misfire), missed(9, 12, 4, Skip::Window)]).await;
     assert_eq!(ranges(&bench).await, "1..8 x8 misfire, 9..12 x4 window");
     // What is skipped by its judge is joined as well as what its asker gave up.
     bench.pause(true).await;
@@ -147,4 +145,16 @@ async fn a_floor_goes_back_also_where_no_range_reaches_over() {
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire");
     assert!(bench.register(crate::SPEC).await.above.is_empty());
     bench.running(11).await;
+}
+
+/// Instants that come before one that stays due.
+#[tokio::test]
+async fn what_comes_before_an_instant_that_is_held_back_is_recorded() {
+    let bench = Bench::new().await;
+    bench.running(1).await;
+    bench.began(20).await;
+    let missed = vec![bench.missed(5, 9, 5, Skip::Misfire)];
+    assert_eq!(bench.settle(Wanted::Due { missed, fire: Some(bench.fire(10)) }).await, Verdict::Hold);
+    bench.assert_floor(9).await;
+    assert_eq!(bench.states().await, "running, skipped misfire x5");
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use pgsteward::store::claims::{Verdict, Wanted};
-use pgsteward::store::requests::{Asked, CancelWish, Cancelled, Heard, hear};
+use pgsteward::store::requests::{CancelWish, Cancelled, Heard, hear};
 use pgsteward::store::runs::State;
 use uuid::Uuid;
 
-use crate::{Bench, INSTANCE, JOB};
+use crate::{Bench, INSTANCE, JOB, Wish};
 
 async fn heard(bench: &Bench, leaders: &[&str]) -> Heard {
     let leaders: Vec<String> = leaders.iter().map(|name| (*name).to_owned()).collect();
@@ -19,8 +19,8 @@ async fn heard(bench: &Bench, leaders: &[&str]) -> Heard {
 async fn a_run_that_is_asked_for_waits_is_heard_and_begins() {
     let bench = Bench::new().await;
     assert_eq!(heard(&bench, &[JOB]).await, Heard::default());
-    let Asked::Queued(id) = bench.ask_for_a_run(JOB).await else { panic!("not queued") };
-    assert_eq!(bench.ask_for_a_run(JOB).await, Asked::Waiting(id), "a queue of one");
+    let id = bench.queued_by_wish().await;
+    assert_eq!(bench.ask_for_a_run(JOB).await, Wish::Waiting(id), "a queue of one");
     let sql = "SELECT concat_ws(' ', kind, state, actor, abs(extract(epoch FROM due_at - clock_timestamp())) < 30) \
                FROM steward.job_runs";
     assert_eq!(bench.text(sql).await, "manual queued cli:ann t");
@@ -34,7 +34,7 @@ async fn a_run_that_is_asked_for_waits_is_heard_and_begins() {
     assert_eq!((answer.verdict, run.due_at, answer.floor), (Verdict::Run, queued[0].due_at, bench.floor));
     assert_eq!(heard(&bench, &[]).await.queued, []);
     // While it runs, another may be asked for.
-    let Asked::Queued(second) = bench.ask_for_a_run(JOB).await else { panic!("not queued") };
+    let second = bench.queued_by_wish().await;
     assert_ne!(second, id);
     assert!(bench.finish(run, State::Succeeded).await);
     assert_eq!(bench.settle(Wanted::Queued { id: second, skip: None }).await, Verdict::Run);
@@ -48,7 +48,7 @@ async fn what_is_due_by_plan_waits_as_well_and_is_no_wish() {
     let queued = heard(&bench, &[]).await.queued;
     assert_eq!((queued[0].id, queued[0].manual), (waiting, false));
     assert_eq!(queued[0].due_at - bench.floor, TimeDelta::seconds(60), "to the microsecond");
-    assert_eq!(bench.ask_for_a_run(JOB).await, Asked::Waiting(waiting));
+    assert_eq!(bench.ask_for_a_run(JOB).await, Wish::Waiting(waiting));
 }
 
 #[tokio::test]
@@ -56,14 +56,14 @@ async fn nothing_is_asked_of_what_is_paused_or_unknown() {
     let bench = Bench::new().await;
     bench.register_job("report", "when-how").await;
     let known = vec!["report".to_owned(), JOB.to_owned()];
-    assert_eq!(bench.ask_for_a_run("unheard-of").await, Asked::Unknown { known: known.clone() });
+    assert_eq!(bench.ask_for_a_run("unheard-of").await, Wish::Unknown(known.clone()));
     bench.pause(true).await;
-    assert_eq!(bench.ask_for_a_run("*").await, Asked::Unknown { known }, "the pause of all is no job");
-    assert_eq!(bench.ask_for_a_run(JOB).await, Asked::Paused { by: "cli:ann".to_owned() });
+    assert_eq!(bench.ask_for_a_run("*").await, Wish::Unknown(known), "the pause of all is no job");
+    assert_eq!(bench.ask_for_a_run(JOB).await, Wish::Paused("cli:ann".to_owned()));
     bench.pause(false).await;
     bench.sql("UPDATE steward.job_state SET paused_by = 'bob', paused_at = now() WHERE job = 'report'").await;
-    assert_eq!(bench.ask_for_a_run("report").await, Asked::Paused { by: "bob".to_owned() });
-    assert!(matches!(bench.ask_for_a_run(JOB).await, Asked::Queued(_)), "another job's pause is none of its");
+    assert_eq!(bench.ask_for_a_run("report").await, Wish::Paused("bob".to_owned()));
+    assert!(matches!(bench.ask_for_a_run(JOB).await, Wish::Queued(_)), "another job's pause is none of its");
     assert_eq!(bench.states().await, "queued");
 }
 

@@ -2,20 +2,21 @@
 
 use chrono::TimeDelta;
 use pgsteward::store::claims::{Skip, Wanted};
-use pgsteward::store::requests::Asked;
 use pgsteward::store::run_history::prune;
 use pgsteward::store::runs::State;
 
-use crate::{Bench, JOB};
+use crate::Bench;
 
 #[tokio::test]
 async fn the_floor_of_a_job_is_when_it_was_first_seen() {
     let bench = Bench::new().await;
-    let seen = bench.number("SELECT extract(epoch FROM first_seen)::bigint FROM steward.job_state").await;
-    assert!((bench.floor.timestamp() - seen).abs() <= 1);
+    let floor = bench.register_job("new", crate::SPEC).await.floor;
+    let sql = "SELECT extract(epoch FROM first_seen)::bigint FROM steward.job_state WHERE job = 'new'";
+    let seen = bench.number(sql).await;
+    assert!((floor.timestamp() - seen).abs() <= 1);
     assert!((bench.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await - seen).abs() < 30);
-    assert_eq!(bench.register(crate::SPEC).await.floor, bench.floor, "registered again, it stays");
-    bench.assert_floor(0).await;
+    assert_eq!(bench.register_job("new", crate::SPEC).await.floor, floor, "registered again, it stays");
+    assert_eq!(bench.register(crate::SPEC).await.floor, bench.floor);
 }
 
 /// What stands before the dash is the schedule. Caught: a register that compares the whole, or nothing.
@@ -39,7 +40,7 @@ async fn a_changed_schedule_counts_from_now_on_and_nothing_else_does() {
 #[tokio::test]
 async fn runs_above_the_floor_are_told_but_for_those_that_were_asked_for() {
     let bench = Bench::new().await;
-    let Asked::Queued(id) = bench.ask_for_a_run(JOB).await else { panic!("not queued") };
+    let id = bench.queued_by_wish().await;
     assert!(bench.register(crate::SPEC).await.above.is_empty());
     let run = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await.run.unwrap();
     bench.finish(run, State::Succeeded).await;
@@ -47,9 +48,9 @@ async fn runs_above_the_floor_are_told_but_for_those_that_were_asked_for() {
         let run = bench.running(seconds).await;
         bench.finish(run, State::Succeeded).await;
     }
-    bench.sql(&format!("UPDATE steward.job_state SET claimed_floor = '{}'", bench.due(10))).await;
+    bench.set_floor(10).await;
     assert_eq!(bench.register(crate::SPEC).await.above, [bench.due(20)]);
-    bench.sql(&format!("UPDATE steward.job_state SET claimed_floor = '{}'", bench.floor)).await;
+    bench.set_floor(0).await;
     assert_eq!(bench.register(crate::SPEC).await.above, [bench.due(10), bench.due(20)], "in order");
 }
 
@@ -69,22 +70,19 @@ async fn history_is_pruned_below_the_floor_only() {
         bench.finish(run, state).await;
     }
     bench.record(&[bench.missed(4, 8, 5, Skip::Misfire)]).await;
-    let set = async |seconds| {
-        bench.sql(&format!("UPDATE steward.job_state SET claimed_floor = '{}'", bench.due(seconds))).await;
-    };
-    set(6).await;
+    bench.set_floor(6).await;
     assert_eq!(prune_ended(&bench, false, 1).await, 1, "as many as one transaction may");
     assert_eq!(prune_ended(&bench, false, 100).await, 1);
     assert_eq!(bench.states().await, "failed, skipped misfire x5", "the range ends above the floor");
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
-    set(0).await;
+    bench.set_floor(0).await;
     let run = bench.running(9).await;
-    set(8).await;
+    bench.set_floor(8).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 1, "the range");
-    set(20).await;
+    bench.set_floor(20).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "what runs stays");
     bench.finish(run, State::Succeeded).await;
-    set(8).await;
+    bench.set_floor(8).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "above the floor");
     bench.sql("DELETE FROM steward.job_state").await;
     assert_eq!(prune_ended(&bench, true, 100).await, 1, "a job that is no more has no floor");
@@ -94,10 +92,10 @@ async fn history_is_pruned_below_the_floor_only() {
 #[tokio::test]
 async fn what_was_asked_for_is_pruned_whatever_the_floor() {
     let bench = Bench::new().await;
-    let Asked::Queued(id) = bench.ask_for_a_run(JOB).await else { panic!("not queued") };
+    let id = bench.queued_by_wish().await;
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "what waits stays");
     let run = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await.run.unwrap();
-    assert!(run.due_at > bench.floor - TimeDelta::seconds(1));
+    assert!(run.due_at > bench.floor + TimeDelta::hours(1), "now");
     bench.finish(run, State::Succeeded).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
 }
