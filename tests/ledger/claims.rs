@@ -13,8 +13,7 @@ use crate::harness::{BOUND, wait_until};
 use crate::{Bench, INSTANCE, JOB, LEASE};
 
 /// Ten instances that know nothing of each other, each claiming the instant after the floor that it
-/// knows. Caught: claims that do not look at the floor (instants counted twice), that do not lock the
-/// row (a second run at a time, which the index refuses), or that do not write the floor.
+/// knows: all of it together. What each statement does for that is tested one by one below.
 #[tokio::test]
 async fn ten_instances_account_for_each_instant_once() {
     const INSTANTS: i64 = 40;
@@ -150,6 +149,7 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
     assert_eq!(bench.states().await, "succeeded, running");
 }
 
+/// Caught, by the ten: claims that do not compare the floor, or do not lock the row.
 #[tokio::test]
 async fn what_comes_due_during_a_run_is_skipped_and_what_was_due_before_it_began_is_not() {
     let bench = Bench::new().await;
