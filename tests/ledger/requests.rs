@@ -85,7 +85,7 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
     let asked = Cancelled::Asked { job: job.clone(), instance: INSTANCE.to_owned() };
     assert_eq!(bench.cancel(run.id).await, asked);
     let wish = CancelWish { id: run.id, by: "cli:ann".to_owned() };
-    assert_eq!(heard(&bench, &[]).await.cancel, [wish.clone()]);
+    assert_eq!(heard(&bench, &[]).await.cancel, std::slice::from_ref(&wish));
     let id = run.id;
     let again = bench.within(move |tx| Box::pin(pgsteward::store::requests::cancel(tx, id, "cli:bob"))).await.unwrap();
     assert_eq!(again, asked);
