@@ -1,5 +1,7 @@
 //! What contradicts itself, though each value by itself is fine; and which database is meant.
 
+mod jobs;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -79,6 +81,7 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
         ("migrations", "lock_timeout", migrations.lock_timeout),
     );
     staleness(&mut findings, config, tree);
+    jobs::jobs(&mut findings, config, tree);
     findings
 }
 

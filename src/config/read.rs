@@ -311,12 +311,11 @@ fn describe(node: &Node, secret: bool) -> String {
     }
 }
 
-/// In quotes, at most 60 characters.
+/// In double quotes, at most 60 characters. Single ones, of which SQL has many, stand as they are.
 pub(super) fn quote(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("\"{}…\"", text[..end].escape_debug()),
-        None => format!("\"{}\"", text.escape_debug()),
-    }
+    let (shown, rest) = text.char_indices().nth(60).map_or((text, ""), |(end, _)| (&text[..end], "…"));
+    let shown = shown.split('\'').map(|part| part.escape_debug().to_string()).collect::<Vec<_>>().join("'");
+    format!("\"{shown}{rest}\"")
 }
 
 fn plain(value: &impl Debug) -> String {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-use crate::config::{AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, Trigger, Work};
+use crate::config::{AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, SqlWork, Trigger, Work};
 use crate::migrate::source;
 use crate::store::claims::{Answer, Ask, Cause, Fire, Skip, Verdict, Wanted};
 use crate::store::requests::{Heard, Queued};
@@ -275,7 +275,8 @@ fn spec_hash(job: &Job) -> String {
     let work = match &job.work {
         Work::Builtin(builtin) => builtin.as_str().to_owned(),
         Work::Sql(work) => {
-            format!("{} {:?} {:?} {:?} {}", work.transaction, work.role, work.login, work.search_path, work.sql)
+            let SqlWork { sql, transaction, role, login, search_path, lock_timeout } = work;
+            format!("{transaction} {role:?} {login:?} {search_path:?} {lock_timeout:?} {sql}")
         }
     };
     let windows = |windows: &crate::config::Windows| windows.texts().collect::<Vec<_>>().join(",");
@@ -294,3 +295,6 @@ fn spec_hash(job: &Job) -> String {
     );
     format!("{}-{}", &source::checksum(when.as_bytes())[..12], &source::checksum(how.as_bytes())[..12])
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,7 +287,7 @@ struct NewRun {
 struct Range {
     job: JobName,
     missed: Missed,
-    /// Whether it may lengthen the job's newest row: it follows on that.
+    /// Whether it may lengthen the row before it: it follows on that.
     first: bool,
 }
 
@@ -383,7 +383,7 @@ impl Settlement {
         self.ranges.push(Range { job: job.clone(), missed, first: self.ranges.len() == before });
     }
 
-    async fn start_queued(&self, tx: &Tx<'_>, claimer: Claimer<'_>, answers: &mut [Answer]) -> Result<(), Error> {
+    async fn start_queued(&mut self, tx: &Tx<'_>, claimer: Claimer<'_>, answers: &mut [Answer]) -> Result<(), Error> {
         const BEGIN: &str = "
             UPDATE steward.job_runs
                SET state = 'running', instance = $2, attempts = 1, started_at = clock_timestamp(),
@@ -402,13 +402,20 @@ impl Settlement {
                 (&millis(claimer.lease) as _, Type::INT8),
             ];
             let rows = tx.rows("begin queued runs", BEGIN, &params).await?;
-            for row in &rows {
-                let begun = Run { id: row.get(0), epoch: row.get(1), due_at: row.get(2) };
-                for run in answers.iter_mut().filter_map(|answer| answer.run.as_mut()) {
-                    if run.id == begun.id {
-                        *run = begun;
-                    }
+            let begun: Vec<Run> =
+                rows.iter().map(|row| Run { id: row.get(0), epoch: row.get(1), due_at: row.get(2) }).collect();
+            let begun = |id: Uuid| begun.iter().find(|run| run.id == id).copied();
+            let is_gone = |id: &Uuid| self.begun.contains(id) && begun(*id).is_none();
+            for answer in answers.iter_mut() {
+                match answer.run {
+                    // The row waits no more, since it was changed by hand: the job has no use of its slot.
+                    Some(run) if is_gone(&run.id) => (answer.run, answer.verdict) = (None, Verdict::Stale),
+                    Some(run) => answer.run = begun(run.id).or(answer.run),
+                    None => {}
                 }
+            }
+            for state in &mut self.states {
+                state.running.take_if(|id| is_gone(id));
             }
         }
         if !self.given_up.is_empty() {
@@ -476,7 +483,7 @@ impl Settlement {
                 SELECT n.id, l.id AS run_id
                   FROM n CROSS JOIN LATERAL (
                        SELECT r.id, r.kind, r.reason, r.last_due_at FROM steward.job_runs r
-                        WHERE r.job = n.job ORDER BY r.due_at DESC LIMIT 1) l
+                        WHERE r.job = n.job AND r.due_at < n.first ORDER BY r.due_at DESC LIMIT 1) l
                  WHERE n.follows AND l.kind = 'missed' AND l.reason = n.reason AND l.last_due_at < n.first
             ), lengthened AS (
                 UPDATE steward.job_runs r
@@ -594,3 +601,6 @@ pub async fn reaching_over(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,14 +63,15 @@ pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<Orphan>, Error
     .await
 }
 
-/// Mends slots that name a run which is over, and rows that wait without being named by a slot: rows
-/// were changed by hand. Ends what has waited for longer than anybody would start it: its job is no
-/// longer configured anywhere. Returns how many jobs it mended.
+/// Mends slots that name a run which is over, and runs that are under way or wait without being named by
+/// a slot: rows were changed by hand. (A run under way without its slot would have every claim of its
+/// job refused, and those of other jobs in the same transaction.) Ends what has waited for longer than
+/// anybody would start it: its job is no longer configured anywhere. Returns how many jobs it mended.
 pub async fn mend(conn: &mut Conn, bound: Duration) -> Result<u64, Error> {
     const SUSPECTS: &str = "
         SELECT s.job FROM steward.job_state s
-         WHERE s.running_run_id IS NOT NULL
-               AND NOT EXISTS (SELECT FROM steward.job_runs r WHERE r.id = s.running_run_id AND r.state = 'running')
+         WHERE s.running_run_id IS DISTINCT FROM
+               (SELECT r.id FROM steward.job_runs r WHERE r.job = s.job AND r.state = 'running')
             OR s.queued_run_id IS DISTINCT FROM
                (SELECT r.id FROM steward.job_runs r WHERE r.job = s.job AND r.state = 'queued')";
     const LOCK: &str = "SELECT FROM steward.job_state WHERE job = ANY ($1) ORDER BY job FOR UPDATE";

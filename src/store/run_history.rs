@@ -15,7 +15,8 @@ use crate::db::{Conn, Error, Tx, TxOptions};
 /// Deletes at most `limit` ended runs, the oldest first; failures stay twice as long.
 ///
 /// Never an open run, and never one above its job's floor: the ledger's unique row is what keeps an
-/// instant from being fired twice, and below the floor nothing fires any more.
+/// instant from being fired twice, and below the floor nothing fires any more. What was asked for is
+/// no instant of the plan; and the floor of a job without a plan stays where it is.
 ///
 /// `cutoff` and `cutoff_failed` are instants as ISO text. Returns how many it deleted.
 pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -> Result<u64, Error> {
@@ -28,7 +29,8 @@ pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -
                 WHERE r.finished_at < $1::timestamptz
                   AND r.state NOT IN ('queued', 'running')
                   AND (r.state IN ('succeeded', 'skipped') OR r.finished_at < $2::timestamptz)
-                  AND (s.claimed_floor IS NULL OR coalesce(r.last_due_at, r.due_at) <= s.claimed_floor)
+                  AND (s.claimed_floor IS NULL OR r.kind = 'manual'
+                       OR coalesce(r.last_due_at, r.due_at) <= s.claimed_floor)
                 ORDER BY r.finished_at
                 LIMIT $3
                   FOR UPDATE OF r SKIP LOCKED))";

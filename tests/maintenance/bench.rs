@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgsteward::config::{self, Config, RetentionTable, Secret, SecretSource};
+use pgsteward::config::{self, Builtin, Config, JobName, RetentionTable, Secret, SecretSource};
 use pgsteward::db::{Database, Error, Purpose};
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
@@ -25,13 +25,17 @@ pub enum Job {
 }
 
 impl Job {
-    fn name(self) -> &'static str {
+    fn builtin(self) -> Builtin {
         match self {
-            Job::Partitions => "partitions",
-            Job::Retention => "retention",
-            Job::Vacuum => "vacuum",
-            Job::Refresh => "refresh",
+            Job::Partitions => Builtin::Partitions,
+            Job::Retention => Builtin::Retention,
+            Job::Vacuum => Builtin::Vacuum,
+            Job::Refresh => Builtin::Refresh,
         }
+    }
+
+    fn name(self) -> &'static str {
+        self.builtin().as_str()
     }
 }
 
@@ -138,8 +142,7 @@ impl Bench {
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
         let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized Options'";
         let session = conn.batch_values("read settings", settings).await.unwrap();
-        let builtin = config::Builtin::ALL.into_iter().find(|builtin| builtin.as_str() == job.name()).unwrap();
-        let (name, spec) = (config::JobName::from(builtin), config::Job::of(builtin));
+        let name = JobName::from(job.builtin());
         let mut ctx = Context {
             db: &db,
             config: &config,
@@ -151,7 +154,7 @@ impl Bench {
             stop: self.stop.clone(),
             zentry: self.zentry,
             job: &name,
-            spec: &spec,
+            spec: &config.jobs.all[&name],
             unfenced: false,
             attempt: 1,
         };

@@ -27,12 +27,12 @@ pub(in crate::config) fn jobs(section: &Section<'_>) -> Jobs {
     let history_keep = section.duration("history_keep", default.history_keep, days(1), KEEP_MAX);
     let history_max = section.integer("history_max", default.history_max, 10, 1_000_000);
     for (name, origin) in section.own_tables() {
+        // Those beyond are read too, so that they are not taken for unknown keys.
         if let Some(job) = section.section(name, |job| sql_job(job, section, name, origin)) {
             all.insert(JobName::new(name), job);
-        }
-        if all.len() > JOBS_MAX {
-            section.problem(origin, name, "one job too many", format!("up to {JOBS_MAX} jobs"));
-            break;
+            if all.len() == JOBS_MAX + 1 {
+                section.problem(origin, name, "one job too many", format!("up to {JOBS_MAX}, with the built-in ones"));
+            }
         }
     }
     Jobs { max_concurrent, lease, history_keep, history_max, all }
@@ -78,6 +78,14 @@ fn sql_job(section: &Section<'_>, parent: &Section<'_>, name: &str, origin: &Ori
     });
     if section.has("schedule") && section.has("after") {
         parent.problem(origin, name, "schedule and after together", "one of them");
+    }
+    if work.role.is_some() && work.login.is_some() {
+        parent.problem(
+            origin,
+            name,
+            "role and login_url together",
+            "one of them: a login comes with a role of its own",
+        );
     }
     let trigger = match schedule {
         Some(schedule) => Trigger::Schedule(schedule),
