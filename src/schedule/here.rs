@@ -266,7 +266,7 @@ async fn listen(runner: &Runner, ledger: &Ledger) -> Infallible {
         tokio::time::sleep(HEAR_EVERY.min(ledger.lease() / 3)).await;
         let outcome = if Instant::now() >= renew_at {
             let asked = Instant::now();
-            let renewed = renew(runner, ledger).await;
+            let renewed = runner.keep_leases().await;
             if renewed.is_ok() {
                 renew_at = asked + ledger.lease() / 3;
             }
@@ -283,25 +283,6 @@ async fn listen(runner: &Runner, ledger: &Ledger) -> Infallible {
 async fn hear(runner: &Runner, ledger: &Ledger) -> Result<(), Error> {
     for wish in ledger.hear(&[]).await?.cancel {
         runner.cancel(wish.id, &wish.by);
-    }
-    Ok(())
-}
-
-async fn renew(runner: &Runner, ledger: &Ledger) -> Result<(), Error> {
-    let running = runner.running();
-    if running.is_empty() {
-        return Ok(());
-    }
-    let ours = ledger.renew(&running).await?;
-    for run in &ours {
-        if let Some(by) = &run.cancel_by {
-            runner.cancel(run.id, by);
-        }
-    }
-    for (id, _) in running.iter().filter(|(id, _)| !ours.iter().any(|run| run.id == *id)) {
-        if runner.fence_off(*id) {
-            tracing::warn!(run_id = %id, "the lease of this run is lost; stopping it");
-        }
     }
     Ok(())
 }

@@ -251,7 +251,7 @@ impl Pipeline {
         if self.role != Role::Alone {
             // Also by who observed until now: its runs go on until they have ended.
             self.flush().await?;
-            self.renew_runs().await?;
+            self.runner.keep_leases().await?;
             self.pause.set_flag(self.ledger.paused().await?.map(|pause| pause.by));
         }
         if self.role.is_observer() {
@@ -321,25 +321,6 @@ impl Pipeline {
             self.measurements.at_once();
         }
         self.role = role;
-    }
-
-    async fn renew_runs(&mut self) -> Result<(), Error> {
-        let running = self.runner.running();
-        if running.is_empty() {
-            return Ok(());
-        }
-        let ours = self.ledger.renew(&running).await?;
-        for run in &ours {
-            if let Some(by) = &run.cancel_by {
-                self.runner.cancel(run.id, by);
-            }
-        }
-        for (id, _) in running.iter().filter(|(id, _)| !ours.iter().any(|run| run.id == *id)) {
-            if self.runner.fence_off(*id) {
-                tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
-            }
-        }
-        Ok(())
     }
 
     /// Writes the endings that wait for the database.
@@ -432,7 +413,7 @@ impl Pipeline {
             if self.role.is_observer() {
                 self.ledger.observe().await?;
             }
-            self.renew_runs().await
+            self.runner.keep_leases().await
         };
         if let Ok(Err(error)) = tokio::time::timeout_at(bound.into(), renew).await {
             tracing::debug!(database = self.target(), error = %error, "the leases were not renewed while stopping");

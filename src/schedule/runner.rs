@@ -9,16 +9,15 @@
 //! the server does not confirm that, the job is put in quarantine until the process is gone. Nothing of
 //! this waits for another job, and every wait ends.
 
-use std::any::Any;
+mod ending;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
-use serde_json::Value::Null;
 use tokio::sync::Notify;
-use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -33,6 +32,7 @@ use crate::store::run_history::LastRun;
 use crate::store::runs::{Backend, Ended, Ending, State};
 use crate::telemetry::Metrics;
 
+use self::ending::{Cut, at_deadline, done, ended, failed, is_passing, log, told_by_row};
 use super::Standing;
 use super::lanes::Lane;
 use super::ledger::{self, Ledger};
@@ -45,10 +45,6 @@ const CANCEL_BOUND: Duration = Duration::from_secs(8);
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a job may take to end by itself once its statement was cancelled.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Within this of the deadline, a statement that ran out of time has run out of the run's.
-const AT_DEADLINE: Duration = Duration::from_millis(500);
-/// Of an error in its row and its log line, in bytes: SQL can raise one of megabytes.
-const ERROR_MAX: usize = 8 * 1024;
 /// The first and the longest pause between two attempts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
@@ -145,6 +141,27 @@ impl Runner {
             let _ = run.stops.by.set(by.to_owned());
             run.stops.asked.cancel();
         }
+    }
+
+    /// Extends the leases of what runs here, hears who wants it cancelled, and stops what is no longer
+    /// ours. To be called three times within the length of a lease.
+    pub async fn keep_leases(&self) -> Result<(), Error> {
+        let running = self.running();
+        if running.is_empty() {
+            return Ok(());
+        }
+        let ours = self.ledger.renew(&running).await?;
+        for run in &ours {
+            if let Some(by) = &run.cancel_by {
+                self.cancel(run.id, by);
+            }
+        }
+        for (id, _) in running.iter().filter(|(id, _)| !ours.iter().any(|run| run.id == *id)) {
+            if self.fence_off(*id) {
+                tracing::warn!(database = self.db.name(), run_id = %id, "the lease of this run is lost; stopping it");
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Running>> {
@@ -438,158 +455,5 @@ async fn work(
             Ok(Report { failure: Some(error), may_still_run: process, ..Report::default() })
         }
         outcome => outcome,
-    }
-}
-
-/// Why a run was cut off.
-enum Cut {
-    Deadline(Duration),
-    Shutdown,
-    Asked(String),
-    Lost,
-}
-
-impl Cut {
-    /// `cancel` is absent when there was no statement to cancel.
-    fn ending(&self, cancel: Option<CancelOutcome>) -> Ending {
-        let (state, reason, why) = match self {
-            Cut::Deadline(timeout) => {
-                (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs()))
-            }
-            Cut::Shutdown => (State::Cancelled, "shutdown", "the daemon shut down".to_owned()),
-            Cut::Asked(by) => (State::Cancelled, "requested", format!("cancelled by {by}")),
-            Cut::Lost => (
-                State::Lost,
-                Kind::Fenced.as_str(),
-                "another instance took this run over; it was stopped here".to_owned(),
-            ),
-        };
-        let proof = match cancel {
-            None => "",
-            Some(CancelOutcome::Ended) => "; its statement was cancelled, and the server confirmed that",
-            Some(CancelOutcome::Terminated) => "; its statement ignored the cancel, and its session was terminated",
-            Some(CancelOutcome::Unconfirmed) => {
-                "; the server did not confirm that its statement ended: it may still run"
-            }
-        };
-        Ending {
-            state,
-            reason: Some(reason.to_owned()),
-            rows: 0,
-            error: Some(format!("{why}{proof}")),
-            detail: Null,
-            attempts: 1,
-            fenced: cancel.is_some().then_some(true),
-            quarantine: None,
-            warnings: Vec::new(),
-        }
-    }
-}
-
-/// How a task that was not cut off ended, and whether that is written already.
-fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool) {
-    match outcome {
-        Ok(Ok(report)) => done(report),
-        Ok(Err(error)) => (failed(&error), false),
-        Err(join) if join.is_panic() => (panicked(join.into_panic().as_ref()), false),
-        Err(_) => (failed(&Error::new(Kind::Cancelled, "the run's task was aborted")), false),
-    }
-}
-
-/// The server's bound for a statement may pass just before the deadline that it was made from: the run
-/// is then over its time all the same.
-fn at_deadline((ending, recorded): (Ending, bool), deadline: Instant, timeout: Duration) -> (Ending, bool) {
-    let by_server = ending.state == State::Failed && ending.reason.as_deref() == Some(Kind::Timeout.as_str());
-    if !by_server || Instant::now() + AT_DEADLINE < deadline {
-        return (ending, recorded);
-    }
-    let Ending { state, reason, error, .. } = Cut::Deadline(timeout).ending(None);
-    let told = ending.error.unwrap_or_default();
-    let error = error.map(|error| format!("{error}; the server ended its statement: {told}"));
-    (Ending { state, reason, error, ..ending }, recorded)
-}
-
-fn done(report: Report) -> (Ending, bool) {
-    let Report { rows, detail, warnings, recorded, .. } = report;
-    if let Some(error) = &report.failure {
-        let quarantine = report.may_still_run;
-        return (Ending { rows, detail, warnings, quarantine, ..failed(error) }, false);
-    }
-    let (state, reason) = match (report.skipped, report.stopped) {
-        (Some(reason), _) => (State::Skipped, Some(reason)),
-        (None, true) => (State::Cancelled, Some("shutdown".to_owned())),
-        (None, false) => (State::Succeeded, None),
-    };
-    let ending = Ending {
-        state,
-        reason,
-        rows,
-        error: None,
-        detail,
-        attempts: 1,
-        fenced: Some(true),
-        quarantine: None,
-        warnings,
-    };
-    (ending, recorded)
-}
-
-fn failed(error: &Error) -> Ending {
-    ending_of_failure(error.kind().as_str(), error.to_string())
-}
-
-fn panicked(payload: &(dyn Any + Send)) -> Ending {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    ending_of_failure("panic", format!("the job panicked: {text}; this is a defect of pgsteward"))
-}
-
-fn ending_of_failure(reason: &str, mut error: String) -> Ending {
-    if error.len() > ERROR_MAX {
-        error.truncate(error.floor_char_boundary(ERROR_MAX));
-        error.push('…');
-    }
-    Ending {
-        state: State::Failed,
-        reason: Some(reason.to_owned()),
-        rows: 0,
-        error: Some(error),
-        detail: Null,
-        attempts: 1,
-        fenced: Some(true),
-        quarantine: None,
-        warnings: Vec::new(),
-    }
-}
-
-/// Whether it may succeed a little later. What may still be at work is not begun again.
-fn is_passing(ending: &Ending) -> bool {
-    let kind = |reason: &str| Kind::ALL.into_iter().find(|kind| kind.as_str() == reason);
-    ending.state == State::Failed
-        && ending.quarantine.is_none()
-        && ending.reason.as_deref().and_then(kind).is_some_and(Kind::is_passing)
-}
-
-/// The row of a run knows better than who ran it: it was written with the effect, or by who took over.
-fn told_by_row(ending: Ending, state: Option<&str>) -> Ending {
-    match state {
-        Some("succeeded") => Ending { state: State::Succeeded, reason: None, error: None, ..ending },
-        _ => Ending { state: State::Lost, ..ending },
-    }
-}
-
-fn log(ending: &Ending, took: Duration, news: bool) {
-    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let (outcome, rows) = (ending.state.as_str(), ending.rows);
-    let reason = ending.reason.as_deref().unwrap_or_default();
-    match (&ending.error, ending.state) {
-        (Some(error), State::Cancelled) => tracing::warn!(outcome, reason, took_ms, error, "job cancelled"),
-        (Some(error), _) => tracing::error!(outcome, reason, took_ms, error, "job failed"),
-        (None, State::Succeeded) if !news => tracing::debug!(outcome, took_ms, rows, "job done"),
-        (None, State::Succeeded) => tracing::info!(outcome, took_ms, rows, "job done"),
-        (None, _) => tracing::info!(outcome, reason, took_ms, rows, "job ended"),
     }
 }
