@@ -31,6 +31,8 @@ const REQUEST_WAIT: TimeDelta = TimeDelta::hours(1);
 pub struct Agenda {
     jobs: BTreeMap<JobName, Entry>,
     successes: BTreeMap<JobName, DateTime<Utc>>,
+    /// When it was looked last.
+    looked: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ struct Entry {
     floor: DateTime<Utc>,
     above: Vec<DateTime<Utc>>,
     queued: Option<Queued>,
+    /// The ledger held back what is queued; what has come due meanwhile is asked for first.
+    queue_held: bool,
     /// Runs now, whatever its schedule.
     at_once: bool,
     /// There is nothing to ask before then.
@@ -72,6 +76,7 @@ impl Agenda {
                 floor: row.floor,
                 above: row.above,
                 queued: None,
+                queue_held: false,
                 at_once: at_once.contains(name),
                 wake: None,
                 job: job.clone(),
@@ -110,7 +115,16 @@ impl Agenda {
             entry.queued = heard.queued.iter().find(|queued| queued.job == name.as_str()).cloned();
         }
         for success in &heard.succeeded {
-            self.successes.insert(JobName::new(&success.job), success.at);
+            let leader = JobName::new(&success.job);
+            if self.successes.insert(leader.clone(), success.at) == Some(success.at) {
+                continue;
+            }
+            // What followers waited for may have been a success of a time that the clock went back from.
+            for entry in self.jobs.values_mut() {
+                if matches!(&entry.job.trigger, Trigger::After(leaders) if leaders.contains(&leader)) {
+                    entry.wake = None;
+                }
+            }
         }
     }
 
@@ -125,11 +139,12 @@ impl Agenda {
     /// job does not take the lane from another each time.
     pub fn look(&mut self, now: DateTime<Utc>, paused: bool) -> Vec<Ask> {
         let mut asks: Vec<(Option<DateTime<Utc>>, Ask)> = Vec::new();
+        if self.looked.replace(now).is_some_and(|before| now < before) {
+            // The clock was set back, maybe behind the floors: nothing that was waited for stands.
+            self.jobs.values_mut().for_each(|entry| entry.wake = None);
+        }
         let successes = &self.successes;
         for (name, entry) in &mut self.jobs {
-            if entry.wake.is_some_and(|wake| wake > now) && entry.queued.is_none() {
-                continue;
-            }
             let Some((since, wanted)) = entry.wanted(successes, now) else { continue };
             let (job, spec_hash) = (name.clone(), entry.spec_hash.clone());
             asks.push((since, Ask { job, spec_hash, floor: entry.floor, paused, wanted }));
@@ -138,23 +153,30 @@ impl Agenda {
         asks.into_iter().map(|(_, ask)| ask).collect()
     }
 
-    /// Takes in what became of an ask.
-    pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) {
-        let Some(entry) = self.jobs.get_mut(&answer.job) else { return };
+    /// Takes in what became of an ask. False when what is known of the ledger is too old to go on with,
+    /// so that it has to be read again: a floor went back, and what lies above it is not known here.
+    pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) -> bool {
+        let Some(entry) = self.jobs.get_mut(&answer.job) else { return true };
+        let went_back = answer.floor < ask.floor || matches!(ask.wanted, Wanted::Rewind { .. });
         entry.floor = answer.floor;
         entry.above.retain(|at| *at > answer.floor);
         match (answer.verdict, &ask.wanted) {
             (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
+            // Not by its floor: another specification is registered, and its instance goes first.
+            (Verdict::Stale, Wanted::Due { .. }) if answer.floor == ask.floor => entry.wake = Some(now + HELD_FOR),
             (_, Wanted::Due { .. }) => (entry.wake, entry.at_once) = (None, false),
-            (Verdict::Hold, Wanted::Queued { .. }) => {}
-            (_, Wanted::Queued { .. }) => entry.queued = None,
+            (Verdict::Hold, Wanted::Queued { .. }) => entry.queue_held = true,
+            (_, Wanted::Queued { .. }) => (entry.queued, entry.queue_held) = (None, false),
             (_, Wanted::Rewind { .. }) => entry.wake = None,
         }
+        !went_back
     }
 
-    /// When there is something to ask again, at the earliest; only known after a look.
+    /// When there is something to ask again, at the earliest; only known after a look. What was due at
+    /// that look already waits for a lane, not for a time.
     pub fn next(&self) -> Option<DateTime<Utc>> {
-        self.jobs.values().filter_map(|entry| entry.wake).min()
+        let wakes = self.jobs.values().filter_map(|entry| entry.wake);
+        wakes.filter(|wake| self.looked.is_none_or(|looked| *wake > looked)).min()
     }
 
     /// When each job is due next; `None` for one that does not run by itself, or is not known yet.
@@ -181,10 +203,14 @@ impl Entry {
         successes: &BTreeMap<JobName, DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
-        if let Some(queued) = &self.queued {
-            let skip = self.too_late(queued, now);
-            let since = skip.is_none().then_some(queued.due_at);
-            return Some((since, Wanted::Queued { id: queued.id, skip }));
+        // In turn, so that what comes due while one waits is recorded when it does.
+        if !std::mem::take(&mut self.queue_held)
+            && let Some(waiting) = self.waiting(now)
+        {
+            return Some(waiting);
+        }
+        if self.wake.is_some_and(|wake| wake > now) {
+            return self.waiting(now);
         }
         if self.floor - now > REWIND_FROM {
             return Some((None, Wanted::Rewind { to: now.trunc_subsecs(3), cut: None }));
@@ -194,18 +220,27 @@ impl Entry {
         if matches!(self.job.trigger, Trigger::After(_)) {
             cause = Cause::Chained;
         }
-        if self.at_once && fire.is_none() {
+        if self.at_once && fire.is_none() && self.gate.is_open(now) {
+            // As an instant whose time to begin is now: those that jitter still holds back come after it.
             let after_all = missed.last().map_or(self.floor, |range| range.last.max(self.floor));
-            fire = Some(now.trunc_subsecs(3).max(after_all.trunc_subsecs(3) + TimeDelta::milliseconds(1)));
+            let begins = (now - self.gate.offset).trunc_subsecs(3);
+            fire = Some(begins.max(after_all.trunc_subsecs(3) + TimeDelta::milliseconds(1)));
         }
         if missed.is_empty() && fire.is_none() {
             // A follower waits for its leaders, of whom the ledger tells.
             self.wake = next;
-            return None;
+            return self.waiting(now);
         }
         let overlap = self.job.overlap;
         let fire = fire.map(|due_at| Fire { due_at, cause, overlap });
         Some((fire.map(|fire| fire.due_at), Wanted::Due { missed, fire }))
+    }
+
+    /// What is queued, and since when.
+    fn waiting(&self, now: DateTime<Utc>) -> Option<(Option<DateTime<Utc>>, Wanted)> {
+        let queued = self.queued.as_ref()?;
+        let skip = self.too_late(queued, now);
+        Some((skip.is_none().then_some(queued.due_at), Wanted::Queued { id: queued.id, skip }))
     }
 
     fn due(&self, successes: &BTreeMap<JobName, DateTime<Utc>>, now: DateTime<Utc>) -> Due {

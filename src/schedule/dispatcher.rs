@@ -136,13 +136,13 @@ impl Dispatcher {
             return Ok(false);
         }
         let answers = self.runner.ledger.claim(&asks).await?;
-        let mut moved = false;
+        let (mut moved, mut known) = (false, true);
         for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
             moved |= !matches!(answer.verdict, Verdict::Hold);
-            self.agenda.answered(ask, answer, self.now());
+            known &= self.agenda.answered(ask, answer, self.now());
             self.act(now, ask, answer, lane);
         }
-        if asks.iter().any(|ask| matches!(ask.wanted, Wanted::Rewind { .. })) {
+        if !known {
             // What lies above the floors now has to be read.
             self.forget();
             return Ok(false);
