@@ -56,7 +56,9 @@ pub fn rules(variant: usize) -> BTreeMap<&'static str, Option<(Rule, Tz)>> {
 
 /// The configuration in a variant, read as the daemon reads it.
 pub fn config(variant: usize, lease: i64) -> Config {
-    let toggled = ["schedule = \"@every 35m\"", "schedule = \"@every 55m\"", "schedule = \"@every 35m\"\nenabled = false"][variant];
+    let toggled =
+        ["schedule = \"@every 35m\"", "schedule = \"@every 55m\"", "schedule = \"@every 35m\"\nenabled = false"]
+            [variant];
     let text = format!(
         r#"
 [jobs]
@@ -173,9 +175,11 @@ pub fn instants(rule: &Rule, zone: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -
             }
         }
         Rule::Daily { hours, minutes, second, days } => {
-            let days = from.date_naive().iter_days().take_while(|day| *day <= to.date_naive() + Duration::days(1)).filter(
-                |day| days[day.weekday().num_days_from_monday() as usize],
-            );
+            let days = from
+                .date_naive()
+                .iter_days()
+                .take_while(|day| *day <= to.date_naive() + Duration::days(1))
+                .filter(|day| days[day.weekday().num_days_from_monday() as usize]);
             for day in days {
                 for (hour, minute) in hours.iter().flat_map(|hour| minutes.iter().map(move |minute| (*hour, *minute))) {
                     instants.insert(first_at(zone, day, NaiveTime::from_hms_opt(hour, minute, *second).unwrap()));

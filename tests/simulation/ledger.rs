@@ -80,6 +80,16 @@ pub struct JobRow {
     pub rewound: u32,
 }
 
+/// An event that chains go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Succeeded,
+    /// A follower's turn came, whether it ran or was skipped.
+    Followed,
+    /// The clock went back behind a success, which counts no more.
+    TakenBack,
+}
+
 /// A stretch in which one specification counts.
 #[derive(Debug, Clone)]
 pub struct Span {
@@ -100,8 +110,8 @@ pub struct Ledger {
     ids: u128,
     weakness: Weakness,
     pub breaches: Vec<String>,
-    /// Successes and claims in the order of their commits: who, and whether it is a claim by chain.
-    pub story: Vec<(JobName, bool)>,
+    /// What matters for chains, in the order of its commits.
+    pub story: Vec<(JobName, Told)>,
 }
 
 impl Ledger {
@@ -196,6 +206,9 @@ impl Ledger {
         let Some(state) = self.jobs.get(&ask.job) else {
             return Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor: ask.floor, run: None };
         };
+        if ask.is_ahead_of(self.clock) {
+            return Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor: state.floor, run: None };
+        }
         let weak = |weakness| self.weakness == weakness;
         let slot = Slot {
             floor: if weak(Weakness::ForgetsFloors) { ask.floor } else { state.floor },
@@ -225,16 +238,10 @@ impl Ledger {
                     }
                     _ => None,
                 };
-                let mut ranges: Vec<Missed> = Vec::new();
-                for missed in missed.iter().copied().chain(skipped) {
-                    match ranges.last_mut().filter(|last| last.reason == missed.reason) {
-                        Some(last) => (last.last, last.count) = (missed.last, last.count + missed.count),
-                        None => ranges.push(missed),
-                    }
-                    floor = floor.max(missed.last);
-                }
+                let ranges: Vec<Missed> = missed.iter().copied().chain(skipped).collect();
+                floor = ranges.last().map_or(floor, |range| floor.max(range.last));
                 if matches!((verdict, fire), (Verdict::Skip(_), Some(fire)) if fire.cause == Cause::Chained) {
-                    self.story.push((ask.job.clone(), true));
+                    self.story.push((ask.job.clone(), Told::Followed));
                 }
                 for (place, range) in ranges.iter().enumerate() {
                     self.record(&ask.job, range, place == 0);
@@ -279,7 +286,7 @@ impl Ledger {
         }
         state.rows.insert(due_at, row);
         if kind == Kind::Chained {
-            self.story.push((ask.job.clone(), true));
+            self.story.push((ask.job.clone(), Told::Followed));
         }
         Some(Run { id, epoch: 1, due_at })
     }
@@ -328,6 +335,10 @@ impl Ledger {
     fn rewind(&mut self, job: &JobName, to: Time, cut: Option<(Time, i32)>) {
         let Some(state) = self.jobs.get_mut(job) else { return };
         state.rewound += 1;
+        if state.last_success_at.is_some_and(|at| at > to) {
+            state.last_success_at = Some(to);
+            self.story.push((job.clone(), Told::TakenBack));
+        }
         if self.weakness == Weakness::KeepsRanges {
             return;
         }
@@ -359,7 +370,11 @@ impl Ledger {
     fn running(&mut self, id: Uuid, epoch: i64) -> Option<&mut Row> {
         let weak = self.weakness == Weakness::ForgetsEpochs;
         let (job, due_at) = self.open.get(&id)?.clone();
-        self.jobs.get_mut(&job)?.rows.get_mut(&due_at).filter(|row| weak || row.epoch == epoch && row.state == "running")
+        self.jobs
+            .get_mut(&job)?
+            .rows
+            .get_mut(&due_at)
+            .filter(|row| weak || row.epoch == epoch && row.state == "running")
     }
 
     /// `runs::fence`, and the effect in the same transaction.
@@ -397,7 +412,7 @@ impl Ledger {
         state.running.take_if(|(running, _)| *running == id);
         if to == "succeeded" {
             state.last_success_at = Some(clock);
-            self.story.push((job, false));
+            self.story.push((job, Told::Succeeded));
         }
     }
 

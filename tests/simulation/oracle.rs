@@ -10,7 +10,7 @@ use pgsteward::schedule::planner::Gate;
 use pgsteward::store::claims::Run;
 
 use super::jobs;
-use super::ledger::{JobRow, Kind, Ledger, Time};
+use super::ledger::{JobRow, Kind, Ledger, Time, Told};
 use super::world::DATABASE;
 
 /// How many instants the planner counts one by one.
@@ -22,7 +22,6 @@ pub struct Oracle {
     instants: BTreeMap<(JobName, String), BTreeSet<Time>>,
     /// The instant that began last, and how often the floor had been taken back.
     last: BTreeMap<JobName, (Time, u32)>,
-    clock_set: usize,
 }
 
 fn when(hash: &str) -> String {
@@ -39,11 +38,7 @@ impl Oracle {
                 instants.entry((job, when(&hash))).or_insert_with(|| jobs::instants(rule, *zone, from, to));
             }
         }
-        Oracle { instants, last: BTreeMap::new(), clock_set: 0 }
-    }
-
-    pub fn clock_was_set(&mut self) {
-        self.clock_set += 1;
+        Oracle { instants, last: BTreeMap::new() }
     }
 
     fn of(&self, job: &JobName, hash: &str) -> Option<&BTreeSet<Time>> {
@@ -210,14 +205,24 @@ fn rows_are_ended(job: &JobName, row: &JobRow) -> Vec<String> {
 fn chained(ledger: &Ledger) -> Vec<String> {
     let mut found = Vec::new();
     let mut fresh: BTreeSet<&str> = BTreeSet::new();
-    for (place, (job, is_claim)) in ledger.story.iter().enumerate() {
-        if *is_claim {
-            if fresh.len() < LEADERS.len() {
-                found.push(format!("{job}: its claim (event {place}) follows only {fresh:?}"));
+    // Those that the clock went back behind: they count still where it did not go back behind the
+    // follower's own floor.
+    let mut doubtful: BTreeSet<&str> = BTreeSet::new();
+    for (place, (job, told)) in ledger.story.iter().enumerate() {
+        let leader = LEADERS.iter().find(|leader| **leader == job.as_str());
+        match (told, leader) {
+            (Told::Followed, _) => {
+                if fresh.union(&doubtful).count() < LEADERS.len() {
+                    found.push(format!("{job}: its turn (event {place}) came after {fresh:?} alone"));
+                }
+                fresh.clear();
+                doubtful.clear();
             }
-            fresh.clear();
-        } else if let Some(leader) = LEADERS.iter().find(|leader| **leader == job.as_str()) {
-            fresh.insert(leader);
+            (Told::Succeeded, Some(leader)) => {
+                fresh.insert(leader);
+            }
+            (Told::TakenBack, Some(leader)) => doubtful.extend(fresh.take(*leader)),
+            _ => {}
         }
     }
     if fresh.len() == LEADERS.len() {

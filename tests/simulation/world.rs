@@ -57,12 +57,37 @@ pub struct Plan {
 
 enum Event {
     Round(usize),
-    Arrives { from: usize, life: u32, call: Call, delay: Ms, answered: bool },
-    Answered { to: usize, life: u32, reply: Option<Reply> },
-    RunEnds { on: usize, life: u32, id: Uuid },
+    Arrives {
+        from: usize,
+        life: u32,
+        call: Call,
+        delay: Ms,
+        answered: bool,
+    },
+    Answered {
+        to: usize,
+        life: u32,
+        reply: Option<Reply>,
+    },
+    RunEnds {
+        on: usize,
+        life: u32,
+        id: Uuid,
+    },
     /// The end of a run is written, over a connection of its own.
-    Ends { on: usize, life: u32, id: Uuid, to: &'static str, answered: bool },
-    Ended { on: usize, life: u32, id: Uuid, to: Option<&'static str> },
+    Ends {
+        on: usize,
+        life: u32,
+        id: Uuid,
+        to: &'static str,
+        answered: bool,
+    },
+    Ended {
+        on: usize,
+        life: u32,
+        id: Uuid,
+        to: Option<&'static str>,
+    },
     Thaws(usize),
     Starts(usize),
     Reloads(usize),
@@ -152,16 +177,16 @@ pub struct World {
     rounds_now: u32,
     notes: VecDeque<Note>,
     pub found: Vec<String>,
-    /// Called at each run that begins, with the moment of its plan.
-    pub oracle: super::oracle::Oracle,
-    pub rounds: u64,
+    oracle: super::oracle::Oracle,
     pub faults: u64,
 }
 
 impl World {
     pub fn new(plan: Plan) -> World {
-        let configs: Vec<Config> = (0..jobs::VARIANTS).map(|variant| jobs::config(variant, plan.lease / SECOND)).collect();
-        let gates = configs[0].jobs.all.iter().map(|(name, job)| (name.clone(), Gate::of(job, name, DATABASE))).collect();
+        let configs: Vec<Config> =
+            (0..jobs::VARIANTS).map(|variant| jobs::config(variant, plan.lease / SECOND)).collect();
+        let gates =
+            configs[0].jobs.all.iter().map(|(name, job)| (name.clone(), Gate::of(job, name, DATABASE))).collect();
         let margin = TimeDelta::milliseconds(WRONG_MAX + DAY);
         let end = plan.begin + TimeDelta::milliseconds(plan.length);
         let mut world = World {
@@ -183,7 +208,6 @@ impl World {
             rounds_now: 0,
             notes: VecDeque::new(),
             found: Vec::new(),
-            rounds: 0,
             faults: 0,
             plan,
         };
@@ -427,16 +451,17 @@ impl World {
             let at = self.upto(CALL_BOUND);
             return self.place(at, Event::Answered { to: from, life, reply: None });
         }
-        if self.now >= self.slow_until {
-            let reply = self.execute(from, call);
-            self.instances[from].calling = false;
-            return self.answered(from, Some(reply));
-        }
-        if self.chance(2) {
+        let slow = self.now < self.slow_until;
+        if self.rng.u32(0..if slow { 50 } else { 10_000 }) == 0 {
             // The process is stopped after it has planned, and goes on where it was.
             let there = self.about(SECOND, HOUR);
             self.trouble(self.now + there);
             return self.place(self.now + there, Event::Arrives { from, life, call, delay: 0, answered: true });
+        }
+        if !slow {
+            let reply = self.execute(from, call);
+            self.instances[from].calling = false;
+            return self.answered(from, Some(reply));
         }
         let (there, back) = (self.rng.i64(0..=8 * SECOND), self.rng.i64(0..=4 * SECOND));
         let lost = self.chance(10);
@@ -479,7 +504,6 @@ impl World {
 
     /// `Pipeline::round` and `Dispatcher::fire_due`, up to the next call.
     fn round(&mut self, place: usize) {
-        self.rounds += 1;
         self.rounds_now += 1;
         if self.rounds_now > ROUNDS_AT_ONCE {
             self.found.push(format!("instance {place} goes round and round without time passing"));
@@ -694,7 +718,13 @@ impl World {
             self.poke_all();
         }
         // Who lost the answer says what it believes, and the row knows better.
-        let unwritten = if !answered { Some("failed") } else if late { Some(to) } else { None };
+        let unwritten = if !answered {
+            Some("failed")
+        } else if late {
+            Some(to)
+        } else {
+            None
+        };
         self.place(self.now, Event::Ended { on, life, id, to: unwritten });
     }
 
@@ -714,7 +744,11 @@ impl World {
 
     fn request(&mut self) {
         if let Some(job) = self.some_job().filter(|_| !self.down) {
-            if self.chance(20) { self.ledger.cancel(&job) } else { self.ledger.ask(&job) }
+            if self.chance(20) {
+                self.ledger.cancel(&job);
+            } else {
+                self.ledger.ask(&job);
+            }
             self.poke_all();
         }
     }
@@ -770,8 +804,12 @@ impl World {
                 let step = self.about(500, 2 * DAY) * if self.chance(60) { -1 } else { 1 };
                 self.wrong = (self.wrong + step).clamp(-WRONG_MAX, WRONG_MAX);
                 self.ledger.clock = self.clock();
-                self.oracle.clock_was_set();
-                self.note(place, if step < 0 { "the clock is set back" } else { "the clock is set forward" }, None, self.clock());
+                self.note(
+                    place,
+                    if step < 0 { "the clock is set back" } else { "the clock is set forward" },
+                    None,
+                    self.clock(),
+                );
                 self.trouble(self.now);
             }
             80..85 => {
@@ -821,7 +859,13 @@ impl World {
 
 fn span(ms: Ms) -> String {
     let (days, rest) = (ms / DAY, ms % DAY);
-    format!("day {days} {:02}:{:02}:{:02}.{:03}", rest / HOUR, rest % HOUR / MINUTE, rest % MINUTE / SECOND, rest % SECOND)
+    format!(
+        "day {days} {:02}:{:02}:{:02}.{:03}",
+        rest / HOUR,
+        rest % HOUR / MINUTE,
+        rest % MINUTE / SECOND,
+        rest % SECOND
+    )
 }
 
 /// For bounds of time.
