@@ -57,17 +57,23 @@ fn a_year_in_which_samoa_lost_a_day() {
 }
 
 #[test]
-fn months_full_of_faults() {
-    for seed in 0..4 {
-        holds(month(seed));
-    }
+fn months_full_of_faults_0() {
+    (0..2).for_each(|seed| drop(holds(month(0 * 2 + seed))));
 }
 
 #[test]
-fn more_months_full_of_faults() {
-    for seed in 4..8 {
-        holds(month(seed));
-    }
+fn months_full_of_faults_1() {
+    (0..2).for_each(|seed| drop(holds(month(1 * 2 + seed))));
+}
+
+#[test]
+fn months_full_of_faults_2() {
+    (0..2).for_each(|seed| drop(holds(month(2 * 2 + seed))));
+}
+
+#[test]
+fn months_full_of_faults_3() {
+    (0..2).for_each(|seed| drop(holds(month(3 * 2 + seed))));
 }
 
 /// As many more as somebody has time for.
@@ -80,27 +86,60 @@ fn months_that_were_asked_for() {
     }
 }
 
-/// That the simulation holds would mean nothing if it held for any ledger.
+/// That the simulation holds would mean nothing if it held for any ledger: this one is found out.
+#[track_caller]
+fn is_found_out(weakness: Weakness, said: &str) {
+    let found = (0..10).any(|seed| {
+        let mut world = World::new(Plan { weakness, length: 10 * DAY, fault_every: 2 * HOUR, ..month(seed) });
+        world.run();
+        world.verdict().is_err_and(|told| told.contains(said))
+    });
+    assert!(found, "{weakness:?} is not found out");
+}
+
 #[test]
-fn a_ledger_that_is_wrong_is_found_out() {
-    for (weakness, said) in [
-        (Weakness::ForgetsFloors, "times"),
-        (Weakness::ForgetsEpochs, "effect"),
-        (Weakness::NeverReaps, ""),
-        (Weakness::IgnoresSlots, "two rows run"),
-        (Weakness::LosesRanges, "0 times"),
-        (Weakness::KeepsRanges, "2 times"),
-        (Weakness::HidesAbove, "2 times"),
-        (Weakness::NeverRewinds, "lies in the future"),
-        (Weakness::RepeatsSuccesses, "chained: its turn"),
-    ] {
-        let found = (0..6).find_map(|seed| {
-            let mut world = World::new(Plan { weakness, length: 15 * DAY, fault_every: 2 * HOUR, ..month(seed) });
-            world.run();
-            world.verdict().err().filter(|told| told.contains(said))
-        });
-        assert!(found.is_some(), "{weakness:?} is not found out");
-    }
+fn it_matters_that_plans_are_checked_against_the_floor() {
+    is_found_out(Weakness::ForgetsFloors, "times");
+}
+
+#[test]
+fn it_matters_that_runs_are_checked_against_their_epoch() {
+    is_found_out(Weakness::ForgetsEpochs, "effect");
+}
+
+#[test]
+fn it_matters_that_lost_runs_are_ended() {
+    is_found_out(Weakness::NeverReaps, "");
+}
+
+#[test]
+fn it_matters_that_a_slot_is_for_one_run() {
+    is_found_out(Weakness::IgnoresSlots, "two rows run");
+}
+
+#[test]
+fn it_matters_that_what_is_skipped_has_a_row() {
+    is_found_out(Weakness::LosesRanges, "0 times");
+}
+
+#[test]
+fn it_matters_that_ranges_go_back_with_the_clock() {
+    is_found_out(Weakness::KeepsRanges, "2 times");
+}
+
+#[test]
+fn it_matters_that_rows_above_the_floor_are_known() {
+    is_found_out(Weakness::HidesAbove, "2 times");
+}
+
+#[test]
+fn it_matters_that_floors_go_back_with_the_clock() {
+    is_found_out(Weakness::NeverRewinds, "lies in the future");
+}
+
+#[test]
+fn it_matters_that_a_success_counts_once_for_its_followers() {
+    is_found_out(Weakness::RepeatsSuccesses, "chained: its turn");
 }
 
 #[test]
