@@ -58,22 +58,30 @@ fn a_year_in_which_samoa_lost_a_day() {
 
 #[test]
 fn months_full_of_faults_0() {
-    (0..2).for_each(|seed| drop(holds(month(0 * 2 + seed))));
+    for seed in [0, 1] {
+        holds(month(seed));
+    }
 }
 
 #[test]
 fn months_full_of_faults_1() {
-    (0..2).for_each(|seed| drop(holds(month(1 * 2 + seed))));
+    for seed in [2, 3] {
+        holds(month(seed));
+    }
 }
 
 #[test]
 fn months_full_of_faults_2() {
-    (0..2).for_each(|seed| drop(holds(month(2 * 2 + seed))));
+    for seed in [4, 5] {
+        holds(month(seed));
+    }
 }
 
 #[test]
 fn months_full_of_faults_3() {
-    (0..2).for_each(|seed| drop(holds(month(3 * 2 + seed))));
+    for seed in [6, 7] {
+        holds(month(seed));
+    }
 }
 
 /// As many more as somebody has time for.
@@ -109,7 +117,7 @@ fn it_matters_that_runs_are_checked_against_their_epoch() {
 
 #[test]
 fn it_matters_that_lost_runs_are_ended() {
-    is_found_out(Weakness::NeverReaps, "");
+    is_found_out(Weakness::NeverReaps, "without a lease");
 }
 
 #[test]
@@ -134,7 +142,7 @@ fn it_matters_that_rows_above_the_floor_are_known() {
 
 #[test]
 fn it_matters_that_floors_go_back_with_the_clock() {
-    is_found_out(Weakness::NeverRewinds, "lies in the future");
+    is_found_out(Weakness::NeverRewinds, "goes round and round");
 }
 
 #[test]

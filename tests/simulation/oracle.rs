@@ -108,6 +108,12 @@ impl Oracle {
     pub fn progress(&self, ledger: &Ledger, gates: &BTreeMap<JobName, Gate>, clock: Time, full: bool) -> Vec<String> {
         let mut found = Vec::new();
         for (job, row) in &ledger.jobs {
+            let running = row.running.and_then(|(id, _)| row.rows.values().rev().find(|entry| entry.id == id));
+            if let Some(run) = running
+                && run.lease_until.is_some_and(|until| until < clock)
+            {
+                found.push(format!("{job}: {} runs without a lease", run.due_at));
+            }
             if row.running.is_some() || row.queued.is_some() {
                 continue;
             }
