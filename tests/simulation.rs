@@ -142,7 +142,7 @@ fn it_matters_that_rows_above_the_floor_are_known() {
 
 #[test]
 fn it_matters_that_floors_go_back_with_the_clock() {
-    is_found_out(Weakness::NeverRewinds, "goes round and round");
+    is_found_out(Weakness::NeverRewinds, "lies in the future");
 }
 
 #[test]

@@ -157,13 +157,15 @@ impl Agenda {
     /// so that it has to be read again: a floor went back, and what lies above it is not known here.
     pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) -> bool {
         let Some(entry) = self.jobs.get_mut(&answer.job) else { return true };
-        let went_back = answer.floor < ask.floor || matches!(ask.wanted, Wanted::Rewind { .. });
+        // With the floor as it was, another specification is registered, maybe by who observed before.
+        let not_by_floor = answer.verdict == Verdict::Stale && answer.floor == ask.floor;
+        let went_back = answer.floor < ask.floor
+            || matches!(ask.wanted, Wanted::Rewind { .. })
+            || not_by_floor && matches!(ask.wanted, Wanted::Due { .. });
         entry.floor = answer.floor;
         entry.above.retain(|at| *at > answer.floor);
         match (answer.verdict, &ask.wanted) {
             (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
-            // Not by its floor: another specification is registered, and its instance goes first.
-            (Verdict::Stale, Wanted::Due { .. }) if answer.floor == ask.floor => entry.wake = Some(now + HELD_FOR),
             (_, Wanted::Due { .. }) => (entry.wake, entry.at_once) = (None, false),
             (Verdict::Hold, Wanted::Queued { .. }) => entry.queue_held = true,
             (_, Wanted::Queued { .. }) => (entry.queued, entry.queue_held) = (None, false),

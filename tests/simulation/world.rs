@@ -653,7 +653,10 @@ impl World {
                         self.note(place, first.reason.as_str(), Some(&ask.job), first.first);
                     }
                 }
-                if !moved && known {
+                if !known {
+                    return self.poke(place, HEAR_EVERY);
+                }
+                if !moved {
                     return self.idle(place);
                 }
             }
