@@ -97,8 +97,8 @@ fn months_that_were_asked_for() {
 /// That the simulation holds would mean nothing if it held for any ledger: this one is found out.
 #[track_caller]
 fn is_found_out(weakness: Weakness, said: &str) {
-    let found = (0..10).any(|seed| {
-        let mut world = World::new(Plan { weakness, length: 10 * DAY, fault_every: 2 * HOUR, ..month(seed) });
+    let found = (0..20).any(|seed| {
+        let mut world = World::new(Plan { weakness, length: 10 * DAY, fault_every: HOUR, ..month(seed) });
         world.run();
         world.verdict().is_err_and(|told| told.contains(said))
     });

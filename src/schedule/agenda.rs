@@ -205,14 +205,12 @@ impl Entry {
         successes: &BTreeMap<JobName, DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
-        // In turn, so that what comes due while one waits is recorded when it does.
-        if !std::mem::take(&mut self.queue_held)
-            && let Some(waiting) = self.waiting(now)
-        {
-            return Some(waiting);
-        }
-        if self.wake.is_some_and(|wake| wake > now) {
-            return self.waiting(now);
+        // In turn: what comes due while one waits is recorded when it does, and other jobs get the lane
+        // that this one would be asked for in vain.
+        let held = std::mem::take(&mut self.queue_held);
+        let waiting = self.waiting(now).map(|(since, wanted)| (since.map(|since| if held { now } else { since }), wanted));
+        if waiting.is_some() && !held || self.wake.is_some_and(|wake| wake > now) {
+            return waiting;
         }
         if self.floor - now > REWIND_FROM {
             return Some((None, Wanted::Rewind { to: now.trunc_subsecs(3), cut: None }));
@@ -231,7 +229,7 @@ impl Entry {
         if missed.is_empty() && fire.is_none() {
             // A follower waits for its leaders, of whom the ledger tells.
             self.wake = next;
-            return self.waiting(now);
+            return waiting;
         }
         let overlap = self.job.overlap;
         let fire = fire.map(|due_at| Fire { due_at, cause, overlap });

@@ -86,7 +86,7 @@ pub enum Told {
     Succeeded,
     /// A follower's turn came, whether it ran or was skipped.
     Followed,
-    /// The clock went back behind a success, which counts no more.
+    /// Its floor was taken back with the clock, and its last success.
     TakenBack,
 }
 
@@ -335,10 +335,8 @@ impl Ledger {
     fn rewind(&mut self, job: &JobName, to: Time, cut: Option<(Time, i32)>) {
         let Some(state) = self.jobs.get_mut(job) else { return };
         state.rewound += 1;
-        if state.last_success_at.is_some_and(|at| at > to) {
-            state.last_success_at = Some(to);
-            self.story.push((job.clone(), Told::TakenBack));
-        }
+        state.last_success_at = state.last_success_at.map(|at| at.min(to));
+        self.story.push((job.clone(), Told::TakenBack));
         if self.weakness == Weakness::KeepsRanges {
             return;
         }

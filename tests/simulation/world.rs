@@ -657,7 +657,9 @@ impl World {
                     return self.poke(place, HEAR_EVERY);
                 }
                 if !moved {
-                    return self.idle(place);
+                    self.idle(place);
+                    // What is held is asked for again; the pipeline does so each second.
+                    return self.poke(place, 10 * SECOND);
                 }
             }
         }
