@@ -6,7 +6,7 @@
 //!                        hear (queued, successes) ─┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
@@ -31,6 +31,10 @@ pub const REQUEST_WAIT: TimeDelta = TimeDelta::hours(1);
 pub struct Agenda {
     jobs: BTreeMap<JobName, Entry>,
     successes: BTreeMap<JobName, DateTime<Utc>>,
+    /// When it was looked last.
+    looked: Option<DateTime<Utc>>,
+    /// These run at the next look, whatever their schedule.
+    at_once: BTreeSet<JobName>,
 }
 
 #[derive(Debug, Clone)]
@@ -43,10 +47,9 @@ struct Entry {
     floor: DateTime<Utc>,
     above: Vec<DateTime<Utc>>,
     queued: Option<Queued>,
-    /// The slot was not free for it; before then it is not asked again.
+    /// The slot was not free for it; before then it is not asked for again, and what comes due meanwhile
+    /// is recorded.
     queued_wake: Option<DateTime<Utc>>,
-    /// Runs now, whatever its schedule.
-    at_once: bool,
     /// There is nothing to ask before then.
     wake: Option<DateTime<Utc>>,
     /// The instant that is due, or will be next.
@@ -61,8 +64,6 @@ impl Agenda {
 
     /// Takes in the configuration and what the ledger has of each job.
     pub fn adopt(&mut self, config: &Config, database: &str, registered: Vec<Registered>) {
-        let at_once: Vec<JobName> =
-            self.jobs.iter().filter(|(_, entry)| entry.at_once).map(|(name, _)| name.clone()).collect();
         self.jobs.clear();
         for row in registered {
             let Some((name, job)) = config.jobs.all.get_key_value(row.job.as_str()) else { continue };
@@ -77,7 +78,6 @@ impl Agenda {
                 above: row.above,
                 queued: None,
                 queued_wake: None,
-                at_once: at_once.contains(name),
                 wake: None,
                 next: None,
                 job: job.clone(),
@@ -91,7 +91,7 @@ impl Agenda {
         self.jobs.is_empty()
     }
 
-    /// What is known of the ledger may be old; returns the names of the jobs.
+    /// What is known of the ledger may be old; returns the names of the jobs. What was to run at once still is.
     pub fn forget(&mut self) -> Vec<JobName> {
         self.successes.clear();
         std::mem::take(&mut self.jobs).into_keys().collect()
@@ -113,17 +113,30 @@ impl Agenda {
     /// Takes in what waits in the ledger.
     pub fn hear(&mut self, heard: &Heard) {
         for (name, entry) in &mut self.jobs {
-            entry.queued = heard.queued.iter().find(|queued| queued.job == name.as_str()).cloned();
+            let queued = heard.queued.iter().find(|queued| queued.job == name.as_str());
+            if queued.map(|queued| queued.id) != entry.queued.as_ref().map(|queued| queued.id) {
+                (entry.queued, entry.queued_wake) = (queued.cloned(), None);
+            }
         }
         for success in &heard.succeeded {
-            self.successes.insert(JobName::new(&success.job), success.at);
+            let leader = JobName::new(&success.job);
+            if self.successes.insert(leader.clone(), success.at) == Some(success.at) {
+                continue;
+            }
+            // What followers waited for may have been a success of a time that the clock went back from.
+            for entry in self.jobs.values_mut() {
+                if matches!(&entry.job.trigger, Trigger::After(leaders) if leaders.contains(&leader)) {
+                    entry.wake = None;
+                }
+            }
         }
     }
 
     /// The job runs at the next look, as if an instant of it were due.
     pub fn at_once(&mut self, builtin: Builtin) {
-        if let Some(entry) = self.jobs.get_mut(builtin.as_str()).filter(|entry| entry.active) {
-            (entry.at_once, entry.wake) = (true, None);
+        self.at_once.insert(builtin.into());
+        if let Some(entry) = self.jobs.get_mut(builtin.as_str()) {
+            entry.wake = None;
         }
     }
 
@@ -131,13 +144,18 @@ impl Agenda {
     /// job does not take the lane from another each time.
     pub fn look(&mut self, now: DateTime<Utc>, paused: bool) -> Vec<Ask> {
         let mut asks: Vec<(Option<DateTime<Utc>>, Ask)> = Vec::new();
+        if self.looked.replace(now).is_some_and(|before| now < before) {
+            // The clock was set back, maybe behind the floors: nothing that was waited for stands.
+            self.jobs.values_mut().for_each(|entry| (entry.wake, entry.queued_wake) = (None, None));
+        }
         let successes = &self.successes;
         for (name, entry) in &mut self.jobs {
             let waits = |wake: Option<DateTime<Utc>>| wake.is_some_and(|wake| wake > now);
             if waits(entry.wake) && (entry.queued.is_none() || waits(entry.queued_wake)) {
                 continue;
             }
-            let Some((since, wanted)) = entry.wanted(successes, now) else { continue };
+            let at_once = self.at_once.contains(name);
+            let Some((since, wanted)) = entry.wanted(successes, at_once, now) else { continue };
             let (job, spec_hash) = (name.clone(), entry.spec_hash.clone());
             asks.push((since, Ask { job, spec_hash, floor: entry.floor, paused, wanted }));
         }
@@ -145,15 +163,24 @@ impl Agenda {
         asks.into_iter().map(|(_, ask)| ask).collect()
     }
 
-    /// Takes in what became of an ask.
-    pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) {
-        let Some(entry) = self.jobs.get_mut(&answer.job) else { return };
+    /// Takes in what became of an ask. False when what is known of the ledger is too old to go on with,
+    /// so that it has to be read again: a floor went back, and what lies above it is not known here.
+    pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) -> bool {
+        let Some(entry) = self.jobs.get_mut(&answer.job) else { return true };
+        // With the floor as it was, another specification is registered, maybe by who observed before.
+        let not_by_floor = answer.verdict == Verdict::Stale && answer.floor == ask.floor;
+        let went_back = answer.floor < ask.floor
+            || matches!(ask.wanted, Wanted::Rewind { .. })
+            || not_by_floor && matches!(ask.wanted, Wanted::Due { .. });
         entry.floor = answer.floor;
         entry.above.retain(|at| *at > answer.floor);
         match (answer.verdict, &ask.wanted) {
             (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
             (verdict, Wanted::Due { .. }) => {
-                (entry.wake, entry.at_once) = (None, false);
+                entry.wake = None;
+                if verdict != Verdict::Stale {
+                    self.at_once.remove(&answer.job);
+                }
                 if let (Verdict::Queue, Some(run)) = (verdict, answer.run) {
                     let job = answer.job.as_str().to_owned();
                     entry.queued = Some(Queued { job, id: run.id, due_at: run.due_at, manual: false });
@@ -164,6 +191,7 @@ impl Agenda {
             (_, Wanted::Queued { .. }) => (entry.queued, entry.queued_wake) = (None, None),
             (_, Wanted::Rewind { .. }) => entry.wake = None,
         }
+        !went_back
     }
 
     /// A run of the job has ended: what was held back for it can be asked for.
@@ -173,10 +201,12 @@ impl Agenda {
         }
     }
 
-    /// When there is something to ask again, at the earliest; only known after a look.
+    /// When there is something to ask again, at the earliest; only known after a look. What was due at
+    /// that look already waits for a lane, not for a time.
     pub fn next(&self) -> Option<DateTime<Utc>> {
         let queued = |entry: &Entry| entry.queued.as_ref().and(entry.queued_wake);
-        self.jobs.values().flat_map(|entry| [entry.wake, queued(entry)]).flatten().min()
+        let wakes = self.jobs.values().flat_map(|entry| [entry.wake, queued(entry)]).flatten();
+        wakes.filter(|wake| self.looked.is_none_or(|looked| *wake > looked)).min()
     }
 
     /// When each job is due next, or has been due since; `None` for one that does not run by itself, or
@@ -202,12 +232,16 @@ impl Entry {
     fn wanted(
         &mut self,
         successes: &BTreeMap<JobName, DateTime<Utc>>,
+        at_once: bool,
         now: DateTime<Utc>,
     ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
         if let Some(queued) = self.queued.as_ref().filter(|_| self.queued_wake.is_none_or(|wake| wake <= now)) {
             let skip = self.too_late(queued, now);
             let since = skip.is_none().then_some(queued.due_at);
             return Some((since, Wanted::Queued { id: queued.id, skip }));
+        }
+        if self.wake.is_some_and(|wake| wake > now) {
+            return None;
         }
         if self.floor - now > REWIND_FROM {
             return Some((None, Wanted::Rewind { to: now.trunc_subsecs(3), cut: None }));
@@ -218,9 +252,11 @@ impl Entry {
         if matches!(self.job.trigger, Trigger::After(_)) {
             cause = Cause::Chained;
         }
-        if self.at_once && fire.is_none() {
+        if at_once && self.active && fire.is_none() && self.gate.is_open(now) {
+            // As an instant whose time to begin is now: those that jitter still holds back come after it.
             let after_all = missed.last().map_or(self.floor, |range| range.last.max(self.floor));
-            fire = Some(now.trunc_subsecs(3).max(after_all.trunc_subsecs(3) + TimeDelta::milliseconds(1)));
+            let begins = (now - self.gate.offset).trunc_subsecs(3);
+            fire = Some(begins.max(after_all.trunc_subsecs(3) + TimeDelta::milliseconds(1)));
         }
         if missed.is_empty() && fire.is_none() {
             // A follower waits for its leaders, of whom the ledger tells.

@@ -128,12 +128,16 @@ impl Dispatcher {
     async fn settle(&mut self, now: Conditions<'_>) -> Result<bool, Error> {
         let mut asks = Vec::new();
         let mut lanes: Vec<Option<Lane>> = Vec::new();
+        let mut without_lane = false;
         for ask in self.agenda.look(self.now(), now.paused) {
             let Some((job, _)) = self.agenda.job(&ask.job) else { continue };
             let lane = match needs_lane(&ask) {
                 true => match self.lanes.take(job) {
                     Some(lane) => Some(lane),
-                    None => continue,
+                    None => {
+                        without_lane = true;
+                        continue;
+                    }
                 },
                 false => None,
             };
@@ -147,21 +151,16 @@ impl Dispatcher {
             return Ok(false);
         }
         let answers = self.runner.ledger.claim(&asks).await?;
-        let mut moved = false;
+        let (mut moved, mut known) = (false, true);
         for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
-            moved |= !matches!(answer.verdict, Verdict::Hold);
+            // A lane that was taken in vain is for the next; what was held back is not asked for at once.
+            moved |= without_lane || answer.verdict != Verdict::Hold;
             *self.unpruned.entry(ask.job.clone()).or_default() += 1;
-            self.agenda.answered(ask, answer, self.now());
+            known &= self.agenda.answered(ask, answer, self.now());
             self.act(now, ask, answer, lane);
         }
-        let is_lost = |(ask, answer): (&Ask, &Answer)| match ask.wanted {
-            // What lies above the floor now has to be read.
-            Wanted::Rewind { .. } => true,
-            // Stale from the same floor: its row is gone, or has another specification.
-            Wanted::Due { .. } => answer.verdict == Verdict::Stale && answer.floor == ask.floor,
-            Wanted::Queued { .. } => false,
-        };
-        if asks.iter().zip(&answers).any(is_lost) {
+        if !known {
+            // What lies above the floors now has to be read.
             self.forget();
             return Ok(false);
         }

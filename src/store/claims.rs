@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -108,6 +108,20 @@ pub struct Fire {
     pub due_at: DateTime<Utc>,
     pub cause: Cause,
     pub overlap: Overlap,
+}
+
+/// How far ahead of the database's clock an instant may lie that is asked for: what is read of that
+/// clock is a little old.
+const AHEAD_MAX: TimeDelta = TimeDelta::seconds(60);
+
+impl Ask {
+    /// Whether it names an instant of the future: its asker goes by what the database's clock was before
+    /// it was set back, and would account for a time that is still to come.
+    pub fn is_ahead_of(&self, clock: DateTime<Utc>) -> bool {
+        let Wanted::Due { missed, fire } = &self.wanted else { return false };
+        let last = fire.map(|fire| fire.due_at).or(missed.last().map(|missed| missed.last));
+        last.is_some_and(|last| last - clock > AHEAD_MAX)
+    }
 }
 
 /// A job's row, as it is locked.
@@ -214,9 +228,11 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
     let mut plan = Settlement::default();
     let mut answers: Vec<Answer> = asks
         .iter()
-        .map(|ask| {
-            let slot = slots.iter().find(|(job, _)| *job == ask.job.as_str()).map(|(_, slot)| slot);
-            plan.settle(ask, slot)
+        .map(|ask| match slots.iter().find(|locked| locked.job == ask.job.as_str()) {
+            Some(locked) if !ask.is_ahead_of(locked.clock) => plan.settle(ask, &locked.slot),
+            Some(locked) => Answer::stale(ask, locked.slot.floor),
+            // Its row is gone; whoever registers again makes it.
+            None => Answer::stale(ask, ask.floor),
         })
         .collect();
     plan.start_queued(tx, claimer, &mut answers).await?;
@@ -228,13 +244,27 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
     Ok(answers)
 }
 
+impl Answer {
+    fn stale(ask: &Ask, floor: DateTime<Utc>) -> Answer {
+        Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor, run: None }
+    }
+}
+
+struct Locked {
+    job: String,
+    slot: Slot,
+    /// The database's clock.
+    clock: DateTime<Utc>,
+}
+
 /// The rows of the jobs, locked in the order of their names.
-async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<(String, Slot)>, Error> {
+async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
     const SQL: &str = "
         SELECT s.job, s.claimed_floor, s.spec_hash, s.running_since, s.queued_run_id,
                s.quarantined_run_id IS NOT NULL,
                s.paused_at IS NOT NULL
-               OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL)
+               OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL),
+               clock_timestamp()
           FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
     let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
@@ -249,7 +279,7 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<(String, Slot)>, Error> {
                 quarantined: row.get(5),
                 paused: row.get(6),
             };
-            (row.get(0), slot)
+            Locked { job: row.get(0), slot, clock: row.get(7) }
         })
         .collect())
 }
@@ -303,11 +333,7 @@ struct StateChange {
 
 impl Settlement {
     /// Takes in one ask. The answer's run is completed when its row is made.
-    fn settle(&mut self, ask: &Ask, slot: Option<&Slot>) -> Answer {
-        let Some(slot) = slot else {
-            // Its row is gone; whoever registers again makes it.
-            return Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor: ask.floor, run: None };
-        };
+    fn settle(&mut self, ask: &Ask, slot: &Slot) -> Answer {
         let verdict = judge(slot, ask);
         let mut change =
             StateChange { job: ask.job.clone(), floor: slot.floor, running: None, queued: None, skipped: 0 };
@@ -322,8 +348,9 @@ impl Settlement {
                     _ => None,
                 };
                 let before = self.ranges.len();
+                // Two in a row may have one reason: then a row of its own lies between them.
                 for missed in missed.iter().copied().chain(skipped) {
-                    self.range(&ask.job, missed, before);
+                    self.ranges.push(Range { job: ask.job.clone(), missed, first: self.ranges.len() == before });
                     change.floor = missed.last;
                     change.skipped += i64::from(missed.count);
                 }
@@ -368,19 +395,6 @@ impl Settlement {
             self.states.push(change);
         }
         Answer { job: ask.job.clone(), verdict, floor, run }
-    }
-
-    /// Adds a range to those since `before`, as one with the last where both have the same reason.
-    fn range(&mut self, job: &JobName, missed: Missed, before: usize) {
-        if self.ranges.len() > before
-            && let Some(last) = self.ranges.last_mut()
-            && last.missed.reason == missed.reason
-        {
-            last.missed.last = missed.last;
-            last.missed.count = last.missed.count.saturating_add(missed.count);
-            return;
-        }
-        self.ranges.push(Range { job: job.clone(), missed, first: self.ranges.len() == before });
     }
 
     async fn start_queued(&mut self, tx: &Tx<'_>, claimer: Claimer<'_>, answers: &mut [Answer]) -> Result<(), Error> {
@@ -528,9 +542,14 @@ impl Settlement {
         const CUT: &str = "
             UPDATE steward.job_runs SET last_due_at = $3, missed_count = $4
              WHERE job = $1 AND kind = 'missed' AND due_at <= $2 AND last_due_at > $2";
+        // A success of the future would count once more for the jobs that follow.
+        const SUCCESS: &str = "
+            UPDATE steward.job_state SET last_success_at = $2 WHERE job = $1 AND last_success_at > $2";
         for Rewound { job, to, cut } in &self.rewound {
             let job = job.as_str();
             tx.execute("drop ranges that lie in the future", DROP, &[(&job, Type::TEXT), (to, Type::TIMESTAMPTZ)])
+                .await?;
+            tx.execute("take back a success of the future", SUCCESS, &[(&job, Type::TEXT), (to, Type::TIMESTAMPTZ)])
                 .await?;
             if let Some((last, count)) = cut {
                 let params = [
