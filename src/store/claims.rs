@@ -132,7 +132,7 @@ pub enum Verdict {
     Queue,
     /// It is recorded as skipped.
     Skip(Skip),
-    /// It stays due: the run that holds the slot began after it was due.
+    /// It stays due: the run that holds the slot began after it was due, or the job's row is locked.
     Hold,
     /// There is only what comes before it to be recorded.
     Record,
@@ -228,14 +228,16 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
     Ok(answers)
 }
 
-/// The rows of the jobs, locked in the order of their names.
+/// The rows of the jobs, locked in the order of their names. One that is locked is left out: a run of
+/// that job is recording its end, and may take as long over its commit as deferred constraints or a
+/// stand-by do; the other jobs do not wait for it.
 async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<(String, Slot)>, Error> {
     const SQL: &str = "
         SELECT s.job, s.claimed_floor, s.spec_hash, s.running_since, s.queued_run_id,
                s.quarantined_run_id IS NOT NULL,
                s.paused_at IS NOT NULL
                OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL)
-          FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s";
+          FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s SKIP LOCKED";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
     let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
     Ok(rows
@@ -305,8 +307,8 @@ impl Settlement {
     /// Takes in one ask. The answer's run is completed when its row is made.
     fn settle(&mut self, ask: &Ask, slot: Option<&Slot>) -> Answer {
         let Some(slot) = slot else {
-            // Its row is gone; whoever registers again makes it.
-            return Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor: ask.floor, run: None };
+            // Or it is gone; whoever registers again makes it.
+            return Answer { job: ask.job.clone(), verdict: Verdict::Hold, floor: ask.floor, run: None };
         };
         let verdict = judge(slot, ask);
         let mut change =
