@@ -28,3 +28,5 @@ mod shutdown;
 mod stage;
 #[path = "chaos/stubborn.rs"]
 mod stubborn;
+#[path = "chaos/unfenced.rs"]
+mod unfenced;
