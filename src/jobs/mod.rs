@@ -90,6 +90,9 @@ impl Context<'_> {
 
     /// A write transaction that commits only while this run still holds its lease.
     ///
+    /// It holds the run's row against being taken over for as long as it is open, so the server ends it
+    /// when nothing comes for as long as a lease lasts: the process may be frozen, or cut off.
+    ///
     /// `'c` is fixed (and not chosen by `work`) so that `work` can use what outlives this call.
     pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
     where
@@ -97,8 +100,10 @@ impl Context<'_> {
         T: Send + 'c,
     {
         let (run_id, epoch) = (self.run_id, self.epoch);
+        let mut options = options.clone();
+        options.idle_timeout = options.idle_timeout.min(self.config.jobs.lease);
         self.conn
-            .transaction(options, |tx| {
+            .transaction(&options, |tx| {
                 let effect = work(tx);
                 Box::pin(async move {
                     runs::fence(tx, run_id, epoch).await?;

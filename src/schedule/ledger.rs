@@ -2,7 +2,8 @@
 //!
 //! Every call has a bound here, beside the statements' own on the server: a peer that has gone silent
 //! keeps none. An ending that cannot be written because the database is away is kept and written when
-//! it is back, so that a run that died with the server is still recorded as failed.
+//! it is back, so that a run that died with the server is still recorded as failed. So is one whose
+//! transaction stays open on the server: its row is locked, and keeps nobody else waiting.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -171,7 +172,16 @@ impl Ledger {
         self.lock().push_back(ended);
         match self.write_all().await {
             Ok(stands) => {
-                stands.into_iter().find(|(ended, _)| ended.id == id).map_or(Standing::Written, |(_, stands)| stands)
+                let stands = stands
+                    .into_iter()
+                    .find(|(ended, _)| ended.id == id)
+                    .map_or(Standing::Written, |(_, stands)| stands);
+                if stands == Standing::Unwritten {
+                    tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id,
+                        "a transaction of this run is still open on the server: its end is written when that has ended, \
+                         and the job waits");
+                }
+                stands
             }
             Err(error) => {
                 tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
@@ -190,8 +200,24 @@ impl Ledger {
         Ok(self.write_all().await?.into_iter().map(|(ended, standing)| (ended.job, standing)).collect())
     }
 
+    /// How many endings wait to be written. After a flush that went well: how many runs have ended but
+    /// for their transaction, which is still open on the server.
+    pub fn unwritten(&self) -> usize {
+        self.lock().len()
+    }
+
     async fn write_all(&self) -> Result<Vec<(Ended, Standing)>, Error> {
         let mut stands = Vec::new();
+        let mut held = Vec::new();
+        let outcome = self.write_each(&mut stands, &mut held).await;
+        for ended in held.into_iter().rev() {
+            stands.push((ended.clone(), Standing::Unwritten));
+            self.put_back(ended);
+        }
+        outcome.map(|()| stands)
+    }
+
+    async fn write_each(&self, stands: &mut Vec<(Ended, Standing)>, held: &mut Vec<Ended>) -> Result<(), Error> {
         while let Some(next) = self.take_unwritten() {
             let (job, id) = (next.job.as_str(), next.id);
             let written = self
@@ -219,13 +245,18 @@ impl Ledger {
                     tracing::error!(database = self.db.name(), job, run_id = %id, error = %error,
                         "the end of a run cannot be written; it will be recorded as lost");
                 }
+                Err(error) if error.kind() == Kind::LockTimeout => {
+                    tracing::debug!(database = self.db.name(), job, run_id = %id, error = %error,
+                        "the row of a run that has ended is locked");
+                    held.push(next);
+                }
                 Err(error) => {
                     self.put_back(next);
                     return Err(error);
                 }
             }
         }
-        Ok(stands)
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Ended>> {

@@ -358,7 +358,9 @@ impl Pipeline {
                 "the server process of the former run is gone; the job may run again"
             );
         }
-        self.parts.metrics.job_quarantined.with_label_values(&[self.target()]).set(waiting.len() as i64);
+        // Of those whose transaction is still open the row could not even be ended.
+        let waiting = waiting.len() + self.ledger.unwritten();
+        self.parts.metrics.job_quarantined.with_label_values(&[self.target()]).set(waiting as i64);
         Ok(())
     }
 

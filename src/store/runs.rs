@@ -75,11 +75,13 @@ const ABOVE_MAX: i64 = 10_000;
 
 /// Makes the row of a job that is seen for the first time; its floor is now, so that nothing before
 /// is due. So it is when its schedule changed: the part of `spec_hash` before the dash. Returns every
-/// job's row.
+/// job's row. A row that is as it should be is not touched: it may be locked by a run that commits.
 pub async fn register(conn: &mut Conn, jobs: &[(JobName, String)], bound: Duration) -> Result<Vec<Registered>, Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
-        SELECT job, now(), now(), hash, now() FROM unnest($1::text[], $2::text[]) AS n (job, hash) ORDER BY job
+        SELECT job, now(), now(), hash, now() FROM unnest($1::text[], $2::text[]) AS n (job, hash)
+         WHERE NOT EXISTS (SELECT FROM steward.job_state k WHERE k.job = n.job AND k.spec_hash = n.hash)
+         ORDER BY job
         ON CONFLICT (job) DO UPDATE
            SET spec_hash = excluded.spec_hash, spec_seen_at = now(),
                claimed_floor = CASE WHEN split_part(s.spec_hash, '-', 1) = split_part(excluded.spec_hash, '-', 1)
@@ -209,13 +211,21 @@ pub struct Ended {
     pub pause: bool,
 }
 
+/// How long the end of a run waits for what has locked its row: longer than a commit, and than the
+/// server needs to roll back for a session that was ended.
+const HELD_BOUND: Duration = Duration::from_millis(300);
+
 /// Ends a run: its state, and its slot freed, in one transaction. False when the run was no longer
 /// ours to end. The row lock comes first, as in [`reap`](super::orphans::reap): it waits for a transaction of the run that
 /// may still be committing, and the raised epoch refuses any that begins later.
+///
+/// # Errors
+/// Of [`Kind::LockTimeout`] when a transaction of the run stays open on the server: it has ended only
+/// when that has.
 pub async fn finish(conn: &mut Conn, ended: &Ended, bound: Duration) -> Result<bool, Error> {
     const LOCK: &str = "
         SELECT FROM steward.job_runs WHERE id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE";
-    conn.transaction(&TxOptions::within(bound), |tx| {
+    conn.transaction(&TxOptions::within(bound).lock_timeout(HELD_BOUND), |tx| {
         Box::pin(async move {
             let run = [(&ended.id as _, Type::UUID), (&ended.epoch as _, Type::INT8)];
             if tx.row_opt("lock a run", LOCK, &run).await?.is_none() {

@@ -144,6 +144,32 @@ impl Daemon {
         http::get(self.address, path).await
     }
 
+    /// A series of its metrics page by its name and, after spaces, parts of its labels; if it is there.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.get("/metrics").await;
+        assert_eq!(page.status, 200);
+        let mut words = series.split(' ');
+        let name = words.next()?;
+        let parts: Vec<&str> = words.collect();
+        let is_it = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && parts.iter().all(|part| line.contains(part))
+        };
+        page.body.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until a series has a value that is wanted.
+    pub async fn wait_metric(&self, series: &str, wanted: impl Fn(f64) -> bool) {
+        let mut last = None;
+        let asking = wait_until("", BOUND * 2, async || {
+            last = self.metric(series).await;
+            last.is_some_and(&wanted)
+        });
+        if tokio::time::timeout(BOUND, asking).await.is_err() {
+            panic!("{series} is {last:?}\nlog:\n{}", self.log());
+        }
+    }
+
     /// Waits until `/readyz` answers 200.
     pub async fn wait_ready(&self) {
         self.wait_status("/readyz", 200).await;
