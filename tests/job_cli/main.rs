@@ -155,7 +155,7 @@ async fn wait_run(client: &TestClient, job: &str, state: &str) -> String {
 /// Sessions that work for a job now.
 const WORKING: &str = "
     SELECT count(*) FROM pg_stat_activity
-     WHERE datname = current_database() AND application_name = 'pgsteward/job' AND state = 'active'
+     WHERE datname = current_database() AND application_name LIKE 'pgsteward/job%' AND state = 'active'
        AND query LIKE '%pg_sleep%'";
 
 /// The actions of the audit trail on jobs, in order.

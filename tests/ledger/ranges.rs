@@ -74,7 +74,9 @@ async fn ten_instances_record_a_range_once() {
         let ask = bench.ask(Wanted::Due { missed, fire: None }).await;
         let answers: Vec<Answer> = join_all((0..10).map(|_| bench.claim(&ask))).await;
         assert_eq!(answers.iter().filter(|answer| answer.verdict == Verdict::Record).count(), 1, "{answers:?}");
-        assert!(answers.iter().all(|answer| answer.floor == bench.due(last)), "{answers:?}");
+        // Those that came while it was recorded left it alone.
+        let knows = |answer: &Answer| answer.verdict == Verdict::Hold || answer.floor == bench.due(last);
+        assert!(answers.iter().all(knows), "{answers:?}");
     }
     assert_eq!(ranges(&bench).await, "1..9 x9 misfire");
     assert_eq!(bench.state("skipped_total").await, "9");
