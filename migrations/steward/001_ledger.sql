@@ -77,8 +77,6 @@ WITH (fillfactor = 70);
 CREATE UNIQUE INDEX job_runs_running_key ON steward.job_runs (job) WHERE state = 'running';
 -- A queue of one: what is asked for, or due, while the job runs.
 CREATE UNIQUE INDEX job_runs_queued_key ON steward.job_runs (job) WHERE state = 'queued';
--- What is open, for claims, take-over and the reconciliation at start.
-CREATE INDEX job_runs_open_idx ON steward.job_runs (job, due_at) WHERE state IN ('queued', 'running');
 -- Pruning by age, and what ended last.
 CREATE INDEX job_runs_finished_at_idx ON steward.job_runs (finished_at) WHERE finished_at IS NOT NULL;
 
@@ -141,7 +139,7 @@ COMMENT ON COLUMN steward.job_state.succeeded_total IS
     'Instants that ended so since the job was first seen; the history is pruned, these are not. Lost and timed out '
     'runs count as failed, cancelled ones as neither.';
 COMMENT ON COLUMN steward.job_state.spec_hash IS
-    'The newest configuration seen; an instance with an older one stands aside during a rolling update.';
+    'The configuration of who registered the job last, which whoever observes does; a claim by another one is refused.';
 
 CREATE TABLE steward.retirements (
     partition      oid         PRIMARY KEY,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use serde::{Serialize, Serializer};
 
-use super::{Schedule, SecretSource, Windows};
+use super::{Mode, Schedule, SecretSource, Windows};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -270,6 +270,11 @@ impl Job {
     /// How late a run may begin.
     pub fn start_within(&self) -> Option<Duration> {
         self.deadline.or((self.catch_up == CatchUp::None).then_some(ON_TIME))
+    }
+
+    /// Whether it runs by itself: enabled, and none of an operator's own SQL where nothing is to be changed.
+    pub fn is_active(&self, mode: Mode) -> bool {
+        self.enabled && (mode == Mode::Maintain || matches!(self.work, Work::Builtin(_)))
     }
 
     /// Whether it is a measurement, which stands outside the ledger.

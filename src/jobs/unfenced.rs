@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::attempts::short;
-use crate::db::{Error, Purpose, TxOptions, quote_literal};
+use crate::db::{Error, Kind, Purpose, TxOptions, quote_literal};
 use crate::store::runs::{self, Backend};
 
 /// Why a job ends as skipped behind a transaction pooler. It begins with a code that stays.
@@ -22,6 +22,8 @@ const SETTINGS: [&str; 4] = ["search_path", "client_min_messages", "statement_ti
 
 /// For a statement on pgsteward's own rows.
 const OWN: Duration = Duration::from_secs(5);
+/// For a whole call over the control connection.
+const CALL_BOUND: Duration = Duration::from_secs(10);
 
 /// Notes, once per run, that what follows is not fenced, and which process does it. Fails when the run
 /// is not ours any more.
@@ -30,8 +32,11 @@ pub async fn note(ctx: &mut Context<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let backend = ctx.conn.process().map(|(pid, start_us)| Backend { pid, start_us });
-    let mut control = ctx.db.acquire(Purpose::Control).await?;
-    runs::note_unfenced(&mut control, ctx.run_id, ctx.epoch, backend, OWN).await?;
+    let noting = async {
+        let mut control = ctx.db.acquire(Purpose::Control).await?;
+        runs::note_unfenced(&mut control, ctx.run_id, ctx.epoch, backend, OWN).await
+    };
+    bounded("note that a run is not fenced", noting).await?;
     ctx.unfenced = true;
     Ok(())
 }
@@ -40,9 +45,21 @@ pub async fn note(ctx: &mut Context<'_>) -> Result<(), Error> {
 /// a role that sees none of our rows.
 pub async fn still_ours(ctx: &Context<'_>) -> Result<(), Error> {
     let (id, epoch) = (ctx.run_id, ctx.epoch);
-    let mut control = ctx.db.acquire(Purpose::Control).await?;
     let options = TxOptions::within(OWN);
-    control.transaction(&options, |tx| Box::pin(async move { runs::fence(tx, id, epoch).await })).await
+    let asking = async {
+        let mut control = ctx.db.acquire(Purpose::Control).await?;
+        control.transaction(&options, |tx| Box::pin(async move { runs::fence(tx, id, epoch).await })).await
+    };
+    bounded("check the run's lease", asking).await
+}
+
+/// The control connection is the only one that renews leases: a server that has gone silent may not keep
+/// it here.
+async fn bounded<T>(what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_BOUND, call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} s", CALL_BOUND.as_secs()))),
+    }
 }
 
 /// Runs one statement outside any transaction, with these bounds on the server; the session is then as it

@@ -59,7 +59,7 @@ struct Entry {
 impl Agenda {
     /// The jobs to register for a database, with their specification.
     pub fn specs(config: &Config, database: &str) -> Vec<(JobName, String)> {
-        jobs_of(config, database).map(|(name, job)| (name.clone(), spec_hash(job))).collect()
+        jobs_of(config, database).map(|(name, job)| (name.clone(), spec_hash(job, config.mode))).collect()
     }
 
     /// Takes in the configuration and what the ledger has of each job.
@@ -71,9 +71,9 @@ impl Agenda {
                 self.successes.insert(name.clone(), at);
             }
             let entry = Entry {
-                active: job.enabled && (config.mode == Mode::Maintain || matches!(job.work, Work::Builtin(_))),
+                active: job.is_active(config.mode),
                 gate: Gate::of(job, name, database),
-                spec_hash: spec_hash(job),
+                spec_hash: spec_hash(job, config.mode),
                 floor: row.floor,
                 above: row.above,
                 queued: None,
@@ -301,13 +301,13 @@ pub fn jobs_of<'a>(config: &'a Config, database: &'a str) -> impl Iterator<Item 
 
 /// Names a job's specification, so that instances with another one stand aside. What stands before the
 /// dash is its schedule: when that changes, the new one counts from then on.
-fn spec_hash(job: &Job) -> String {
+fn spec_hash(job: &Job, mode: Mode) -> String {
     let trigger = match &job.trigger {
         Trigger::Schedule(schedule) => schedule.text().to_owned(),
         Trigger::After(leaders) => format!("after {leaders:?}"),
         Trigger::Request => String::new(),
     };
-    let when = format!("{} {trigger} {}", job.enabled, job.timezone);
+    let when = format!("{} {trigger} {}", job.is_active(mode), job.timezone);
     let work = match &job.work {
         Work::Builtin(builtin) => builtin.as_str().to_owned(),
         Work::Sql(work) => {

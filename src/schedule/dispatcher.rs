@@ -15,8 +15,6 @@ use super::agenda::Agenda;
 use super::lanes::{Lane, Lanes};
 use super::runner::{Order, Runner};
 
-/// How long one look may go on claiming; what is left stays due for the next.
-const LOOK_BOUND: Duration = Duration::from_secs(20);
 /// After how many asks the history of a job is bounded: often enough that it never holds many more
 /// rows than it may.
 const PRUNE_AFTER: u32 = 200;
@@ -36,8 +34,9 @@ pub struct Dispatcher {
     /// Partitions are looked after as soon as this instance observes: writes of the next hour may
     /// need one.
     partitions_at_once: bool,
-    /// The database's clock less this instance's, as last read.
-    skew: TimeDelta,
+    /// The database's clock as last read, and when. This instance's own may step; its monotonic one
+    /// does not.
+    clock: Option<(DateTime<Utc>, Instant)>,
 }
 
 /// What holds for everything that is fired in one round.
@@ -46,8 +45,10 @@ pub struct Conditions<'a> {
     pub config: &'a Arc<Config>,
     /// Whether the bundled set is applied.
     pub zentry: bool,
-    /// Whether this instance is paused by its local file or the database's flag.
+    /// Whether this instance is paused by its local file; of the flag in the database each claim knows.
     pub paused: bool,
+    /// Leases are to be looked after then; what is left stays due for the next round.
+    pub until: Instant,
 }
 
 impl Dispatcher {
@@ -60,11 +61,12 @@ impl Dispatcher {
             heard: None,
             unpruned: BTreeMap::new(),
             partitions_at_once: true,
-            skew: TimeDelta::zero(),
+            clock: None,
         }
     }
 
-    /// Reads the ledger again before the next claim: the configuration changed.
+    /// Reads the ledger again before the next claim: the configuration changed, or another observes and says
+    /// what is due next.
     pub fn forget(&mut self) {
         for name in self.agenda.forget() {
             self.withdraw(&name);
@@ -74,16 +76,11 @@ impl Dispatcher {
     /// Due instants follow the database's clock, by which floors and leases go too: an instance whose
     /// own clock is ahead would claim instants that are not due, and nobody could run them after.
     pub fn set_clock(&mut self, clock: DateTime<Utc>) {
-        self.skew = clock - Utc::now();
+        self.clock = Some((clock, Instant::now()));
     }
 
     fn now(&self) -> DateTime<Utc> {
-        Utc::now() + self.skew
-    }
-
-    /// This instance observes no more; what is due next is the observer's to say.
-    pub fn stand_down(&mut self) {
-        self.forget();
+        self.clock.map_or_else(Utc::now, |(clock, read)| clock + read.elapsed())
     }
 
     /// This instance observes since now; what it knew of the ledger is old.
@@ -105,7 +102,6 @@ impl Dispatcher {
 
     /// Claims and starts everything that is due or asked for. What finds no free lane stays due.
     pub async fn fire_due(&mut self, now: Conditions<'_>) -> Result<(), Error> {
-        let begun = Instant::now();
         if self.agenda.is_empty() {
             self.register(now.config).await?;
         }
@@ -118,8 +114,10 @@ impl Dispatcher {
         if self.heard.is_none_or(|at| at.elapsed() >= HEAR_EVERY) {
             self.listen().await?;
         }
-        while begun.elapsed() < LOOK_BOUND && self.settle(now).await? {}
-        self.prune(now.config).await?;
+        while Instant::now() < now.until && self.settle(now).await? {}
+        if Instant::now() < now.until {
+            self.prune(now.config).await?;
+        }
         self.announce();
         Ok(())
     }
@@ -129,14 +127,19 @@ impl Dispatcher {
         let mut asks = Vec::new();
         let mut lanes: Vec<Option<Lane>> = Vec::new();
         let mut without_lane = false;
-        for ask in self.agenda.look(self.now(), now.paused) {
+        for mut ask in self.agenda.look(self.now(), now.paused) {
             let Some((job, _)) = self.agenda.job(&ask.job) else { continue };
             let lane = match needs_lane(&ask) {
                 true => match self.lanes.take(job) {
                     Some(lane) => Some(lane),
                     None => {
                         without_lane = true;
-                        continue;
+                        // What came before it can be recorded all the same.
+                        match &mut ask.wanted {
+                            Wanted::Due { missed, fire } if !missed.is_empty() => *fire = None,
+                            _ => continue,
+                        }
+                        None
                     }
                 },
                 false => None,
@@ -284,6 +287,7 @@ impl Dispatcher {
         let database = self.target().to_owned();
         let registered = self.runner.ledger.register(&Agenda::specs(config, &database)).await?;
         self.agenda.adopt(config, &database, registered);
+        self.runner.standing.retain(|name| config.jobs.all.contains_key(name));
         for last in self.runner.ledger.last_runs().await? {
             let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else { continue };
             self.runner.recall(job, spec, last);

@@ -197,14 +197,14 @@ async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
 
 async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claimer<'_>) -> Result<Claim, Error> {
     let name = wish.name.as_str();
-    requests::introduce(tx, name, spec_hash).await?;
+    requests::introduce(tx, name).await?;
     let (id, slot) = match requests::ask(tx, name, wish.actor).await? {
         Asked::Queued { id, slot } => (id, slot),
         Asked::Waiting { id } => return Ok(Claim::Refused(Outcome::Waiting { id })),
         Asked::Paused { pause, all } => return Ok(Claim::Refused(Outcome::Paused { pause, all })),
         Asked::Unknown { .. } => return Err(changed_meanwhile()),
     };
-    let theirs = slot.spec_hash.unwrap_or_default();
+    let theirs = slot.spec_hash.unwrap_or_else(|| spec_hash.to_owned());
     if theirs != spec_hash {
         tracing::warn!(
             database = wish.db.name(),
@@ -215,7 +215,7 @@ async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claime
     // The row stays the instances': what they claim by is not for one run to change.
     let wanted = Wanted::Queued { id, skip: None };
     let asks = [Ask { job: wish.name.clone(), spec_hash: theirs, floor: slot.floor, paused: false, wanted }];
-    let answer = claims::claim_in(tx, claimer, &asks).await?.pop();
+    let answer = claims::claim_in(tx, claimer, &asks).await?.answers.pop();
     match answer.map(|answer| (answer.verdict, answer.run)) {
         Some((Verdict::Run, Some(run))) => Ok(Claim::Ours(run)),
         Some((Verdict::Skip(_), _)) => match pauses::of(tx, ALL_JOBS).await? {

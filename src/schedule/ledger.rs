@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::store::orphans::{self, Orphan};
 use crate::store::pauses::{self, Pause};
 use crate::store::requests::{self, Heard};
 use crate::store::run_history::{self, LastRun};
-use crate::store::runs::{self, Backend, Ended, Registered, Renewed};
+use crate::store::runs::{self, Backend, Ended, Registered, Renewed, State};
 use crate::store::{audit, leases, pruning};
 use crate::telemetry::Metrics;
 
@@ -38,7 +39,20 @@ pub struct Ledger {
     instance: String,
     lease: Duration,
     metrics: Arc<Metrics>,
+    /// The least that a row was seen to cost, in bytes; `u64::MAX` until one was seen.
+    wal_per_row: AtomicU64,
     unwritten: Mutex<VecDeque<Ended>>,
+}
+
+/// How long who has ended waits for a transaction of its run, and how long who only looks again does.
+const PATIENCE: Duration = Duration::from_millis(300);
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// Whether an ending will be refused however often it is sent: by its data, a constraint, or the SQL
+/// itself. A full disk is none of these.
+fn is_refused_for_good(error: &Error) -> bool {
+    let class = error.sqlstate().map(|state| state.code().get(..2).unwrap_or_default().to_owned());
+    error.kind() == Kind::Sql && class.is_some_and(|class| matches!(class.as_str(), "22" | "23" | "42"))
 }
 
 /// How a run stands, after its end was to be written.
@@ -56,7 +70,14 @@ impl Ledger {
     /// `instance` names this process among all that ever ran: a host and a process are not enough,
     /// since both come again.
     pub fn new(db: Arc<Database>, instance: String, lease: Duration, metrics: Arc<Metrics>) -> Ledger {
-        Ledger { db, instance, lease, metrics, unwritten: Mutex::new(VecDeque::new()) }
+        Ledger {
+            db,
+            instance,
+            lease,
+            metrics,
+            wal_per_row: AtomicU64::new(u64::MAX),
+            unwritten: Mutex::new(VecDeque::new()),
+        }
     }
 
     /// This process's name in rows.
@@ -77,8 +98,16 @@ impl Ledger {
         outcome
     }
 
-    fn wrote(&self, rows: u64) {
-        self.metrics.ledger_rows.with_label_values(&[self.db.name()]).inc_by(rows);
+    /// Counts rows that were written for the ledger. What they cost in WAL is estimated by the least that
+    /// a row was seen to cost: all that others write between two looks at the server's position counts
+    /// for more.
+    pub fn wrote(&self, rows: u64) {
+        let labels = [self.db.name()];
+        self.metrics.ledger_rows.with_label_values(&labels).inc_by(rows);
+        let per_row = self.wal_per_row.load(Ordering::Relaxed);
+        if per_row < u64::MAX {
+            self.metrics.ledger_wal.with_label_values(&labels).inc_by(rows.saturating_mul(per_row));
+        }
     }
 
     async fn control(&self) -> Result<Pooled<'static>, Error> {
@@ -114,13 +143,17 @@ impl Ledger {
     /// Settles what is due, or waits, of several jobs at once.
     pub async fn claim(&self, asks: &[Ask]) -> Result<Vec<Answer>, Error> {
         let claimer = Claimer { instance: &self.instance, lease: self.lease };
-        let answers = self
+        let settled = self
             .within("claim due instants", async {
                 claims::claim(&mut *self.control().await?, claimer, asks, BOUND).await
             })
             .await?;
-        self.wrote(answers.iter().map(claims::Answer::rows_written).sum());
-        Ok(answers)
+        let rows = settled.answers.iter().map(claims::Answer::rows_written).sum();
+        if let Some(per_row) = settled.wal_bytes.checked_div(rows) {
+            self.wal_per_row.fetch_min(per_row, Ordering::Relaxed);
+        }
+        self.wrote(rows);
+        Ok(settled.answers)
     }
 
     /// Bounds the history of a job.
@@ -168,36 +201,44 @@ impl Ledger {
     /// Writes how a run ended, now or when the database is back. Returns how it stands, by its row: a
     /// run whose connection broke may have committed, and recorded that.
     pub async fn finish(&self, ended: Ended) -> Standing {
-        let (job, id) = (ended.job.clone(), ended.id);
-        self.lock().push_back(ended);
-        match self.write_all().await {
-            Ok(stands) => {
-                let stands = stands
-                    .into_iter()
-                    .find(|(ended, _)| ended.id == id)
-                    .map_or(Standing::Written, |(_, stands)| stands);
-                if stands == Standing::Unwritten {
-                    tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id,
+        match self.write(&ended, PATIENCE).await {
+            Ok(standing) => standing,
+            Err(error) => {
+                let (database, job, id) = (self.db.name(), ended.job.as_str(), ended.id);
+                if error.kind() == Kind::LockTimeout {
+                    tracing::warn!(database, job, run_id = %id,
                         "a transaction of this run is still open on the server: its end is written when that has ended, \
                          and the job waits");
+                } else {
+                    tracing::warn!(database, job, run_id = %id, error = %error,
+                        "the end of a run is not written yet; trying again when the database is back");
                 }
-                stands
-            }
-            Err(error) => {
-                tracing::warn!(database = self.db.name(), job = job.as_str(), run_id = %id, error = %error,
-                    "the end of a run is not written yet; trying again when the database is back");
+                self.keep(ended);
                 Standing::Unwritten
             }
         }
     }
 
-    /// Writes the endings that are waiting, oldest first. Returns those that the ledger knows better.
+    /// Writes the endings that wait, oldest first; those whose row is locked wait on. Returns those that the
+    /// ledger knows better.
     ///
     /// # Errors
-    /// Why the database cannot be written to at the moment; the endings are kept then. One that the
-    /// server refuses for good is told and given up: its lease passes, and it is reaped as lost.
+    /// Why the database cannot be written to at the moment; the endings are kept then.
     pub async fn flush(&self) -> Result<Vec<(JobName, Standing)>, Error> {
-        Ok(self.write_all().await?.into_iter().map(|(ended, standing)| (ended.job, standing)).collect())
+        let mut waiting = std::mem::take(&mut *self.lock());
+        let mut stands = Vec::new();
+        while let Some(next) = waiting.pop_front() {
+            match self.write(&next, AT_ONCE).await {
+                Ok(standing) => stands.push((next.job, standing)),
+                Err(error) if error.kind() == Kind::LockTimeout => self.keep(next),
+                Err(error) => {
+                    self.keep(next);
+                    waiting.into_iter().for_each(|ended| self.keep(ended));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(stands)
     }
 
     /// How many endings wait to be written. After a flush that went well: how many runs have ended but
@@ -206,75 +247,54 @@ impl Ledger {
         self.lock().len()
     }
 
-    async fn write_all(&self) -> Result<Vec<(Ended, Standing)>, Error> {
-        let mut stands = Vec::new();
-        let mut held = Vec::new();
-        let outcome = self.write_each(&mut stands, &mut held).await;
-        for ended in held.into_iter().rev() {
-            stands.push((ended.clone(), Standing::Unwritten));
-            self.put_back(ended);
-        }
-        outcome.map(|()| stands)
-    }
-
-    async fn write_each(&self, stands: &mut Vec<(Ended, Standing)>, held: &mut Vec<Ended>) -> Result<(), Error> {
-        while let Some(next) = self.take_unwritten() {
-            let (job, id) = (next.job.as_str(), next.id);
-            let written = self
-                .within("write the end of a run", async {
-                    let conn = &mut *self.control().await?;
-                    match runs::finish(conn, &next, BOUND).await? {
-                        true => Ok(Standing::Written),
-                        false => Ok(Standing::Other(runs::state_of(conn, id, BOUND).await?)),
-                    }
-                })
-                .await;
-            match written {
-                Ok(Standing::Other(state)) => {
-                    let here = next.ending.state.as_str();
-                    match state.as_deref() {
-                        Some("succeeded") => tracing::info!(database = self.db.name(), job, run_id = %id,
-                            "the connection broke while this run committed; its row proves that it did"),
-                        state => tracing::warn!(database = self.db.name(), job, run_id = %id, here,
-                            "this run has been ended already: as {}", state.unwrap_or("nothing, its row is gone")),
-                    }
-                    stands.push((next, Standing::Other(state)));
-                }
-                Ok(_) => self.wrote(2),
-                Err(error) if matches!(error.kind(), Kind::Sql | Kind::Protocol) => {
-                    tracing::error!(database = self.db.name(), job, run_id = %id, error = %error,
-                        "the end of a run cannot be written; it will be recorded as lost");
-                }
-                Err(error) if error.kind() == Kind::LockTimeout => {
-                    tracing::debug!(database = self.db.name(), job, run_id = %id, error = %error,
-                        "the row of a run that has ended is locked");
-                    held.push(next);
-                }
-                Err(error) => {
-                    self.put_back(next);
-                    return Err(error);
-                }
+    /// Writes one ending. What the server refuses for good is told and given up: its lease passes, and it
+    /// is reaped as lost.
+    async fn write(&self, ended: &Ended, patience: Duration) -> Result<Standing, Error> {
+        let (job, id) = (ended.job.as_str(), ended.id);
+        let written = self.within("write the end of a run", async {
+            let conn = &mut *self.control().await?;
+            match runs::finish(conn, ended, patience, BOUND).await? {
+                true => Ok(Standing::Written),
+                false => Ok(Standing::Other(runs::state_of(conn, id, BOUND).await?)),
             }
+        });
+        match written.await {
+            Ok(Standing::Other(state)) => {
+                let (database, here) = (self.db.name(), ended.ending.state.as_str());
+                if state.as_deref() == Some(State::Succeeded.as_str()) {
+                    tracing::info!(database, job, run_id = %id,
+                        "the connection broke while this run committed; its row proves that it did");
+                } else {
+                    let state = state.as_deref().unwrap_or("nothing, its row is gone");
+                    tracing::warn!(database, job, run_id = %id, here, "this run has been ended already: as {state}");
+                }
+                Ok(Standing::Other(state))
+            }
+            Ok(standing) => {
+                self.wrote(2);
+                Ok(standing)
+            }
+            Err(error) if is_refused_for_good(&error) => {
+                tracing::error!(database = self.db.name(), job, run_id = %id, error = %error,
+                    "the end of a run cannot be written; it will be recorded as lost");
+                Ok(Standing::Other(None))
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Ended>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_unwritten(&self) -> Option<Ended> {
-        self.lock().pop_front()
-    }
-
-    fn put_back(&self, ended: Ended) {
+    fn keep(&self, ended: Ended) {
         let mut unwritten = self.lock();
         if unwritten.len() == UNWRITTEN_MAX {
             // Its lease passes, and the run is reaped as lost: accounted for either way.
             tracing::error!(database = self.db.name(), run_id = %ended.id, "too many unwritten endings; one is dropped");
             return;
         }
-        unwritten.push_front(ended);
+        unwritten.push_back(ended);
     }
 
     /// Ends runs whose instance stopped renewing them.

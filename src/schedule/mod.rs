@@ -66,6 +66,11 @@ pub struct JobStanding {
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 impl Standing {
+    /// Forgets the jobs that are no more.
+    pub fn retain(&self, keeps: impl Fn(&JobName) -> bool) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keeps(name));
+    }
+
     /// Notes what is to be said of a job; false when the same was said a moment ago. A job that runs
     /// each second would else fill the log with its successes.
     pub fn is_news(&self, job: &JobName, what: &str) -> bool {

@@ -222,8 +222,8 @@ impl Pipeline {
         if self.role.is_observer()
             && let Some(migrated) = self.schema.ready()
         {
-            let (zentry, paused) = (migrated.zentry, self.pause.by().is_some());
-            self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused }).await?;
+            let (zentry, paused, until) = (migrated.zentry, self.pause.is_here(), self.upkeep_at);
+            self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused, until }).await?;
         }
         Ok(())
     }
@@ -306,7 +306,7 @@ impl Pipeline {
             _ => {}
         }
         if was && !is {
-            self.dispatcher.stand_down();
+            self.dispatcher.forget();
             // An error says that there was no such series.
             let _ = self.parts.metrics.audit_losses.remove_label_values(&[target]);
             let _ = self.parts.metrics.job_quarantined.remove_label_values(&[target]);

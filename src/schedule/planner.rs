@@ -158,17 +158,18 @@ impl Passed {
     }
 }
 
-/// An instant from which not many more than `keep` instants remain until then: half the way again and
-/// again, as long as the later half has so many.
-fn close_to(schedule: &Schedule, zone: Tz, mut at: DateTime<Utc>, until: DateTime<Utc>, keep: usize) -> DateTime<Utc> {
-    loop {
-        let middle = at + (until - at) / 2;
-        let later = std::iter::successors(schedule.next_after(middle, zone), |at| schedule.next_after(*at, zone));
-        if middle == at || later.take_while(|at| *at <= until).take(keep).count() < keep {
-            return at;
-        }
-        at = middle;
+/// The latest moment, to the second, from which at least `keep` instants remain until then.
+fn close_to(schedule: &Schedule, zone: Tz, at: DateTime<Utc>, until: DateTime<Utc>, keep: usize) -> DateTime<Utc> {
+    let enough_after = |moment: DateTime<Utc>| {
+        let later = std::iter::successors(schedule.next_after(moment, zone), |at| schedule.next_after(*at, zone));
+        later.take_while(|at| *at <= until).take(keep).count() == keep
+    };
+    let (mut enough, mut few) = (at, until);
+    while few - enough > TimeDelta::seconds(1) {
+        let middle = enough + (few - enough) / 2;
+        if enough_after(middle) { enough = middle } else { few = middle }
     }
+    enough
 }
 
 fn settle(gate: &Gate, passed: &Passed, above: &[DateTime<Utc>], now: DateTime<Utc>) -> Due {

@@ -202,6 +202,9 @@ impl Runner {
         let (mut ending, recorded) = self.attempts(order, &place.stops).await;
 
         place.work_is_over();
+        if recorded {
+            self.ledger.wrote(2);
+        }
         // A run that was taken over has been ended by who took it.
         if ending.state != State::Lost && !recorded {
             let pause = on_failure == AfterFailure::Pause && matches!(ending.state, State::Failed | State::TimedOut);
@@ -247,6 +250,11 @@ impl Runner {
                     let error = Some(format!("{error}; the attempt before had failed: {before}"));
                     return (Ending { error, attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
                 }
+            }
+            // After an outage the lease may have passed without anybody taking the run over: then it is still
+            // ours to renew. Without an answer the attempt will meet the same.
+            if let Err(error) = self.keep_leases().await {
+                tracing::debug!(error = %error, "the lease was not renewed before the next attempt");
             }
             self.metrics.job_retries.with_label_values(&[self.db.name(), order.job.as_str()]).inc();
             attempt += 1;

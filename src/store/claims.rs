@@ -159,7 +159,8 @@ pub enum Verdict {
 
 /// Decides on an ask. Pure.
 pub fn judge(slot: &Slot, ask: &Ask) -> Verdict {
-    if slot.floor != ask.floor || slot.spec_hash.as_deref() != Some(&ask.spec_hash) {
+    // A row without a specification was made by who paused or ran the job before any instance knew it.
+    if slot.floor != ask.floor || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash) {
         return Verdict::Stale;
     }
     let paused = slot.paused || ask.paused;
@@ -220,13 +221,22 @@ pub struct Claimer<'a> {
     pub lease: Duration,
 }
 
+/// What became of asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// In the order of the asks.
+    pub answers: Vec<Answer>,
+    /// By how much the server's WAL grew meanwhile, whoever wrote it.
+    pub wal_bytes: u64,
+}
+
 /// Settles asks, at most one per job, in a transaction of their own.
-pub async fn claim(conn: &mut Conn, claimer: Claimer<'_>, asks: &[Ask], bound: Duration) -> Result<Vec<Answer>, Error> {
+pub async fn claim(conn: &mut Conn, claimer: Claimer<'_>, asks: &[Ask], bound: Duration) -> Result<Settled, Error> {
     conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
 }
 
 /// The same, as part of a transaction.
-pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result<Vec<Answer>, Error> {
+pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result<Settled, Error> {
     let slots = lock(tx, asks).await?;
     let there = if slots.len() < asks.len() { known(tx, asks).await? } else { Vec::new() };
     let mut plan = Settlement::default();
@@ -245,8 +255,10 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
     plan.record(tx, claimer).await?;
     plan.insert(tx, claimer, &mut answers).await?;
     plan.rewind(tx).await?;
-    plan.update(tx).await?;
-    Ok(answers)
+    let wal_after = plan.update(tx).await?;
+    let wal_before = slots.iter().map(|locked| locked.wal).min();
+    let wal_bytes = wal_after.zip(wal_before).map_or(0, |(after, before)| u64::try_from(after - before).unwrap_or(0));
+    Ok(Settled { answers, wal_bytes })
 }
 
 impl Answer {
@@ -260,6 +272,8 @@ struct Locked {
     slot: Slot,
     /// The database's clock.
     clock: DateTime<Utc>,
+    /// Where the server's WAL ends, in bytes.
+    wal: i64,
 }
 
 /// The rows of the jobs, locked in the order of their names. One that is locked is left out: a run of
@@ -271,7 +285,7 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
                s.quarantined_run_id IS NOT NULL,
                s.paused_at IS NOT NULL
                OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL),
-               clock_timestamp()
+               clock_timestamp(), (pg_current_wal_insert_lsn() - '0/0')::bigint
           FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s SKIP LOCKED";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
     let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
@@ -286,7 +300,7 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
                 quarantined: row.get(5),
                 paused: row.get(6),
             };
-            Locked { job: row.get(0), slot, clock: row.get(7) }
+            Locked { job: row.get(0), slot, clock: row.get(7), wal: row.get(8) }
         })
         .collect())
 }

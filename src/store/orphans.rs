@@ -83,11 +83,15 @@ pub async fn mend(conn: &mut Conn, bound: Duration) -> Result<u64, Error> {
                queued_run_id = (SELECT r.id FROM steward.job_runs r WHERE r.job = s.job AND r.state = 'queued')
          WHERE s.job = ANY ($1)";
     const FORGOTTEN: &str = "
-        WITH forgotten AS (
-            UPDATE steward.job_runs SET state = 'skipped', reason = 'expired', finished_at = clock_timestamp()
-             WHERE state = 'queued'
-               AND (kind = 'manual' AND due_at < now() - interval '2 hours' OR due_at < now() - interval '8 days')
-            RETURNING id
+        WITH old AS MATERIALIZED (
+            SELECT s.job, r.id
+              FROM steward.job_state s JOIN steward.job_runs r ON r.job = s.job
+             WHERE r.state = 'queued'
+               AND (r.kind = 'manual' AND r.due_at < now() - interval '2 hours' OR r.due_at < now() - interval '8 days')
+             ORDER BY s.job FOR UPDATE OF s SKIP LOCKED
+        ), forgotten AS (
+            UPDATE steward.job_runs r SET state = 'skipped', reason = 'expired', finished_at = clock_timestamp()
+              FROM old WHERE r.id = old.id AND r.state = 'queued' RETURNING r.id
         )
         UPDATE steward.job_state s SET queued_run_id = NULL, skipped_total = s.skipped_total + 1
           FROM forgotten WHERE s.queued_run_id = forgotten.id";

@@ -16,8 +16,8 @@ const ROWS_MAX: i64 = 10_000;
 
 /// Thins out and bounds a job's history. Returns how many rows it deleted.
 ///
-/// Never an open run, and never one above the job's floor: the ledger's unique row is what keeps an
-/// instant from being fired twice, and below the floor nothing fires any more.
+/// Never an open run, and never one of the plan above the job's floor: the ledger's unique row is what
+/// keeps an instant from being fired twice, and below the floor nothing fires any more.
 pub async fn prune_job(conn: &mut Conn, job: &str, keep: i64, bound: Duration) -> Result<u64, Error> {
     const SQL: &str = "
         WITH kept AS (
@@ -38,7 +38,7 @@ pub async fn prune_job(conn: &mut Conn, job: &str, keep: i64, bound: Duration) -
         )
         DELETE FROM steward.job_runs WHERE id = ANY (ARRAY(
             SELECT r.id FROM steward.job_runs r CROSS JOIN kept
-             WHERE r.job = $1 AND coalesce(r.last_due_at, r.due_at) <= kept.floor
+             WHERE r.job = $1 AND (r.kind = 'manual' OR coalesce(r.last_due_at, r.due_at) <= kept.floor)
                AND (r.state IN ('succeeded', 'skipped', 'cancelled') AND r.due_at <= kept.fine
                     OR r.state IN ('failed', 'timed_out', 'lost') AND r.due_at <= kept.failed
                     OR r.id IN (SELECT id FROM thinned WHERE place > 1))

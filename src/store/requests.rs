@@ -128,15 +128,13 @@ pub async fn known(tx: &Tx<'_>) -> Result<Vec<String>, Error> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Makes the row of a job that no instance has registered, as it would; one that is registered stays as it is.
-pub async fn introduce(tx: &Tx<'_>, job: &str, spec_hash: &str) -> Result<(), Error> {
+/// Makes the row of a job that no instance has registered. It has no specification: the first instance
+/// that registers the job begins with it then.
+pub async fn introduce(tx: &Tx<'_>, job: &str) -> Result<(), Error> {
     const SQL: &str = "
-        INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
-        VALUES ($1, now(), now(), $2, now())
-        ON CONFLICT (job) DO UPDATE
-           SET spec_hash = $2, spec_seen_at = now(), claimed_floor = greatest(s.claimed_floor, now())
-         WHERE s.spec_hash IS NULL";
-    tx.execute("register a job", SQL, &[(&job, Type::TEXT), (&spec_hash, Type::TEXT)]).await?;
+        INSERT INTO steward.job_state (job, first_seen, claimed_floor) VALUES ($1, now(), now())
+        ON CONFLICT (job) DO NOTHING";
+    tx.execute("make the row of a job", SQL, &[(&job, Type::TEXT)]).await?;
     Ok(())
 }
 
@@ -179,8 +177,14 @@ pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Err
         )
         UPDATE steward.job_state s SET queued_run_id = NULL FROM run WHERE s.queued_run_id = run.id";
     const MARK: &str = "UPDATE steward.job_runs SET cancel_by = coalesce(cancel_by, $2) WHERE id = $1";
-    if tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some() {
+    let locked = tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
+    if locked {
         tx.execute("lock the row of a job", JOB, &[(&id, Type::UUID)]).await?;
+    }
+    let waits = tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
+    if locked && !waits {
+        // It began while the lock was waited for: the transaction is run again, in the other order.
+        return Err(Error::new(Kind::Conflict, "the run began at this moment"));
     }
     let Some(row) = tx.row_opt("lock a run", RUN, &[(&id, Type::UUID)]).await? else { return Ok(Cancelled::Unknown) };
     let (job, state, instance): (String, String, String) = (row.get(0), row.get(1), row.get(2));

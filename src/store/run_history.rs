@@ -65,9 +65,7 @@ pub struct LastRun {
 pub async fn last_runs(conn: &mut Conn, bound: Duration) -> Result<Vec<LastRun>, Error> {
     const SQL: &str = "
         SELECT s.job, r.state, r.reason, left(r.error, 1000), r.finished_at, s.last_success_at,
-               (SELECT count(*) FROM steward.job_runs f
-                 WHERE f.job = s.job AND f.state IN ('failed', 'timed_out', 'lost')
-                   AND f.finished_at > coalesce(s.last_success_at, '-infinity'))
+               s.consecutive_failures::bigint
           FROM steward.job_state s
           JOIN LATERAL (SELECT * FROM steward.job_runs r
                          WHERE r.job = s.job AND r.finished_at IS NOT NULL

@@ -139,7 +139,8 @@ pub struct Renewed {
     pub cancel_by: Option<String>,
 }
 
-/// Extends the leases of these runs, and says which of them are still ours.
+/// Extends the leases of these runs, and says which of them are still ours. One that is just recording its
+/// end is not waited for: it may take long over its commit, and the leases of the others would pass.
 pub async fn renew(
     conn: &mut Conn,
     runs: &[(Uuid, i64)],
@@ -147,10 +148,18 @@ pub async fn renew(
     bound: Duration,
 ) -> Result<Vec<Renewed>, Error> {
     const SQL: &str = "
-        UPDATE steward.job_runs r SET lease_until = clock_timestamp() + $3::bigint * interval '1 ms'
-          FROM unnest($1::uuid[], $2::bigint[]) AS n (id, epoch)
-         WHERE r.id = n.id AND r.epoch = n.epoch AND r.state = 'running'
-        RETURNING r.id, r.cancel_by";
+        WITH ours AS MATERIALIZED (
+            SELECT r.id, r.cancel_by
+              FROM steward.job_runs r JOIN unnest($1::uuid[], $2::bigint[]) AS n (id, epoch) ON r.id = n.id
+             WHERE r.epoch = n.epoch AND r.state = 'running'
+        ), free AS MATERIALIZED (
+            SELECT r.id FROM steward.job_runs r JOIN ours ON r.id = ours.id
+             WHERE r.state = 'running' FOR NO KEY UPDATE OF r SKIP LOCKED
+        ), renewed AS (
+            UPDATE steward.job_runs r SET lease_until = clock_timestamp() + $3::bigint * interval '1 ms'
+              FROM free WHERE r.id = free.id
+        )
+        SELECT id, cancel_by FROM ours";
     let (ids, epochs): (Vec<Uuid>, Vec<i64>) = runs.iter().copied().unzip();
     let (ids, epochs) = (&ids, &epochs);
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
@@ -211,10 +220,6 @@ pub struct Ended {
     pub pause: bool,
 }
 
-/// How long the end of a run waits for what has locked its row: longer than a commit, and than the
-/// server needs to roll back for a session that was ended.
-const HELD_BOUND: Duration = Duration::from_millis(300);
-
 /// Ends a run: its state, and its slot freed, in one transaction. False when the run was no longer
 /// ours to end. The row lock comes first, as in [`reap`](super::orphans::reap): it waits for a transaction of the run that
 /// may still be committing, and the raised epoch refuses any that begins later.
@@ -222,10 +227,12 @@ const HELD_BOUND: Duration = Duration::from_millis(300);
 /// # Errors
 /// Of [`Kind::LockTimeout`] when a transaction of the run stays open on the server: it has ended only
 /// when that has.
-pub async fn finish(conn: &mut Conn, ended: &Ended, bound: Duration) -> Result<bool, Error> {
+///
+/// `patience` is how long that lock is waited for.
+pub async fn finish(conn: &mut Conn, ended: &Ended, patience: Duration, bound: Duration) -> Result<bool, Error> {
     const LOCK: &str = "
         SELECT FROM steward.job_runs WHERE id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE";
-    conn.transaction(&TxOptions::within(bound).lock_timeout(HELD_BOUND), |tx| {
+    conn.transaction(&TxOptions::within(bound).lock_timeout(patience), |tx| {
         Box::pin(async move {
             let run = [(&ended.id as _, Type::UUID), (&ended.epoch as _, Type::INT8)];
             if tx.row_opt("lock a run", LOCK, &run).await?.is_none() {

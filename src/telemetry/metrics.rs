@@ -47,6 +47,7 @@ pub struct Metrics {
     pub job_commits_refused: IntCounterVec,
     pub job_quarantined: IntGaugeVec,
     pub ledger_rows: IntCounterVec,
+    pub ledger_wal: IntCounterVec,
     pub ledger_seconds: CounterVec,
     pub job_running: IntGaugeVec,
     pub job_last_success: GaugeVec,
@@ -235,6 +236,12 @@ impl Metrics {
                 &r,
                 "pgsteward_ledger_rows_written_total",
                 "Rows written and deleted to keep the ledger of runs.",
+                &["target"],
+            )?,
+            ledger_wal: counters(
+                &r,
+                "pgsteward_ledger_wal_bytes_total",
+                "WAL for these rows, estimated by the least that a row was seen to cost.",
                 &["target"],
             )?,
             ledger_seconds: float_counters(

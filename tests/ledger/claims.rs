@@ -29,7 +29,7 @@ async fn ten_instances_account_for_each_instant_once() {
             }
             ask.wanted = bench.only(60 * next);
             let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-            let answers = claim(&mut conn, claimer, slice::from_ref(&ask), BOUND).await.unwrap();
+            let answers = claim(&mut conn, claimer, slice::from_ref(&ask), BOUND).await.unwrap().answers;
             // Held back while another's run is under way, since it was due before that began.
             let is_held = answers[0].verdict == Verdict::Hold;
             assert!(is_held || answers[0].floor > ask.floor, "what is not ours has been another's: {answers:?}");
@@ -125,7 +125,7 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
             ..again.clone()
         };
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-        let answers = claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap();
+        let answers = claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap().answers;
         assert_eq!((answers[0].verdict, answers[0].run, answers[0].floor), (Verdict::Stale, None, bench.due(10)));
         assert_eq!(answers[1].verdict, Verdict::Run, "{answers:?}");
         assert_eq!(bench.state("concat(running_run_id, queued_run_id)").await, "");

@@ -47,7 +47,7 @@ async fn totals_and_failures_in_a_row_follow_the_outcomes() {
         let run = bench.running(1 + place as i64).await;
         let mut end = ended(run, state);
         end.ending.reason = (state == State::Skipped).then(|| "not_permitted".to_owned());
-        assert!(runs::finish(&mut bench.conn().await, &end, BOUND).await.unwrap());
+        assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
         assert_eq!(bench.state(columns).await, expected);
     }
     let run = bench.running(10).await;
@@ -116,14 +116,14 @@ async fn a_failure_can_pause_the_job_and_leaves_another_pause_alone() {
     let pause = "concat_ws('|', paused_by, paused_at IS NOT NULL, paused_reason)";
     let mut end = ended(bench.running(1).await, State::Failed);
     end.pause = true;
-    assert!(runs::finish(&mut bench.conn().await, &end, BOUND).await.unwrap());
+    assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
     assert_eq!(bench.state(pause).await, format!("on_failure|t|run {} failed", end.id));
 
     bench.sql("UPDATE steward.job_state SET paused_by = NULL, paused_at = NULL, paused_reason = NULL").await;
     let mut end = ended(bench.running(2).await, State::Failed);
     bench.sql("UPDATE steward.job_state SET paused_by = 'ann', paused_at = now(), paused_reason = 'a move'").await;
     end.pause = true;
-    assert!(runs::finish(&mut bench.conn().await, &end, BOUND).await.unwrap());
+    assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
     assert_eq!(bench.state(pause).await, "ann|t|a move");
 }
 
@@ -135,7 +135,7 @@ async fn an_end_with_a_process_that_may_still_work_puts_the_job_in_quarantine() 
     let end = ended(run, State::TimedOut);
     let backend = Backend { pid: 4711, start_us: 1_700_000_000_123_456 };
     let ending = Ending { quarantine: Some(backend), fenced: Some(false), ..end.ending.clone() };
-    assert!(runs::finish(&mut bench.conn().await, &Ended { ending, ..end }, BOUND).await.unwrap());
+    assert!(runs::finish(&mut bench.conn().await, &Ended { ending, ..end }, BOUND, BOUND).await.unwrap());
     assert_eq!(bench.state("quarantined_run_id").await, run.id.to_string());
     let sql = "SELECT concat_ws(' ', fenced, backend_pid, (extract(epoch FROM backend_start) * 1000000)::bigint) \
                FROM steward.job_runs";

@@ -203,3 +203,20 @@ async fn renewing_extends_what_is_ours_and_says_what_is_not() {
     assert_eq!(runs::renew(conn, &[(id, epoch + 1)], LEASE, BOUND).await.unwrap(), [], "an ended run has no lease");
     assert_eq!(bench.text("SELECT lease_until FROM steward.job_runs").await, "NULL");
 }
+
+/// A run that is long over its commit holds its own row; the leases of the others are renewed all the same.
+///
+/// Caught: a renewal that waits for the row, with those of every other run.
+#[tokio::test]
+async fn renewing_waits_for_no_run_that_is_committing() {
+    let bench = Bench::new().await;
+    let run = bench.running(1).await;
+    let committing = bench.client().await;
+    let hold = format!("BEGIN; UPDATE steward.job_runs SET rows_affected = 7 WHERE id = '{}'", run.id);
+    committing.batch_execute(&hold).await.unwrap();
+    let (conn, held) = (&mut bench.conn().await, [(run.id, run.epoch)]);
+    let renewing = runs::renew(conn, &held, LEASE, BOUND);
+    let renewed = tokio::time::timeout(Duration::from_secs(4), renewing).await.expect("it waits for nobody").unwrap();
+    assert_eq!(renewed, [Renewed { id: run.id, cancel_by: None }], "it is still ours");
+    committing.batch_execute("ROLLBACK").await.unwrap();
+}

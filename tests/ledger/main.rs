@@ -129,7 +129,8 @@ impl Bench {
 
     async fn claim(&self, ask: &Ask) -> Answer {
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-        let mut answers = claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND).await.unwrap();
+        let mut answers =
+            claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND).await.unwrap().answers;
         assert_eq!(answers.len(), 1);
         assert_eq!(answers[0].job, ask.job);
         answers.remove(0)
@@ -164,7 +165,7 @@ impl Bench {
     }
 
     async fn finish(&self, run: Run, state: State) -> bool {
-        runs::finish(&mut self.conn().await, &ended(run, state), BOUND).await.unwrap()
+        runs::finish(&mut self.conn().await, &ended(run, state), BOUND, BOUND).await.unwrap()
     }
 
     async fn reap(&self) -> Vec<Orphan> {

@@ -5,7 +5,7 @@ use pgsteward::store::claims::{Answer, Missed, Skip, Verdict, Wanted, reaching_o
 use pgsteward::store::runs::State;
 
 use crate::Bench;
-use crate::harness::BOUND;
+use crate::harness::{BOUND, wait_until};
 
 /// `first..last xcount reason`, in seconds after the floor of the beginning.
 async fn ranges(bench: &Bench) -> String {
@@ -159,4 +159,24 @@ async fn what_comes_before_an_instant_that_is_held_back_is_recorded() {
     assert_eq!(bench.settle(Wanted::Due { missed, fire: Some(bench.fire(10)) }).await, Verdict::Hold);
     bench.assert_floor(9).await;
     assert_eq!(bench.states().await, "running, skipped misfire x5");
+}
+
+/// Caught: a range that is taken for lengthened because its row was there a moment ago.
+#[tokio::test]
+async fn a_range_that_is_pruned_while_it_is_lengthened_loses_nothing() {
+    let bench = Bench::new().await;
+    bench.record(&[bench.missed(1, 5, 5, Skip::Paused)]).await;
+    let pruning = bench.client().await;
+    pruning.batch_execute("BEGIN; DELETE FROM steward.job_runs").await.unwrap();
+    let missed = vec![bench.missed(6, 7, 2, Skip::Paused)];
+    let ask = bench.ask(Wanted::Due { missed, fire: None }).await;
+    let committing = async {
+        let watcher = bench.client().await;
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0";
+        wait_until("the claim waits", BOUND, async || watcher.number(waits).await > 0).await;
+        pruning.batch_execute("COMMIT").await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(bench.claim(&ask), committing);
+    assert_eq!(answer.verdict, Verdict::Record);
+    assert_eq!(ranges(&bench).await, "6..7 x2 paused");
 }

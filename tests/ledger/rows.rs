@@ -2,10 +2,12 @@
 
 use chrono::TimeDelta;
 use pgsteward::store::claims::{Skip, Wanted};
+use pgsteward::store::pruning::prune_job;
 use pgsteward::store::run_history::prune;
 use pgsteward::store::runs::State;
 
-use crate::Bench;
+use crate::harness::BOUND;
+use crate::{Bench, JOB};
 
 #[tokio::test]
 async fn the_floor_of_a_job_is_when_it_was_first_seen() {
@@ -98,4 +100,50 @@ async fn what_was_asked_for_is_pruned_whatever_the_floor() {
     assert!(run.due_at > bench.floor + TimeDelta::hours(1), "now");
     bench.finish(run, State::Succeeded).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
+}
+
+/// Caught: a bound by the floor also for runs that were asked for, which have none.
+#[tokio::test]
+async fn the_history_of_a_job_is_bounded_by_count() {
+    let bench = Bench::new().await;
+    let insert = |kind: &str, state: &str, count: i64| {
+        format!(
+            "INSERT INTO steward.job_runs (id, job, kind, due_at, state, actor, finished_at)
+             SELECT gen_random_uuid(), '{JOB}', '{kind}', now() - interval '3 s' * n, '{state}', 'somebody', now()
+               FROM generate_series(1, {count}) n"
+        )
+    };
+    bench.sql(&insert("manual", "succeeded", 50)).await;
+    let keep = async |keep| prune_job(&mut bench.conn().await, JOB, keep, BOUND).await.unwrap();
+    assert_eq!(keep(20).await, 30);
+    bench.sql("DELETE FROM steward.job_runs").await;
+    bench.sql(&insert("scheduled", "failed", 50)).await;
+    assert_eq!(keep(20).await, 0, "above the floor, an instant's row is what keeps it from running twice");
+    bench.sql("UPDATE steward.job_state SET claimed_floor = now()").await;
+    assert_eq!(keep(20).await, 30);
+    let oldest = "SELECT (now() - min(due_at) < interval '61 s')::text FROM steward.job_runs";
+    assert_eq!(bench.text(oldest).await, "true", "the newest stay");
+}
+
+/// Successes that are old are thinned out; everything else stays.
+#[tokio::test]
+async fn old_successes_of_a_frequent_job_are_thinned_out() {
+    let bench = Bench::new().await;
+    let insert = |state: &str, ago: &str, step: &str, count: i64| {
+        format!(
+            "INSERT INTO steward.job_runs (id, job, kind, due_at, state, finished_at)
+             SELECT gen_random_uuid(), '{JOB}', 'scheduled', date_trunc('hour', now()) - interval '{ago}' - interval '{step}' * n,
+                    '{state}', now()
+               FROM generate_series(1, {count}) n"
+        )
+    };
+    bench.sql("UPDATE steward.job_state SET claimed_floor = now()").await;
+    bench.sql(&insert("succeeded", "1 h", "10 s", 360)).await;
+    bench.sql(&insert("succeeded", "12 h", "1 min", 120)).await;
+    bench.sql(&insert("failed", "1 h 5 s", "10 s", 360)).await;
+    prune_job(&mut bench.conn().await, JOB, 10_000, BOUND).await.unwrap();
+    let count = async |sql: &str| bench.number(&format!("SELECT count(*) FROM steward.job_runs WHERE {sql}")).await;
+    assert_eq!(count("state = 'succeeded' AND due_at > now() - interval '6 hours'").await, 60, "one a minute");
+    assert_eq!(count("state = 'succeeded' AND due_at < now() - interval '6 hours'").await, 2, "one an hour");
+    assert_eq!(count("state = 'failed'").await, 360);
 }

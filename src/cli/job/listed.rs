@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
 
-use crate::config::{Config, Job, JobName, Mode, Trigger, Work};
+use crate::config::{Config, Job, JobName, Trigger, Work};
 use crate::schedule::agenda::Agenda;
 use crate::schedule::planner::{self, Gate};
 use crate::store::overview::{self, Overview};
@@ -71,7 +71,7 @@ pub fn merge(config: &Config, database: &str, overview: Option<&Overview>, now: 
         let ledger = of_ledger(name.as_str());
         let ours = specs.iter().find(|(spec, _)| spec == name).map(|(_, hash)| hash);
         let theirs = ledger.and_then(|job| job.spec_hash.as_ref());
-        let active = job.enabled && (config.mode == Mode::Maintain || matches!(job.work, Work::Builtin(_)));
+        let active = job.is_active(config.mode);
         planned(name, job, database, active, now).with(
             ledger,
             all_paused,
@@ -229,7 +229,7 @@ mod tests {
         };
         assert_eq!(listed(&config, "vacuum"), (State::Disabled, 0));
         assert_eq!(listed(&config, "tally"), (State::Enabled, 5));
-        config.mode = Mode::Observe;
+        config.mode = crate::config::Mode::Observe;
         assert_eq!(listed(&config, "tally"), (State::Disabled, 0), "it changes nothing of the user's");
         assert_eq!(listed(&config, "retention"), (State::Enabled, 5), "it keeps pgsteward's own tables");
     }

@@ -366,16 +366,16 @@ fn a_specification_names_everything_that_is_said_of_a_job_and_its_schedule_apart
     let of = |change: fn(&mut Job)| {
         let mut job = hourly();
         change(&mut job);
-        spec_hash(&job)
+        spec_hash(&job, Mode::Maintain)
     };
     let sql = |change: fn(&mut SqlWork)| {
         let mut job = hourly();
         if let Work::Sql(work) = &mut job.work {
             change(work);
         }
-        spec_hash(&job)
+        spec_hash(&job, Mode::Maintain)
     };
-    let plain = spec_hash(&hourly());
+    let plain = spec_hash(&hourly(), Mode::Maintain);
     let (when, how) = plain.split_once('-').unwrap();
     assert_eq!((when.len(), how.len()), (12, 12));
     for (place, hash) in [
@@ -409,7 +409,7 @@ fn a_specification_names_everything_that_is_said_of_a_job_and_its_schedule_apart
         sql(|work| work.login = Some(crate::config::SecretSource::File("f".into()))),
         sql(|work| work.search_path = "app".to_owned()),
         sql(|work| work.lock_timeout = Duration::from_secs(2)),
-        spec_hash(&Job { work: Work::Builtin(Builtin::Vacuum), ..hourly() }),
+        spec_hash(&Job { work: Work::Builtin(Builtin::Vacuum), ..hourly() }, Mode::Maintain),
     ]
     .iter()
     .enumerate()

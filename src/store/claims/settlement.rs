@@ -92,9 +92,9 @@ impl Settlement {
                     });
                     change.floor = fire.due_at;
                     if queued {
-                        change.queued = Some(Some(id))
+                        change.queued = Some(Some(id));
                     } else {
-                        change.running = Some(id)
+                        change.running = Some(id);
                     }
                     run = Some(Run { id, epoch: 1, due_at: fire.due_at });
                 }
@@ -241,11 +241,13 @@ impl Settlement {
                        missed_count = least(r.missed_count::bigint + n.count, 2147483647)::integer
                   FROM n JOIN newest ON newest.id = n.id
                  WHERE r.id = newest.run_id
+                RETURNING n.id
             )
             INSERT INTO steward.job_runs
                    (id, job, kind, due_at, last_due_at, missed_count, state, reason, actor, instance, finished_at)
             SELECT id, job, 'missed', first, last, count, 'skipped', reason, 'schedule', $8, clock_timestamp()
-              FROM n WHERE NOT EXISTS (SELECT FROM newest WHERE newest.id = n.id)
+              -- Not by `newest`: that row may have been pruned at this moment.
+              FROM n WHERE NOT EXISTS (SELECT FROM lengthened WHERE lengthened.id = n.id)
             ON CONFLICT (job, due_at) DO NOTHING";
         if self.ranges.is_empty() {
             return Ok(());
@@ -300,7 +302,8 @@ impl Settlement {
         Ok(())
     }
 
-    pub(super) async fn update(&self, tx: &Tx<'_>) -> Result<(), Error> {
+    /// Writes the slots and floors. Returns where the server's WAL ends then, in bytes.
+    pub(super) async fn update(&self, tx: &Tx<'_>) -> Result<Option<i64>, Error> {
         const SQL: &str = "
             UPDATE steward.job_state s
                SET claimed_floor = n.floor,
@@ -310,9 +313,10 @@ impl Settlement {
                    skipped_total = s.skipped_total + n.skipped
               FROM unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::boolean[], $5::uuid[], $6::bigint[])
                    AS n (job, floor, running, requeue, queued, skipped)
-             WHERE s.job = n.job";
+             WHERE s.job = n.job
+            RETURNING (pg_current_wal_insert_lsn() - '0/0')::bigint";
         if self.states.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let jobs: Vec<&str> = self.states.iter().map(|state| state.job.as_str()).collect();
         let floors: Vec<DateTime<Utc>> = self.states.iter().map(|state| state.floor).collect();
@@ -328,8 +332,8 @@ impl Settlement {
             (&queued as _, Type::UUID_ARRAY),
             (&skipped as _, Type::INT8_ARRAY),
         ];
-        tx.execute("take the slots of jobs", SQL, &params).await?;
-        Ok(())
+        let rows = tx.rows("take the slots of jobs", SQL, &params).await?;
+        Ok(rows.iter().map(|row| row.get(0)).max())
     }
 }
 
