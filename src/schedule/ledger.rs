@@ -48,6 +48,9 @@ pub struct Ledger {
 const PATIENCE: Duration = Duration::from_millis(300);
 const AT_ONCE: Duration = Duration::from_millis(1);
 
+/// What the log says of a run whose commit nobody heard of.
+const PROVEN: &str = "the connection broke while this run committed; its row proves that it did";
+
 /// Whether an ending will be refused however often it is sent: by its data, a constraint, or the SQL
 /// itself. A full disk is none of these.
 fn is_refused_for_good(error: &Error) -> bool {
@@ -262,8 +265,7 @@ impl Ledger {
             Ok(Standing::Other(state)) => {
                 let (database, here) = (self.db.name(), ended.ending.state.as_str());
                 if state.as_deref() == Some(State::Succeeded.as_str()) {
-                    tracing::info!(database, job, run_id = %id,
-                        "the connection broke while this run committed; its row proves that it did");
+                    tracing::info!(database, job, run_id = %id, "{PROVEN}");
                 } else {
                     let state = state.as_deref().unwrap_or("nothing, its row is gone");
                     tracing::warn!(database, job, run_id = %id, here, "this run has been ended already: as {state}");
@@ -280,6 +282,21 @@ impl Ledger {
                 Ok(Standing::Other(None))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// How a run stands that was ended by somebody else, or by its own transaction without our hearing of it.
+    pub async fn look(&self, job: &JobName, id: Uuid) -> Standing {
+        let looked = self
+            .within("read the state of a run", async { runs::state_of(&mut *self.control().await?, id, BOUND).await });
+        match looked.await {
+            Ok(state) => {
+                if state.as_deref() == Some(State::Succeeded.as_str()) {
+                    tracing::info!(database = self.db.name(), job = job.as_str(), run_id = %id, "{PROVEN}");
+                }
+                Standing::Other(state)
+            }
+            Err(_) => Standing::Unwritten,
         }
     }
 

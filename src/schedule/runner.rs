@@ -205,13 +205,17 @@ impl Runner {
         if recorded {
             self.ledger.wrote(2);
         }
-        // A run that was taken over has been ended by who took it.
-        if ending.state != State::Lost && !recorded {
+        let stands = if recorded {
+            ledger::Standing::Written
+        } else if ending.state == State::Lost {
+            // It has been ended by who took it over, or by its own commit, of which nobody heard.
+            self.ledger.look(&job, id).await
+        } else {
             let pause = on_failure == AfterFailure::Pause && matches!(ending.state, State::Failed | State::TimedOut);
-            let ended = Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause };
-            if let ledger::Standing::Other(state) = self.ledger.finish(ended).await {
-                ending = told_by_row(ending, state.as_deref());
-            }
+            self.ledger.finish(Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause }).await
+        };
+        if let ledger::Standing::Other(state) = stands {
+            ending = told_by_row(ending, state.as_deref());
         }
         self.record(&job, &ending, begun.elapsed(), on_failure);
         let news = ending.state != State::Succeeded || self.standing.is_news(&job, State::Succeeded.as_str());

@@ -52,11 +52,10 @@ fn each_wanted() -> [Wanted; 6] {
 #[test]
 fn an_old_plan_is_stale_whatever_it_wants() {
     type Change = fn(&mut Slot);
-    let changes: [Change; 4] = [
+    let changes: [Change; 3] = [
         |slot| slot.floor = at(101),
         |slot| slot.floor = at(99),
         |slot| slot.spec_hash = Some("when-otherwise".to_owned()),
-        |slot| slot.spec_hash = None,
     ];
     for wanted in each_wanted() {
         for (place, change) in changes.iter().enumerate() {
@@ -67,6 +66,14 @@ fn an_old_plan_is_stale_whatever_it_wants() {
             assert_eq!(judge(&slot, &ask(wanted.clone())), Verdict::Stale, "{place} {wanted:?}");
         }
     }
+}
+
+/// Its row was made by who paused it, or ran it, before any instance knew it.
+#[test]
+fn a_job_without_a_specification_goes_by_any() {
+    let slot = slot(|slot| (slot.queued, slot.spec_hash) = (Some(id(7)), None));
+    let wanted = Wanted::Queued { id: id(7), skip: None };
+    assert_eq!(judge(&slot, &ask(wanted)), Verdict::Run);
 }
 
 #[test]
