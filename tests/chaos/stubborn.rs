@@ -68,9 +68,11 @@ async fn one_that_cannot_be_ended_keeps_its_job_waiting_and_no_other() {
     let tick = job("tick", &sql, "").replace("timeout = \"60s\"", "timeout = \"1s\"");
     let jobs = [tick, job("other", &effect("other"), "catch_up = \"all\"")].concat();
     let daemon = Daemon::spawn(setup(&role.url, &jobs)).await;
-    let run = running(&stage.client, "tick").await;
+    // On a busy machine, one before it may have been out of time before it began.
     let line = daemon.wait_log("it may still run").await;
-    assert!(line.contains("timed_out") && line.contains(&run), "{line}");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let run = line["run_id"].as_str().unwrap().to_owned();
+    assert_eq!((line["job"].as_str(), line["outcome"].as_str()), (Some("tick"), Some("timed_out")), "{line}");
     daemon.wait_log("its end is written when that has ended").await;
     daemon.wait_metric("pgsteward_jobs_quarantined", |jobs| jobs == 1.0).await;
     // Instants that come due meanwhile are accounted for, and begin nothing; other jobs run, for
@@ -94,5 +96,5 @@ async fn one_that_cannot_be_ended_keeps_its_job_waiting_and_no_other() {
     wait_outcome(&stage.client, &run, "timed_out timeout").await;
     daemon.wait_metric("pgsteward_jobs_quarantined", |jobs| jobs == 0.0).await;
     let accounts = close_accounts(&stage.client, vec![daemon], &["tick", "other"]).await;
-    assert!(accounts[0].count("timed_out") == 1 && accounts[0].count("succeeded") >= 1, "{accounts:#?}");
+    assert!(accounts[0].count("timed_out") >= 1 && accounts[0].count("succeeded") >= 1, "{accounts:#?}");
 }
