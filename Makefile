@@ -30,7 +30,7 @@ lint: ## Check format, clippy and documentation
 fmt: ## Format the sources
 	cargo fmt
 
-deps: ## Install what tests need: a PostgreSQL server, PgBouncer, promtool
+deps: ## Install what tests need: a PostgreSQL server, PgBouncer, promtool, systemd-analyze
 	@scripts/install-deps.sh test
 
 clean: ## Remove what was built

@@ -3,7 +3,7 @@
 #
 # usage: scripts/install-deps.sh [server|test|full]
 #   server  a C linker for cargo, and a PostgreSQL server with its client
-#   test    and PgBouncer and promtool
+#   test    and PgBouncer, promtool and systemd-analyze
 #   full    and every PostgreSQL version that pgsteward supports (adds apt.postgresql.org's repository)
 #
 # Debian and Ubuntu, as root or with sudo. Elsewhere it says what is missing.
@@ -42,10 +42,10 @@ missing_packages() {
     test | full)
         has pgbouncer || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
         has promtool || echo prometheus
+        has systemd-analyze || echo systemd
         ;;
     esac
     if [ "$level" = full ]; then
-        has systemd-analyze || echo systemd
         python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
         local version
         for version in $versions; do

@@ -368,7 +368,7 @@ async fn told_to_stop(signals: &mut mpsc::Receiver<Signal>) {
 }
 
 /// Names this process among all that ever run.
-fn instance() -> String {
+pub fn instance() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let random = Uuid::new_v4().simple().to_string();
     format!("{host}/{}/{}", std::process::id(), &random[..8])

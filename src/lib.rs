@@ -20,6 +20,8 @@
 //!
 //! ARCHITECTURE.md walks through the house with its invariants.
 
+// Where SQL's statements begin and end.
+pub mod sql;
 // What an operator may say, checked whole before anything happens.
 pub mod config;
 // Logs and pgsteward's own metrics.

@@ -9,12 +9,14 @@ mod turns;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use harness::{BOUND, PrivateServer, Proxy, Template, TestClient, TestDatabase, connect, wait_for, wait_until};
 use pgsteward::config::{self, Pooler, Secret, SecretSource};
 use pgsteward::db::{Database, Kind, Purpose};
 use pgsteward::health::{Board, Inputs, Jobs, PartitionsNeeded, Schema, Status};
 use pgsteward::jobs::probe::{self, Outcome, Probe, ProbeState};
 use pgsteward::jobs::sample;
+use pgsteward::jobs::unwritten::Destination;
 use pgsteward::lifecycle::Tasks;
 use pgsteward::observe::{Observer, Snapshot, Watched};
 use pgsteward::telemetry::Metrics;
@@ -29,6 +31,7 @@ struct Steward {
     limits: config::Health,
     watched: Vec<Watched>,
     bound: Duration,
+    skew: TimeDelta,
     state: ProbeState,
 }
 
@@ -67,7 +70,8 @@ impl Steward {
             board: Board::new("main", limits.stale_after),
             watched: vec![table("system_health"), table("connection_metrics")],
             bound: BOUND,
-            state: ProbeState::new(&limits),
+            skew: TimeDelta::zero(),
+            state: ProbeState::new(&config::Config::default()),
             limits,
         }
     }
@@ -85,6 +89,8 @@ impl Steward {
             instance: "here",
             watched: &self.watched,
             writable: true,
+            keeps: true,
+            skew: self.skew,
             bound: self.bound,
         };
         let inputs = Inputs {
@@ -96,6 +102,18 @@ impl Steward {
             true => probe::run(&probe, &mut self.state, &inputs).await,
             false => probe::connectivity_only(&probe, &mut self.state).await,
         }
+    }
+
+    async fn sample(&mut self) -> Result<u64, Kind> {
+        let to = Destination {
+            db: &self.db,
+            metrics: &self.metrics,
+            writable: true,
+            keeps: true,
+            skew: self.skew,
+            bound: BOUND,
+        };
+        sample::run(&to, "here", &mut self.state).await.map_err(|error| error.kind())
     }
 
     async fn snapshot(&self) -> Snapshot {
@@ -224,8 +242,7 @@ async fn each_probe_leaves_a_row_per_component_and_samples_become_one_row() {
     }
 
     steward.probe().await;
-    let written = sample::run(&steward.db, &steward.metrics, "here", &mut steward.state.sampler, BOUND).await.unwrap();
-    assert_eq!(written, 1);
+    assert_eq!(steward.sample().await, Ok(1));
     let row = client
         .text(
             "SELECT concat_ws('|', samples, total_max >= 1, active_min >= 1, idle_max IS NOT NULL, saturation_max > 0,
@@ -235,8 +252,7 @@ async fn each_probe_leaves_a_row_per_component_and_samples_become_one_row() {
         )
         .await;
     assert_eq!(row, "2|t|t|t|t|t|1|t");
-    let written = sample::run(&steward.db, &steward.metrics, "here", &mut steward.state.sampler, BOUND).await.unwrap();
-    assert_eq!(written, 0, "nothing was seen since");
+    assert_eq!(steward.sample().await, Ok(0), "nothing was seen since");
 }
 
 #[tokio::test]
@@ -329,7 +345,7 @@ async fn a_killed_server_is_named_within_the_bound_and_recovery_has_to_prove_its
         ("pgsteward_health_status{component=\"connectivity\",target=\"main\"}", Some(2.0)),
         ("pg_up{target=\"main\"}", Some(0.0)),
         ("pg_settings_max_connections{target=\"main\"}", None),
-        ("pgsteward_rows_dropped_total{table=\"system_health\",target=\"main\"}", Some(20.0)),
+        ("pgsteward_spool_records{target=\"main\"}", Some(20.0)),
     ] {
         assert_eq!(steward.metric(series), value, "{series}");
     }
@@ -396,7 +412,7 @@ async fn a_fresh_connect_shows_what_the_open_connection_hides() {
     server.prepend_hba("host all app all reject");
     server.reload().await;
     // Nothing is known of fresh connects now, so that one is due; the open connections stay.
-    steward.state = ProbeState::new(&steward.limits);
+    steward.state = ProbeState::new(&config::Config::default());
     expect(&steward.probe().await, "connectivity", Status::Healthy, "ok", &[]);
     let words = ["an open connection answers, but a new one fails", "pg_hba.conf"];
     expect(&steward.probe().await, "connectivity", Status::Degraded, "hba", &words);
@@ -502,7 +518,7 @@ async fn a_locked_catalog_spoils_the_measurement_but_the_database_is_up() {
 }
 
 #[tokio::test]
-async fn rows_that_cannot_be_written_are_counted_and_the_board_is_current() {
+async fn rows_that_cannot_be_written_wait_and_the_board_is_current() {
     let database = TestDatabase::create(Template::Empty).await;
     let mut steward = Steward::new(&database.url());
     steward.watched.clear();
@@ -510,14 +526,36 @@ async fn rows_that_cannot_be_written_are_counted_and_the_board_is_current() {
     assert!(outcome.measured && outcome.rows_written == 0, "{outcome:?}");
     expect(&outcome, "connectivity", Status::Healthy, "ok", &[]);
     assert_eq!(steward.board.read().report.as_deref(), Some(&*outcome.report));
-    assert_eq!(
-        steward.metric("pgsteward_rows_dropped_total{table=\"system_health\",target=\"main\"}"),
-        Some(outcome.report.components.len() as f64)
-    );
-    let sampled = sample::run(&steward.db, &steward.metrics, "here", &mut steward.state.sampler, BOUND).await;
-    assert_eq!(sampled.map_err(|error| error.kind()), Err(Kind::Sql));
-    let series = "pgsteward_rows_dropped_total{table=\"connection_metrics\",target=\"main\"}";
-    assert_eq!(steward.metric(series), Some(1.0));
+    let components = outcome.report.components.len() as f64;
+    assert_eq!(steward.metric("pgsteward_spool_records{target=\"main\"}"), Some(components));
+    assert_eq!(steward.sample().await, Err(Kind::Sql));
+    assert_eq!(steward.metric("pgsteward_spool_records{target=\"main\"}"), Some(components + 1.0));
+    let page = String::from_utf8(steward.metrics.encode().unwrap()).unwrap();
+    assert!(!page.contains("pgsteward_rows_dropped_total{"), "a table that is missing can come back: {page}");
+}
+
+#[tokio::test]
+async fn what_was_measured_in_an_outage_carries_the_databases_clock() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let proxy = Proxy::start(database.server().address()).await;
+    let client = database.client().await;
+    let mut steward = Steward::new(&database.url_at(proxy.address()));
+    // As if this machine's clock were three hours ahead.
+    steward.skew = TimeDelta::hours(-3);
+    steward.probe().await;
+    proxy.cut().await;
+    let outcome = steward.probe().await;
+    assert_eq!((outcome.measured, outcome.rows_written), (false, 0));
+    expect(&outcome, "connectivity", Status::Unhealthy, "refused", &[]);
+    proxy.pass().await;
+    let outcome = steward.probe().await;
+    assert_eq!(outcome.rows_written, 10, "what waited is not counted as the probe's own");
+    let hours =
+        "SELECT string_agg(round(extract(epoch FROM recorded_at - created_at) / 3600)::text, ' ' ORDER BY recorded_at)
+                   FROM steward.system_health WHERE component = 'connectivity'";
+    assert_eq!(client.text(hours).await, "0 3 0", "where the server answers, it tells the time itself");
+    let replayed = "pgsteward_spool_replayed_total{table=\"system_health\",target=\"main\"}";
+    assert_eq!(steward.metric(replayed), Some(10.0));
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@
 mod harness;
 
 mod ground;
+mod jobs;
 mod migrate;
 mod minute;
 mod peers;
@@ -39,7 +40,7 @@ use report::{Findings, Limit, Report, Row, Sample};
 use tokio::task::{LocalSet, spawn_local};
 
 /// What can be asked for, in the order in which it is measured.
-const FIGURES: &[&str] = &["size", "start", "metrics", "tick", "memory", "migrate", "retention"];
+const FIGURES: &[&str] = &["size", "start", "metrics", "tick", "memory", "jobs", "migrate", "retention"];
 
 /// A release binary of more than this is too large to be carried beside every application.
 const SIZE_MAX_MB: f64 = 10.0;
@@ -80,6 +81,7 @@ async fn figure(name: &'static str, ground: Rc<Ground>) -> Findings {
         "metrics" => scrape::measure(&ground).await,
         "tick" => tick::measure(&ground).await,
         "memory" => minute::measure(&ground).await,
+        "jobs" => jobs::measure(&ground).await,
         "migrate" => migrate::measure(&ground).await,
         "retention" => retention::measure(&ground).await,
         other => unreachable!("{other:?} is not in FIGURES"),

@@ -119,6 +119,11 @@ impl Findings {
         self.rows.push(row);
     }
 
+    pub fn append(&mut self, other: Findings) {
+        self.rows.extend(other.rows);
+        self.notes.extend(other.notes);
+    }
+
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
@@ -139,8 +144,7 @@ impl Report {
     }
 
     pub fn add(&mut self, findings: Findings) {
-        self.findings.rows.extend(findings.rows);
-        self.findings.notes.extend(findings.notes);
+        self.findings.append(findings);
     }
 
     pub fn not_taken(&mut self, name: &str, why: &str) {

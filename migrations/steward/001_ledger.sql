@@ -25,7 +25,7 @@ COMMENT ON COLUMN steward.leases.epoch IS
 CREATE TABLE steward.job_runs (
     id            uuid        PRIMARY KEY,
     job           text        NOT NULL CHECK (job <> ''),
-    kind          text        NOT NULL CHECK (kind IN ('scheduled', 'manual', 'missed')),
+    kind          text        NOT NULL CHECK (kind IN ('scheduled', 'chained', 'manual', 'missed')),
     due_at        timestamptz NOT NULL,
     last_due_at   timestamptz,
     missed_count  integer,
@@ -36,6 +36,10 @@ CREATE TABLE steward.job_runs (
     instance      text,
     epoch         bigint      NOT NULL DEFAULT 1 CHECK (epoch >= 1),
     attempts      integer     NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    fenced        boolean,
+    backend_pid   integer,
+    backend_start timestamptz,
+    cancel_by     text,
     lease_until   timestamptz,
     started_at    timestamptz,
     finished_at   timestamptz,
@@ -57,6 +61,7 @@ CREATE TABLE steward.job_runs (
     CONSTRAINT job_runs_ended_check CHECK (state IN ('queued', 'running') OR finished_at IS NOT NULL),
     CONSTRAINT job_runs_skipped_check CHECK (state <> 'skipped' OR reason IS NOT NULL),
     CONSTRAINT job_runs_manual_check CHECK (kind <> 'manual' OR actor IS NOT NULL),
+    CONSTRAINT job_runs_backend_check CHECK ((backend_pid IS NULL) = (backend_start IS NULL)),
     CONSTRAINT job_runs_missed_check CHECK (
         CASE WHEN kind = 'missed'
              THEN state NOT IN ('queued', 'running') AND reason IS NOT NULL
@@ -70,15 +75,16 @@ WITH (fillfactor = 70);
 
 -- No overlap, whatever the instances believe: a second running row of a job is refused by the server.
 CREATE UNIQUE INDEX job_runs_running_key ON steward.job_runs (job) WHERE state = 'running';
--- What is open, for claims, take-over and the reconciliation at start.
-CREATE INDEX job_runs_open_idx ON steward.job_runs (job, due_at) WHERE state IN ('queued', 'running');
+-- A queue of one: what is asked for, or due, while the job runs.
+CREATE UNIQUE INDEX job_runs_queued_key ON steward.job_runs (job) WHERE state = 'queued';
 -- Pruning by age, and what ended last.
 CREATE INDEX job_runs_finished_at_idx ON steward.job_runs (finished_at) WHERE finished_at IS NOT NULL;
 
 COMMENT ON TABLE steward.job_runs IS
     'The fire ledger: one row per job and due instant, claimed once across all instances, with its outcome and reason.';
 COMMENT ON COLUMN steward.job_runs.kind IS
-    'scheduled: by the plan; manual: asked for by an actor; missed: a range of instants at which nobody ran.';
+    'scheduled: by the plan; chained: after other jobs; manual: asked for by an actor; missed: a range of instants '
+    'in a row at which the job was not run, all for one reason.';
 COMMENT ON COLUMN steward.job_runs.due_at IS 'The instant (of a missed range: the first).';
 COMMENT ON COLUMN steward.job_runs.last_due_at IS 'Of a missed range: its last instant; else null.';
 COMMENT ON COLUMN steward.job_runs.missed_count IS 'Of a missed range: how many instants it stands for; else null.';
@@ -86,6 +92,12 @@ COMMENT ON COLUMN steward.job_runs.epoch IS
     'Grows by one when another instance takes the run over; a write transaction of the run goes on only under its own epoch.';
 COMMENT ON COLUMN steward.job_runs.lease_until IS
     'While running: until when the instance holds the run, by the database''s clock.';
+COMMENT ON COLUMN steward.job_runs.fenced IS
+    'Whether the run''s effect commits only while it holds its lease; false: it may run more than once (VACUUM, '
+    'CONCURRENTLY, a login of its own). Null until it is known.';
+COMMENT ON COLUMN steward.job_runs.backend_pid IS
+    'Of a run that is not fenced: the server process that works for it, with backend_start; null behind a pooler.';
+COMMENT ON COLUMN steward.job_runs.cancel_by IS 'Who asked for the run to be cancelled.';
 COMMENT ON COLUMN steward.job_runs.spec_hash IS 'Hash of the job''s configuration under which the run was claimed.';
 
 CREATE TABLE steward.job_state (
@@ -95,6 +107,9 @@ CREATE TABLE steward.job_state (
     spec_hash            text,
     spec_seen_at         timestamptz,
     running_run_id       uuid,
+    running_since        timestamptz,
+    queued_run_id        uuid,
+    quarantined_run_id   uuid,
     paused_by            text,
     paused_at            timestamptz,
     paused_reason        text,
@@ -102,7 +117,11 @@ CREATE TABLE steward.job_state (
     last_finished_at     timestamptz,
     last_state           text,
     consecutive_failures integer     NOT NULL DEFAULT 0 CHECK (consecutive_failures >= 0),
+    succeeded_total      bigint      NOT NULL DEFAULT 0 CHECK (succeeded_total >= 0),
+    failed_total         bigint      NOT NULL DEFAULT 0 CHECK (failed_total >= 0),
+    skipped_total        bigint      NOT NULL DEFAULT 0 CHECK (skipped_total >= 0),
     CONSTRAINT job_state_paused_check CHECK ((paused_by IS NULL) = (paused_at IS NULL)),
+    CONSTRAINT job_state_running_check CHECK ((running_run_id IS NULL) = (running_since IS NULL)),
     CONSTRAINT job_state_all_check CHECK (job <> '*' OR running_run_id IS NULL)
 )
 WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
@@ -113,8 +132,14 @@ COMMENT ON COLUMN steward.job_state.claimed_floor IS
     'Instants at or before it are settled; the history is pruned only below it, so that none fires twice.';
 COMMENT ON COLUMN steward.job_state.running_run_id IS
     'The slot: the run that holds this job. Without a foreign key: a claim must not lock the row of another run.';
+COMMENT ON COLUMN steward.job_state.queued_run_id IS 'The run that waits for the slot; there is one at most.';
+COMMENT ON COLUMN steward.job_state.quarantined_run_id IS
+    'A run that ended for the ledger while its server process may still work: the job waits until that is gone.';
+COMMENT ON COLUMN steward.job_state.succeeded_total IS
+    'Instants that ended so since the job was first seen; the history is pruned, these are not. Lost and timed out '
+    'runs count as failed, cancelled ones as neither.';
 COMMENT ON COLUMN steward.job_state.spec_hash IS
-    'The newest configuration seen; an instance with an older one stands aside during a rolling update.';
+    'The configuration of who registered the job last, which whoever observes does; a claim by another one is refused.';
 
 CREATE TABLE steward.retirements (
     partition      oid         PRIMARY KEY,

@@ -201,15 +201,16 @@ COMMENT ON FUNCTION steward.ensure_partitions(regclass, text, integer, integer) 
     'the current one that can be written to, without a gap. The caller sets lock_timeout.';
 
 CREATE TABLE steward.system_health (
-    id         uuid             NOT NULL DEFAULT gen_random_uuid(),
-    created_at timestamptz      NOT NULL DEFAULT now(),
-    instance   text             NOT NULL,
-    component  text             NOT NULL,
-    status     text             NOT NULL CHECK (status IN ('healthy', 'degraded', 'unhealthy', 'unknown')),
-    reason     text             NOT NULL,
-    message    text,
-    latency_ms double precision CHECK (latency_ms >= 0),
-    details    jsonb,
+    id          uuid             NOT NULL DEFAULT gen_random_uuid(),
+    created_at  timestamptz      NOT NULL DEFAULT now(),
+    instance    text             NOT NULL,
+    component   text             NOT NULL,
+    status      text             NOT NULL CHECK (status IN ('healthy', 'degraded', 'unhealthy', 'unknown')),
+    reason      text             NOT NULL,
+    message     text,
+    latency_ms  double precision CHECK (latency_ms >= 0),
+    details     jsonb,
+    recorded_at timestamptz      NOT NULL DEFAULT now(),
     PRIMARY KEY (id, created_at)
 ) PARTITION BY RANGE (created_at);
 
@@ -221,6 +222,8 @@ COMMENT ON TABLE steward.system_health IS
     'One row per probe and component. Daily partitions (UTC), no default partition: only the daemon writes here.';
 COMMENT ON COLUMN steward.system_health.created_at IS
     'When it was measured: rows of an outage are written later, once, under their own time and id.';
+COMMENT ON COLUMN steward.system_health.recorded_at IS
+    'When it was written: well after created_at, the database was away and the row waited in the spool.';
 COMMENT ON COLUMN steward.system_health.reason IS 'A stable code: ok, refused, connections_high, not_permitted …';
 COMMENT ON COLUMN steward.system_health.latency_ms IS 'How long the server took to answer; null when it did not.';
 
@@ -252,6 +255,7 @@ CREATE TABLE steward.connection_metrics (
     oldest_idle_in_transaction_seconds_max double precision,
     by_database             jsonb,
     pool                    jsonb,
+    recorded_at             timestamptz      NOT NULL DEFAULT now(),
     PRIMARY KEY (id, created_at)
 ) PARTITION BY RANGE (created_at);
 
@@ -261,6 +265,7 @@ COMMENT ON TABLE steward.connection_metrics IS
     'Connections by state over one interval, from several samples. Daily partitions (UTC), no default partition: '
     'only the daemon writes here.';
 COMMENT ON COLUMN steward.connection_metrics.created_at IS 'The end of the interval.';
+COMMENT ON COLUMN steward.connection_metrics.recorded_at IS 'When it was written; see system_health.';
 COMMENT ON COLUMN steward.connection_metrics.active_min IS
     'States are null where the role may not see other sessions (it lacks pg_monitor).';
 COMMENT ON COLUMN steward.connection_metrics.reserved_connections IS

@@ -13,7 +13,7 @@ SELECT id, created_at, user_id, actor, session_user_name, action, resource_type,
 COMMENT ON VIEW audit_logs IS 'steward.audit_logs; to write, call steward.log_audit_event.';
 
 CREATE VIEW system_health AS
-SELECT id, created_at, instance, component, status, reason, message, latency_ms, details
+SELECT id, created_at, instance, component, status, reason, message, latency_ms, details, recorded_at
   FROM steward.system_health;
 COMMENT ON VIEW system_health IS 'steward.system_health.';
 
@@ -22,7 +22,7 @@ SELECT id, created_at, instance, interval_seconds, samples, max_connections, res
        total_min, total_avg, total_max, active_min, active_avg, active_max, idle_min, idle_avg, idle_max,
        idle_in_transaction_min, idle_in_transaction_avg, idle_in_transaction_max,
        waiting_min, waiting_avg, waiting_max, saturation_max,
-       oldest_transaction_seconds_max, oldest_idle_in_transaction_seconds_max, by_database, pool
+       oldest_transaction_seconds_max, oldest_idle_in_transaction_seconds_max, by_database, pool, recorded_at
   FROM steward.connection_metrics;
 COMMENT ON VIEW connection_metrics IS 'steward.connection_metrics.';
 

@@ -11,12 +11,16 @@ pub enum Exit {
     Ok,
     /// A migration failed, or may not be applied or undone.
     Migration,
+    /// A run of a job ended otherwise than well.
+    Run,
     /// EX_USAGE
     Usage,
     /// EX_UNAVAILABLE: the database, or the address to listen on.
     Unavailable,
     /// EX_SOFTWARE
     Internal,
+    /// EX_TEMPFAIL: a job is paused, or runs or waits already; or how a run ended is not known yet.
+    Later,
     /// EX_CONFIG
     Config,
     /// `health`: by the convention of monitoring plugins.
@@ -31,9 +35,11 @@ impl Exit {
             Exit::Health(Status::Degraded) => 1,
             Exit::Health(Status::Unhealthy) => 2,
             Exit::Health(Status::Unknown) | Exit::Migration => 3,
+            Exit::Run => 4,
             Exit::Usage => 64,
             Exit::Unavailable => 69,
             Exit::Internal => 70,
+            Exit::Later => 75,
             Exit::Config => 78,
         }
     }

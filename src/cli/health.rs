@@ -15,7 +15,7 @@ use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::migrate::{self, plan::State};
 use crate::observe::Watched;
 use crate::schedule::{measure, schema};
-use crate::store::{pauses, runs};
+use crate::store::{pauses, run_history};
 use crate::telemetry::Metrics;
 
 /// For the measurement, and again for what is read beside it; a monitoring plugin gives itself about
@@ -52,9 +52,11 @@ impl Health {
             instance: "cli",
             watched: &watched,
             writable: false,
+            keeps: false,
+            skew: chrono::TimeDelta::zero(),
             bound: BOUND,
         };
-        let outcome = probe::run(&probe, &mut ProbeState::new(limits), &inputs).await;
+        let outcome = probe::run(&probe, &mut ProbeState::new(session.config()), &inputs).await;
         let report = without_unread(outcome.report.as_ref().clone(), &inputs);
         if session.json {
             print_json(&report);
@@ -101,7 +103,7 @@ async fn read_kept(db: &Database, config: &Config) -> Result<Option<(Inputs, Vec
 
 async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
     let mut conn = db.acquire(Purpose::Check).await?;
-    let last = bounded("read the last runs", BOUND, runs::last_runs(&mut conn, BOUND)).await?;
+    let last = bounded("read the last runs", BOUND, run_history::last_runs(&mut conn, BOUND)).await?;
     let paused = bounded("read the pause flag", BOUND, pauses::read(&mut conn, BOUND)).await?;
     let failing = last
         .into_iter()

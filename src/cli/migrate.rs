@@ -168,7 +168,7 @@ impl Down {
             return Err(Exit::Usage);
         }
         let lossy: Vec<String> =
-            planned.iter().filter(|undo| migrate::sql::loses_data(&undo.sql)).map(Undo::label).collect();
+            planned.iter().filter(|undo| crate::sql::loses_data(&undo.sql)).map(Undo::label).collect();
         if !lossy.is_empty() && !self.yes {
             say(&format!("rolling back {} removes data; nothing was done; add --yes to go on", lossy.join(", ")));
             return Err(Exit::Usage);

@@ -6,6 +6,7 @@
 mod check;
 mod exit;
 mod health;
+mod job;
 mod migrate;
 mod pause;
 mod role;
@@ -48,8 +49,10 @@ Examples:
   pgsteward check --connect                   is the configuration right, is the server there?
   DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations
   pgsteward role | psql                       make a least-privilege role
+  pgsteward job run retention --wait          run a job now, and see how it ends
 
-Exit codes: 0 done; 3 a migration failed; 64 usage; 69 unavailable; 70 internal; 78 configuration.
+Exit codes: 0 done; 3 a migration failed; 4 a run did not succeed; 64 usage; 69 unavailable; 70 internal;
+75 not now, or not known yet; 78 configuration.
 `health` has its own: 0 healthy, 1 degraded, 2 unhealthy, 3 unknown.";
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +64,9 @@ enum Command {
     /// Apply, list or roll back migrations
     #[command(subcommand)]
     Migrate(migrate::Migrate),
+    /// List, run, pause and cancel jobs
+    #[command(subcommand)]
+    Job(job::Job),
     /// Measure the database once; the exit code is its health
     Health(health::Health),
     /// Print the SQL of a least-privilege role
@@ -130,6 +136,7 @@ fn execute(cli: Cli) -> Exit {
         Command::Check(check) => block_on(check.execute(session)),
         Command::Migrate(migrate) => block_on(migrate.execute(session)),
         Command::Health(health) => block_on(health.execute(session)),
+        Command::Job(job) => block_on(job.execute(session)),
         Command::Pause(pause) => block_on(pause.execute(session)),
         Command::Resume(resume) => block_on(resume.execute(session)),
         Command::Role(role) => role.print(),

@@ -1,5 +1,7 @@
 //! What contradicts itself, though each value by itself is fine; and which database is meant.
 
+mod jobs;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use super::problem::{Origin, Problem};
 use super::schedule::Kind;
 use super::tree::Node;
 use super::value::print_duration;
-use super::{Config, Database, Environment, JobName};
+use super::{Builtin, Config, Database, Environment, Job};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
         ("migrations", "lock_timeout", migrations.lock_timeout),
     );
     staleness(&mut findings, config, tree);
+    jobs::jobs(&mut findings, config, tree);
     findings
 }
 
@@ -99,8 +102,8 @@ fn pool(findings: &mut Findings, tree: &Node, name: &str, database: &Database) {
 
 /// A measurement must not go stale before the next one can be there.
 fn staleness(findings: &mut Findings, config: &Config, tree: &Node) {
-    let Some(job) = config.jobs.builtin.get(&JobName::HealthProbe).filter(|job| job.enabled) else { return };
-    if let Kind::Every(interval) = job.schedule.kind() {
+    let Some(schedule) = config.jobs.enabled(Builtin::HealthProbe).and_then(Job::schedule) else { return };
+    if let Kind::Every(interval) = schedule.kind() {
         let least = interval.saturating_mul(2);
         if config.health.stale_after < least {
             findings.contradiction(
@@ -109,7 +112,7 @@ fn staleness(findings: &mut Findings, config: &Config, tree: &Node) {
                 format!(
                     "health.stale_after = {} with jobs.health-probe.schedule = \"{}\"",
                     print_duration(config.health.stale_after),
-                    job.schedule.text()
+                    schedule.text()
                 ),
                 format!("a health.stale_after of at least twice the interval ({})", print_duration(least)),
             );

@@ -1,9 +1,7 @@
-//! What holds when nothing is said, and the names of the built-in jobs.
+//! What holds when nothing is said. The jobs' own defaults stand with them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::*;
@@ -33,6 +31,7 @@ impl Default for Config {
             retention: Retention::default(),
             vacuum: Vacuum::default(),
             refresh: Refresh::default(),
+            spool: Spool::default(),
         }
     }
 }
@@ -104,8 +103,15 @@ impl Default for Jobs {
             max_concurrent: 2,
             lease: 15 * SECOND,
             history_keep: 30 * DAY,
-            builtin: JobName::ALL.into_iter().map(|name| (name, Job::of(name))).collect(),
+            history_max: 2000,
+            all: Builtin::ALL.into_iter().map(|builtin| (builtin.into(), Job::of(builtin))).collect(),
         }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Spool {
+        Spool { max_size_bytes: 16 * 1024 * 1024, max_age: 7 * DAY }
     }
 }
 
@@ -136,80 +142,9 @@ impl Default for Refresh {
     }
 }
 
-impl JobName {
-    /// All of them, in the order in which a day begins: measure, then keep, then tidy.
-    pub const ALL: [JobName; 6] = [
-        JobName::HealthProbe,
-        JobName::ConnectionMetrics,
-        JobName::Partitions,
-        JobName::Retention,
-        JobName::Vacuum,
-        JobName::Refresh,
-    ];
-
-    /// As in `[jobs.NAME]`, in logs, labels and the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            JobName::HealthProbe => "health-probe",
-            JobName::ConnectionMetrics => "connection-metrics",
-            JobName::Partitions => "partitions",
-            JobName::Retention => "retention",
-            JobName::Vacuum => "vacuum",
-            JobName::Refresh => "refresh",
-        }
-    }
-}
-
-impl fmt::Display for JobName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The name of no built-in job.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no built-in job has this name; there are health-probe, connection-metrics, partitions, retention, vacuum and refresh"
-)]
-pub struct UnknownJob;
-
-impl FromStr for JobName {
-    type Err = UnknownJob;
-
-    fn from_str(text: &str) -> Result<JobName, UnknownJob> {
-        JobName::ALL.into_iter().find(|name| name.as_str() == text).ok_or(UnknownJob)
-    }
-}
-
-impl Job {
-    /// A built-in job's defaults. Minutes are odd so that not everything in the world, nor here,
-    /// starts at the full hour.
-    pub fn of(name: JobName) -> Job {
-        let (schedule, timeout) = match name {
-            JobName::HealthProbe => ("@every 15s", 10 * SECOND),
-            JobName::ConnectionMetrics => ("@every 60s", 10 * SECOND),
-            JobName::Partitions => ("@hourly", 5 * MINUTE),
-            JobName::Retention => ("17 3 * * *", 2 * HOUR),
-            JobName::Vacuum => ("41 * * * *", 6 * HOUR),
-            JobName::Refresh => ("*/15 * * * *", HOUR),
-        };
-        #[expect(clippy::expect_used, reason = "constants, and a test reads them all")]
-        let schedule = Schedule::parse(schedule).expect("a built-in schedule parses");
-        Job { enabled: true, schedule, timezone: chrono_tz::Tz::UTC, timeout }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_job_has_defaults_and_a_name_that_reads_back() {
-        for name in JobName::ALL {
-            assert_eq!(name.as_str().parse(), Ok(name));
-            assert!(Job::of(name).enabled);
-        }
-        assert_eq!(Jobs::default().builtin.len(), JobName::ALL.len());
-        assert_eq!("health_probe".parse::<JobName>(), Err(UnknownJob));
+impl Jobs {
+    /// A built-in job, where it is enabled.
+    pub fn enabled(&self, builtin: Builtin) -> Option<&Job> {
+        self.all.get(builtin.as_str()).filter(|job| job.enabled)
     }
 }

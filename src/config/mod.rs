@@ -15,6 +15,7 @@
 
 mod check;
 mod defaults;
+pub mod job;
 pub mod load;
 mod overlay;
 pub mod problem;
@@ -24,17 +25,20 @@ mod secret;
 mod tables;
 mod tree;
 mod value;
+pub mod window;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use defaults::{MAIN, UnknownJob};
+pub use defaults::MAIN;
+pub use job::{AfterFailure, Builtin, CatchUp, Job, JobName, ON_TIME, Overlap, SqlWork, Trigger, Work};
 pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
 pub use secret::{Secret, SecretError, SecretSource};
+pub use window::{Window, Windows};
 
 /// Everything that pgsteward was told. `Config::default()` is what holds when nothing is said; it
 /// names no database, which [`load()`] therefore asks for.
@@ -45,7 +49,8 @@ pub struct Config {
     /// `mode`. `observe` changes nothing of the user's: no application migrations, no purge of
     /// application tables, no VACUUM, no REFRESH; pgsteward's own schema is kept either way.
     pub mode: Mode,
-    /// `state_dir`: where the local pause file lies. Default: systemd's `STATE_DIRECTORY`, else none.
+    /// `state_dir`: where the local pause file lies, and the spool. Default: systemd's `STATE_DIRECTORY`,
+    /// else none.
     pub state_dir: Option<PathBuf>,
     /// `development.ephemeral`, `--ephemeral`, or `USE_IN_MEMORY_DB`: use a throw-away server.
     pub ephemeral: bool,
@@ -67,6 +72,8 @@ pub struct Config {
     pub vacuum: Vacuum,
     /// `[refresh]`
     pub refresh: Refresh,
+    /// `[spool]`
+    pub spool: Spool,
 }
 
 /// Where this process runs.
@@ -266,40 +273,12 @@ pub struct Jobs {
     pub max_concurrent: u32,
     /// `lease`, default 15 s, 5 s..=5 m: the observer's and each run's, on the database's clock.
     pub lease: Duration,
-    /// `history_keep`, default 30 d: rows of `job_runs`.
+    /// `history_keep`, default 30 d: rows of `job_runs`; failures are kept twice as long.
     pub history_keep: Duration,
-    /// `[jobs.NAME]` of the built-in jobs.
-    pub builtin: BTreeMap<JobName, Job>,
-}
-
-/// The built-in jobs. In text: `health-probe`, `connection-metrics` …
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum JobName {
-    /// Measures the server, judges, writes `system_health`.
-    HealthProbe,
-    /// Samples the connections, writes `connection_metrics`.
-    ConnectionMetrics,
-    /// Makes partitions ahead.
-    Partitions,
-    /// Purges what is past its retention.
-    Retention,
-    /// VACUUM and ANALYZE by need.
-    Vacuum,
-    /// Refreshes materialized views.
-    Refresh,
-}
-
-/// `[jobs.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Job {
-    /// `enabled`, default true.
-    pub enabled: bool,
-    /// `schedule`: cron with five or six fields, `@every 15s`, `@hourly`, `@daily` …
-    pub schedule: Schedule,
-    /// `timezone`: an IANA name, default `UTC`.
-    pub timezone: chrono_tz::Tz,
-    /// `timeout`: after which the run is cancelled on the server.
-    pub timeout: Duration,
+    /// `history_max`, default 2000: rows of one job that succeeded or were skipped; and as many that failed.
+    pub history_max: u32,
+    /// `[jobs.NAME]`: the built-in jobs, and those of an operator's own SQL.
+    pub all: BTreeMap<JobName, Job>,
 }
 
 /// `[retention]`: how long rows are kept. Days are 24 hours.
@@ -354,4 +333,13 @@ pub struct Refresh {
     pub views: Vec<String>,
     /// `max_staleness`, default 1 h: refreshed at least this often, unchanged or not.
     pub max_staleness: Duration,
+}
+
+/// `[spool]`: measurements that wait for the database, per database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spool {
+    /// `max_size`, default 16 MiB, 64 KiB..=1 GiB: in `state_dir`; memory holds 1 MiB of it at most.
+    pub max_size_bytes: usize,
+    /// `max_age`, default 7 d, 1 m..=30 d.
+    pub max_age: Duration,
 }

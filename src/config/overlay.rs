@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::JobName;
+use super::Builtin;
 use super::defaults::MAIN;
 use super::load::Args;
 use super::problem::{Origin, Problem};
@@ -42,8 +42,8 @@ const CREDENTIALS: [(&str, &[&str]); 5] = [
     ("supabase_db_password", &["supabase", "db_password"]),
 ];
 
-/// Secrets, each of which has several forms.
-const SECRETS: [&str; 5] = ["url", "direct_url", "password", "service_key", "db_password"];
+/// Secrets of databases and jobs, each of which has several forms.
+const SECRETS: [&str; 6] = ["url", "direct_url", "password", "service_key", "db_password", "login_url"];
 const FORMS: [&str; 3] = ["", "_file", "_command"];
 
 /// What came out beside the tree.
@@ -187,7 +187,8 @@ fn resolve(tree: &Node, database: Option<&[String]>, segments: &[&str]) -> Vec<S
         let existing = table.and_then(|table| table.keys().find(|key| same(key, segment)).cloned());
         let job = || {
             let jobs = path.len() == 1 && path[0] == "jobs";
-            JobName::ALL.iter().map(|name| name.as_str()).find(|name| jobs && same(name, segment)).map(str::to_owned)
+            let names = Builtin::ALL.map(Builtin::as_str);
+            names.into_iter().find(|name| jobs && same(name, segment)).map(str::to_owned)
         };
         let key = existing.or_else(job).unwrap_or_else(|| segment.to_lowercase());
         node = table.and_then(|table| table.get(&key));
@@ -202,7 +203,7 @@ fn resolve(tree: &Node, database: Option<&[String]>, segments: &[&str]) -> Vec<S
 /// Lays one value over the tree, and takes away the weaker forms of the same secret.
 fn lay(tree: &mut Node, path: Vec<String>, node: Node) {
     if let Some((key, table)) = path.split_last()
-        && path.first().is_some_and(|first| first.starts_with("database"))
+        && path.first().is_some_and(|first| first.starts_with("database") || first == "jobs")
         && let Some(secret) = SECRETS.iter().find(|secret| FORMS.iter().any(|form| *key == format!("{secret}{form}")))
     {
         for other in FORMS.iter().map(|form| format!("{secret}{form}")).filter(|other| other != key) {

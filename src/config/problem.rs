@@ -181,7 +181,7 @@ impl std::error::Error for Problems {}
 
 /// The candidate that a misspelt word most likely stands for: at most a third of its letters away,
 /// counting a swap of neighbours as one. Case, `-` and `_` make no difference.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| -> Vec<char> {
         // Longer words than any key are compared by their beginning, so that the cost is bounded.
         text.chars().take(64).map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()

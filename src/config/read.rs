@@ -72,6 +72,16 @@ impl<'a> Section<'a> {
         self.table.into_iter().flatten().map(|(name, node)| (name.as_str(), &node.origin))
     }
 
+    /// The tables in this one that were not asked for by name: the user's own.
+    pub(super) fn own_tables(&self) -> Vec<(&'a str, &'a Origin)> {
+        let known = self.known.borrow();
+        let table = self.table.into_iter().flatten();
+        table
+            .filter(|(name, node)| matches!(node.value, Value::Table(_)) && !known.contains(name))
+            .map(|(name, node)| (name.as_str(), &node.origin))
+            .collect()
+    }
+
     /// `section.key`, with names that hold dots in quotes.
     pub(super) fn path_of(&self, key: &str) -> String {
         let key = if key.contains('.') { format!("{key:?}") } else { key.to_owned() };
@@ -81,6 +91,12 @@ impl<'a> Section<'a> {
     /// Adds a problem with a key of this table.
     pub(super) fn problem(&self, origin: &Origin, key: &str, found: impl Into<String>, wanted: impl Into<String>) {
         self.push(Problem::new(origin.clone(), self.path_of(key), found, wanted));
+    }
+
+    /// The same, with what was probably meant.
+    pub(super) fn meant(&self, origin: &Origin, key: &str, found: &str, fault: Fault) {
+        let problem = Problem::new(origin.clone(), self.path_of(key), found, fault.wanted);
+        self.push(problem.meant(fault.did_you_mean));
     }
 
     fn push(&self, problem: Problem) {
@@ -295,12 +311,11 @@ fn describe(node: &Node, secret: bool) -> String {
     }
 }
 
-/// In quotes, at most 60 characters.
+/// In double quotes, at most 60 characters. Single ones, of which SQL has many, stand as they are.
 pub(super) fn quote(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("\"{}…\"", text[..end].escape_debug()),
-        None => format!("\"{}\"", text.escape_debug()),
-    }
+    let (shown, rest) = text.char_indices().nth(60).map_or((text, ""), |(end, _)| (&text[..end], "…"));
+    let shown = shown.split('\'').map(|part| part.escape_debug().to_string()).collect::<Vec<_>>().join("'");
+    format!("\"{shown}{rest}\"")
 }
 
 fn plain(value: &impl Debug) -> String {

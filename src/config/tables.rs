@@ -8,11 +8,10 @@ use chrono_tz::{TZ_VARIANTS, Tz};
 use super::defaults::MAIN;
 use super::problem::{Origin, nearest};
 use super::read::{Fault, Section, quote};
-use super::schedule::SCHEDULE;
 use super::*;
 
 /// PostgreSQL's limit for a name, in bytes.
-const IDENTIFIER_MAX: usize = 63;
+pub(super) const IDENTIFIER_MAX: usize = 63;
 /// What a user's table or view looks like.
 const QUALIFIED: &str = r#"a name with its schema, such as "public.events""#;
 /// The bundled application sets.
@@ -22,7 +21,7 @@ const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-const fn secs(count: u64) -> Duration {
+pub(super) const fn secs(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
@@ -30,7 +29,7 @@ const fn hours(count: u64) -> Duration {
     Duration::from_secs(count * 3_600)
 }
 
-const fn days(count: u64) -> Duration {
+pub(super) const fn days(count: u64) -> Duration {
     Duration::from_secs(count * 86_400)
 }
 
@@ -58,10 +57,11 @@ pub(super) fn config(root: &Section<'_>) -> Config {
         http: root.section("http", http),
         log: root.section("log", log),
         health: root.section("health", health),
-        jobs: root.section("jobs", jobs),
+        jobs: root.section("jobs", job::table::jobs),
         retention: root.section("retention", retention),
         vacuum: root.section("vacuum", vacuum),
         refresh: root.section("refresh", refresh),
+        spool: root.section("spool", spool),
     }
 }
 
@@ -123,7 +123,7 @@ fn any_text(text: &str) -> Result<&str, Fault> {
 }
 
 /// Only the shape: hosts, ports and parameters are judged where they are used.
-fn connection_string(text: &str) -> Result<&str, Fault> {
+pub(super) fn connection_string(text: &str) -> Result<&str, Fault> {
     let text = text.trim();
     let url = text.starts_with("postgres://") || text.starts_with("postgresql://");
     if url || (!text.contains("://") && text.contains('=')) {
@@ -224,34 +224,9 @@ fn health(section: &Section<'_>) -> Health {
     }
 }
 
-fn jobs(section: &Section<'_>) -> Jobs {
-    let default = Jobs::default();
-    Jobs {
-        max_concurrent: section.integer("max_concurrent", default.max_concurrent, 1, 8),
-        lease: section.duration("lease", default.lease, secs(5), secs(300)),
-        history_keep: section.duration("history_keep", default.history_keep, days(1), KEEP_MAX),
-        builtin: default
-            .builtin
-            .into_iter()
-            .map(|(name, default)| (name, section.section(name.as_str(), |section| job(section, default))))
-            .collect(),
-    }
-}
+pub(super) const ZONE: &str = r#"an IANA time zone such as "UTC" or "Europe/Berlin""#;
 
-fn job(section: &Section<'_>, default: Job) -> Job {
-    Job {
-        enabled: section.boolean("enabled", default.enabled),
-        schedule: section
-            .checked("schedule", SCHEDULE, |text| Schedule::parse(text).map_err(Fault::wanted))
-            .unwrap_or(default.schedule),
-        timezone: section.checked("timezone", ZONE, zone).unwrap_or(default.timezone),
-        timeout: section.duration("timeout", default.timeout, secs(1), days(7)),
-    }
-}
-
-const ZONE: &str = r#"an IANA time zone such as "UTC" or "Europe/Berlin""#;
-
-fn zone(text: &str) -> Result<Tz, Fault> {
+pub(super) fn zone(text: &str) -> Result<Tz, Fault> {
     let text = text.trim();
     text.parse().map_err(|_| {
         let names = || TZ_VARIANTS.iter().map(|zone| zone.name());
@@ -330,5 +305,14 @@ fn refresh(section: &Section<'_>) -> Refresh {
             if is_qualified(name) { Ok(()) } else { Err(Fault::wanted(QUALIFIED)) }
         }),
         max_staleness: section.duration("max_staleness", default.max_staleness, secs(60), days(30)),
+    }
+}
+
+fn spool(section: &Section<'_>) -> Spool {
+    let default = Spool::default();
+    let (least, most) = (64 * 1024, 1024 * 1024 * 1024);
+    Spool {
+        max_size_bytes: section.size("max_size", default.max_size_bytes, least, most),
+        max_age: section.duration("max_age", default.max_age, secs(60), days(30)),
     }
 }

@@ -6,9 +6,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use prometheus::Histogram;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, SimpleQueryMessage};
@@ -33,13 +33,15 @@ pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 pub struct Conn {
     pub(super) link: Link,
     pub(super) facts: Facts,
-    server: Arc<Server>,
+    pub(super) server: Arc<Server>,
     address: Address,
     purpose: Purpose,
     route: Route,
     between: Between,
     timings: ConnectTimings,
     statement_seconds: Histogram,
+    /// Whether somebody else's SQL may have left something in the session.
+    pub(super) soiled: AtomicBool,
 }
 
 impl Conn {
@@ -55,7 +57,18 @@ impl Conn {
         let labels = [server.name.as_str(), plan.purpose.as_str()];
         let statement_seconds = server.metrics.statement_seconds.with_label_values(&labels);
         let (purpose, route) = (plan.purpose, plan.route);
-        Conn { link, facts, server, address, purpose, route, between, timings, statement_seconds }
+        Conn {
+            link,
+            facts,
+            server,
+            address,
+            purpose,
+            route,
+            between,
+            timings,
+            statement_seconds,
+            soiled: AtomicBool::new(false),
+        }
     }
 
     /// Runs a statement and returns its rows. `what` is a bare verb phrase for the error.
@@ -83,7 +96,7 @@ impl Conn {
         self.measured(what, self.link.client.batch_execute(sql)).await
     }
 
-    async fn measured<T>(
+    pub(super) async fn measured<T>(
         &self,
         what: &'static str,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -107,23 +120,6 @@ impl Conn {
         outcome
     }
 
-    /// Sends a script as one simple query and counts the statements that completed, also when one
-    /// failed: run-time errors carry no position, and the count is what finds the statement.
-    pub async fn script(&self, what: &'static str, sql: &str) -> Result<usize, (usize, Error)> {
-        let mut completed = 0;
-        let run = async {
-            let mut stream = std::pin::pin!(self.link.client.simple_query_raw(sql).await?);
-            while let Some(message) = stream.next().await {
-                if let SimpleQueryMessage::CommandComplete(_) = message? {
-                    completed += 1;
-                }
-            }
-            Ok(())
-        };
-        let outcome = self.measured(what, run).await;
-        outcome.map(|()| completed).map_err(|error| (completed, error))
-    }
-
     /// Sends several statements as one simple query, which is one round trip and needs no session
     /// state. Returns the first column of every row of every statement, as text.
     pub async fn batch_values(&self, what: &'static str, sql: &str) -> Result<Vec<Option<String>>, Error> {
@@ -141,9 +137,9 @@ impl Conn {
         Canceller::new(&self.server, &self.link, self.address.clone(), self.route, backend)
     }
 
-    /// Whether another may use it: open, no transaction, nothing under way.
+    /// Whether another may use it: open, no transaction, nothing under way, nothing left behind.
     pub(super) fn is_reusable(&self) -> bool {
-        !self.is_closed() && self.link.wire.is_idle()
+        !self.is_closed() && self.link.wire.is_idle() && !self.soiled.load(Ordering::Acquire)
     }
 
     /// How long each step of its connect took.
@@ -171,6 +167,13 @@ impl Conn {
         self.link.wire.backend_pid()
     }
 
+    /// The server process that works for this connection alone: its id, and when it began, in
+    /// microseconds since 1970. `None` behind a pooler.
+    pub fn process(&self) -> Option<(i32, i64)> {
+        let ours = self.facts.pid == self.announced_pid() && self.facts.backend_start_us > 0;
+        ours.then_some((self.facts.pid, self.facts.backend_start_us))
+    }
+
     /// Whether a SET outlives its transaction for us alone; false behind a transaction pooler.
     pub fn has_session_state(&self) -> bool {
         self.between.has_session_state()
@@ -180,6 +183,11 @@ impl Conn {
     /// oldest are dropped.
     pub fn take_notices(&self) -> Vec<String> {
         self.link.wire.take_notices()
+    }
+
+    /// How many of these were dropped since this was asked last.
+    pub fn take_lost_notices(&self) -> u32 {
+        self.link.wire.take_lost()
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Server {
     pub(super) config: config::Database,
     pub(super) tasks: Tasks,
     pub(super) metrics: Arc<Metrics>,
+    /// Set where the address is a job's own login: its `application_name`.
+    own_login: Option<String>,
     /// What was found to stand between, per route.
     between: Mutex<BTreeMap<Route, Between>>,
 }
@@ -71,7 +73,29 @@ pub(super) struct Plan {
 impl Server {
     /// Reads no secret and opens nothing.
     pub fn new(name: &str, config: config::Database, tasks: Tasks, metrics: Arc<Metrics>) -> Arc<Server> {
-        Arc::new(Server { name: name.to_owned(), config, tasks, metrics, between: Mutex::default() })
+        let name = name.to_owned();
+        Arc::new(Server { name, config, tasks, metrics, own_login: None, between: Mutex::default() })
+    }
+
+    /// The same under another address with credentials of its own; its sessions bear the job's name.
+    pub(super) fn with_login(&self, login: &config::SecretSource, job: &str) -> Arc<Server> {
+        let config = config::Database {
+            url: Some(login.clone()),
+            direct_url: None,
+            password: None,
+            supabase: None,
+            // It says what stands before `url`; this one is looked at for itself.
+            pooler: config::Pooler::Auto,
+            ..self.config.clone()
+        };
+        let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
+        let own_login = Some(job.to_owned());
+        Arc::new(Server { name: self.name.clone(), config, tasks, metrics, own_login, between: Mutex::default() })
+    }
+
+    /// For one statement on the server, where nothing else is said.
+    pub(super) fn statement_timeout_ms(&self) -> u128 {
+        self.config.query_timeout.as_millis().clamp(1, i32::MAX as u128)
     }
 
     /// Opens a connection, within `connect_timeout` per host.
@@ -81,6 +105,8 @@ impl Server {
     pub async fn connect(self: &Arc<Self>, purpose: Purpose, route: Route) -> Result<Conn, Error> {
         let outcome = self.connect_any(purpose, route).await;
         match &outcome {
+            // The gauges tell of the daemon's own way there.
+            Ok(_) if self.own_login.is_some() => {}
             Ok(conn) => {
                 let ConnectTimings { dns, tcp, tls, auth } = conn.timings();
                 for (step, took) in [("dns", dns), ("tcp", tcp), ("tls", tls), ("auth", auth)] {
@@ -213,6 +239,7 @@ impl Server {
         let config = &self.config;
         let (key, source) = match (route, &config.direct_url) {
             (Route::Direct, Some(direct)) => ("direct_url", Some(direct)),
+            _ if self.own_login.is_some() => ("login_url", config.url.as_ref()),
             _ => ("url", config.url.as_ref()),
         };
         let password = self.load("password", config.password.as_ref()).await?;
@@ -234,6 +261,9 @@ impl Server {
         };
         if password.is_some() {
             info.password = password;
+        }
+        if self.own_login.is_some() {
+            info.application_name.clone_from(&self.own_login);
         }
         Ok(info)
     }

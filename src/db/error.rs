@@ -118,6 +118,22 @@ impl Kind {
         matches!(self, Kind::Conflict)
     }
 
+    /// Whether time alone may mend it: the same work may succeed a little later.
+    pub fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Kind::Unreachable
+                | Kind::Refused
+                | Kind::TooManyConnections
+                | Kind::StartingUp
+                | Kind::InRecovery
+                | Kind::LockTimeout
+                | Kind::Conflict
+                | Kind::ConnectionLost
+                | Kind::PoolTimeout
+        )
+    }
+
     /// Whether the connection (not the statement) is at fault, so that a new one may do.
     pub fn is_connection(self) -> bool {
         matches!(

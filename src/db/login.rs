@@ -162,7 +162,7 @@ impl Server {
     }
 
     async fn greet(&self, link: &Link, apply: Apply) -> Result<Facts, Error> {
-        let sql = greeting(apply, self.config.query_timeout.as_millis().clamp(1, i32::MAX as u128));
+        let sql = greeting(apply, self.statement_timeout_ms());
         let answer =
             link.client.simple_query(&sql).await.map_err(|error| Error::from_pg("prepare the session", error))?;
         let row = answer.iter().find_map(|message| match message {
@@ -193,11 +193,15 @@ fn greeting(apply: Apply, statement_timeout_ms: u128) -> String {
         Apply::Always => String::new(),
         Apply::IfBackend(pid) => format!("AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ({pid})"),
     };
+    format!("{facts}; {}", settings(statement_timeout_ms, &condition))
+}
+
+/// The statement that gives a session our settings; also after one was reset.
+pub(super) fn settings(statement_timeout_ms: u128, condition: &str) -> String {
     // The check of the client's connection came with PostgreSQL 14, and needs Linux' (or a BSD's)
     // poll(); elsewhere setting it is an error.
     format!(
-        "{facts}; \
-         SELECT pg_catalog.set_config(s.name, s.value, false) \
+        "SELECT pg_catalog.set_config(s.name, s.value, false) \
            FROM (VALUES ('search_path', 'pg_catalog, pg_temp'), \
                         ('statement_timeout', '{statement_timeout_ms}'), \
                         ('lock_timeout', '5s'), \

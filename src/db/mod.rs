@@ -18,6 +18,7 @@ mod login;
 mod pool;
 pub mod pooler;
 pub mod retry;
+mod script;
 mod session;
 pub mod supabase;
 mod tls;
@@ -27,8 +28,9 @@ mod wire;
 pub use conn::{Conn, Param, quote_ident, quote_literal};
 pub use connect::{ConnectTimings, Server};
 pub use error::{Error, Kind};
-pub use pool::{Database, PoolStats, Pooled};
+pub use pool::{Database, JobConn, PoolStats, Pooled};
 pub use pooler::Between;
+pub use script::Done;
 pub use session::{CancelOutcome, Canceller};
 pub use transaction::{Tx, TxFuture, TxOptions};
 

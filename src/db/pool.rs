@@ -5,6 +5,7 @@
 //! with it as soon as one arrives.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,34 @@ use crate::telemetry::Metrics;
 
 /// A connection on loan; dropping it gives it back.
 pub type Pooled<'a> = PooledConnection<'a, Manager>;
+
+/// A job's connection; see [`Database::acquire_job`].
+#[derive(Debug)]
+pub enum JobConn {
+    /// Given back when it is dropped.
+    Pooled(Pooled<'static>),
+    /// Closed when it is dropped.
+    Own(Conn),
+}
+
+impl Deref for JobConn {
+    type Target = Conn;
+    fn deref(&self) -> &Conn {
+        match self {
+            JobConn::Pooled(conn) => conn,
+            JobConn::Own(conn) => conn,
+        }
+    }
+}
+
+impl DerefMut for JobConn {
+    fn deref_mut(&mut self) -> &mut Conn {
+        match self {
+            JobConn::Pooled(conn) => conn,
+            JobConn::Own(conn) => conn,
+        }
+    }
+}
 
 /// How many connections a purpose holds now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -117,6 +146,19 @@ impl Database {
     /// the command line.
     pub async fn connect(&self, purpose: Purpose, route: Route) -> Result<Conn, Error> {
         self.server.connect(purpose, route).await
+    }
+
+    /// Takes a connection for a job: of the pool, or, where it has a login of its own, one that is opened
+    /// for it and closed after it. That stands outside the budget, and there is one per lane at most.
+    pub async fn acquire_job(&self, login: Option<&config::SecretSource>, job: &str) -> Result<JobConn, Error> {
+        match login {
+            None => Ok(JobConn::Pooled(self.acquire(Purpose::Job).await?)),
+            Some(login) => {
+                let server = self.server.with_login(login, job);
+                let conn = server.connect(Purpose::Job, Route::Direct).await;
+                Ok(JobConn::Own(conn.map_err(|error| error.context("the job's own login"))?))
+            }
+        }
     }
 
     /// How many connections each purpose holds.

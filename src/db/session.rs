@@ -125,7 +125,8 @@ impl Inner {
                 return true;
             }
             if self.wire.is_closed() {
-                return false;
+                // Whoever had the connection may have closed it as soon as the answer was there.
+                return self.wire.is_answered();
             }
         }
     }
@@ -156,7 +157,7 @@ impl Inner {
     }
 
     fn last_look(&self) -> CancelOutcome {
-        if self.wire.is_settled() { CancelOutcome::Ended } else { CancelOutcome::Unconfirmed }
+        if self.wire.is_answered() { CancelOutcome::Ended } else { CancelOutcome::Unconfirmed }
     }
 }
 

@@ -20,6 +20,10 @@ use super::conn::Conn;
 use super::error::Error;
 use super::retry::Backoff;
 
+/// See [`TxOptions::idle_timeout`].
+const IDLE_LEAST: Duration = Duration::from_secs(5);
+const IDLE_MOST: Duration = Duration::from_secs(30);
+
 /// How a transaction runs.
 #[derive(Debug, Clone)]
 pub struct TxOptions {
@@ -27,7 +31,9 @@ pub struct TxOptions {
     pub statement_timeout: Duration,
     /// For each lock. Default 5 s.
     pub lock_timeout: Duration,
-    /// The session is ended when it idles inside the transaction for longer. Default 30 s.
+    /// The session is ended when it idles inside the transaction for longer: then this process is frozen
+    /// or cut off, and others wait for what the transaction has locked. Default as long as a statement,
+    /// within 5 s and 30 s.
     pub idle_timeout: Duration,
     /// Refuses writes.
     pub read_only: bool,
@@ -43,7 +49,7 @@ impl TxOptions {
         TxOptions {
             statement_timeout,
             lock_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(30),
+            idle_timeout: statement_timeout.clamp(IDLE_LEAST, IDLE_MOST),
             read_only: false,
             attempts: 3,
             prelude: String::new(),

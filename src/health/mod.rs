@@ -7,13 +7,14 @@
 //! measured. [`judge`](judge::judge) holds it against thresholds; [`History`] lets a component
 //! worsen at once and improve only after several good measurements in a row. The [`Board`] keeps the
 //! [`Report`] that every answer is given from, and is updated before the row is written: what is
-//! shown never waits for the database.
+//! shown never waits for the database. A row that cannot be written waits in the [`spool`].
 
 pub mod board;
 pub mod history;
 pub mod judge;
 pub mod reason;
 pub mod readiness;
+pub mod spool;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;

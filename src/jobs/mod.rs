@@ -12,7 +12,9 @@ pub mod probe;
 pub mod refresh;
 pub mod retention;
 pub mod sample;
+pub mod sql;
 mod unfenced;
+pub mod unwritten;
 pub mod vacuum;
 
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::{Config, JobName};
+use crate::config::{Builtin, Config, Job, JobName, Work};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
 use crate::store::runs;
 use crate::telemetry::Metrics;
@@ -44,6 +46,13 @@ pub struct Context<'a> {
     pub stop: CancellationToken,
     /// Whether the history says that the bundled set `zentry` is applied here.
     pub zentry: bool,
+    /// The job's name, and its configuration as it was claimed.
+    pub job: &'a JobName,
+    pub spec: &'a Job,
+    /// Whether the run's row says that it is not fenced.
+    pub unfenced: bool,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
 }
 
 /// What a job did.
@@ -62,6 +71,10 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Set when some of it failed: the run has failed, and what it did is still told.
     pub failure: Option<Error>,
+    /// Set when the run's success is written already, in the transaction of its effect.
+    pub recorded: bool,
+    /// With a failure: the server process that may still be at work.
+    pub may_still_run: Option<runs::Backend>,
 }
 
 impl Context<'_> {
@@ -77,6 +90,9 @@ impl Context<'_> {
 
     /// A write transaction that commits only while this run still holds its lease.
     ///
+    /// It holds the run's row against being taken over for as long as it is open, so the server ends it
+    /// when nothing comes for as long as a lease lasts: the process may be frozen, or cut off.
+    ///
     /// `'c` is fixed (and not chosen by `work`) so that `work` can use what outlives this call.
     pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
     where
@@ -84,8 +100,10 @@ impl Context<'_> {
         T: Send + 'c,
     {
         let (run_id, epoch) = (self.run_id, self.epoch);
+        let mut options = options.clone();
+        options.idle_timeout = options.idle_timeout.min(self.config.jobs.lease);
         self.conn
-            .transaction(options, |tx| {
+            .transaction(&options, |tx| {
                 let effect = work(tx);
                 Box::pin(async move {
                     runs::fence(tx, run_id, epoch).await?;
@@ -97,13 +115,14 @@ impl Context<'_> {
 }
 
 /// Runs a job of the ledger. Probes and samples are taken on every tick of the observer instead.
-pub async fn run(job: JobName, context: &mut Context<'_>) -> Result<Report, Error> {
-    match job {
-        JobName::Partitions => partitions::run(context).await,
-        JobName::Retention => retention::run(context).await,
-        JobName::Vacuum => vacuum::run(context).await,
-        JobName::Refresh => refresh::run(context).await,
-        JobName::HealthProbe | JobName::ConnectionMetrics => {
+pub async fn run(context: &mut Context<'_>) -> Result<Report, Error> {
+    match &context.spec.work {
+        Work::Builtin(Builtin::Partitions) => partitions::run(context).await,
+        Work::Builtin(Builtin::Retention) => retention::run(context).await,
+        Work::Builtin(Builtin::Vacuum) => vacuum::run(context).await,
+        Work::Builtin(Builtin::Refresh) => refresh::run(context).await,
+        Work::Sql(work) => sql::run(context, work).await,
+        Work::Builtin(Builtin::HealthProbe | Builtin::ConnectionMetrics) => {
             let skipped = Some("runs on every tick of the observer, outside the ledger".to_owned());
             Ok(Report { skipped, ..Report::default() })
         }

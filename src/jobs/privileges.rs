@@ -1,22 +1,22 @@
 //! What the enabled jobs will not be permitted, looked up once at start.
 
-use crate::config::{Config, JobName, Mode};
+use crate::config::{Builtin, Config, Mode};
 use crate::db::{Conn, Error};
 use crate::observe::privileges::{self, Lack};
 
 /// Everything that is lacking, each with what mends it. Changes nothing.
 pub async fn lacks(conn: &Conn, config: &Config, zentry: bool) -> Result<Vec<Lack>, Error> {
-    let enabled = |job| config.mode == Mode::Maintain && config.jobs.builtin.get(&job).is_some_and(|job| job.enabled);
+    let enabled = |job| config.mode == Mode::Maintain && config.jobs.enabled(job).is_some();
     let mut lacks: Vec<Lack> = privileges::measurements(conn).await?.into_iter().collect();
-    if enabled(JobName::Vacuum) {
+    if enabled(Builtin::Vacuum) {
         lacks.extend(privileges::vacuum(conn, &config.vacuum.schemas_exclude).await?);
     }
-    if enabled(JobName::Refresh) {
+    if enabled(Builtin::Refresh) {
         let own = zentry.then(|| super::refresh::ZENTRY_VIEW.to_owned());
         let views: Vec<String> = config.refresh.views.iter().cloned().chain(own).collect();
         lacks.extend(privileges::refresh(conn, &views).await?);
     }
-    if enabled(JobName::Retention) {
+    if enabled(Builtin::Retention) {
         let tables: Vec<String> = config.retention.tables.keys().cloned().collect();
         lacks.extend(privileges::retention(conn, &tables).await?);
     }

@@ -1,7 +1,8 @@
 //! The health probe: one look at the database, judged, shown, then written down.
 //!
 //! ```text
-//! Snapshot (or the error) ─► judge ─► Board, gauges ─► fresh connect now and then ─► system_health
+//! Snapshot (or the error) ─► judge ─► Board, gauges ─► fresh connect now and then ─► system_health,
+//!                                                                                 else the spool
 //! ```
 //! What is shown comes first: it needs no database. A database that cannot be reached is a
 //! measurement too, and the kind of error is its result. Only the observer calls [`run`]; the other
@@ -17,24 +18,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::config;
 use crate::db::{Database, Error, Kind, Purpose, Route};
 use crate::health::judge::{connectivity, judge};
-use crate::health::{Board, History, Inputs, Measurement, Report, Status, reason};
+use crate::health::{Board, Component, History, Inputs, Measurement, Report, Status, reason};
 use crate::observe::{Observation, Observer, Watched};
-use crate::store::health::{HealthRow, insert_health};
+use crate::store::health::{HealthRow, Row};
 use crate::telemetry::Metrics;
 
 use super::sample::Sampler;
+use super::unwritten::{Destination, Unwritten};
 use gauges::Gauges;
 
 /// How often a fresh connect is measured while the last one succeeded.
 const FRESH_CONNECT_EVERY: Duration = Duration::from_secs(300);
-/// How often the log repeats that rows cannot be written.
-const WARN_EVERY: Duration = Duration::from_secs(300);
 
 /// What a probe works with.
 #[derive(Clone, Copy)]
@@ -49,8 +49,19 @@ pub struct Probe<'a> {
     pub watched: &'a [Watched],
     /// Whether pgsteward's tables are there to be written into.
     pub writable: bool,
+    /// Whether rows that cannot be written now are kept for later.
+    pub keeps: bool,
+    /// The database's clock less this instance's, as last read.
+    pub skew: TimeDelta,
     /// For the whole probe.
     pub bound: Duration,
+}
+
+impl Probe<'_> {
+    fn destination(&self) -> Destination<'_> {
+        let Probe { db, metrics, writable, keeps, skew, bound, .. } = *self;
+        Destination { db, metrics, writable, keeps, skew, bound: bound / 4 }
+    }
 }
 
 /// What one database's probes remember from tick to tick.
@@ -61,9 +72,10 @@ pub struct ProbeState {
     gauges: Gauges,
     /// Fed at each tick; `jobs::sample` empties it.
     pub sampler: Sampler,
+    /// Rows of probes and samples on their way into the database.
+    pub unwritten: Unwritten,
     connected_afresh: Option<Instant>,
     fresh_connect: Option<Error>,
-    dropped: Dropped,
     last_connectivity: Status,
 }
 
@@ -78,15 +90,15 @@ pub struct Outcome {
 
 impl ProbeState {
     /// Nothing known yet.
-    pub fn new(limits: &config::Health) -> ProbeState {
+    pub fn new(config: &config::Config) -> ProbeState {
         ProbeState {
             observer: Observer::new(),
-            history: History::new(limits.recover_after),
+            history: History::new(config.health.recover_after),
             gauges: Gauges::default(),
             sampler: Sampler::default(),
+            unwritten: Unwritten::new(config),
             connected_afresh: None,
             fresh_connect: None,
-            dropped: Dropped::default(),
             last_connectivity: Status::Unknown,
         }
     }
@@ -101,6 +113,7 @@ impl ProbeState {
 
 /// The observer's probe.
 pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> Outcome {
+    let begun = probe.destination().now();
     let looked = look(probe, &mut state.observer).await;
     let looked = match looked {
         Ok(observation) => Ok(observation),
@@ -121,11 +134,11 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
         Ok(observation) => {
             state.gauges.server(probe.metrics, target, &observation.snapshot);
             state.sampler.feed(&observation.snapshot);
-            Some(observation.snapshot.time)
+            observation.snapshot.time
         }
         Err(error) => {
             state.gauges.server_unseen(probe.metrics, target, reason::reached(error.kind()));
-            None
+            begun
         }
     };
     if looked.is_ok() {
@@ -138,6 +151,7 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
 /// The probe of an instance that does not observe: whether the database answers it, and nothing
 /// more. It goes over the control connection, the only one that such an instance holds.
 pub async fn connectivity_only(probe: &Probe<'_>, state: &mut ProbeState) -> Outcome {
+    let begun = probe.destination().now();
     let asked = async {
         let conn = probe.db.acquire(Purpose::Control).await?;
         let started = Instant::now();
@@ -151,7 +165,7 @@ pub async fn connectivity_only(probe: &Probe<'_>, state: &mut ProbeState) -> Out
     };
     let response_ms = answered.as_ref().ok().map(|response| millis(*response));
     let report = show(probe, state, vec![verdict], response_ms, answered.as_ref().err());
-    let rows_written = write(probe, state, &report, None, answered.as_ref().err()).await;
+    let rows_written = write(probe, state, &report, begun, answered.as_ref().err()).await;
     Outcome { report, measured: answered.is_ok(), rows_written }
 }
 
@@ -243,71 +257,29 @@ fn show(
     Arc::new(report)
 }
 
-/// Writes one row per component, or counts them as dropped.
+/// Writes one row per component, or keeps them for when the database is back. Their instant is fixed
+/// here: a row that is sent twice has to be the same row.
 async fn write(
     probe: &Probe<'_>,
     state: &mut ProbeState,
     report: &Report,
-    measured_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
     failed: Option<&Error>,
 ) -> u64 {
-    let rows: Vec<HealthRow> = report
-        .components
-        .iter()
-        .map(|component| HealthRow {
-            id: Uuid::now_v7(),
-            component: component.name.to_owned(),
-            status: component.status.as_str().to_owned(),
-            reason: component.reason.to_owned(),
-            message: component.message.clone(),
-            details: component.measured.clone(),
-        })
-        .collect();
-    if !probe.writable {
-        return 0;
-    }
-    // A database that was away an instant ago is not asked again.
-    if let Some(error) = failed.filter(|error| !reason::reached(error.kind())) {
-        state.dropped.count(probe, rows.len(), error);
-        return 0;
-    }
-    let bound = probe.bound / 4;
-    let insert = async {
-        let mut conn = probe.db.acquire(Purpose::Control).await?;
-        insert_health(&mut conn, probe.instance, measured_at, report.response_ms, &rows, bound).await
+    let row = |component: &Component| HealthRow {
+        id: Uuid::now_v7(),
+        created_at,
+        instance: probe.instance.to_owned(),
+        component: component.name.to_owned(),
+        status: component.status.as_str().to_owned(),
+        reason: component.reason.to_owned(),
+        message: component.message.clone(),
+        latency_ms: report.response_ms,
+        details: component.measured.clone(),
     };
-    match within(bound, "write system_health", insert).await {
-        Ok(written) => written,
-        Err(error) => {
-            state.dropped.count(probe, rows.len(), &error);
-            0
-        }
-    }
-}
-
-/// Counts rows that could not be written, and says so now and then.
-#[derive(Debug, Default)]
-struct Dropped {
-    since_warning: usize,
-    warned: Option<Instant>,
-}
-
-impl Dropped {
-    fn count(&mut self, probe: &Probe<'_>, rows: usize, error: &Error) {
-        probe.metrics.rows_dropped.with_label_values(&[probe.db.name(), "system_health"]).inc_by(rows as u64);
-        self.since_warning += rows;
-        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-            tracing::warn!(
-                database = probe.db.name(),
-                rows = self.since_warning,
-                error = %error,
-                "rows of system_health could not be written; said again every {} minutes at most",
-                WARN_EVERY.as_secs() / 60
-            );
-            self.warned = Some(Instant::now());
-            self.since_warning = 0;
-        }
-    }
+    let rows = report.components.iter().map(|component| Row::Health(row(component))).collect();
+    // What was not written is kept, and the log has told why.
+    state.unwritten.record(&probe.destination(), rows, failed).await.unwrap_or_default()
 }
 
 /// Ends `work` with [`Kind::Timeout`] after `bound`. What it held is given back or closed.

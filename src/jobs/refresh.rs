@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, NotPermitted, short};
 use super::{Context, Report};
-use crate::config::{JobName, Mode};
+use crate::config::{Builtin, Mode};
 use crate::db::{Error, Kind, TxOptions};
 use crate::observe::tables::views::{Beneath, View, beneath, find};
 use crate::store;
@@ -54,7 +54,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let last = ctx
         .conn
         .transaction(&options, |tx| {
-            Box::pin(async move { store::run_history::last_detail(tx, JobName::Refresh.as_str()).await })
+            Box::pin(async move { store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await })
         })
         .await?
         .unwrap_or_default();

@@ -5,16 +5,17 @@
 //! by the schedule, not by the probe.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::db::{Database, Error, Purpose};
+use crate::db::{Database, Error};
 use crate::observe::Snapshot;
-use crate::store::health::{ConnectionRow, Range, insert_connections};
-use crate::telemetry::Metrics;
+use crate::store::health::{ConnectionRow, Range, Row};
+
+use super::probe::ProbeState;
+use super::unwritten::Destination;
 
 /// Databases that a row names; the others are counted together under the empty name.
 const DATABASES_MAX: usize = 20;
@@ -92,13 +93,14 @@ impl Sampler {
     }
 
     /// The row of the interval that ends now, and begins the next; none when nothing was seen.
-    pub fn finish(&mut self, pool: Value) -> Option<ConnectionRow> {
+    pub fn finish(&mut self, instance: &str, pool: Value) -> Option<ConnectionRow> {
         let interval = self.open.take()?;
         let n = interval.samples;
         let state = |gathered: &Gathered| interval.saw_states.then(|| gathered.range(n));
         Some(ConnectionRow {
             id: Uuid::now_v7(),
             created_at: interval.last,
+            instance: instance.to_owned(),
             interval_seconds: (interval.last - interval.first).as_seconds_f64().max(0.0),
             samples: n,
             max_connections: int(interval.max_connections),
@@ -205,31 +207,23 @@ fn int(count: i64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-/// Writes the row of the interval that ends now. Returns the rows written: 0 when nothing was seen.
+/// Writes the row of the interval that ends now, or keeps it. Returns the rows written: 0 when nothing
+/// was seen.
 ///
 /// # Errors
-/// The server's, or that of getting a connection, within `bound`; the row is counted as dropped.
-pub async fn run(
-    db: &Database,
-    metrics: &Metrics,
-    instance: &str,
-    sampler: &mut Sampler,
-    bound: Duration,
-) -> Result<u64, Error> {
-    let pool: serde_json::Map<String, Value> =
-        db.stats().into_iter().map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats))).collect();
-    let Some(row) = sampler.finish(pool.into()) else {
-        return Ok(0);
-    };
-    let write = async {
-        let mut conn = db.acquire(Purpose::Control).await?;
-        insert_connections(&mut conn, instance, &row, bound).await
-    };
-    let written = super::probe::within(bound, "write connection_metrics", write).await;
-    if written.is_err() {
-        metrics.rows_dropped.with_label_values(&[db.name(), "connection_metrics"]).inc();
+/// The server's, or that of getting a connection; the row is kept for later then.
+pub async fn run(to: &Destination<'_>, instance: &str, state: &mut ProbeState) -> Result<u64, Error> {
+    match state.sampler.finish(instance, pool(to.db)) {
+        Some(row) => state.unwritten.record(to, vec![Row::Connections(Box::new(row))], None).await,
+        None => Ok(0),
     }
-    written
+}
+
+/// pgsteward's own connections.
+fn pool(db: &Database) -> Value {
+    let pools: serde_json::Map<String, Value> =
+        db.stats().into_iter().map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats))).collect();
+    pools.into()
 }
 
 #[cfg(test)]
@@ -274,7 +268,7 @@ mod tests {
         sampler.feed(&snapshot(0, &[(Some("app"), "active", 2), (Some("app"), "idle", 4)], 0));
         sampler.feed(&snapshot(15, &[(Some("app"), "active", 45), (Some("b"), "idle in transaction", 1)], 3));
         sampler.feed(&snapshot(30, &[(Some("app"), "idle in transaction (aborted)", 1)], 0));
-        let row = sampler.finish(json!({})).unwrap();
+        let row = sampler.finish("here", json!({})).unwrap();
         assert_eq!((row.samples, row.interval_seconds, row.created_at.timestamp()), (3, 30.0, 30));
         assert_eq!((row.max_connections, row.reserved_connections), (100, 10));
         assert_eq!(row.total, Range { min: 1, avg: 53.0 / 3.0, max: 46 });
@@ -285,7 +279,7 @@ mod tests {
         assert!((row.saturation_max - 46.0 / 90.0).abs() < 1e-9);
         assert_eq!(row.by_database["app"]["max"], 45);
         assert_eq!(row.by_database["b"]["avg"], 1.0 / 3.0);
-        assert_eq!(sampler.finish(json!({})), None, "the next interval begins empty");
+        assert_eq!(sampler.finish("here", json!({})), None, "the next interval begins empty");
     }
 
     #[test]
@@ -293,7 +287,7 @@ mod tests {
         let mut sampler = Sampler::default();
         sampler.feed(&snapshot(0, &[(Some("app"), "idle", 1)], 0));
         sampler.feed(&snapshot(15, &[(Some("app"), "unseen", 5), (Some("app"), "idle", 1)], 1));
-        let row = sampler.finish(json!({})).unwrap();
+        let row = sampler.finish("here", json!({})).unwrap();
         assert_eq!(row.total, Range { min: 1, avg: 3.5, max: 6 });
         assert_eq!((row.active, row.idle, row.idle_in_transaction), (None, None, None));
         assert_eq!(row.waiting.map(|range| range.max), Some(1), "waits are seen in pg_locks by everybody");
@@ -307,7 +301,7 @@ mod tests {
         counts.push((None, "idle", 100));
         let mut sampler = Sampler::default();
         sampler.feed(&snapshot(0, &counts, 0));
-        let row = sampler.finish(json!({})).unwrap();
+        let row = sampler.finish("here", json!({})).unwrap();
         let databases = row.by_database.as_object().unwrap();
         assert_eq!(databases.len(), DATABASES_MAX + 1);
         assert_eq!(databases["db29"]["max"], 30);

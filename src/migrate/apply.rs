@@ -17,13 +17,11 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::error::ErrorPosition;
-
 use super::source::Migration;
-use super::sql;
 use super::undo::Undo;
 use super::{Error, ErrorKind, Options};
 use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};
+use crate::sql;
 use crate::store::history;
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -168,7 +166,7 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
     let mut backoff = db::retry::Backoff::new(RETRY_FIRST, RETRY_CAP);
     let mut attempts = 1_u32;
     loop {
-        let Err((completed, error)) = conn.script("run the file", &whole).await else {
+        let Err((done, error)) = conn.script("run the file", &whole).await else {
             for notice in conn.take_notices() {
                 tracing::warn!(file = script.label, notice, "the file reported");
             }
@@ -179,7 +177,7 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
         }
         let again = matches!(error.kind(), Kind::LockTimeout | Kind::Conflict);
         if !again || begun.elapsed() >= options.lock_budget {
-            return Err(failure(script, completed, error, again.then_some((attempts, begun.elapsed()))));
+            return Err(failure(script, done.statements, error, again.then_some((attempts, begun.elapsed()))));
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
@@ -192,7 +190,9 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
 
 /// Says what became of the file, and where it failed.
 fn failure(script: &Script<'_>, completed: usize, error: db::Error, gave_up: Option<(u32, Duration)>) -> Error {
-    let place = place(script, completed, &error);
+    let completed = completed.checked_sub(sql::statements(&script.prologue).len());
+    let before = script.prologue.chars().count();
+    let place = error.db().and_then(|db| sql::place(script.body, before, completed, db.position()));
     let at = place.as_ref().map_or_else(String::new, |place| format!(":{}:{}", place.line, place.column));
     let outcome = if error.kind().is_connection() {
         "the connection ended while it ran; it was applied whole or not at all, which the next look tells"
@@ -212,46 +212,4 @@ fn failure(script: &Script<'_>, completed: usize, error: db::Error, gave_up: Opt
     let message = format!("{}{at}: {outcome}{patience}{statement}", script.label);
     let kind = if error.kind().is_connection() { ErrorKind::Database } else { ErrorKind::Failed };
     Error::with_source(kind, message, error).at(script.label.clone(), place.map(|place| place.line))
-}
-
-/// Where in a file, 1-based, in characters.
-struct Place {
-    line: usize,
-    column: usize,
-    statement: String,
-}
-
-/// By the server's position where there is one, else by counting the statements that completed.
-fn place(script: &Script<'_>, completed: usize, error: &db::Error) -> Option<Place> {
-    let statements = sql::statements(script.body);
-    let last = statements.last()?;
-    let running = || {
-        let opened = sql::statements(&script.prologue).len();
-        statements.get(completed.checked_sub(opened)?)
-    };
-    let offset = match error.db()?.position() {
-        Some(ErrorPosition::Original(position)) => {
-            let before = script.prologue.chars().count();
-            let offset = sql::byte_of(script.body, (*position as usize).checked_sub(before).filter(|at| *at > 0)?);
-            // Found only after the file: its last statement lacks something, a parenthesis say.
-            if offset >= script.body.len() { last.offset } else { offset }
-        }
-        // In the body of a DO block or of a function: `query` is that text, or a statement within.
-        Some(ErrorPosition::Internal { position, query }) => {
-            let statement = running()?;
-            let mut found = statement.text.match_indices(query.as_str());
-            match (found.next(), found.next()) {
-                (Some((at, _)), None) => statement.offset + at + sql::byte_of(query, *position as usize),
-                _ => statement.offset,
-            }
-        }
-        None => running()?.offset,
-    };
-    let statement = statements.iter().rev().find(|statement| statement.offset <= offset)?;
-    let line_start = script.body[..offset].rfind('\n').map_or(0, |at| at + 1);
-    Some(Place {
-        line: sql::line_of(script.body, offset),
-        column: script.body[line_start..offset].chars().count() + 1,
-        statement: sql::first_line(statement.text),
-    })
 }

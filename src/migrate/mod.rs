@@ -16,7 +16,6 @@ mod error;
 pub mod lock;
 pub mod plan;
 pub mod source;
-pub mod sql;
 pub mod undo;
 pub mod verify;
 

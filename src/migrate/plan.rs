@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::source::{Migration, Set};
-use super::sql;
 use super::undo::Undo;
+use crate::sql;
 use crate::store::history::Applied;
 
 /// Where one version stands.

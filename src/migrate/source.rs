@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::sql;
+use crate::sql::{self, Why};
 
 /// The set of pgsteward's own tables.
 pub const STEWARD: &str = "steward";
@@ -172,11 +172,11 @@ impl Reader {
                 let title = rest.strip_suffix(".sql").unwrap_or(rest);
                 let title = title.strip_suffix(".up").unwrap_or(title);
                 for refusal in sql::refusals(&up) {
-                    self.problems.push(format!("{file}:{}: {}", refusal.line, refusal.message));
+                    self.problems.push(format!("{file}:{}: {}", refusal.line, refused(&refusal.why)));
                 }
                 for refusal in down.as_deref().map(sql::refusals).unwrap_or_default() {
                     let down_file = downs.first().map(|path| file_name(path)).unwrap_or_default();
-                    self.problems.push(format!("{down_file}:{}: {}", refusal.line, refusal.message));
+                    self.problems.push(format!("{down_file}:{}: {}", refusal.line, refused(&refusal.why)));
                 }
                 let path = paths[0].display().to_string();
                 migrations.push(Migration::new(name, version, title, path, up, down));
@@ -258,6 +258,21 @@ pub fn checksum(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// What was found in a migration, and what is wanted.
+fn refused(why: &Why) -> String {
+    match why {
+        Why::Transaction(word) => format!(
+            "found {word}, which begins or ends a transaction; a migration is one transaction already: remove it"
+        ),
+        Why::Psql(line) => format!("found the psql command {line:?}; only SQL can be sent to the server"),
+        Why::ClientCopy => "found COPY through the client, which has no data to give or take; use INSERT".to_owned(),
+        Why::OutsideOnly(line) => {
+            format!("found {line:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations")
+        }
+        Why::Unterminated(what) => format!("{what} is not terminated"),
+    }
 }
 
 #[cfg(test)]

@@ -18,3 +18,13 @@ pub async fn advisory_lock_holder(conn: &Conn, key: i64) -> Result<Option<String
          LIMIT 1";
     Ok(conn.row_opt("find the holder of a lock", SQL, &[(&key, Type::INT8)]).await?.map(|row| row.get(0)))
 }
+
+/// Whether a server process is there, by its id and when it began (microseconds since 1970). One whose
+/// beginning this role may not see counts as there: it may be the one.
+pub async fn is_there(conn: &Conn, pid: i32, start_us: i64) -> Result<bool, Error> {
+    const SQL: &str = "
+        SELECT EXISTS (
+            SELECT FROM pg_catalog.pg_stat_activity
+             WHERE pid = $1 AND coalesce((extract(epoch FROM backend_start) * 1000000)::int8 = $2, true))";
+    Ok(conn.row("look for a server process", SQL, &[(&pid, Type::INT4), (&start_us, Type::INT8)]).await?.get(0))
+}

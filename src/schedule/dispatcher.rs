@@ -1,35 +1,42 @@
-//! From what is due to what runs: claims instants for the observer, a lane each.
+//! From what is due to what runs: claims for the observer, a lane each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::config::{self, Config, JobName};
+use crate::config::{Builtin, Config, JobName, ON_TIME};
 use crate::db::Error;
-use crate::migrate::source;
-use crate::store::runs::{Claim, Missed, State};
+use crate::store::claims::{Answer, Ask, Skip, Verdict, Wanted};
+use crate::store::runs::State;
 
+use super::agenda::Agenda;
 use super::lanes::{Lane, Lanes};
-use super::planner;
 use super::runner::{Order, Runner};
 
-/// How long one look may go on claiming; what is left stays due for the next.
-const LOOK_BOUND: Duration = Duration::from_secs(20);
+/// After how many asks the history of a job is bounded: often enough that it never holds many more
+/// rows than it may.
+const PRUNE_AFTER: u32 = 200;
+/// How many jobs one transaction settles.
+const BATCH_MAX: usize = 64;
+/// How often it is listened for what people ask: what they ask for begins within a second.
+const HEAR_EVERY: Duration = Duration::from_millis(800);
 
 /// Claims and starts what is due of one database.
 pub struct Dispatcher {
     runner: Arc<Runner>,
     lanes: Lanes,
-    /// Up to which instant each job is accounted for; empty until registered.
-    floors: BTreeMap<JobName, DateTime<Utc>>,
-    specs: BTreeMap<JobName, String>,
+    agenda: Agenda,
+    heard: Option<Instant>,
+    /// How many runs and skips of each job there were since its history was bounded.
+    unpruned: BTreeMap<JobName, u32>,
     /// Partitions are looked after as soon as this instance observes: writes of the next hour may
     /// need one.
     partitions_at_once: bool,
-    /// The database's clock less this instance's, as last read.
-    skew: TimeDelta,
+    /// The database's clock as last read, and when. This instance's own may step; its monotonic one
+    /// does not.
+    clock: Option<(DateTime<Utc>, Instant)>,
 }
 
 /// What holds for everything that is fired in one round.
@@ -38,45 +45,42 @@ pub struct Conditions<'a> {
     pub config: &'a Arc<Config>,
     /// Whether the bundled set is applied.
     pub zentry: bool,
-    /// Whether this instance is paused by its local file or the database's flag.
+    /// Whether this instance is paused by its local file; of the flag in the database each claim knows.
     pub paused: bool,
+    /// Leases are to be looked after then; what is left stays due for the next round.
+    pub until: Instant,
 }
 
 impl Dispatcher {
     /// With so many lanes.
     pub fn new(runner: Arc<Runner>, lanes: u32) -> Dispatcher {
-        let (floors, specs) = (BTreeMap::new(), BTreeMap::new());
-        let skew = TimeDelta::zero();
-        Dispatcher { runner, lanes: Lanes::new(lanes), floors, specs, partitions_at_once: true, skew }
+        Dispatcher {
+            runner,
+            lanes: Lanes::new(lanes),
+            agenda: Agenda::default(),
+            heard: None,
+            unpruned: BTreeMap::new(),
+            partitions_at_once: true,
+            clock: None,
+        }
     }
 
-    /// Reads the ledger again before the next claim: the configuration changed.
+    /// Reads the ledger again before the next claim: the configuration changed, or another observes and says
+    /// what is due next.
     pub fn forget(&mut self) {
-        self.floors.clear();
+        for name in self.agenda.forget() {
+            self.withdraw(&name);
+        }
     }
 
     /// Due instants follow the database's clock, by which floors and leases go too: an instance whose
     /// own clock is ahead would claim instants that are not due, and nobody could run them after.
     pub fn set_clock(&mut self, clock: DateTime<Utc>) {
-        self.skew = clock - Utc::now();
+        self.clock = Some((clock, Instant::now()));
     }
 
     fn now(&self) -> DateTime<Utc> {
-        Utc::now() + self.skew
-    }
-
-    /// This instance observes no more; what is due next is the observer's to say.
-    pub fn stand_down(&mut self) {
-        for name in std::mem::take(&mut self.specs).into_keys() {
-            self.withdraw(name);
-        }
-        self.forget();
-    }
-
-    fn withdraw(&self, name: JobName) {
-        // An error says that there was no such series.
-        let _ = self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
-        self.runner.standing.update(name, |standing| standing.next_due = None);
+        self.clock.map_or_else(Utc::now, |(clock, read)| clock + read.elapsed())
     }
 
     /// This instance observes since now; what it knew of the ledger is old.
@@ -85,116 +89,230 @@ impl Dispatcher {
         self.partitions_at_once = true;
     }
 
-    /// Claims and starts everything that is due. An instant for which no lane is free stays due.
+    /// How long there is nothing to do, as far as is known.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let next = self.agenda.next()?;
+        Some((next - self.now()).to_std().unwrap_or_default())
+    }
+
+    /// When it is listened again for what people ask.
+    pub fn listens_at(&self) -> Option<Instant> {
+        self.heard.map(|at| at + HEAR_EVERY)
+    }
+
+    /// Claims and starts everything that is due or asked for. What finds no free lane stays due.
     pub async fn fire_due(&mut self, now: Conditions<'_>) -> Result<(), Error> {
-        let begun = Instant::now();
-        if self.floors.is_empty() {
+        if self.agenda.is_empty() {
             self.register(now.config).await?;
         }
-        if self.partitions_at_once {
-            let enabled = is_enabled(now.config, JobName::Partitions);
-            // Above the floor, which a job that is new has at this very moment.
-            let floor = self.floors.get(&JobName::Partitions).copied().unwrap_or_default();
-            let at = self.now().trunc_subsecs(3).max(floor.trunc_subsecs(3) + TimeDelta::milliseconds(1));
-            self.partitions_at_once = enabled && !self.fire(now, JobName::Partitions, at, None).await?;
+        for job in self.runner.take_ended() {
+            self.agenda.freed(&job);
         }
-        for (name, floor) in self.longest_waiting_first() {
-            let Some(job) = now.config.jobs.builtin.get(&name).filter(|job| job.enabled) else {
-                self.withdraw(name);
-                continue;
+        if std::mem::take(&mut self.partitions_at_once) {
+            self.agenda.at_once(Builtin::Partitions);
+        }
+        if self.heard.is_none_or(|at| at.elapsed() >= HEAR_EVERY) {
+            self.listen().await?;
+        }
+        while Instant::now() < now.until && self.settle(now).await? {}
+        if Instant::now() < now.until {
+            self.prune(now.config).await?;
+        }
+        self.announce();
+        Ok(())
+    }
+
+    /// Settles one batch; true when there may be more.
+    async fn settle(&mut self, now: Conditions<'_>) -> Result<bool, Error> {
+        let mut asks = Vec::new();
+        let mut lanes: Vec<Option<Lane>> = Vec::new();
+        let mut without_lane = false;
+        for mut ask in self.agenda.look(self.now(), now.paused) {
+            let Some((job, _)) = self.agenda.job(&ask.job) else { continue };
+            let lane = match needs_lane(&ask) {
+                true => match self.lanes.take(job) {
+                    Some(lane) => Some(lane),
+                    None => {
+                        without_lane = true;
+                        // What came before it can be recorded all the same.
+                        match &mut ask.wanted {
+                            Wanted::Due { missed, fire } if !missed.is_empty() => *fire = None,
+                            _ => continue,
+                        }
+                        None
+                    }
+                },
+                false => None,
             };
-            let due = planner::due(&job.schedule, job.timezone, floor, self.now());
-            if let Some(next) = due.next {
-                self.announce(name, next);
+            asks.push(self.completed(ask).await?);
+            lanes.push(lane);
+            if asks.len() == BATCH_MAX {
+                break;
             }
-            if let Some(due_at) = due.fire
-                && begun.elapsed() < LOOK_BOUND
-            {
-                self.fire(now, name, due_at, due.missed).await?;
-            }
+        }
+        if asks.is_empty() {
+            return Ok(false);
+        }
+        let answers = self.runner.ledger.claim(&asks).await?;
+        let (mut moved, mut known) = (false, true);
+        for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
+            // A lane that was taken in vain is for the next; what was held back is not asked for at once.
+            moved |= without_lane || answer.verdict != Verdict::Hold;
+            *self.unpruned.entry(ask.job.clone()).or_default() += 1;
+            known &= self.agenda.answered(ask, answer, self.now());
+            self.act(now, ask, answer, lane);
+        }
+        if !known {
+            // What lies above the floors now has to be read.
+            self.forget();
+            return Ok(false);
+        }
+        Ok(moved)
+    }
+
+    /// Bounds the history of the job that has added most to it, where that is worth while.
+    async fn prune(&mut self, config: &Config) -> Result<(), Error> {
+        let Some((job, added)) = self.unpruned.iter().max_by_key(|(_, added)| **added) else { return Ok(()) };
+        if *added >= PRUNE_AFTER {
+            let job = job.clone();
+            self.unpruned.remove(&job);
+            let pruned = self.runner.ledger.prune(&job, config.jobs.history_max).await?;
+            tracing::debug!(database = self.target(), job = job.as_str(), rows = pruned, "history bounded");
         }
         Ok(())
     }
 
-    /// So that a frequent job does not take the lane from another each time.
-    fn longest_waiting_first(&self) -> Vec<(JobName, DateTime<Utc>)> {
-        let mut floors: Vec<_> = self.floors.iter().map(|(name, floor)| (*name, *floor)).collect();
-        floors.sort_by_key(|(_, floor)| *floor);
-        floors
+    /// A floor goes back together with the range that reaches over it.
+    async fn completed(&self, mut ask: Ask) -> Result<Ask, Error> {
+        if let Wanted::Rewind { to, cut } = &mut ask.wanted {
+            tracing::warn!(database = self.target(), job = ask.job.as_str(), floor = %ask.floor, clock = %to,
+                "the database's clock was set back; instants from then on are due again, but for those that have run");
+            if let Some(first) = self.runner.ledger.reaching_over(&ask.job, *to).await? {
+                *cut = self.agenda.cut(&ask.job, first, *to);
+            }
+        }
+        Ok(ask)
     }
 
-    /// Claims an instant, after recording those before it that nobody ran. False when no lane is free.
-    async fn fire(
-        &mut self,
-        now: Conditions<'_>,
-        name: JobName,
-        due_at: DateTime<Utc>,
-        missed: Option<Missed>,
-    ) -> Result<bool, Error> {
-        let (Some(spec), Some(floor)) = (self.specs.get(&name), self.floors.get(&name)) else { return Ok(true) };
-        if due_at <= *floor {
-            return Ok(true);
-        }
-        let Some(lane) = self.lanes.take(name) else { return Ok(false) };
-        if let Some(missed) = missed {
-            if self.runner.ledger.missed(name, missed).await? {
-                tracing::warn!(database = self.target(), job = name.as_str(), first = %missed.first,
-                    last = %missed.last, count = missed.count, "instants passed that nobody ran");
+    fn act(&self, now: Conditions<'_>, ask: &Ask, answer: &Answer, lane: Option<Lane>) {
+        let job = &ask.job;
+        if let Wanted::Due { missed, .. } = &ask.wanted
+            && answer.verdict != Verdict::Stale
+        {
+            for missed in missed {
+                self.skipped(job, missed.reason, missed.count);
+                let (first, last) = (missed.first.to_rfc3339(), missed.last.to_rfc3339());
+                let (database, count, reason) = (self.target(), missed.count, missed.reason.as_str());
+                match self.runner.standing.is_news(job, reason) {
+                    true => tracing::warn!(
+                        database,
+                        job = job.as_str(),
+                        first,
+                        last,
+                        count,
+                        reason,
+                        "instants passed that were not run"
+                    ),
+                    false => tracing::debug!(
+                        database,
+                        job = job.as_str(),
+                        first,
+                        last,
+                        count,
+                        reason,
+                        "instants passed that were not run"
+                    ),
+                }
             }
-            self.floors.insert(name, missed.last);
         }
-        let claim = self.runner.ledger.claim(name, due_at, spec, now.paused).await?;
-        self.floors.insert(name, due_at);
-        self.act(now, name, due_at, claim, lane);
-        Ok(true)
+        match (answer.verdict, answer.run, lane) {
+            (Verdict::Run, Some(run), Some(lane)) => {
+                let Some((spec, offset)) = self.agenda.job(job) else { return };
+                let manual = matches!(ask.wanted, Wanted::Queued { .. });
+                let offset = if manual { TimeDelta::zero() } else { offset };
+                let order = Order {
+                    job: job.clone(),
+                    spec: spec.clone(),
+                    id: run.id,
+                    epoch: run.epoch,
+                    lag: (self.now() - run.due_at - offset).to_std().unwrap_or_default(),
+                    config: Arc::clone(now.config),
+                    zentry: now.zentry,
+                };
+                if !manual && order.lag > ON_TIME {
+                    let labels = [self.target(), job.as_str()];
+                    self.runner.metrics.job_catch_up.with_label_values(&labels).inc();
+                }
+                self.runner.start(order, lane);
+            }
+            (Verdict::Skip(reason), _, _) => {
+                self.skipped(job, reason, 1);
+                let (database, reason) = (self.target(), reason.as_str());
+                match self.runner.standing.is_news(job, reason) {
+                    true => tracing::info!(database, job = job.as_str(), reason, "instant skipped"),
+                    false => tracing::debug!(database, job = job.as_str(), reason, "instant skipped"),
+                }
+            }
+            (Verdict::Queue, _, _) => {
+                tracing::debug!(
+                    database = self.target(),
+                    job = job.as_str(),
+                    "instant queued behind the run before it"
+                );
+            }
+            _ => {}
+        }
     }
 
-    fn act(&self, now: Conditions<'_>, job: JobName, due_at: DateTime<Utc>, claim: Claim, lane: Lane) {
-        match claim {
-            Claim::Run { id, epoch } => {
-                let (config, zentry) = (Arc::clone(now.config), now.zentry);
-                self.runner.start(Order { job, id, epoch, due_at, config, zentry }, lane);
-            }
-            Claim::Skipped { reason, .. } => {
-                tracing::info!(database = self.target(), job = job.as_str(), due_at = %due_at, reason, "instant skipped");
-                let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
-                self.runner.metrics.job_runs.with_label_values(&labels).inc();
-            }
-            Claim::Taken => {}
+    fn skipped(&self, job: &JobName, reason: Skip, count: i32) {
+        let count = u64::try_from(count).unwrap_or(0);
+        let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
+        self.runner.metrics.job_runs.with_label_values(&labels).inc_by(count);
+        let labels = [self.target(), job.as_str(), reason.as_str()];
+        self.runner.metrics.job_skipped_instants.with_label_values(&labels).inc_by(count);
+    }
+
+    async fn listen(&mut self) -> Result<(), Error> {
+        let heard = self.runner.ledger.hear(&self.agenda.leaders()).await?;
+        self.heard = Some(Instant::now());
+        for wish in &heard.cancel {
+            self.runner.cancel(wish.id, &wish.by);
         }
+        self.agenda.hear(&heard);
+        Ok(())
     }
 
     /// Makes the jobs known to the ledger, and remembers how their last runs ended.
     async fn register(&mut self, config: &Config) -> Result<(), Error> {
-        self.specs = config
-            .jobs
-            .builtin
-            .iter()
-            .filter(|(name, _)| !matches!(name, JobName::HealthProbe | JobName::ConnectionMetrics))
-            .map(|(name, job)| (*name, spec_hash(job)))
-            .collect();
-        let jobs: Vec<(JobName, String)> = self.specs.iter().map(|(name, hash)| (*name, hash.clone())).collect();
-        let floors = self.runner.ledger.register(&jobs).await?;
+        let database = self.target().to_owned();
+        let registered = self.runner.ledger.register(&Agenda::specs(config, &database)).await?;
+        self.agenda.adopt(config, &database, registered);
+        self.runner.standing.retain(|name| config.jobs.all.contains_key(name));
         for last in self.runner.ledger.last_runs().await? {
-            let Ok(job) = last.job.parse::<JobName>() else { continue };
-            if let Some(at) = last.last_success_at {
-                let gauge = &self.runner.metrics.job_last_success;
-                gauge.with_label_values(&[self.target(), job.as_str()]).set(seconds(at));
-            }
-            self.runner.standing.update(job, |standing| {
-                standing.last_success_at = last.last_success_at;
-                standing.last_finished_at = Some(last.finished_at);
-                standing.failures = u32::try_from(last.failures).unwrap_or(u32::MAX);
-                standing.last_error = (standing.failures > 0).then_some(last.error).flatten();
-            });
+            let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else { continue };
+            self.runner.recall(job, spec, last);
         }
-        self.floors = floors.into_iter().collect();
+        self.heard = None;
         Ok(())
     }
 
-    fn announce(&self, job: JobName, next: DateTime<Utc>) {
-        self.runner.metrics.job_next_due.with_label_values(&[self.target(), job.as_str()]).set(seconds(next));
-        self.runner.standing.update(job, |standing| standing.next_due = Some(next));
+    fn withdraw(&self, name: &JobName) {
+        // An error says that there was no such series.
+        let _ = self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
+        self.runner.standing.update(name, |standing| standing.next_due = None);
+    }
+
+    fn announce(&self) {
+        for (name, next) in self.agenda.next_of_each() {
+            match next {
+                Some(next) => {
+                    let labels = [self.target(), name.as_str()];
+                    self.runner.metrics.job_next_due.with_label_values(&labels).set(seconds(next));
+                    self.runner.standing.update(name, |standing| standing.next_due = Some(next));
+                }
+                None => self.withdraw(name),
+            }
+        }
     }
 
     fn target(&self) -> &str {
@@ -202,14 +320,9 @@ impl Dispatcher {
     }
 }
 
-fn is_enabled(config: &Config, name: JobName) -> bool {
-    config.jobs.builtin.get(&name).is_some_and(|job| job.enabled)
-}
-
-/// Names a job's specification, so that instances with another one stand aside.
-fn spec_hash(job: &config::Job) -> String {
-    let text = format!("{} {} {}", job.schedule.text(), job.timezone, job.timeout.as_millis());
-    source::checksum(text.as_bytes())[..16].to_owned()
+/// Whether something may run when the ledger agrees.
+fn needs_lane(ask: &Ask) -> bool {
+    matches!(ask.wanted, Wanted::Due { fire: Some(_), .. } | Wanted::Queued { skip: None, .. })
 }
 
 /// For gauges.

@@ -1,10 +1,11 @@
 //! Where runs take their place: so many at a time, and one place that no long run may take.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::JobName;
+use crate::config::{Builtin, Job, Work};
 
 /// The lanes of one database.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl Lanes {
     }
 
     /// A place for this job, if one is free.
-    pub fn take(&self, job: JobName) -> Option<Lane> {
+    pub fn take(&self, job: &Job) -> Option<Lane> {
         let long = match takes_hours(job) {
             true => Some(Arc::clone(&self.long).try_acquire_owned().ok()?),
             false => None,
@@ -40,9 +41,15 @@ impl Lanes {
     }
 }
 
+/// From this timeout on, SQL of an operator's own counts as long.
+const LONG: Duration = Duration::from_secs(15 * 60);
+
 /// Jobs over all of a table's rows. The others make what applications wait for.
-fn takes_hours(job: JobName) -> bool {
-    matches!(job, JobName::Vacuum | JobName::Retention)
+fn takes_hours(job: &Job) -> bool {
+    match &job.work {
+        Work::Builtin(builtin) => matches!(builtin, Builtin::Vacuum | Builtin::Retention),
+        Work::Sql(_) => job.timeout > LONG,
+    }
 }
 
 #[cfg(test)]
@@ -52,24 +59,26 @@ mod tests {
     #[test]
     fn a_lane_stays_for_what_is_short() {
         let lanes = Lanes::new(2);
-        let vacuum = lanes.take(JobName::Vacuum).expect("all are free");
-        assert!(lanes.take(JobName::Retention).is_none(), "the last lane is for short runs");
-        let refresh = lanes.take(JobName::Refresh).expect("one is left");
-        assert!(lanes.take(JobName::Partitions).is_none(), "none is left");
+        let vacuum = lanes.take(&Job::of(Builtin::Vacuum)).expect("all are free");
+        assert!(lanes.take(&Job::of(Builtin::Retention)).is_none(), "the last lane is for short runs");
+        let refresh = lanes.take(&Job::of(Builtin::Refresh)).expect("one is left");
+        assert!(lanes.take(&Job::of(Builtin::Partitions)).is_none(), "none is left");
         drop(vacuum);
-        assert!(lanes.take(JobName::Retention).is_some(), "the long place is free again");
+        assert!(lanes.take(&Job::of(Builtin::Retention)).is_some(), "the long place is free again");
         drop(refresh);
-        let (_one, _two) =
-            (lanes.take(JobName::Refresh).expect("free"), lanes.take(JobName::Partitions).expect("free"));
-        assert!(lanes.take(JobName::Vacuum).is_none(), "short runs may have both");
+        let (_one, _two) = (
+            lanes.take(&Job::of(Builtin::Refresh)).expect("free"),
+            lanes.take(&Job::of(Builtin::Partitions)).expect("free"),
+        );
+        assert!(lanes.take(&Job::of(Builtin::Vacuum)).is_none(), "short runs may have both");
     }
 
     #[test]
     fn a_single_lane_is_for_everybody() {
         let lanes = Lanes::new(1);
-        let vacuum = lanes.take(JobName::Vacuum);
-        assert!(vacuum.is_some() && lanes.take(JobName::Partitions).is_none());
+        let vacuum = lanes.take(&Job::of(Builtin::Vacuum));
+        assert!(vacuum.is_some() && lanes.take(&Job::of(Builtin::Partitions)).is_none());
         drop(vacuum);
-        assert!(lanes.take(JobName::Partitions).is_some());
+        assert!(lanes.take(&Job::of(Builtin::Partitions)).is_some());
     }
 }

@@ -9,19 +9,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, JobName};
+use crate::config::{Builtin, Config};
 use crate::db::Error;
 use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
+use crate::jobs::unwritten::Destination;
 use crate::observe::Watched;
 use crate::store::partitions::{OWN, Supplied, VM_METRICS};
 
 use super::runner::Runner;
+
+/// For what measurements still write when the process stops.
+const STOP_BOUND: Duration = Duration::from_secs(3);
 
 /// What the pipeline knows that a measurement depends on.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +34,9 @@ pub struct Surroundings {
     pub observing: bool,
     /// Whether there are tables to write rows into.
     pub writable: bool,
+    /// Whether rows that cannot be written now are kept until they can: not where there is no schema
+    /// to wait for.
+    pub keeps: bool,
     /// Whether the bundled set is applied.
     pub zentry: bool,
     /// How the migrations stand; absent until they were looked at.
@@ -44,24 +51,32 @@ pub struct Measurements {
     runner: Arc<Runner>,
     state: Arc<Mutex<ProbeState>>,
     observing: bool,
-    next: BTreeMap<JobName, DateTime<Utc>>,
-    underway: BTreeMap<JobName, JoinHandle<bool>>,
+    /// The database's clock less this instance's, as last read.
+    skew: TimeDelta,
+    next: BTreeMap<Builtin, DateTime<Utc>>,
+    underway: BTreeMap<Builtin, JoinHandle<bool>>,
 }
 
 impl Measurements {
     /// The first tick measures at once.
     pub fn new(board: Arc<Board>, runner: Arc<Runner>, config: &Config) -> Measurements {
-        let state = Arc::new(Mutex::new(ProbeState::new(&config.health)));
-        Measurements { board, runner, state, observing: false, next: BTreeMap::new(), underway: BTreeMap::new() }
+        let state = Arc::new(Mutex::new(ProbeState::new(config)));
+        let (next, underway) = (BTreeMap::new(), BTreeMap::new());
+        Measurements { board, runner, state, observing: false, skew: TimeDelta::zero(), next, underway }
+    }
+
+    /// What was measured while the database was away carries its clock all the same.
+    pub fn set_clock(&mut self, clock: DateTime<Utc>) {
+        self.skew = clock - Utc::now();
     }
 
     /// Starts what is due. Waits for nothing.
     pub fn tick(&mut self, config: &Arc<Config>, surroundings: &Surroundings, now: DateTime<Utc>) {
-        if self.is_due(config, JobName::HealthProbe, now) {
+        if self.is_due(config, Builtin::HealthProbe, now) {
             self.probe(config, surroundings);
         }
-        if self.is_due(config, JobName::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
-            self.sample(config);
+        if self.is_due(config, Builtin::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
+            self.sample(config, surroundings);
         }
     }
 
@@ -71,8 +86,9 @@ impl Measurements {
         self.next.clear();
     }
 
-    fn is_due(&mut self, config: &Config, name: JobName, now: DateTime<Utc>) -> bool {
-        let Some(job) = config.jobs.builtin.get(&name).filter(|job| job.enabled) else { return false };
+    fn is_due(&mut self, config: &Config, name: Builtin, now: DateTime<Utc>) -> bool {
+        let Some(job) = config.jobs.enabled(name) else { return false };
+        let Some(schedule) = job.schedule() else { return false };
         let next = self.next.get(&name);
         let due = next.is_none_or(|at| *at <= now);
         let underway = self.underway.get(&name).is_some_and(|task| !task.is_finished());
@@ -80,7 +96,7 @@ impl Measurements {
         if next.is_none() && underway {
             return false;
         }
-        let upcoming = job.schedule.next_after(now, job.timezone);
+        let upcoming = schedule.next_after(now, job.timezone);
         // A clock that was set back would leave the next tick far away.
         let far = next.is_some_and(|at| upcoming.is_some_and(|upcoming| upcoming < *at));
         if (due || far)
@@ -99,10 +115,14 @@ impl Measurements {
         let (runner, board, state) = (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
         let (config, surroundings) = (Arc::clone(config), surroundings.clone());
         let inputs = self.inputs(&surroundings);
-        let bound = timeout(&config, JobName::HealthProbe);
+        let (bound, skew) = (timeout(&config, Builtin::HealthProbe), self.skew);
         let work = async move {
             let mut state = state.lock().await;
+            state.unwritten.configure(&config);
             if stood_down {
+                // What was gathered until then is written or kept.
+                let to = destination(&runner, &surroundings, skew, bound / 4);
+                let _ = sample::run(&to, runner.ledger.instance(), &mut state).await;
                 state.stand_down(&runner.metrics, runner.db.name());
             }
             let watched = watched(surroundings.zentry);
@@ -114,6 +134,8 @@ impl Measurements {
                 instance: runner.ledger.instance(),
                 watched: &watched,
                 writable: surroundings.writable,
+                keeps: surroundings.keeps,
+                skew,
                 bound,
             };
             // A database that is away is an answer, and the board and the log have it.
@@ -124,28 +146,48 @@ impl Measurements {
             }
             Ok(())
         };
-        self.start(JobName::HealthProbe, bound, work);
+        self.start(Builtin::HealthProbe, bound, work);
     }
 
-    fn sample(&mut self, config: &Config) {
+    fn sample(&mut self, config: &Config, surroundings: &Surroundings) {
         let (runner, state) = (Arc::clone(&self.runner), Arc::clone(&self.state));
-        let bound = timeout(config, JobName::ConnectionMetrics);
+        let (bound, skew) = (timeout(config, Builtin::ConnectionMetrics), self.skew);
+        let surroundings = surroundings.clone();
         let work = async move {
             let mut state = state.lock().await;
-            let instance = runner.ledger.instance();
-            sample::run(&runner.db, &runner.metrics, instance, &mut state.sampler, bound).await.map(drop)
+            let to = destination(&runner, &surroundings, skew, bound);
+            sample::run(&to, runner.ledger.instance(), &mut state).await.map(drop)
         };
-        self.start(JobName::ConnectionMetrics, bound, work);
+        self.start(Builtin::ConnectionMetrics, bound, work);
     }
 
-    fn start<F>(&mut self, name: JobName, bound: Duration, work: F)
+    /// Lets what is under way end, and writes or keeps what was gathered and not yet written.
+    pub async fn stop(&mut self, surroundings: &Surroundings) {
+        let underway = std::mem::take(&mut self.underway);
+        let last_words = async {
+            for task in underway.into_values() {
+                // A panic inside was recorded as its outcome.
+                let _ = task.await;
+            }
+            let mut state = self.state.lock().await;
+            let to = destination(&self.runner, surroundings, self.skew, STOP_BOUND / 2);
+            // Why it is kept instead of written was told when the outage began.
+            let _ = sample::run(&to, self.runner.ledger.instance(), &mut state).await;
+            state.unwritten.abandon(&to).await;
+        };
+        if tokio::time::timeout(STOP_BOUND, last_words).await.is_err() {
+            tracing::debug!(database = self.runner.db.name(), "a measurement is still under way; it ends by its bound");
+        }
+    }
+
+    fn start<F>(&mut self, name: Builtin, bound: Duration, work: F)
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let runner = Arc::clone(&self.runner);
         // A little more than the measurement gives itself: it is to end by its own bound.
         let bound = bound + bound / 4;
-        let task = async move { runner.unledgered(name, bound, work).await };
+        let task = async move { runner.unledgered(name.into(), bound, work).await };
         self.underway.insert(name, self.runner.tasks.spawn("measure", task));
     }
 
@@ -154,7 +196,7 @@ impl Measurements {
         let mut jobs = Jobs { paused: surroundings.paused.clone(), ..Jobs::default() };
         for (name, standing) in self.runner.standing.read() {
             let told = |error: String| FailingJob { name: name.as_str().to_owned(), error };
-            if standing.failures > 0 && name != JobName::HealthProbe {
+            if standing.failures > 0 && !standing.ignored && name.as_str() != Builtin::HealthProbe.as_str() {
                 jobs.failing.push(told(standing.last_error.unwrap_or_default()));
             }
             jobs.not_permitted.extend(standing.not_permitted.map(told));
@@ -167,6 +209,16 @@ impl Measurements {
             jobs: surroundings.writable.then_some(jobs),
         }
     }
+}
+
+fn destination<'a>(
+    runner: &'a Runner,
+    surroundings: &Surroundings,
+    skew: TimeDelta,
+    bound: Duration,
+) -> Destination<'a> {
+    let Surroundings { writable, keeps, .. } = *surroundings;
+    Destination { db: &runner.db, metrics: &runner.metrics, writable, keeps, skew, bound }
 }
 
 fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
@@ -184,6 +236,6 @@ pub fn watched(zentry: bool) -> Vec<Watched> {
     supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
 }
 
-fn timeout(config: &Config, name: JobName) -> Duration {
-    config.jobs.builtin.get(&name).map_or(Duration::from_secs(10), |job| job.timeout)
+fn timeout(config: &Config, name: Builtin) -> Duration {
+    config.jobs.all.get(name.as_str()).map_or(Duration::from_secs(10), |job| job.timeout)
 }

@@ -10,7 +10,9 @@
 //! One [`pipeline`] per database. Only the observer claims; the ledger's unique row keeps an instant
 //! from running twice even while two instances believe that they observe.
 
+pub mod agenda;
 pub mod dispatcher;
+pub mod here;
 pub mod lanes;
 pub mod ledger;
 pub mod measure;
@@ -24,6 +26,7 @@ pub mod ticker;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -47,26 +50,54 @@ pub struct JobStanding {
     pub last_success_at: Option<DateTime<Utc>>,
     /// Runs in a row that failed, timed out or were lost.
     pub failures: u32,
+    /// Whether its failures are nobody's concern but the ledger's.
+    pub ignored: bool,
     pub next_due: Option<DateTime<Utc>>,
     /// What the last run could not do for want of a privilege or an index, with what mends it.
     pub warnings: Vec<String>,
     /// Set when that was everything there was to do.
     pub not_permitted: Option<String>,
+    /// What the log told of it since it failed last, and when; reasons are a closed set.
+    #[serde(skip)]
+    said: BTreeMap<String, Instant>,
 }
 
+/// How often the log says the same of a job that runs often.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 impl Standing {
+    /// Forgets the jobs that are no more.
+    pub fn retain(&self, keeps: impl Fn(&JobName) -> bool) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keeps(name));
+    }
+
+    /// Notes what is to be said of a job; false when the same was said a moment ago. A job that runs
+    /// each second would else fill the log with its successes.
+    pub fn is_news(&self, job: &JobName, what: &str) -> bool {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default().is_news(what)
+    }
+
     /// A copy of everything.
     pub fn read(&self) -> BTreeMap<JobName, JobStanding> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes what is known of one job.
-    pub fn update(&self, job: JobName, change: impl FnOnce(&mut JobStanding)) {
-        change(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job).or_default());
+    pub fn update(&self, job: &JobName, change: impl FnOnce(&mut JobStanding)) {
+        change(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default());
     }
 }
 
 impl JobStanding {
+    /// Notes what is to be said of the job; false when the same was said a moment ago.
+    fn is_news(&mut self, what: &str) -> bool {
+        let news = self.said.get(what).is_none_or(|at| at.elapsed() >= SAY_AGAIN_AFTER);
+        if news {
+            self.said.insert(what.to_owned(), Instant::now());
+        }
+        news
+    }
+
     /// Takes in what a run that ended by itself could not do. True when that is not what was known.
     pub fn limited(&mut self, warnings: &[String], not_permitted: Option<&str>) -> bool {
         let changed = self.warnings != warnings || self.not_permitted.as_deref() != not_permitted;
@@ -88,6 +119,7 @@ impl JobStanding {
             State::Failed | State::TimedOut | State::Lost => {
                 self.failures += 1;
                 self.last_error = error;
+                self.said.clear();
             }
             // Neither a success nor a failure: what was known before still holds.
             State::Skipped | State::Cancelled => {}

@@ -10,6 +10,8 @@ use crate::telemetry::Metrics;
 pub struct Pause {
     /// In the database, as last read.
     flag: Option<String>,
+    /// By the local file.
+    here: bool,
     /// In the database or by the local file.
     by: Option<String>,
 }
@@ -25,9 +27,15 @@ impl Pause {
         self.by.as_deref()
     }
 
+    /// Whether the local file is there.
+    pub fn is_here(&self) -> bool {
+        self.here
+    }
+
     /// Takes flag and file together, and says so where that changed anything.
     pub fn settle(&mut self, config: &Config, database: &str, metrics: &Metrics) {
         let file = file(config).filter(|file| file.exists());
+        self.here = file.is_some();
         let by = self.flag.clone().or_else(|| file.map(|file| format!("the file {}", file.display())));
         if by != self.by {
             match &by {

@@ -25,7 +25,7 @@ use crate::telemetry::Metrics;
 
 use super::Standing;
 use super::dispatcher::{Conditions, Dispatcher, seconds};
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
 use super::pause::Pause;
 use super::role::Role;
@@ -34,6 +34,9 @@ use super::schema::{Progress, Schema};
 
 /// A lease is believed for so much less than it was given.
 const TRUST_MARGIN: Duration = Duration::from_secs(1);
+/// Between two rounds that nothing else asked for.
+const IDLE_LEAST: Duration = Duration::from_millis(5);
+const IDLE_MOST: Duration = Duration::from_secs(1);
 /// How long a stop may take to write what is left to be written.
 const LAST_WORDS_BOUND: Duration = Duration::from_secs(5);
 /// By when a pipeline has ended after it was told to.
@@ -79,7 +82,12 @@ impl Pipeline {
     /// Nothing is opened yet.
     pub fn new(parts: Parts) -> Pipeline {
         let config = Arc::clone(&parts.config.borrow());
-        let ledger = Arc::new(Ledger::new(Arc::clone(&parts.db), parts.instance.clone(), config.jobs.lease));
+        let ledger = Arc::new(Ledger::new(
+            Arc::clone(&parts.db),
+            parts.instance.clone(),
+            config.jobs.lease,
+            Arc::clone(&parts.metrics),
+        ));
         let runner = Runner::new(
             Arc::clone(&parts.db),
             Arc::clone(&ledger),
@@ -127,15 +135,32 @@ impl Pipeline {
             self.parts.metrics.pipeline_advanced.with_label_values(&[self.target()]).set(seconds(Utc::now()));
             self.parts.db.export();
             self.round().await;
+            let idle = self.idle();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = wake.notified() => {}
                 () = self.schema.ended() => {}
                 () = self.runner.lane_free() => {}
+                () = tokio::time::sleep(idle) => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
             }
         }
         self.stop().await;
+    }
+
+    /// Until something is due, or somebody may have asked for something. The wake-up of each second
+    /// comes beside it, and goes by the wall clock.
+    fn idle(&self) -> Duration {
+        if !self.role.is_observer() || Instant::now() < self.not_before {
+            return Duration::from_secs(1);
+        }
+        let heard = self.dispatcher.listens_at().map(|at| at.saturating_duration_since(Instant::now()));
+        [self.dispatcher.idle_for(), heard]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(IDLE_MOST)
+            .clamp(IDLE_LEAST, IDLE_MOST)
     }
 
     /// Takes in a new configuration: schedules, thresholds, retention; a failed migration is tried
@@ -197,8 +222,8 @@ impl Pipeline {
         if self.role.is_observer()
             && let Some(migrated) = self.schema.ready()
         {
-            let (zentry, paused) = (migrated.zentry, self.pause.by().is_some());
-            self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused }).await?;
+            let (zentry, paused, until) = (migrated.zentry, self.pause.is_here(), self.upkeep_at);
+            self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused, until }).await?;
         }
         Ok(())
     }
@@ -209,6 +234,7 @@ impl Pipeline {
         let asked = Instant::now();
         let answer = self.ledger.observe().await.map(|answer| {
             self.dispatcher.set_clock(answer.clock);
+            self.measurements.set_clock(answer.clock);
             answer.lease
         });
         let (role, again) = match answer {
@@ -224,8 +250,8 @@ impl Pipeline {
         self.become_role(role);
         if self.role != Role::Alone {
             // Also by who observed until now: its runs go on until they have ended.
-            self.ledger.flush().await?;
-            self.renew_runs().await?;
+            self.flush().await?;
+            self.runner.keep_leases().await?;
             self.pause.set_flag(self.ledger.paused().await?.map(|pause| pause.by));
         }
         if self.role.is_observer() {
@@ -280,9 +306,10 @@ impl Pipeline {
             _ => {}
         }
         if was && !is {
-            self.dispatcher.stand_down();
+            self.dispatcher.forget();
             // An error says that there was no such series.
             let _ = self.parts.metrics.audit_losses.remove_label_values(&[target]);
+            let _ = self.parts.metrics.job_quarantined.remove_label_values(&[target]);
         }
         if matches!(role, Role::Standby { .. }) {
             // One connection is what an instance that does not observe may hold.
@@ -296,15 +323,11 @@ impl Pipeline {
         self.role = role;
     }
 
-    async fn renew_runs(&mut self) -> Result<(), Error> {
-        let running = self.runner.running();
-        if running.is_empty() {
-            return Ok(());
-        }
-        let ours = self.ledger.renew(&running).await?;
-        for (id, _) in running.iter().filter(|(id, _)| !ours.contains(id)) {
-            if self.runner.fence_off(*id) {
-                tracing::warn!(database = self.target(), run_id = %id, "the lease of this run is lost; stopping it");
+    /// Writes the endings that wait for the database.
+    async fn flush(&mut self) -> Result<(), Error> {
+        for (job, state) in self.ledger.flush().await? {
+            if state == ledger::Standing::Other(Some(State::Succeeded.as_str().to_owned())) {
+                self.runner.amend(&job);
             }
         }
         Ok(())
@@ -315,29 +338,52 @@ impl Pipeline {
             tracing::warn!(database = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
                 "a run stopped renewing its lease; recorded as lost");
             self.parts.metrics.job_runs.with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()]).inc();
-            if let Ok(job) = orphan.job.parse::<JobName>() {
-                let error =
-                    Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
-                self.parts.standing.update(job, |standing| standing.ended(State::Lost, error, Utc::now()));
-            }
+            let error = Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
+            let job = JobName::new(&orphan.job);
+            self.parts.standing.update(&job, |standing| standing.ended(State::Lost, error, Utc::now()));
         }
+        let mended = self.ledger.mend().await?;
+        if mended > 0 {
+            tracing::warn!(
+                database = self.target(),
+                jobs = mended,
+                "rows of the ledger were changed by hand; slots mended"
+            );
+        }
+        let (released, waiting) = self.ledger.release_quarantined().await?;
+        for job in released {
+            tracing::info!(
+                database = self.target(),
+                job,
+                "the server process of the former run is gone; the job may run again"
+            );
+        }
+        // Of those whose transaction is still open the row could not even be ended.
+        let waiting = waiting.len() + self.ledger.unwritten();
+        self.parts.metrics.job_quarantined.with_label_values(&[self.target()]).set(waiting as i64);
         Ok(())
     }
 
     /// Starts the measurements that are due; they never make a round wait.
     fn measure(&mut self) {
-        let migrated = self.schema.ready();
-        let surroundings = Surroundings {
-            observing: self.role.looks(),
-            writable: migrated.is_some() && self.role.writes(),
-            zentry: migrated.is_some_and(|migrated| migrated.zentry),
-            schema: self.schema.standing(),
-            paused: self.pause.by().map(str::to_owned),
-        };
+        let surroundings = self.surroundings();
         self.measurements.tick(&self.config, &surroundings, Utc::now());
     }
 
-    /// Waits for what the token has told to end, then leaves the lease to the next instance.
+    fn surroundings(&self) -> Surroundings {
+        let migrated = self.schema.ready();
+        Surroundings {
+            observing: self.role.looks(),
+            writable: migrated.is_some() && self.role.writes(),
+            keeps: self.role != Role::Alone,
+            zentry: migrated.is_some_and(|migrated| migrated.zentry),
+            schema: self.schema.standing(),
+            paused: self.pause.by().map(str::to_owned),
+        }
+    }
+
+    /// Waits for what the token has told to end, writes or keeps what was measured, then leaves the lease to
+    /// the next instance.
     async fn stop(&mut self) {
         self.parts.readiness.retire(self.target());
         let bound = Instant::now() + runner::STOP_BOUND;
@@ -346,7 +392,9 @@ impl Pipeline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.schema.abandon();
+        let surroundings = self.surroundings();
         let last_words = async {
+            self.measurements.stop(&surroundings).await;
             self.ledger.flush().await?;
             if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
         };
@@ -367,7 +415,7 @@ impl Pipeline {
             if self.role.is_observer() {
                 self.ledger.observe().await?;
             }
-            self.renew_runs().await
+            self.runner.keep_leases().await
         };
         if let Ok(Err(error)) = tokio::time::timeout_at(bound.into(), renew).await {
             tracing::debug!(database = self.target(), error = %error, "the leases were not renewed while stopping");

@@ -1,37 +1,41 @@
 //! The single funnel that every job goes through.
 //!
 //! ```text
-//! place ─► connection ─► task ─► deadline ─► proven cancel ─► outcome ─► metrics, log ─► row
+//! place ─► [ connection ─► task ─► deadline ─► proven cancel ] ─► outcome ─► row ─► metrics, log
+//!            └──── attempts, with backoff, for passing reasons ┘
 //! ```
 //! A run is a task of its own, so a panic is an outcome of that run. A run that passes its deadline,
-//! loses its lease, or outstays a shutdown is cancelled on the server; the outcome says whether the
-//! server confirmed that. Nothing of this waits for another job, and every wait ends.
+//! loses its lease, is cancelled by somebody, or outstays a shutdown is cancelled on the server; where
+//! the server does not confirm that, the job is put in quarantine until the process is gone. Nothing of
+//! this waits for another job, and every wait ends.
 
-use std::any::Any;
+mod ending;
+
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde_json::Value::Null;
+use chrono::Utc;
 use tokio::sync::Notify;
-use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::config::{Config, JobName};
-use crate::db::{CancelOutcome, Database, Error, Kind, Purpose};
+use crate::config::{AfterFailure, Config, Job, JobName, Work};
+use crate::db::retry::Backoff;
+use crate::db::{CancelOutcome, Database, Error, JobConn, Kind};
 use crate::jobs::{self, Context, Report};
 use crate::lifecycle::Tasks;
-use crate::store::runs::{Ending, State};
+use crate::store::run_history::LastRun;
+use crate::store::runs::{Backend, Ended, Ending, State};
 use crate::telemetry::Metrics;
 
+use self::ending::{Cut, at_deadline, done, ended, failed, is_passing, log, told_by_row};
 use super::Standing;
 use super::lanes::Lane;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 
 /// How the reason of a run begins that was permitted nothing.
 const NOT_PERMITTED: &str = "not_permitted";
@@ -39,6 +43,11 @@ const NOT_PERMITTED: &str = "not_permitted";
 const CANCEL_BOUND: Duration = Duration::from_secs(8);
 /// How long a batch may go on after a shutdown was asked for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long a job may take to end by itself once its statement was cancelled.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The first and the longest pause between two attempts.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
 /// By when a run has ended after a shutdown was asked for.
 pub const STOP_BOUND: Duration = Duration::from_secs(CANCEL_BOUND.as_secs() + STOP_GRACE.as_secs() + 1);
 
@@ -51,22 +60,36 @@ pub struct Runner {
     pub tasks: Tasks,
     running: Mutex<HashMap<Uuid, Running>>,
     lane_free: Notify,
+    /// Jobs of which a run has ended since somebody asked.
+    ended: Mutex<Vec<JobName>>,
 }
 
 struct Running {
     epoch: i64,
     /// Whether its work is over and only its end is still to be written.
     ending: bool,
+    stops: Stops,
+}
+
+/// What cuts a run off from outside.
+#[derive(Debug, Clone, Default)]
+struct Stops {
     /// Cancelled when the lease was lost: the outcome is no longer ours to decide.
     lost: CancellationToken,
+    /// Cancelled when somebody asked for it; by whom.
+    asked: CancellationToken,
+    by: Arc<OnceLock<String>>,
 }
 
 /// A claimed instant, ready to run.
 pub struct Order {
     pub job: JobName,
+    /// Its configuration, as it was claimed.
+    pub spec: Job,
     pub id: Uuid,
     pub epoch: i64,
-    pub due_at: DateTime<Utc>,
+    /// From when the run was to begin until now.
+    pub lag: Duration,
     pub config: Arc<Config>,
     pub zentry: bool,
 }
@@ -88,6 +111,7 @@ impl Runner {
             tasks,
             running: Mutex::new(HashMap::new()),
             lane_free: Notify::new(),
+            ended: Mutex::default(),
         })
     }
 
@@ -107,7 +131,37 @@ impl Runner {
     pub fn fence_off(&self, id: Uuid) -> bool {
         let running = self.lock();
         let working = running.get(&id).filter(|run| !run.ending);
-        working.inspect(|run| run.lost.cancel()).is_some()
+        working.inspect(|run| run.stops.lost.cancel()).is_some()
+    }
+
+    /// Cancels a run, as somebody asked for. Nothing where it does not run here.
+    pub fn cancel(&self, id: Uuid, by: &str) {
+        if let Some(run) = self.lock().get(&id) {
+            // The first who asks is told of.
+            let _ = run.stops.by.set(by.to_owned());
+            run.stops.asked.cancel();
+        }
+    }
+
+    /// Extends the leases of what runs here, hears who wants it cancelled, and stops what is no longer
+    /// ours. To be called three times within the length of a lease.
+    pub async fn keep_leases(&self) -> Result<(), Error> {
+        let running = self.running();
+        if running.is_empty() {
+            return Ok(());
+        }
+        let ours = self.ledger.renew(&running).await?;
+        for run in &ours {
+            if let Some(by) = &run.cancel_by {
+                self.cancel(run.id, by);
+            }
+        }
+        for (id, _) in running.iter().filter(|(id, _)| !ours.iter().any(|run| run.id == *id)) {
+            if self.fence_off(*id) {
+                tracing::warn!(database = self.db.name(), run_id = %id, "the lease of this run is lost; stopping it");
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Running>> {
@@ -119,12 +173,19 @@ impl Runner {
         self.lane_free.notified().await;
     }
 
+    /// The jobs of which a run has ended since this was last asked; for one asker.
+    pub fn take_ended(&self) -> Vec<JobName> {
+        std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Starts a claimed run and returns at once; the lane is given back when it has ended.
     pub fn start(self: &Arc<Self>, order: Order, lane: Lane) {
         let runner = Arc::clone(self);
         let span = tracing::info_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
+            let job = order.job.clone();
             Arc::clone(&runner).run(order).await;
+            runner.ended.lock().unwrap_or_else(PoisonError::into_inner).push(job);
             drop(lane);
             runner.lane_free.notify_one();
         };
@@ -132,62 +193,166 @@ impl Runner {
     }
 
     async fn run(self: Arc<Self>, order: Order) {
-        let (job, id, epoch, due_at) = (order.job, order.id, order.epoch, order.due_at);
-        let labels = [self.db.name(), job.as_str()];
+        let (job, id, epoch) = (order.job.clone(), order.id, order.epoch);
+        let on_failure = order.spec.on_failure;
         let begun = Instant::now();
-        let lag = (Utc::now() - due_at).to_std().unwrap_or_default();
-        self.metrics.job_due_lag.with_label_values(&labels[..1]).observe(lag.as_secs_f64());
-        let place = Place::take(&self, job, id, epoch);
+        self.metrics.job_due_lag.with_label_values(&[self.db.name()]).observe(order.lag.as_secs_f64());
+        let place = Place::take(&self, &job, id, epoch);
 
-        let ending = self.attempt(order, &place.lost).await;
+        let (mut ending, recorded) = self.attempts(order, &place.stops).await;
 
         place.work_is_over();
-        self.record(job, &ending, begun.elapsed());
-        log(&ending, begun.elapsed());
-        // A run that was taken over has been ended by who took it.
-        if ending.state != State::Lost {
-            self.ledger.finish(job, id, epoch, ending).await;
+        if recorded {
+            self.ledger.wrote(2);
+        }
+        let stands = if recorded {
+            ledger::Standing::Written
+        } else if ending.state == State::Lost {
+            // It has been ended by who took it over, or by its own commit, of which nobody heard.
+            self.ledger.look(&job, id).await
+        } else {
+            let pause = on_failure == AfterFailure::Pause && matches!(ending.state, State::Failed | State::TimedOut);
+            self.ledger.finish(Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause }).await
+        };
+        if let ledger::Standing::Other(state) = stands {
+            ending = told_by_row(ending, state.as_deref());
+        }
+        self.record(&job, &ending, begun.elapsed(), on_failure);
+        let news = ending.state != State::Succeeded || self.standing.is_news(&job, State::Succeeded.as_str());
+        log(&ending, begun.elapsed(), news);
+    }
+
+    /// Tries until it ends otherwise than for a passing reason, as often as the job may. Returns also
+    /// whether the end is written already.
+    async fn attempts(self: &Arc<Self>, order: Order, stops: &Stops) -> (Ending, bool) {
+        let timeout = order.spec.timeout;
+        let deadline = Instant::now() + timeout;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let order = Arc::new(order);
+        let mut attempt = 1;
+        loop {
+            let (mut ending, recorded) = self.attempt(&order, attempt, deadline, stops).await;
+            ending.attempts = i32::try_from(attempt).unwrap_or(i32::MAX);
+            let pause = backoff.next_delay();
+            let again = attempt <= order.spec.retries && is_passing(&ending) && Instant::now() + pause < deadline;
+            if !again {
+                return (ending, recorded);
+            }
+            tracing::warn!(
+                attempt,
+                reason = ending.reason,
+                error = ending.error,
+                "attempt failed; trying again in {:.1} s",
+                pause.as_secs_f64()
+            );
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                cut = self.cut(deadline, timeout, stops) => {
+                    let told = cut.ending(None);
+                    let error = told.error.unwrap_or_default();
+                    let before = ending.error.unwrap_or_default();
+                    let error = Some(format!("{error}; the attempt before had failed: {before}"));
+                    return (Ending { error, attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
+                }
+            }
+            // After an outage the lease may have passed without anybody taking the run over: then it is still
+            // ours to renew. Without an answer the attempt will meet the same.
+            if let Err(error) = self.keep_leases().await {
+                tracing::debug!(error = %error, "the lease was not renewed before the next attempt");
+            }
+            self.metrics.job_retries.with_label_values(&[self.db.name(), order.job.as_str()]).inc();
+            attempt += 1;
         }
     }
 
-    async fn attempt(self: &Arc<Self>, order: Order, lost: &CancellationToken) -> Ending {
-        let timeout = order.config.jobs.builtin.get(&order.job).map_or(Duration::from_secs(60), |job| job.timeout);
-        let deadline = Instant::now() + timeout;
+    /// Resolves when the run is to be cut off.
+    async fn cut(&self, deadline: Instant, timeout: Duration, stops: &Stops) -> Cut {
         let stop = self.tasks.stopping();
-        let mut cut = std::pin::pin!(async {
-            tokio::select! {
-                () = lost.cancelled() => Cut::Lost,
-                () = tokio::time::sleep_until(deadline) => Cut::Deadline(timeout),
-                () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Cut::Shutdown,
-            }
-        });
+        tokio::select! {
+            () = stops.lost.cancelled() => Cut::Lost,
+            () = stops.asked.cancelled() => Cut::Asked(stops.by.get().cloned().unwrap_or_default()),
+            () = tokio::time::sleep_until(deadline) => Cut::Deadline(timeout),
+            () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => Cut::Shutdown,
+        }
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        order: &Arc<Order>,
+        attempt: u32,
+        deadline: Instant,
+        stops: &Stops,
+    ) -> (Ending, bool) {
+        let mut cut = std::pin::pin!(self.cut(deadline, order.spec.timeout, stops));
+        let login = match &order.spec.work {
+            Work::Sql(work) => work.login.as_ref(),
+            Work::Builtin(_) => None,
+        };
         let conn = tokio::select! {
-            conn = self.db.acquire(Purpose::Job) => conn,
-            cut = &mut cut => return cut.ending(None),
+            conn = self.db.acquire_job(login, order.job.as_str()) => conn,
+            cut = &mut cut => return (cut.ending(None), false),
         };
         let conn = match conn {
             Ok(conn) => conn,
-            Err(error) => return failed(&error),
+            Err(error) => return (failed(&error), false),
         };
         let canceller = conn.canceller();
-        let work = work(Arc::clone(self), order, conn, deadline).in_current_span();
+        let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
+        let work = work(Arc::clone(self), Arc::clone(order), attempt, conn, deadline).in_current_span();
         let mut work = self.tasks.spawn("job-work", work);
         let cut = tokio::select! {
-            outcome = &mut work => return ended(outcome),
+            outcome = &mut work => return at_deadline(ended(outcome), deadline, order.spec.timeout),
             cut = &mut cut => cut,
         };
         // First the cancel: a connection that is closed while it works proves nothing any more.
         let proof = canceller.cancel(CANCEL_BOUND).await;
-        work.abort();
-        match work.await {
+        // What was cancelled may still tell how far it came.
+        let outcome = match tokio::time::timeout(LAST_WORDS, &mut work).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                work.abort();
+                work.await
+            }
+        };
+        let mut ending = cut.ending(Some(proof));
+        match outcome {
             // It ended while it was being cut off.
-            Ok(Ok(report)) => done(report),
-            _ => cut.ending(Some(proof)),
+            Ok(Ok(report)) if report.failure.is_none() => return done(report),
+            Ok(Ok(Report { failure, detail, rows, .. })) => {
+                let how_far = failure.map(|error| format!("; {error}")).unwrap_or_default();
+                ending.error = ending.error.map(|error| format!("{error}{how_far}"));
+                ending = Ending { rows, detail, ..ending };
+            }
+            _ => {}
         }
+        ending.quarantine = process.filter(|_| proof == CancelOutcome::Unconfirmed);
+        (ending, false)
+    }
+
+    /// What was known of a job before this instance came to observe.
+    pub fn recall(&self, job: &JobName, spec: &Job, last: LastRun) {
+        if let Some(at) = last.last_success_at {
+            let gauge = &self.metrics.job_last_success;
+            gauge.with_label_values(&[self.db.name(), job.as_str()]).set(super::dispatcher::seconds(at));
+        }
+        self.standing.update(job, |standing| {
+            standing.last_success_at = last.last_success_at;
+            standing.last_finished_at = Some(last.finished_at);
+            standing.failures = u32::try_from(last.failures).unwrap_or(u32::MAX);
+            standing.last_error = (standing.failures > 0).then_some(last.error).flatten();
+            standing.ignored = spec.on_failure == AfterFailure::Ignore;
+        });
+    }
+
+    /// A run whose end could not be written turns out, by its row, to have succeeded.
+    pub fn amend(&self, job: &JobName) {
+        let labels = [self.db.name(), job.as_str(), State::Succeeded.as_str()];
+        self.metrics.job_runs.with_label_values(&labels).inc();
+        self.standing.update(job, |standing| standing.ended(State::Succeeded, None, Utc::now()));
     }
 
     /// What is known of the run, for metrics and answers.
-    fn record(&self, job: JobName, ending: &Ending, took: Duration) {
+    fn record(&self, job: &JobName, ending: &Ending, took: Duration, on_failure: AfterFailure) {
         let labels = [self.db.name(), job.as_str()];
         let now = Utc::now();
         self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
@@ -195,9 +360,16 @@ impl Runner {
         if ending.state == State::Succeeded {
             self.metrics.job_last_success.with_label_values(&labels).set(super::dispatcher::seconds(now));
         }
+        if ending.state == State::Lost {
+            self.metrics.job_leases_lost.with_label_values(&labels[..1]).inc();
+        }
+        if ending.reason.as_deref() == Some(Kind::Fenced.as_str()) {
+            self.metrics.job_commits_refused.with_label_values(&labels[..1]).inc();
+        }
         let not_permitted = ending.reason.as_deref().filter(|reason| reason.starts_with(NOT_PERMITTED));
         self.standing.update(job, |standing| {
             standing.ended(ending.state, ending.error.clone(), now);
+            standing.ignored = on_failure == AfterFailure::Ignore;
             // Said when it is new, not at each run.
             if standing.limited(&ending.warnings, not_permitted) {
                 for warning in ending.warnings.iter().map(String::as_str).chain(not_permitted) {
@@ -217,17 +389,17 @@ impl Runner {
         let span = tracing::info_span!("job", database = self.db.name(), job = job.as_str());
         let mut work = self.tasks.spawn("job-work", future.instrument(span.clone()));
         let ending = match tokio::time::timeout(timeout, &mut work).await {
-            Ok(outcome) => ended(outcome.map(|ended| ended.map(|()| Report::default()))),
+            Ok(outcome) => ended(outcome.map(|ended| ended.map(|()| Report::default()))).0,
             Err(_) => {
                 // The statement's own time-out on the server is shorter than this.
                 work.abort();
                 Cut::Deadline(timeout).ending(None)
             }
         };
-        self.record(job, &ending, begun.elapsed());
+        self.record(&job, &ending, begun.elapsed(), AfterFailure::Report);
         let succeeded = ending.state == State::Succeeded;
         if !succeeded {
-            span.in_scope(|| log(&ending, begun.elapsed()));
+            span.in_scope(|| log(&ending, begun.elapsed(), true));
         }
         succeeded
     }
@@ -239,15 +411,15 @@ struct Place<'a> {
     runner: &'a Runner,
     job: JobName,
     id: Uuid,
-    lost: CancellationToken,
+    stops: Stops,
 }
 
 impl Place<'_> {
-    fn take(runner: &Runner, job: JobName, id: Uuid, epoch: i64) -> Place<'_> {
-        let lost = CancellationToken::new();
-        runner.lock().insert(id, Running { epoch, ending: false, lost: lost.clone() });
+    fn take<'a>(runner: &'a Runner, job: &JobName, id: Uuid, epoch: i64) -> Place<'a> {
+        let stops = Stops::default();
+        runner.lock().insert(id, Running { epoch, ending: false, stops: stops.clone() });
         runner.metrics.job_running.with_label_values(&[runner.db.name(), job.as_str()]).set(1);
-        Place { runner, job, id, lost }
+        Place { runner, job: job.clone(), id, stops }
     }
 
     fn work_is_over(&self) {
@@ -266,10 +438,12 @@ impl Drop for Place<'_> {
 
 async fn work(
     runner: Arc<Runner>,
-    order: Order,
-    mut conn: crate::db::Pooled<'static>,
+    order: Arc<Order>,
+    attempt: u32,
+    mut conn: JobConn,
     deadline: Instant,
 ) -> Result<Report, Error> {
+    let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
     let mut context = Context {
         db: &runner.db,
         config: &order.config,
@@ -280,107 +454,18 @@ async fn work(
         deadline,
         stop: runner.tasks.stopping(),
         zentry: order.zentry,
+        job: &order.job,
+        spec: &order.spec,
+        unfenced: false,
+        attempt,
     };
-    jobs::run(order.job, &mut context).await
-}
-
-/// Why a run was cut off.
-enum Cut {
-    Deadline(Duration),
-    Shutdown,
-    Lost,
-}
-
-impl Cut {
-    /// `cancel` is absent when there was no statement to cancel.
-    fn ending(&self, cancel: Option<CancelOutcome>) -> Ending {
-        let (state, reason, why) = match self {
-            Cut::Deadline(timeout) => {
-                (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs()))
-            }
-            Cut::Shutdown => (State::Cancelled, "shutdown", "the daemon shut down".to_owned()),
-            Cut::Lost => (
-                State::Lost,
-                Kind::Fenced.as_str(),
-                "another instance took this run over; it was stopped here".to_owned(),
-            ),
-        };
-        let proof = match cancel {
-            None => "",
-            Some(CancelOutcome::Ended) => "; its statement was cancelled, and the server confirmed that",
-            Some(CancelOutcome::Terminated) => "; its statement ignored the cancel, and its session was terminated",
-            Some(CancelOutcome::Unconfirmed) => {
-                "; the server did not confirm that its statement ended: it may still run"
-            }
-        };
-        Ending {
-            state,
-            reason: Some(reason.to_owned()),
-            rows: 0,
-            error: Some(format!("{why}{proof}")),
-            detail: Null,
-            warnings: Vec::new(),
-        }
-    }
-}
-
-/// How a task that was not cut off ended.
-fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> Ending {
+    let outcome = jobs::run(&mut context).await;
+    let unfenced = context.unfenced;
     match outcome {
-        Ok(Ok(report)) => done(report),
-        Ok(Err(error)) => failed(&error),
-        Err(join) if join.is_panic() => panicked(join.into_panic().as_ref()),
-        Err(_) => failed(&Error::new(Kind::Cancelled, "the run's task was aborted")),
-    }
-}
-
-fn done(report: Report) -> Ending {
-    if let Some(error) = &report.failure {
-        return Ending { rows: report.rows, detail: report.detail, warnings: report.warnings, ..failed(error) };
-    }
-    let (state, reason) = match (report.skipped, report.stopped) {
-        (Some(reason), _) => (State::Skipped, Some(reason)),
-        (None, true) => (State::Cancelled, Some("shutdown".to_owned())),
-        (None, false) => (State::Succeeded, None),
-    };
-    Ending { state, reason, rows: report.rows, error: None, detail: report.detail, warnings: report.warnings }
-}
-
-fn failed(error: &Error) -> Ending {
-    Ending {
-        state: State::Failed,
-        reason: Some(error.kind().as_str().to_owned()),
-        rows: 0,
-        error: Some(error.to_string()),
-        detail: Null,
-        warnings: Vec::new(),
-    }
-}
-
-fn panicked(payload: &(dyn Any + Send)) -> Ending {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    Ending {
-        state: State::Failed,
-        reason: Some("panic".to_owned()),
-        rows: 0,
-        error: Some(format!("the job panicked: {text}; this is a defect of pgsteward")),
-        detail: Null,
-        warnings: Vec::new(),
-    }
-}
-
-fn log(ending: &Ending, took: Duration) {
-    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let (outcome, rows) = (ending.state.as_str(), ending.rows);
-    let reason = ending.reason.as_deref().unwrap_or_default();
-    match (&ending.error, ending.state) {
-        (Some(error), State::Cancelled) => tracing::warn!(outcome, reason, took_ms, error, "job cancelled"),
-        (Some(error), _) => tracing::error!(outcome, reason, took_ms, error, "job failed"),
-        (None, State::Succeeded) => tracing::info!(outcome, took_ms, rows, "job done"),
-        (None, _) => tracing::info!(outcome, reason, took_ms, rows, "job ended"),
+        // What was not in a transaction of ours may go on without us; it may not be begun again beside it.
+        Err(error) if unfenced && error.kind() == Kind::ConnectionLost => {
+            Ok(Report { failure: Some(error), may_still_run: process, ..Report::default() })
+        }
+        outcome => outcome,
     }
 }

@@ -1,82 +1,128 @@
 //! Rows of `steward.system_health` and `steward.connection_metrics`.
 //!
-//! Each row carries its id and, where the server told it, the instant of the measurement: written
-//! again after an answer was lost, it is refused by its key, not doubled.
+//! Each row carries its id and the instant of the measurement: written again after an answer was
+//! lost, or from the spool, it is refused by its key, not doubled.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
-use crate::db::{Conn, Error, TxOptions};
+use crate::db::{Conn, Error, Tx, TxOptions};
 
-/// One component of one probe.
+/// A row of either table.
 #[derive(Debug, Clone, PartialEq)]
-pub struct HealthRow {
-    /// Version 7, made by pgsteward.
-    pub id: Uuid,
-    pub component: String,
-    /// `healthy`, `degraded`, `unhealthy` or `unknown`.
-    pub status: String,
-    pub reason: String,
-    pub message: String,
-    pub details: Value,
+pub enum Row {
+    Health(HealthRow),
+    Connections(Box<ConnectionRow>),
 }
 
-/// Writes the rows of one probe in one statement. `measured_at` is on the server's clock; without it
-/// the server takes its own now. `latency_ms` is the same for all, since all came in one round trip.
+impl Row {
+    /// When it was measured.
+    pub fn created_at(&self) -> DateTime<Utc> {
+        match self {
+            Row::Health(row) => row.created_at,
+            Row::Connections(row) => row.created_at,
+        }
+    }
+}
+
+/// How many rows were written: those that were there already are not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    pub health: u64,
+    pub connections: u64,
+}
+
+impl Written {
+    /// Of both tables.
+    pub fn total(self) -> u64 {
+        self.health + self.connections
+    }
+}
+
+/// Writes rows of both tables in one transaction. `within` bounds each statement, on the server.
 ///
 /// # Errors
-/// The server's. Nothing is written then.
-pub async fn insert_health(
-    conn: &mut Conn,
-    instance: &str,
-    measured_at: Option<DateTime<Utc>>,
-    latency_ms: Option<f64>,
-    rows: &[HealthRow],
-    within: Duration,
-) -> Result<u64, Error> {
-    const SQL: &str = "
-        INSERT INTO steward.system_health
-               (id, created_at, instance, component, status, reason, message, latency_ms, details)
-        SELECT id, coalesce($1, now()), $2, component, status, reason, message, $3, details::jsonb
-          FROM unnest($4, $5, $6, $7, $8, $9) AS row (id, component, status, reason, message, details)
-            ON CONFLICT (id, created_at) DO NOTHING";
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-    let components: Vec<&str> = rows.iter().map(|row| row.component.as_str()).collect();
-    let statuses: Vec<&str> = rows.iter().map(|row| row.status.as_str()).collect();
-    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_str()).collect();
-    let messages: Vec<&str> = rows.iter().map(|row| row.message.as_str()).collect();
-    let details: Vec<String> = rows.iter().map(|row| row.details.to_string()).collect();
-    let values = (&measured_at, &instance, &latency_ms, &ids, &components, &statuses, &reasons, &messages, &details);
+/// The server's. Nothing is written then, unless the answer to the commit was lost.
+pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<Written, Error> {
     conn.transaction(&TxOptions::within(within), |tx| {
         Box::pin(async move {
-            let (measured_at, instance, latency_ms, ids, components, statuses, reasons, messages, details) = values;
-            tx.execute(
-                "insert system_health",
-                SQL,
-                &[
-                    (measured_at, Type::TIMESTAMPTZ),
-                    (instance, Type::TEXT),
-                    (latency_ms, Type::FLOAT8),
-                    (ids, Type::UUID_ARRAY),
-                    (components, Type::TEXT_ARRAY),
-                    (statuses, Type::TEXT_ARRAY),
-                    (reasons, Type::TEXT_ARRAY),
-                    (messages, Type::TEXT_ARRAY),
-                    (details, Type::TEXT_ARRAY),
-                ],
-            )
-            .await
+            let health: Vec<&HealthRow> =
+                rows.iter().filter_map(|row| if let Row::Health(row) = row { Some(row) } else { None }).collect();
+            let mut written = Written::default();
+            if !health.is_empty() {
+                written.health = insert_health(tx, &health).await?;
+            }
+            for row in rows {
+                if let Row::Connections(row) = row {
+                    written.connections += insert_connections(tx, row).await?;
+                }
+            }
+            Ok(written)
         })
     })
     .await
 }
 
+/// One component of one probe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthRow {
+    /// Version 7, made by pgsteward.
+    pub id: Uuid,
+    /// On the server's clock, or on this instance's corrected to it where the server did not answer.
+    pub created_at: DateTime<Utc>,
+    pub instance: String,
+    pub component: String,
+    /// `healthy`, `degraded`, `unhealthy` or `unknown`.
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    /// The same for all of one probe, since all came in one round trip.
+    pub latency_ms: Option<f64>,
+    pub details: Value,
+}
+
+async fn insert_health(tx: &Tx<'_>, rows: &[&HealthRow]) -> Result<u64, Error> {
+    const SQL: &str = "
+        INSERT INTO steward.system_health
+               (id, created_at, instance, component, status, reason, message, latency_ms, details)
+        SELECT id, created_at, instance, component, status, reason, message, latency_ms, details::jsonb
+          FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)
+               AS row (id, created_at, instance, component, status, reason, message, latency_ms, details)
+            ON CONFLICT (id, created_at) DO NOTHING";
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let instants: Vec<DateTime<Utc>> = rows.iter().map(|row| row.created_at).collect();
+    let instances: Vec<&str> = rows.iter().map(|row| row.instance.as_str()).collect();
+    let components: Vec<&str> = rows.iter().map(|row| row.component.as_str()).collect();
+    let statuses: Vec<&str> = rows.iter().map(|row| row.status.as_str()).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_str()).collect();
+    let messages: Vec<&str> = rows.iter().map(|row| row.message.as_str()).collect();
+    let latencies: Vec<Option<f64>> = rows.iter().map(|row| row.latency_ms).collect();
+    let details: Vec<String> = rows.iter().map(|row| row.details.to_string()).collect();
+    tx.execute(
+        "insert system_health",
+        SQL,
+        &[
+            (&ids, Type::UUID_ARRAY),
+            (&instants, Type::TIMESTAMPTZ_ARRAY),
+            (&instances, Type::TEXT_ARRAY),
+            (&components, Type::TEXT_ARRAY),
+            (&statuses, Type::TEXT_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+            (&messages, Type::TEXT_ARRAY),
+            (&latencies, Type::FLOAT8_ARRAY),
+            (&details, Type::TEXT_ARRAY),
+        ],
+    )
+    .await
+}
+
 /// Least, mean and greatest of the samples in an interval.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Range {
     pub min: i32,
     pub avg: f64,
@@ -84,11 +130,12 @@ pub struct Range {
 }
 
 /// Connections over one interval, from several samples.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionRow {
     pub id: Uuid,
     /// The end of the interval, on the server's clock.
     pub created_at: DateTime<Utc>,
+    pub instance: String,
     pub interval_seconds: f64,
     /// At least 1.
     pub samples: i32,
@@ -110,16 +157,7 @@ pub struct ConnectionRow {
     pub pool: Value,
 }
 
-/// Writes one row.
-///
-/// # Errors
-/// The server's. Nothing is written then.
-pub async fn insert_connections(
-    conn: &mut Conn,
-    instance: &str,
-    row: &ConnectionRow,
-    within: Duration,
-) -> Result<u64, Error> {
+async fn insert_connections(tx: &Tx<'_>, row: &ConnectionRow) -> Result<u64, Error> {
     const SQL: &str = "
         INSERT INTO steward.connection_metrics
                (id, created_at, instance, interval_seconds, samples, max_connections, reserved_connections,
@@ -133,46 +171,38 @@ pub async fn insert_connections(
     let split = |range: Option<Range>| (range.map(|r| r.min), range.map(|r| r.avg), range.map(|r| r.max));
     let (active, idle) = (split(row.active), split(row.idle));
     let (in_transaction, waiting) = (split(row.idle_in_transaction), split(row.waiting));
-    let values = (instance, row, active, idle, in_transaction, waiting, (Json(&row.by_database), Json(&row.pool)));
-    let values = &values;
-    conn.transaction(&TxOptions::within(within), |tx| {
-        Box::pin(async move {
-            let (instance, row, active, idle, in_transaction, waiting, (by_database, pool)) = values;
-            tx.execute(
-                "insert connection_metrics",
-                SQL,
-                &[
-                    (&row.id, Type::UUID),
-                    (&row.created_at, Type::TIMESTAMPTZ),
-                    (instance, Type::TEXT),
-                    (&row.interval_seconds, Type::FLOAT8),
-                    (&row.samples, Type::INT4),
-                    (&row.max_connections, Type::INT4),
-                    (&row.reserved_connections, Type::INT4),
-                    (&row.total.min, Type::INT4),
-                    (&row.total.avg, Type::FLOAT8),
-                    (&row.total.max, Type::INT4),
-                    (&active.0, Type::INT4),
-                    (&active.1, Type::FLOAT8),
-                    (&active.2, Type::INT4),
-                    (&idle.0, Type::INT4),
-                    (&idle.1, Type::FLOAT8),
-                    (&idle.2, Type::INT4),
-                    (&in_transaction.0, Type::INT4),
-                    (&in_transaction.1, Type::FLOAT8),
-                    (&in_transaction.2, Type::INT4),
-                    (&waiting.0, Type::INT4),
-                    (&waiting.1, Type::FLOAT8),
-                    (&waiting.2, Type::INT4),
-                    (&row.saturation_max, Type::FLOAT8),
-                    (&row.oldest_transaction_seconds_max, Type::FLOAT8),
-                    (&row.oldest_idle_in_transaction_seconds_max, Type::FLOAT8),
-                    (by_database, Type::JSONB),
-                    (pool, Type::JSONB),
-                ],
-            )
-            .await
-        })
-    })
+    tx.execute(
+        "insert connection_metrics",
+        SQL,
+        &[
+            (&row.id, Type::UUID),
+            (&row.created_at, Type::TIMESTAMPTZ),
+            (&row.instance, Type::TEXT),
+            (&row.interval_seconds, Type::FLOAT8),
+            (&row.samples, Type::INT4),
+            (&row.max_connections, Type::INT4),
+            (&row.reserved_connections, Type::INT4),
+            (&row.total.min, Type::INT4),
+            (&row.total.avg, Type::FLOAT8),
+            (&row.total.max, Type::INT4),
+            (&active.0, Type::INT4),
+            (&active.1, Type::FLOAT8),
+            (&active.2, Type::INT4),
+            (&idle.0, Type::INT4),
+            (&idle.1, Type::FLOAT8),
+            (&idle.2, Type::INT4),
+            (&in_transaction.0, Type::INT4),
+            (&in_transaction.1, Type::FLOAT8),
+            (&in_transaction.2, Type::INT4),
+            (&waiting.0, Type::INT4),
+            (&waiting.1, Type::FLOAT8),
+            (&waiting.2, Type::INT4),
+            (&row.saturation_max, Type::FLOAT8),
+            (&row.oldest_transaction_seconds_max, Type::FLOAT8),
+            (&row.oldest_idle_in_transaction_seconds_max, Type::FLOAT8),
+            (&Json(&row.by_database), Type::JSONB),
+            (&Json(&row.pool), Type::JSONB),
+        ],
+    )
     .await
 }

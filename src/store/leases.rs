@@ -12,6 +12,9 @@ use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error, TxOptions};
 
+/// The lease of the instance that observes.
+pub const OBSERVER: &str = "observer";
+
 /// What an attempt to hold a lease came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lease {
@@ -46,6 +49,8 @@ pub async fn acquire(
                renewed_at = clock_timestamp(),
                expires_at = clock_timestamp() + $3::bigint * interval '1 ms'
          WHERE l.holder = $2 OR l.expires_at <= clock_timestamp()
+            -- Given before the clock was set back: no lease is that long.
+            OR l.expires_at > clock_timestamp() + interval '10 minutes'
         RETURNING epoch, clock_timestamp()";
     const HOLDER: &str = "
         SELECT holder, greatest(0, extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint, clock_timestamp()

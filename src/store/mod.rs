@@ -4,11 +4,16 @@
 //! every object with its schema, since connections pin a `search_path` without it.
 
 pub mod audit;
+pub mod claims;
 pub mod health;
 pub mod history;
 pub mod leases;
+pub mod orphans;
+pub mod overview;
 pub mod partitions;
 pub mod pauses;
+pub mod pruning;
+pub mod requests;
 pub mod retirements;
 pub mod run_history;
 pub mod runs;

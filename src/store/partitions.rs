@@ -59,16 +59,29 @@ pub struct Ensured {
     pub problems: Vec<String>,
 }
 
-/// Makes the partitions that are missing, the current one included.
+/// Makes the partitions that are missing: the current one and those ahead.
 ///
 /// # Errors
 /// A lock time-out: a partition needs a lock on the parent, and where there is a default partition the
 /// strongest one on that.
 pub async fn ensure(tx: &Tx<'_>, table: Supplied) -> Result<Ensured, Error> {
-    let sql = "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4)";
+    ensure_from(tx, table, 0).await
+}
+
+/// The same, and so many before the current one (0 to 400): for rows that are written late.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn ensure_from(tx: &Tx<'_>, table: Supplied, behind: i32) -> Result<Ensured, Error> {
+    let sql = "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4, $5)";
     let every = table.every.as_str();
-    let params: [crate::db::Param<'_>; 4] =
-        [(&table.schema, Type::TEXT), (&table.table, Type::TEXT), (&every, Type::TEXT), (&table.ahead, Type::INT4)];
+    let params: [crate::db::Param<'_>; 5] = [
+        (&table.schema, Type::TEXT),
+        (&table.table, Type::TEXT),
+        (&every, Type::TEXT),
+        (&table.ahead, Type::INT4),
+        (&behind, Type::INT4),
+    ];
     let row = tx.row("make partitions", sql, &params).await?;
     Ok(Ensured { created: row.get(0), problems: row.get(1) })
 }

@@ -8,8 +8,8 @@
 //! postgres_exporter's names where Prometheus' conventions allow.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Every family of metrics, on a registry of its own.
@@ -32,10 +32,23 @@ pub struct Metrics {
     pub health_status: IntGaugeVec,
     pub health_checked: GaugeVec,
     pub rows_dropped: IntCounterVec,
+    pub spool_records: IntGaugeVec,
+    pub spool_bytes: IntGaugeVec,
+    pub spool_oldest: GaugeVec,
+    pub spool_replayed: IntCounterVec,
     pub audit_losses: IntGaugeVec,
 
     // Jobs.
     pub job_runs: IntCounterVec,
+    pub job_skipped_instants: IntCounterVec,
+    pub job_retries: IntCounterVec,
+    pub job_catch_up: IntCounterVec,
+    pub job_leases_lost: IntCounterVec,
+    pub job_commits_refused: IntCounterVec,
+    pub job_quarantined: IntGaugeVec,
+    pub ledger_rows: IntCounterVec,
+    pub ledger_wal: IntCounterVec,
+    pub ledger_seconds: CounterVec,
     pub job_running: IntGaugeVec,
     pub job_last_success: GaugeVec,
     pub job_last_duration: GaugeVec,
@@ -154,7 +167,21 @@ impl Metrics {
             rows_dropped: counters(
                 &r,
                 "pgsteward_rows_dropped_total",
-                "Rows of pgsteward's own tables that could not be written, by table.",
+                "Rows of pgsteward's own tables that are lost for good, by table and reason.",
+                &["target", "table", "reason"],
+            )?,
+            spool_records: gauges(&r, "pgsteward_spool_records", "Rows that wait to be written.", &["target"])?,
+            spool_bytes: gauges(&r, "pgsteward_spool_bytes", "Size of the rows that wait to be written.", &["target"])?,
+            spool_oldest: floats(
+                &r,
+                "pgsteward_spool_oldest_timestamp_seconds",
+                "When the oldest row that waits was measured; absent where none waits.",
+                &["target"],
+            )?,
+            spool_replayed: counters(
+                &r,
+                "pgsteward_spool_replayed_total",
+                "Rows that were written after they had waited, by table.",
                 &["target", "table"],
             )?,
             audit_losses: gauges(
@@ -168,6 +195,60 @@ impl Metrics {
                 "pgsteward_job_runs_total",
                 "Runs of jobs that ended here, by outcome.",
                 &["target", "job_name", "outcome"],
+            )?,
+            job_skipped_instants: counters(
+                &r,
+                "pgsteward_job_skipped_instants_total",
+                "Due instants at which the job was not run, by reason.",
+                &["target", "job_name", "reason"],
+            )?,
+            job_retries: counters(
+                &r,
+                "pgsteward_job_retries_total",
+                "Attempts after the first, by job.",
+                &["target", "job_name"],
+            )?,
+            job_catch_up: counters(
+                &r,
+                "pgsteward_job_catch_up_runs_total",
+                "Runs of instants that were due more than a minute before.",
+                &["target", "job_name"],
+            )?,
+            job_leases_lost: counters(
+                &r,
+                "pgsteward_job_leases_lost_total",
+                "Runs that another instance took over while they ran here.",
+                &["target"],
+            )?,
+            job_commits_refused: counters(
+                &r,
+                "pgsteward_job_commits_refused_total",
+                "Transactions of runs that were refused because the run's lease had passed.",
+                &["target"],
+            )?,
+            job_quarantined: gauges(
+                &r,
+                "pgsteward_jobs_quarantined",
+                "Jobs that wait for the server process of a former run to be gone.",
+                &["target"],
+            )?,
+            ledger_rows: counters(
+                &r,
+                "pgsteward_ledger_rows_written_total",
+                "Rows written and deleted to keep the ledger of runs.",
+                &["target"],
+            )?,
+            ledger_wal: counters(
+                &r,
+                "pgsteward_ledger_wal_bytes_total",
+                "WAL for these rows, estimated by the least that a row was seen to cost.",
+                &["target"],
+            )?,
+            ledger_seconds: float_counters(
+                &r,
+                "pgsteward_ledger_seconds_total",
+                "Time spent in calls that keep the ledger and the leases.",
+                &["target"],
             )?,
             job_running: gauges(
                 &r,
@@ -374,6 +455,12 @@ fn floats(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<Gauge
 
 fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn float_counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+    let family = CounterVec::new(Opts::new(name, help), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
 }

@@ -7,7 +7,9 @@ use crate::{REFRESH_SLOW, REFRESHING, SLOW_VIEW, metric, quick, wait_reason, wai
 async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_next_fire_runs() {
     let mut server = PrivateServer::start(&[]).await;
     server.client().await.batch_execute(SLOW_VIEW).await.unwrap();
-    let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&quick(REFRESH_SLOW))).await;
+    // A lost connection is worth another attempt; here the first one is to be the last.
+    let config = quick(&format!("{REFRESH_SLOW}retries = 0\n"));
+    let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&config)).await;
     wait_sql(&server.client().await, REFRESHING, |sessions| sessions == 1).await;
     let run =
         server.client().await.text("SELECT id FROM steward.job_runs WHERE state = 'running' AND job = 'refresh'").await;
@@ -56,4 +58,27 @@ async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_n
         client.text(sql).await == "t t t t"
     })
     .await;
+}
+
+/// With attempts left, the run goes on when the server is back: one row, and no second fire of its instant.
+#[tokio::test]
+async fn a_run_whose_server_was_killed_is_tried_again_as_the_same_run() {
+    let mut server = PrivateServer::start(&[]).await;
+    server.client().await.batch_execute(SLOW_VIEW).await.unwrap();
+    // A lease that outlasts the outage: else the run is lost, and its instant accounted for as such.
+    let config = quick(REFRESH_SLOW).replace("lease = \"5s\"", "lease = \"2m\"");
+    let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&config)).await;
+    let client = server.client().await;
+    wait_sql(&client, REFRESHING, |sessions| sessions == 1).await;
+    let run = client.text("SELECT id FROM steward.job_runs WHERE state = 'running' AND job = 'refresh'").await;
+    // The next attempt finds nothing to wait for.
+    client.batch_execute("UPDATE public.knob SET seconds = 0").await.unwrap();
+
+    server.kill().await;
+    server.restart().await;
+    let client = wait_for("the server is back", BOUND, async || connect(&server.url()).await.ok()).await;
+    let sql = format!("SELECT concat_ws(' ', state, attempts > 1) FROM steward.job_runs WHERE id = '{run}'");
+    wait_until("the run ends well", BOUND, async || client.text(&sql).await == "succeeded t").await;
+    assert_eq!(client.number("SELECT count(*) FROM steward.job_runs WHERE state IN ('failed', 'lost')").await, 0);
+    assert_eq!(daemon.get("/livez").await.status, 200);
 }

@@ -21,6 +21,7 @@ pub struct Setup {
     config: Option<String>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    prelude: Option<String>,
 }
 
 impl Setup {
@@ -51,6 +52,12 @@ impl Setup {
         self
     }
 
+    /// Commands of a shell that becomes the daemon: `ulimit`, `trap`, `umask`.
+    pub fn shell(mut self, prelude: &str) -> Setup {
+        self.prelude = Some(prelude.to_owned());
+        self
+    }
+
     /// Runs another subcommand to its end, with the same file and environment: status, output, errors.
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -62,7 +69,15 @@ impl Setup {
     fn base(&self, folder: &tempfile::TempDir) -> Command {
         let text = self.config.as_deref().unwrap_or_default();
         std::fs::write(config_path(folder), text).expect("write the configuration");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgsteward"));
+        let binary = env!("CARGO_BIN_EXE_pgsteward");
+        let mut command = match &self.prelude {
+            None => Command::new(binary),
+            Some(prelude) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", &format!("{prelude} && exec \"$0\" \"$@\""), binary]);
+                command
+            }
+        };
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
         command
@@ -127,6 +142,32 @@ impl Daemon {
 
     pub async fn get(&self, path: &str) -> Response {
         http::get(self.address, path).await
+    }
+
+    /// A series of its metrics page by its name and, after spaces, parts of its labels; if it is there.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.get("/metrics").await;
+        assert_eq!(page.status, 200);
+        let mut words = series.split(' ');
+        let name = words.next()?;
+        let parts: Vec<&str> = words.collect();
+        let is_it = |line: &&str| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && parts.iter().all(|part| line.contains(part))
+        };
+        page.body.lines().find(is_it)?.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until a series has a value that is wanted.
+    pub async fn wait_metric(&self, series: &str, wanted: impl Fn(f64) -> bool) {
+        let mut last = None;
+        let asking = wait_until("", BOUND * 2, async || {
+            last = self.metric(series).await;
+            last.is_some_and(&wanted)
+        });
+        if tokio::time::timeout(BOUND, asking).await.is_err() {
+            panic!("{series} is {last:?}\nlog:\n{}", self.log());
+        }
     }
 
     /// Waits until `/readyz` answers 200.

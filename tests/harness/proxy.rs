@@ -194,15 +194,20 @@ async fn pump(
     let mut watching = modes.clone();
     let moving = async {
         loop {
-            modes.wait_for(|mode| *mode != Mode::Blackhole).await.map_err(|_| cut())?;
+            if *modes.wait_for(|mode| *mode != Mode::Blackhole).await.map_err(|_| cut())? == Mode::Cut {
+                return Err(cut());
+            }
             let read = tokio::select! {
                 read = from.read(&mut buffer) => read?,
                 changed = modes.changed() => { changed.map_err(|_| cut())?; continue }
             };
             // What was read before the silence is held back too.
             let mode = *modes.wait_for(|mode| *mode != Mode::Blackhole).await.map_err(|_| cut())?;
-            if let Mode::Delay(by) = mode {
-                tokio::time::sleep(by).await;
+            match mode {
+                Mode::Delay(by) => tokio::time::sleep(by).await,
+                // What the silence has swallowed never arrives.
+                Mode::Cut => return Err(cut()),
+                Mode::Pass | Mode::Blackhole => {}
             }
             if read == 0 {
                 return to.shutdown().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgsteward::config::{self, Config, RetentionTable, Secret, SecretSource};
+use pgsteward::config::{self, Builtin, Config, JobName, RetentionTable, Secret, SecretSource};
 use pgsteward::db::{Database, Error, Purpose};
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
@@ -25,13 +25,17 @@ pub enum Job {
 }
 
 impl Job {
-    fn name(self) -> &'static str {
+    fn builtin(self) -> Builtin {
         match self {
-            Job::Partitions => "partitions",
-            Job::Retention => "retention",
-            Job::Vacuum => "vacuum",
-            Job::Refresh => "refresh",
+            Job::Partitions => Builtin::Partitions,
+            Job::Retention => Builtin::Retention,
+            Job::Vacuum => Builtin::Vacuum,
+            Job::Refresh => Builtin::Refresh,
         }
+    }
+
+    fn name(self) -> &'static str {
+        self.builtin().as_str()
     }
 }
 
@@ -138,6 +142,7 @@ impl Bench {
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
         let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized Options'";
         let session = conn.batch_values("read settings", settings).await.unwrap();
+        let name = JobName::from(job.builtin());
         let mut ctx = Context {
             db: &db,
             config: &config,
@@ -148,6 +153,10 @@ impl Bench {
             deadline: Instant::now() + self.timeout,
             stop: self.stop.clone(),
             zentry: self.zentry,
+            job: &name,
+            spec: &config.jobs.all[&name],
+            unfenced: false,
+            attempt: 1,
         };
         let outcome = match job {
             Job::Partitions => jobs::partitions::run(&mut ctx).await,

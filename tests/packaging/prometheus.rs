@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use chrono::{DateTime, Utc};
-use pgsteward::config::{Http, Job, JobName};
+use pgsteward::config::{Builtin, Http, Job};
 use pgsteward::db::Kind;
 use pgsteward::store::partitions::{Every, OWN, VM_METRICS};
 use pgsteward::store::runs::State;
@@ -198,7 +198,7 @@ fn no_metric_has_a_label_that_a_scrape_sets_itself() {
 fn the_rules_match_values_that_exist() {
     let outcomes = [State::Succeeded, State::Failed, State::TimedOut, State::Cancelled, State::Skipped, State::Lost];
     let outcomes: BTreeSet<&str> = outcomes.map(State::as_str).into();
-    let jobs: BTreeSet<&str> = JobName::ALL.map(JobName::as_str).into();
+    let jobs: BTreeSet<&str> = Builtin::ALL.map(Builtin::as_str).into();
     let mut seen = 0;
     for selector in expressions().iter().flat_map(|expression| &expression.selectors) {
         for (label, _, value) in &selector.matchers {
@@ -242,15 +242,16 @@ fn every_job_has_time_for_its_interval_and_its_run() {
         let seconds: i64 = expr.split('*').map(|factor| factor.trim().parse::<i64>().unwrap()).product();
         bounds.insert(text(rule, "/labels/job_name").to_owned(), seconds);
     }
-    assert_eq!(bounds.len(), JobName::ALL.len());
+    assert_eq!(bounds.len(), Builtin::ALL.len());
     let now: DateTime<Utc> = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-    for name in JobName::ALL {
-        let job = Job::of(name);
-        let first = job.schedule.next_after(now, job.timezone).unwrap();
-        let interval = job.schedule.next_after(first, job.timezone).unwrap() - first;
+    for builtin in Builtin::ALL {
+        let job = Job::of(builtin);
+        let schedule = job.schedule().expect("a built-in job goes by a schedule");
+        let first = schedule.next_after(now, job.timezone).unwrap();
+        let interval = schedule.next_after(first, job.timezone).unwrap() - first;
         let least = interval.num_seconds() + i64::try_from(job.timeout.as_secs()).unwrap();
-        let bound = bounds[name.as_str()];
-        assert!(least < bound && bound <= 30 * least.max(10), "{name}: {bound} s for at least {least} s");
+        let bound = bounds[builtin.as_str()];
+        assert!(least < bound && bound <= 30 * least.max(10), "{builtin:?}: {bound} s for at least {least} s");
     }
 }
 

@@ -41,6 +41,21 @@ async fn the_ledger_refuses_rows_that_contradict_themselves() {
         ),
         (") VALUES (gen_random_uuid(), '', 'scheduled', now(), 'queued')", "job_runs_job_check"),
         (", epoch) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', 0)", "job_runs_epoch_check"),
+        (", attempts) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', -1)", "job_runs_attempts_check"),
+        (", backend_pid) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', 1)", "job_runs_backend_check"),
+        (
+            ", backend_start) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', now())",
+            "job_runs_backend_check",
+        ),
+        (
+            ", reason, last_due_at, missed_count) VALUES (gen_random_uuid(), 'j', 'missed', now(), 'queued', 'r', now(), 1)",
+            "job_runs_missed_check",
+        ),
+        (
+            ", finished_at, reason, last_due_at, missed_count)
+             VALUES (gen_random_uuid(), 'j', 'missed', now(), 'skipped', now(), 'away', now(), 0)",
+            "job_runs_missed_check",
+        ),
         (
             ", rows_affected) VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'queued', -1)",
             "job_runs_rows_affected_check",
@@ -53,7 +68,32 @@ async fn the_ledger_refuses_rows_that_contradict_themselves() {
 }
 
 #[tokio::test]
-async fn an_instant_is_claimed_once_and_a_job_runs_once() {
+async fn the_row_of_a_job_refuses_what_contradicts_itself() {
+    let place = Place::migrated().await;
+    let client = place.client().await;
+    client.batch_execute("INSERT INTO steward.job_state (job) VALUES ('j'), ('*')").await.unwrap();
+    for (change, constraint) in [
+        ("running_run_id = gen_random_uuid() WHERE job = 'j'", "job_state_running_check"),
+        ("running_since = now() WHERE job = 'j'", "job_state_running_check"),
+        ("running_run_id = gen_random_uuid(), running_since = now() WHERE job = '*'", "job_state_all_check"),
+        ("paused_by = 'ann' WHERE job = 'j'", "job_state_paused_check"),
+        ("paused_at = now() WHERE job = '*'", "job_state_paused_check"),
+        ("succeeded_total = -1 WHERE job = 'j'", "job_state_succeeded_total_check"),
+        ("failed_total = -1 WHERE job = 'j'", "job_state_failed_total_check"),
+        ("skipped_total = -1 WHERE job = 'j'", "job_state_skipped_total_check"),
+        ("consecutive_failures = -1 WHERE job = 'j'", "job_state_consecutive_failures_check"),
+        ("job = '' WHERE job = 'j'", "job_state_job_check"),
+    ] {
+        let sql = format!("UPDATE steward.job_state SET {change}");
+        assert_eq!(refused(&client, &sql).await, ("23514".to_owned(), constraint.to_owned()), "{sql}");
+    }
+    let right =
+        "UPDATE steward.job_state SET running_run_id = gen_random_uuid(), running_since = now() WHERE job = 'j'";
+    client.batch_execute(right).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instant_is_claimed_once_and_a_job_runs_and_waits_once() {
     let place = Place::migrated().await;
     let client = place.client().await;
     let at = "'2026-01-01 00:00:00+00'";
@@ -74,6 +114,11 @@ async fn an_instant_is_claimed_once_and_a_job_runs_once() {
               VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'running', 'i2', now(), now())"
     );
     assert_eq!(refused(&client, &overlap).await, ("23505".to_owned(), "job_runs_running_key".to_owned()));
+    let waiting = format!("{RUN}) VALUES (gen_random_uuid(), 'j', 'chained', now(), 'queued')");
+    client.batch_execute(&waiting).await.unwrap();
+    let queue =
+        format!("{RUN}, actor) VALUES (gen_random_uuid(), 'j', 'manual', now() + interval '1 s', 'queued', 'ann')");
+    assert_eq!(refused(&client, &queue).await, ("23505".to_owned(), "job_runs_queued_key".to_owned()));
     // Ended, it makes way.
     client
         .batch_execute("UPDATE steward.job_runs SET state = 'succeeded', finished_at = now() WHERE state = 'running'")

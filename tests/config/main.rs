@@ -3,14 +3,14 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod jobs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgsteward::config::load::{known_keys, load_or_default};
-use pgsteward::config::{
-    Args, Config, Environment, JobName, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource,
-};
+use pgsteward::config::{Args, Config, Environment, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource};
 use tempfile::TempDir;
 
 const URL: &str = "postgresql://steward:hunter2@db/app";
@@ -85,7 +85,7 @@ fn example() -> String {
 }
 
 /// Keys that have no default: the example shows what they look like.
-const WITHOUT_DEFAULT: [&str; 16] = [
+const WITHOUT_DEFAULT: [&str; 19] = [
     "state_dir",
     "database.url",
     "database.url_file",
@@ -101,6 +101,9 @@ const WITHOUT_DEFAULT: [&str; 16] = [
     "database.supabase.service_key_file",
     "migrations.dir",
     "migrations.role",
+    "jobs.partitions.deadline",
+    "jobs.report.",
+    "jobs.report-cleanup.",
     "retention.tables.",
 ];
 
@@ -182,12 +185,41 @@ fn the_example_documents_every_key_and_no_other() {
     let named: BTreeSet<_> = known.iter().filter_map(|key| key.strip_prefix("databases.NAME.")).collect();
     let main: BTreeSet<_> = known.iter().filter_map(|key| key.strip_prefix("database.")).collect();
     assert_eq!(named, main, "[databases.NAME] takes what [database] takes");
+    let own = |key: &str| key.strip_prefix("jobs.NAME.").map(str::to_owned);
+    let built_in = |job: &str, key: &str| key.strip_prefix(&format!("jobs.{job}.")).map(str::to_owned);
+    // What all jobs of the ledger take stands at one of them.
+    let shared: BTreeSet<String> = known.iter().filter_map(|key| built_in("partitions", key)).collect();
+    for job in ["retention", "vacuum", "refresh"] {
+        let of_job: BTreeSet<_> = known.iter().filter_map(|key| built_in(job, key)).collect();
+        assert_eq!(of_job, shared, "{job} takes what partitions takes");
+    }
+    assert!(shared.iter().all(|key| known.contains(&format!("jobs.NAME.{key}"))), "your own take it too");
+    let stands_there = |key: &str| {
+        let job = key.strip_prefix("jobs.").and_then(|rest| rest.split_once('.'));
+        job.is_some_and(|(job, key)| {
+            !["partitions", "health-probe", "connection-metrics"].contains(&job) && shared.contains(key)
+        })
+    };
+    let examples: BTreeSet<String> = documented
+        .iter()
+        .filter_map(|key| key.strip_prefix("jobs.report.").or_else(|| key.strip_prefix("jobs.report-cleanup.")))
+        .map(str::to_owned)
+        .collect();
+    let sql: BTreeSet<String> = known.iter().filter_map(|key| own(key)).collect();
+    assert!(examples.is_subset(&sql), "{examples:?}");
+    let undocumented: Vec<_> = sql.difference(&examples).filter(|key| !shared.contains(*key)).collect();
+    assert!(undocumented.is_empty(), "{undocumented:?}");
+
+    let of_example = |key: &String| key.starts_with("jobs.report");
+    let documented: BTreeSet<String> =
+        documented.into_iter().filter(|key| !of_example(key) && !stands_there(key)).collect();
     let known: BTreeSet<String> = known
         .iter()
-        .filter(|key| !key.starts_with("databases."))
+        .filter(|key| !key.starts_with("databases.") && own(key).is_none() && !stands_there(key))
         .map(|key| key.replace("schema.table", "public.events"))
         .collect();
     assert_eq!(documented, known);
+    let (_, documented) = uncommented(|_| false);
     for key in WITHOUT_DEFAULT {
         assert!(documented.iter().any(|path| path.starts_with(key)), "{key} is no key");
     }
@@ -270,9 +302,9 @@ fn every_other_key_by_its_path() {
         .env("PGSTEWARD__RETENTION__TABLES__PUBLIC.EVENTS__KEEP", "8d")
         .env("PGSTEWARD__RETENTION__DUTY", "")
         .config();
-    assert_eq!(config.jobs.builtin[&JobName::HealthProbe].schedule.text(), "@every 20s");
-    assert!(!config.jobs.builtin[&JobName::ConnectionMetrics].enabled);
-    assert_eq!(config.jobs.builtin[&JobName::Retention].timezone, chrono_tz::Tz::Europe__Berlin);
+    assert_eq!(config.jobs.all["health-probe"].schedule().unwrap().text(), "@every 20s");
+    assert!(!config.jobs.all["connection-metrics"].enabled);
+    assert_eq!(config.jobs.all["retention"].timezone, chrono_tz::Tz::Europe__Berlin);
     assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["my-app"]);
     assert_eq!(config.databases["my-app"].pooler, Pooler::Session);
     assert_eq!(config.migrations.sets, ["zentry"]);
@@ -484,7 +516,7 @@ keep = "30d"
         .env("USE_IN_MEMORY_DB", "perhaps");
     given.args.migrations_dir = Some(PathBuf::from(""));
     let expected = r#"config.toml:1: mode: found "observer", did you mean "observe"?
-config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh
+config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool
 config.toml:5: database.url: found a number, wanted a string
 config.toml:7: database.password_file: found password and password_file together, wanted one of them
 config.toml:8: database.pool_min_size: found pool_min_size = 5 with pool_max_size = 3, wanted a minimum up to the maximum
@@ -494,7 +526,7 @@ config.toml:14: health.connections_degraded: found 1.5, wanted a number from 0 t
 config.toml:17: jobs.retention.schedule: found "61 3 * * *", wanted in the field minute ("61") numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list
 config.toml:18: jobs.retention.timezone: found "Berlin", did you mean "Europe/Berlin"?
 config.toml:19: jobs.retention.timeout: found 30, wanted a duration such as "30s", "5m", "24h" or "90d"
-config.toml:21: jobs.vacum: found an unknown key, did you mean "vacuum"?
+config.toml:21: jobs.vacum: found no sql, and no built-in job of this name, did you mean "vacuum"?
 config.toml:25: migrations.sets: found "zentri", did you mean "zentry"?
 config.toml:28: http.listen: found ":8432", wanted an address with a port, such as "127.0.0.1:8432", "0.0.0.0:8432" or "[::1]:8432"
 config.toml:29: http.body_limit: found "64KB", wanted a size such as "64KiB" or "1MiB"

@@ -1,8 +1,12 @@
-//! As much of SQL's lexical structure as a migrator needs: where statements begin and end, which of
-//! them cannot be part of a transaction that is not theirs, and whether two texts differ in anything
-//! but comments and white space.
+//! As much of SQL's lexical structure as migrations and jobs need: where statements begin and end,
+//! which of them cannot be part of a transaction that is not theirs, and whether two texts differ in
+//! anything but comments and white space.
 //!
 //! Tokens come from `squawk-lexer`; no grammar is involved, so input of any depth is safe.
+
+mod place;
+
+pub use place::{Place, place, place_of};
 
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
@@ -25,8 +29,22 @@ const WORDS_MAX: usize = 24;
 pub struct Refusal {
     /// 1-based.
     pub line: usize,
-    /// What was found, what is wanted.
-    pub message: String,
+    pub why: Why,
+}
+
+/// Why a statement cannot be sent as part of a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It begins or ends a transaction; with its first word.
+    Transaction(String),
+    /// It is a command of psql; with its first line.
+    Psql(String),
+    /// It is COPY through the client.
+    ClientCopy,
+    /// PostgreSQL refuses it inside a transaction; with its first line.
+    OutsideOnly(String),
+    /// A string, identifier or comment has no end.
+    Unterminated(&'static str),
 }
 
 /// Splits a script into its statements. Semicolons in strings, comments, parentheses and
@@ -103,17 +121,17 @@ pub fn refusals(script: &str) -> Vec<Refusal> {
     let mut found: Vec<Refusal> = statements(script)
         .iter()
         .filter_map(|statement| {
-            let message = refusal(statement)?;
-            Some(Refusal { line: line_of(script, statement.offset), message })
+            let why = refusal(statement)?;
+            Some(Refusal { line: line_of(script, statement.offset), why })
         })
         .collect();
     if let Some((offset, what)) = unterminated(script) {
-        found.push(Refusal { line: line_of(script, offset), message: format!("{what} is not terminated") });
+        found.push(Refusal { line: line_of(script, offset), why: Why::Unterminated(what) });
     }
     found
 }
 
-fn refusal(statement: &Statement<'_>) -> Option<String> {
+fn refusal(statement: &Statement<'_>) -> Option<Why> {
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
     let has = |word: &str| words.contains(&word);
     let ends_transaction = match words.as_slice() {
@@ -123,19 +141,13 @@ fn refusal(statement: &Statement<'_>) -> Option<String> {
         _ => false,
     };
     if ends_transaction {
-        return Some(format!(
-            "found {}, which begins or ends a transaction; a migration is one transaction already: remove it",
-            words[0]
-        ));
+        return Some(Why::Transaction(words[0].to_owned()));
     }
     if statement.text.starts_with('\\') {
-        return Some(format!(
-            "found the psql command {:?}; only SQL can be sent to the server",
-            first_line(statement.text)
-        ));
+        return Some(Why::Psql(first_line(statement.text)));
     }
     if words.first() == Some(&"COPY") && (has("STDIN") || has("STDOUT")) {
-        return Some("found COPY through the client, which has no data to give or take; use INSERT".to_owned());
+        return Some(Why::ClientCopy);
     }
     let outside_only = match words.as_slice() {
         ["VACUUM", ..] => true,
@@ -147,12 +159,7 @@ fn refusal(statement: &Statement<'_>) -> Option<String> {
         ["CLUSTER"] => true,
         _ => false,
     };
-    outside_only.then(|| {
-        format!(
-            "found {:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations",
-            first_line(statement.text)
-        )
-    })
+    outside_only.then(|| Why::OutsideOnly(first_line(statement.text)))
 }
 
 /// The first string, identifier or comment that is still open at the end.

@@ -1,0 +1,36 @@
+//! How a run ended, for people and for the exit code.
+
+use crate::cli::{Exit, Session, print, print_json};
+use crate::store::run_history::Entry;
+
+use super::text::duration;
+
+/// Whether its effect could commit only while it held its lease.
+pub fn guarantee(entry: &Entry) -> &'static str {
+    match entry.fenced {
+        Some(true) => "fenced",
+        Some(false) => "at least once",
+        None => "",
+    }
+}
+
+/// Tells how a run ended; the exit code is 0 only where it succeeded.
+pub fn tell(session: &Session, entry: &Entry) -> Exit {
+    if session.json {
+        print_json(entry);
+    } else {
+        print(&text(entry));
+    }
+    if entry.state == "succeeded" { Exit::Ok } else { Exit::Run }
+}
+
+fn text(entry: &Entry) -> String {
+    let took = entry.duration_ms.map(|ms| format!(" in {}", duration(ms as f64))).unwrap_or_default();
+    let rows = entry.rows_affected.map(|rows| format!(", {rows} rows")).unwrap_or_default();
+    let attempts = if entry.attempts > 1 { format!(", {} attempts", entry.attempts) } else { String::new() };
+    let instance = entry.instance.as_ref().map(|instance| format!(", on {instance}")).unwrap_or_default();
+    let reason = entry.reason.as_ref().map(|reason| format!("\n  reason: {reason}")).unwrap_or_default();
+    let error = entry.error.as_ref().map(|error| format!("\n  error: {error}")).unwrap_or_default();
+    let state = entry.state.replace('_', " ");
+    format!("run {} of {}: {state}{took}{rows}{attempts}{instance}{reason}{error}", entry.id, entry.job)
+}

@@ -1,0 +1,296 @@
+//! Records in a folder: segments that are only appended to, and deleted whole.
+//!
+//! ```text
+//! state_dir/spool/TARGET/lock                        flock: one process
+//! state_dir/spool/TARGET/00000000000000000007.spool  oldest segment; records before `settled` are done
+//! state_dir/spool/TARGET/00000000000000000008.spool  newest, appended to
+//! ```
+//! Dropping the oldest is deleting a file, so no file is ever rewritten. How far the oldest segment is
+//! settled is known in memory only: after a crash at most that segment is read again, and its rows are
+//! refused by their keys. A segment found at the start is never appended to, so that what follows a torn
+//! tail is still found. Nothing is synced: a process that is killed loses nothing, a machine that goes
+//! down loses what its kernel had not written yet, which is the end of the record at most.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use rustix::fs::FlockOperation;
+
+use super::record::{Piece, Pieces, Record, Table};
+use super::{Drops, Limits, Reason};
+
+const SUFFIX: &str = ".spool";
+/// What of a segment is read: more is not ours.
+const SEGMENT_READ_MAX: u64 = 8 * 1024 * 1024;
+
+/// A locked folder of segments.
+#[derive(Debug)]
+pub struct Disk {
+    dir: PathBuf,
+    /// Held for as long as this lives.
+    lock: File,
+    /// Oldest first.
+    segments: VecDeque<Segment>,
+    /// Of the newest segment, where it was begun here.
+    active: Option<File>,
+    next: u64,
+    /// The segment last peeked into, and the offset behind each record that was returned.
+    peeked: Option<(u64, Vec<(u64, Table)>)>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    /// Of the file.
+    bytes: u64,
+    /// Up to this offset it is done.
+    settled: u64,
+    /// Records behind that, by table.
+    records: [u64; Table::ALL.len()],
+    first: DateTime<Utc>,
+    last: DateTime<Utc>,
+}
+
+impl Segment {
+    fn len(&self) -> u64 {
+        self.records.iter().sum()
+    }
+}
+
+impl Disk {
+    /// Makes the folder where it is missing, locks it, and reads what it holds.
+    ///
+    /// # Errors
+    /// The operating system's; `WouldBlock` when another process has the folder.
+    pub fn open(dir: &Path, drops: &mut Drops) -> io::Result<Disk> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let mut numbers: Vec<u64> = fs::read_dir(dir)?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        let next = numbers.last().map_or(1, |last| last.saturating_add(1));
+        let mut disk = Disk { dir: dir.to_owned(), lock, segments: VecDeque::new(), active: None, next, peeked: None };
+        for number in numbers {
+            disk.adopt(number, drops);
+        }
+        Ok(disk)
+    }
+
+    /// Takes in a segment that was found, if there is anything in it.
+    fn adopt(&mut self, number: u64, drops: &mut Drops) {
+        let bytes = match self.read(number, 0) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::warn!(path = %self.path(number).display(), error = %error, "a segment of the spool cannot be read");
+                drops.count(None, Reason::Disk, 1);
+                return;
+            }
+        };
+        let mut segment: Option<Segment> = None;
+        let mut damaged = 0;
+        for (_, piece) in Pieces::new(&bytes, 0) {
+            match piece {
+                Piece::Record(record) => match &mut segment {
+                    Some(segment) => segment.take(&record),
+                    None => segment = Some(Segment::begin(number, bytes.len() as u64, &record)),
+                },
+                Piece::Damage => damaged += 1,
+            }
+        }
+        if damaged > 0 {
+            // Each place is counted once, since nobody knows how many rows it was.
+            tracing::warn!(path = %self.path(number).display(), damaged,
+                "a segment of the spool is damaged; what is whole in it is kept, the rest is lost");
+            drops.count(None, Reason::Damaged, damaged);
+        }
+        match segment {
+            Some(segment) => self.segments.push_back(segment),
+            None => self.delete(number),
+        }
+    }
+
+    /// Writes a record, after making room for it.
+    ///
+    /// # Errors
+    /// The operating system's; nothing of the record is kept then.
+    pub fn append(&mut self, record: &Record, limits: &Limits, drops: &mut Drops) -> io::Result<()> {
+        let bytes = record.encode();
+        while self.bytes() + bytes.len() as u64 > limits.max_bytes as u64 && self.drop_oldest(Reason::Full, drops) {}
+        let fits = self.active.is_some()
+            && self.segments.back().is_some_and(|segment| {
+                segment.bytes + bytes.len() as u64 <= limits.segment_bytes() as u64
+                    && record.at - segment.first <= limits.segment_span()
+            });
+        if !fits {
+            self.active = None;
+        }
+        let (file, begins) = match &mut self.active {
+            Some(file) => (file, false),
+            None => {
+                let path = self.path(self.next);
+                let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
+                self.next += 1;
+                (self.active.insert(file), true)
+            }
+        };
+        let before = if begins { 0 } else { self.segments.back().map_or(0, |segment| segment.bytes) };
+        let written = match file.metadata() {
+            // Somebody took the folder away: what is written into it now is lost.
+            Ok(found) if found.nlink() == 0 => Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed")),
+            Ok(_) => file.write_all(&bytes),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            // A part of it would be skipped as damaged by the next reader; better that there is none.
+            let _ = file.set_len(before);
+            self.active = None;
+            if begins {
+                self.delete(self.next - 1);
+            }
+            return Err(error);
+        }
+        match self.segments.back_mut() {
+            Some(segment) if !begins => {
+                segment.bytes += bytes.len() as u64;
+                segment.take(record);
+            }
+            _ => self.segments.push_back(Segment::begin(self.next - 1, bytes.len() as u64, record)),
+        }
+        Ok(())
+    }
+
+    /// The oldest records, up to so many and about so many bytes, of one segment; none when there are
+    /// none left.
+    pub fn peek(&mut self, records_max: usize, bytes_max: usize, drops: &mut Drops) -> Vec<Record> {
+        while let Some(segment) = self.segments.front() {
+            let (number, settled) = (segment.number, segment.settled);
+            let bytes = self.read(number, settled);
+            let lost = if bytes.is_err() { Reason::Disk } else { Reason::Damaged };
+            let (mut records, mut ends, mut size) = (Vec::new(), Vec::new(), 0);
+            for (end, piece) in Pieces::new(bytes.as_deref().unwrap_or_default(), 0) {
+                let Piece::Record(record) = piece else { continue };
+                size += record.size();
+                if records.len() == records_max || (size > bytes_max && !records.is_empty()) {
+                    break;
+                }
+                ends.push((settled + end as u64, record.table));
+                records.push(record);
+            }
+            if !records.is_empty() {
+                self.peeked = Some((number, ends));
+                return records;
+            }
+            if let Err(error) = bytes {
+                tracing::warn!(path = %self.path(number).display(), error = %error, "a segment of the spool cannot be read");
+            }
+            // It was whole when it was found or written.
+            self.drop_oldest(lost, drops);
+        }
+        Vec::new()
+    }
+
+    /// The first so many of those last peeked at are done.
+    pub fn settle(&mut self, records: usize, drops: &mut Drops) {
+        let Some((number, ends)) = self.peeked.take() else { return };
+        let Some(segment) = self.segments.front_mut().filter(|segment| segment.number == number) else { return };
+        for (end, table) in ends.into_iter().take(records) {
+            segment.settled = end;
+            let left = &mut segment.records[table as usize];
+            *left = left.saturating_sub(1);
+        }
+        if segment.len() == 0 {
+            self.drop_oldest(Reason::Damaged, drops);
+        }
+    }
+
+    /// Drops segments whose newest record is from before that instant.
+    pub fn expire(&mut self, before: DateTime<Utc>, drops: &mut Drops) {
+        while self.segments.front().is_some_and(|segment| segment.last < before) {
+            self.drop_oldest(Reason::Age, drops);
+        }
+    }
+
+    /// Deletes the oldest segment; what it still held is counted. False when there is none.
+    fn drop_oldest(&mut self, reason: Reason, drops: &mut Drops) -> bool {
+        let Some(segment) = self.segments.pop_front() else { return false };
+        if self.segments.is_empty() {
+            self.active = None;
+        }
+        for (table, records) in Table::ALL.into_iter().zip(segment.records) {
+            drops.count(Some(table), reason, records);
+        }
+        self.delete(segment.number);
+        true
+    }
+
+    /// A file that cannot be deleted is found again at the next start, and its rows are refused by
+    /// their keys.
+    fn delete(&self, number: u64) {
+        let path = self.path(number);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::debug!(path = %path.display(), error = %error, "a segment of the spool cannot be deleted");
+        }
+    }
+
+    fn read(&self, number: u64, from: u64) -> io::Result<Vec<u8>> {
+        let mut file = File::open(self.path(number))?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(SEGMENT_READ_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:020}{SUFFIX}"))
+    }
+
+    pub fn records(&self) -> u64 {
+        self.segments.iter().map(Segment::len).sum()
+    }
+
+    /// Of the files.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Of the segment that the oldest record is in; the record itself may be a little younger.
+    pub fn oldest(&self) -> Option<DateTime<Utc>> {
+        self.segments.front().map(|segment| segment.first)
+    }
+
+    /// Whether the folder was taken away: its lock keeps nobody off any more.
+    pub fn is_gone(&self) -> bool {
+        self.lock.metadata().is_ok_and(|found| found.nlink() == 0)
+    }
+
+    /// Counts everything as lost with the folder.
+    pub fn forget(mut self, drops: &mut Drops) {
+        while self.drop_oldest(Reason::Disk, drops) {}
+    }
+
+    #[cfg(test)]
+    pub fn replace_active(&mut self, file: File) {
+        self.active = Some(file);
+    }
+}
+
+impl Segment {
+    fn begin(number: u64, bytes: u64, record: &Record) -> Segment {
+        let mut segment =
+            Segment { number, bytes, settled: 0, records: Default::default(), first: record.at, last: record.at };
+        segment.take(record);
+        segment
+    }
+
+    fn take(&mut self, record: &Record) {
+        self.records[record.table as usize] += 1;
+        self.first = self.first.min(record.at);
+        self.last = self.last.max(record.at);
+    }
+}

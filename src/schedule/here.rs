@@ -1,0 +1,312 @@
+//! One run of a job in this process, by the rules that hold for a daemon: for who asks for it on the
+//! command line and does not want, or does not have, an instance to pick it up.
+//!
+//! ```text
+//! migrated? ─► [ ask ─ claim ─ audit ] one transaction ─► runner ─► row
+//!                └ refused: nothing is left behind         ├ leases renewed, cancels heard
+//!                                                          └ stop: cancelled on the server
+//! ```
+//! Asking and claiming are one transaction, so that no observer takes the run in between. What dies in
+//! the middle is reaped by whoever observes, as a daemon's run would be.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::audit;
+use crate::config::{Config, Job, JobName};
+use crate::db::retry::Backoff;
+use crate::db::{Database, Error, Kind, Purpose, Tx, TxOptions};
+use crate::lifecycle::Tasks;
+use crate::migrate::{self, plan::State, source};
+use crate::store::claims::{self, Ask, Claimer, Run, Verdict, Wanted};
+use crate::store::history;
+use crate::store::overview::{self, Open};
+use crate::store::pauses::{self, ALL_JOBS, Pause};
+use crate::store::requests::{self, Asked};
+use crate::store::run_history::{self, Entry};
+use crate::telemetry::Metrics;
+
+use super::Standing;
+use super::agenda::Agenda;
+use super::lanes::Lanes;
+use super::ledger::Ledger;
+use super::pause;
+use super::runner::{Order, Runner};
+
+/// For a statement on pgsteward's own tables, and for a whole call of them.
+const BOUND: Duration = Duration::from_secs(5);
+const CALL_BOUND: Duration = Duration::from_secs(15);
+/// How often it is looked whether somebody wants the run cancelled.
+const HEAR_EVERY: Duration = Duration::from_millis(800);
+/// How long the end of a run may wait for a database that is away.
+const LAST_WORDS_BOUND: Duration = Duration::from_secs(60);
+
+/// What is run, for whom, and with what.
+pub struct Wish<'a> {
+    pub db: &'a Arc<Database>,
+    pub config: &'a Arc<Config>,
+    pub metrics: &'a Arc<Metrics>,
+    pub tasks: &'a Tasks,
+    pub name: &'a JobName,
+    pub job: &'a Job,
+    pub actor: &'a str,
+    /// This process's name in rows.
+    pub instance: String,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It ran, and this is its row.
+    Ended(Box<Entry>),
+    /// It ran, and the database has been away since: its row is written by who finds its lease passed.
+    Untold { id: Uuid },
+    /// These migrations are not applied; a daemon would run no job either.
+    NotMigrated { pending: Vec<String> },
+    /// The job is paused, or `all` are.
+    Paused { pause: Pause, all: bool },
+    /// By the local file.
+    PausedHere { by: String },
+    /// A run of it waits already.
+    Waiting { id: Uuid },
+    /// It runs, here or elsewhere.
+    Running(Open),
+    /// A former run may still work on the server.
+    Quarantined { id: Option<Uuid> },
+}
+
+/// Runs it, unless something speaks against it. Cancelling `stop` cancels the run on the server.
+pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Error> {
+    let zentry = match migrated(wish.db, wish.config).await? {
+        Ok(zentry) => zentry,
+        Err(pending) => return Ok(Outcome::NotMigrated { pending }),
+    };
+    let mut local = pause::Pause::default();
+    local.settle(wish.config, wish.db.name(), wish.metrics);
+    if let Some(by) = local.by() {
+        return Ok(Outcome::PausedHere { by: by.to_owned() });
+    }
+    let ledger = Arc::new(Ledger::new(
+        Arc::clone(wish.db),
+        wish.instance.clone(),
+        wish.config.jobs.lease,
+        Arc::clone(wish.metrics),
+    ));
+    // One lane, and nobody else to take it.
+    let Some(lane) = Lanes::new(1).take(wish.job) else {
+        return Err(Error::new(Kind::PoolTimeout, "there is no lane for the run"));
+    };
+    clear_up(&wish, &ledger).await?;
+    let claimed = tokio::time::timeout(CALL_BOUND, claim(&wish, &ledger)).await;
+    let run = match claimed.unwrap_or_else(|_| Err(no_answer("ask for a run")))? {
+        Claim::Ours(run) => run,
+        Claim::Refused(outcome) => return Ok(outcome),
+    };
+    let runner = Runner::new(
+        Arc::clone(wish.db),
+        Arc::clone(&ledger),
+        Arc::clone(wish.metrics),
+        Arc::new(Standing::default()),
+        wish.tasks.clone(),
+    );
+    let order = Order {
+        job: wish.name.clone(),
+        spec: wish.job.clone(),
+        id: run.id,
+        epoch: run.epoch,
+        lag: Duration::ZERO,
+        config: Arc::clone(wish.config),
+        zentry,
+    };
+    runner.start(order, lane);
+    see_through(&runner, &ledger, run.id, wish.actor, stop).await;
+    last_words(&wish, &ledger, run.id).await
+}
+
+/// Whether the bundled set is applied; or what is not applied that should be.
+async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<String>>, Error> {
+    let failed = |error: migrate::Error| {
+        Error::new(error.db_kind().unwrap_or(Kind::Config), format!("look at the migrations: {error}"))
+    };
+    let sets = migrate::configured_sets(config).map_err(failed)?;
+    let lines = migrate::status(db, &sets).await.map_err(failed)?;
+    let waits = |state| matches!(state, State::Pending | State::OutOfOrder);
+    let pending: Vec<String> = lines.iter().filter(|line| waits(line.state)).map(migrate::plan::Line::label).collect();
+    if !pending.is_empty() {
+        return Ok(Err(pending));
+    }
+    let conn = db.acquire(Purpose::Migrate).await?;
+    Ok(Ok(history::has_set(&conn, source::ZENTRY).await?))
+}
+
+/// Where no instance observes, nobody else ends what a dead one has left in the job's slot.
+async fn clear_up(wish: &Wish<'_>, ledger: &Ledger) -> Result<(), Error> {
+    let mut conn = wish.db.acquire(Purpose::Control).await?;
+    let options = TxOptions::within(BOUND).read_only();
+    let read = conn.transaction(&options, |tx| Box::pin(requests::hearer(tx)));
+    let observer =
+        tokio::time::timeout(CALL_BOUND, read).await.unwrap_or_else(|_| Err(no_answer("read who observes")))?;
+    drop(conn);
+    if observer.is_none() {
+        ledger.reap().await?;
+        ledger.mend().await?;
+        ledger.release_quarantined().await?;
+    }
+    Ok(())
+}
+
+enum Claim {
+    Ours(Run),
+    Refused(Outcome),
+}
+
+async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
+    let specs = Agenda::specs(wish.config, wish.db.name());
+    let spec_hash = &specs.into_iter().find(|(name, _)| name == wish.name).map(|(_, hash)| hash).unwrap_or_default();
+    let claimer = Claimer { instance: ledger.instance(), lease: ledger.lease() };
+    let mut conn = wish.db.acquire(Purpose::Control).await?;
+    conn.transaction(&TxOptions::within(BOUND), |tx| {
+        Box::pin(async move {
+            tx.batch("mark where to go back to", "SAVEPOINT asked").await?;
+            let claim = claim_in(tx, wish, spec_hash, claimer).await?;
+            match &claim {
+                Claim::Ours(run) => {
+                    let details =
+                        serde_json::json!({ "run_id": run.id, "here": claimer.instance, "spec_hash": spec_hash });
+                    let event = audit::Event {
+                        actor: wish.actor,
+                        action: "job.run",
+                        resource_type: "job",
+                        resource_id: wish.name.as_str(),
+                        details: &details,
+                    };
+                    audit::record(tx, &event).await?;
+                }
+                Claim::Refused(_) => tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT asked").await?,
+            }
+            Ok(claim)
+        })
+    })
+    .await
+}
+
+async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claimer<'_>) -> Result<Claim, Error> {
+    let name = wish.name.as_str();
+    requests::introduce(tx, name).await?;
+    let (id, slot) = match requests::ask(tx, name, wish.actor).await? {
+        Asked::Queued { id, slot } => (id, slot),
+        Asked::Waiting { id } => return Ok(Claim::Refused(Outcome::Waiting { id })),
+        Asked::Paused { pause, all } => return Ok(Claim::Refused(Outcome::Paused { pause, all })),
+        Asked::Unknown { .. } => return Err(changed_meanwhile()),
+    };
+    let theirs = slot.spec_hash.unwrap_or_else(|| spec_hash.to_owned());
+    if theirs != spec_hash {
+        tracing::warn!(
+            database = wish.db.name(),
+            job = name,
+            "the instances go by another specification of this job; this run goes by the one configured here"
+        );
+    }
+    // The row stays the instances': what they claim by is not for one run to change.
+    let wanted = Wanted::Queued { id, skip: None };
+    let asks = [Ask { job: wish.name.clone(), spec_hash: theirs, floor: slot.floor, paused: false, wanted }];
+    let answer = claims::claim_in(tx, claimer, &asks).await?.answers.pop();
+    match answer.map(|answer| (answer.verdict, answer.run)) {
+        Some((Verdict::Run, Some(run))) => Ok(Claim::Ours(run)),
+        Some((Verdict::Skip(_), _)) => match pauses::of(tx, ALL_JOBS).await? {
+            Some(pause) => Ok(Claim::Refused(Outcome::Paused { pause, all: true })),
+            None => Err(changed_meanwhile()),
+        },
+        _ => match overview::job(tx, name).await?.map(|job| (job.running, job.quarantined)) {
+            Some((Some(open), _)) => Ok(Claim::Refused(Outcome::Running(open))),
+            Some((None, id)) => Ok(Claim::Refused(Outcome::Quarantined { id })),
+            None => Err(changed_meanwhile()),
+        },
+    }
+}
+
+/// The transaction is run again.
+fn changed_meanwhile() -> Error {
+    Error::new(Kind::Conflict, "the row of the job changed meanwhile")
+}
+
+fn no_answer(what: &'static str) -> Error {
+    Error::new(Kind::Timeout, format!("{what}: no answer within {} s", CALL_BOUND.as_secs()))
+}
+
+/// Returns when the run has ended, here at least.
+async fn see_through(runner: &Runner, ledger: &Ledger, id: Uuid, actor: &str, stop: CancellationToken) {
+    let mut listening = std::pin::pin!(listen(runner, ledger));
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = runner.lane_free() => return,
+            () = stop.cancelled(), if !stopped => {
+                // Its task may not have begun yet, and is then told a little later.
+                stopped = runner.count() > 0;
+                runner.cancel(id, actor);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            never = &mut listening => match never {},
+        }
+    }
+}
+
+/// What a pipeline does for its runs: renews their leases, three times within their length, and hears
+/// who wants them cancelled.
+async fn listen(runner: &Runner, ledger: &Ledger) -> Infallible {
+    let mut renew_at = Instant::now() + ledger.lease() / 3;
+    loop {
+        tokio::time::sleep(HEAR_EVERY.min(ledger.lease() / 3)).await;
+        let outcome = if Instant::now() >= renew_at {
+            let asked = Instant::now();
+            let renewed = runner.keep_leases().await;
+            if renewed.is_ok() {
+                renew_at = asked + ledger.lease() / 3;
+            }
+            renewed
+        } else {
+            hear(runner, ledger).await
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(error = %error, "the run's lease could not be looked after; trying again");
+        }
+    }
+}
+
+async fn hear(runner: &Runner, ledger: &Ledger) -> Result<(), Error> {
+    for wish in ledger.hear(&[]).await?.cancel {
+        runner.cancel(wish.id, &wish.by);
+    }
+    Ok(())
+}
+
+/// Writes what could not be written while the database was away, and reads how the run ended: its row
+/// knows better than who ran it.
+async fn last_words(wish: &Wish<'_>, ledger: &Ledger, id: Uuid) -> Result<Outcome, Error> {
+    let words = async {
+        let mut backoff = Backoff::connect();
+        loop {
+            let told = async {
+                ledger.flush().await?;
+                let mut conn = wish.db.acquire(Purpose::Control).await?;
+                run_history::run(&mut conn, id, BOUND).await
+            };
+            match told.await {
+                Ok(Some(entry)) if entry.is_over() => return Ok(Outcome::Ended(Box::new(entry))),
+                Ok(_) => return Ok(Outcome::Untold { id }),
+                Err(error) if error.kind().is_passing() || error.kind() == Kind::Timeout => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORDS_BOUND, words).await.unwrap_or(Ok(Outcome::Untold { id }))
+}

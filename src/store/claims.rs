@@ -1,0 +1,337 @@
+//! Claiming what is due: one transaction for many jobs, one decision for each.
+//!
+//! ```text
+//! lock the jobs' rows ─► judge (pure) ─► rows of runs ─► rows of ranges ─► slots and floors
+//! ```
+//! An [`Ask`] is made from what its asker knew: the floor up to which the job is accounted for, and
+//! the specification it goes by. Where the row says otherwise, somebody else was there first, nothing
+//! is done, and the answer tells the floor to ask from. So an instant is accounted for once, whoever
+//! asks, and a plan made before a change is worth nothing after it.
+//!
+//! Instants in a row that are skipped for the same reason are one row (kind `missed`): a job that is
+//! paused for a month leaves one line.
+
+mod settlement;
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::config::{JobName, Overlap};
+use crate::db::{Conn, Error, Tx, TxOptions};
+
+use self::settlement::Settlement;
+use super::pauses::ALL_JOBS;
+
+/// Why an instant is not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Skip {
+    /// The run before it had not ended.
+    Overlap,
+    /// Nobody ran it when it was due.
+    Misfire,
+    /// The job, or every job, was paused.
+    Paused,
+    /// Outside the job's windows, or inside a blackout.
+    Window,
+    /// Its deadline had passed before it could begin.
+    Expired,
+}
+
+impl Skip {
+    /// The value of `job_runs.reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Skip::Overlap => "overlap",
+            Skip::Misfire => "misfire",
+            Skip::Paused => "paused",
+            Skip::Window => "window",
+            Skip::Expired => "expired",
+        }
+    }
+}
+
+/// Instants in a row that are not run, for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missed {
+    pub first: DateTime<Utc>,
+    pub last: DateTime<Utc>,
+    pub count: i32,
+    pub reason: Skip,
+}
+
+/// What makes a run due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The plan.
+    Scheduled,
+    /// Other jobs that succeeded.
+    Chained,
+}
+
+impl Cause {
+    /// The value of `job_runs.kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Scheduled => "scheduled",
+            Cause::Chained => "chained",
+        }
+    }
+}
+
+/// What is wanted for one job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ask {
+    pub job: JobName,
+    pub spec_hash: String,
+    /// The floor that the plan was made from.
+    pub floor: DateTime<Utc>,
+    /// Whether the asker is paused by its local file.
+    pub paused: bool,
+    pub wanted: Wanted,
+}
+
+/// See [`Ask`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// Instants above the floor, in order: those that are not run, then at most one that is.
+    Due { missed: Vec<Missed>, fire: Option<Fire> },
+    /// The run that waits for the slot; or its end, for a reason.
+    Queued { id: Uuid, skip: Option<Skip> },
+    /// The floor lies in the future, since the database's clock was set back: down to here. The range
+    /// that reaches over it (see [`reaching_over`]) ends with this instant, and has so many.
+    Rewind { to: DateTime<Utc>, cut: Option<(DateTime<Utc>, i32)> },
+}
+
+/// An instant to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fire {
+    pub due_at: DateTime<Utc>,
+    pub cause: Cause,
+    pub overlap: Overlap,
+}
+
+/// How far ahead of the database's clock an instant may lie that is asked for: what is read of that
+/// clock is a little old.
+const AHEAD_MAX: TimeDelta = TimeDelta::seconds(60);
+
+impl Ask {
+    /// Whether it names an instant of the future: its asker goes by what the database's clock was before
+    /// it was set back, and would account for a time that is still to come.
+    pub fn is_ahead_of(&self, clock: DateTime<Utc>) -> bool {
+        let Wanted::Due { missed, fire } = &self.wanted else { return false };
+        let last = fire.map(|fire| fire.due_at).or(missed.last().map(|missed| missed.last));
+        last.is_some_and(|last| last - clock > AHEAD_MAX)
+    }
+}
+
+/// A job's row, as it is locked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slot {
+    pub floor: DateTime<Utc>,
+    pub spec_hash: Option<String>,
+    /// It, or every job.
+    pub paused: bool,
+    pub running_since: Option<DateTime<Utc>>,
+    pub queued: Option<Uuid>,
+    /// A former run may still work on the server.
+    pub quarantined: bool,
+}
+
+/// What becomes of an ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It runs, and takes the slot.
+    Run,
+    /// It waits for the slot.
+    Queue,
+    /// It is recorded as skipped.
+    Skip(Skip),
+    /// It stays due: the run that holds the slot began after it was due, or the job's row is locked.
+    Hold,
+    /// There is only what comes before it to be recorded.
+    Record,
+    /// The asker's plan is old.
+    Stale,
+}
+
+/// Decides on an ask. Pure.
+pub fn judge(slot: &Slot, ask: &Ask) -> Verdict {
+    // A row without a specification was made by who paused or ran the job before any instance knew it.
+    if slot.floor != ask.floor || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash) {
+        return Verdict::Stale;
+    }
+    let paused = slot.paused || ask.paused;
+    let busy = slot.running_since.is_some() || slot.quarantined;
+    match &ask.wanted {
+        Wanted::Due { fire: None, .. } | Wanted::Rewind { .. } => Verdict::Record,
+        Wanted::Due { .. } if paused => Verdict::Skip(Skip::Paused),
+        Wanted::Due { fire: Some(fire), .. } => match (slot.running_since, slot.queued) {
+            (Some(since), _) if fire.due_at < since => Verdict::Hold,
+            // What waits goes first; then this came due before it began.
+            (None, Some(_)) if !busy => Verdict::Hold,
+            (_, None) if busy && fire.overlap == Overlap::Queue => Verdict::Queue,
+            _ if busy => Verdict::Skip(Skip::Overlap),
+            _ => Verdict::Run,
+        },
+        Wanted::Queued { id, .. } if slot.queued != Some(*id) => Verdict::Stale,
+        Wanted::Queued { skip: Some(reason), .. } => Verdict::Skip(*reason),
+        Wanted::Queued { .. } if paused => Verdict::Skip(Skip::Paused),
+        Wanted::Queued { .. } if busy => Verdict::Hold,
+        Wanted::Queued { .. } => Verdict::Run,
+    }
+}
+
+/// What an ask came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub job: JobName,
+    pub verdict: Verdict,
+    /// Up to which the job is accounted for now.
+    pub floor: DateTime<Utc>,
+    /// The run, where one was made or taken.
+    pub run: Option<Run>,
+}
+
+impl Answer {
+    /// How many rows were written for it.
+    pub fn rows_written(&self) -> u64 {
+        match self.verdict {
+            Verdict::Stale | Verdict::Hold => 0,
+            // The run's or the range's, and the job's.
+            _ => 2,
+        }
+    }
+}
+
+/// A run that was claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub id: Uuid,
+    pub epoch: i64,
+    pub due_at: DateTime<Utc>,
+}
+
+/// Who claims, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimer<'a> {
+    pub instance: &'a str,
+    pub lease: Duration,
+}
+
+/// What became of asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// In the order of the asks.
+    pub answers: Vec<Answer>,
+    /// By how much the server's WAL grew meanwhile, whoever wrote it.
+    pub wal_bytes: u64,
+}
+
+/// Settles asks, at most one per job, in a transaction of their own.
+pub async fn claim(conn: &mut Conn, claimer: Claimer<'_>, asks: &[Ask], bound: Duration) -> Result<Settled, Error> {
+    conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
+}
+
+/// The same, as part of a transaction.
+pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result<Settled, Error> {
+    let slots = lock(tx, asks).await?;
+    let there = if slots.len() < asks.len() { known(tx, asks).await? } else { Vec::new() };
+    let mut plan = Settlement::default();
+    let mut answers: Vec<Answer> = asks
+        .iter()
+        .map(|ask| match slots.iter().find(|locked| locked.job == ask.job.as_str()) {
+            Some(locked) if !ask.is_ahead_of(locked.clock) => plan.settle(ask, &locked.slot),
+            Some(locked) => Answer::without(ask, Verdict::Stale, locked.slot.floor),
+            None if there.iter().any(|job| job == ask.job.as_str()) => Answer::without(ask, Verdict::Hold, ask.floor),
+            // Its row is gone; whoever registers again makes it.
+            None => Answer::without(ask, Verdict::Stale, ask.floor),
+        })
+        .collect();
+    plan.start_queued(tx, claimer, &mut answers).await?;
+    // Before the runs: a range lengthens the newest row, which a run would be.
+    plan.record(tx, claimer).await?;
+    plan.insert(tx, claimer, &mut answers).await?;
+    plan.rewind(tx).await?;
+    let wal_after = plan.update(tx).await?;
+    let wal_before = slots.iter().map(|locked| locked.wal).min();
+    let wal_bytes = wal_after.zip(wal_before).map_or(0, |(after, before)| u64::try_from(after - before).unwrap_or(0));
+    Ok(Settled { answers, wal_bytes })
+}
+
+impl Answer {
+    fn without(ask: &Ask, verdict: Verdict, floor: DateTime<Utc>) -> Answer {
+        Answer { job: ask.job.clone(), verdict, floor, run: None }
+    }
+}
+
+struct Locked {
+    job: String,
+    slot: Slot,
+    /// The database's clock.
+    clock: DateTime<Utc>,
+    /// Where the server's WAL ends, in bytes.
+    wal: i64,
+}
+
+/// The rows of the jobs, locked in the order of their names. One that is locked is left out: a run of
+/// that job is recording its end, and may take as long over its commit as deferred constraints or a
+/// stand-by do; the other jobs do not wait for it.
+async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
+    const SQL: &str = "
+        SELECT s.job, s.claimed_floor, s.spec_hash, s.running_since, s.queued_run_id,
+               s.quarantined_run_id IS NOT NULL,
+               s.paused_at IS NOT NULL
+               OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL),
+               clock_timestamp(), (pg_current_wal_insert_lsn() - '0/0')::bigint
+          FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s SKIP LOCKED";
+    let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
+    let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let slot = Slot {
+                floor: row.get(1),
+                spec_hash: row.get(2),
+                running_since: row.get(3),
+                queued: row.get(4),
+                quarantined: row.get(5),
+                paused: row.get(6),
+            };
+            Locked { job: row.get(0), slot, clock: row.get(7), wal: row.get(8) }
+        })
+        .collect())
+}
+
+/// Which of the jobs have a row at all.
+async fn known(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<String>, Error> {
+    const SQL: &str = "SELECT job FROM steward.job_state WHERE job = ANY ($1)";
+    let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
+    let rows = tx.rows("look for the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The first instant of the range that begins up to `at` and ends after it.
+pub async fn reaching_over(
+    conn: &mut Conn,
+    job: &str,
+    at: DateTime<Utc>,
+    bound: Duration,
+) -> Result<Option<DateTime<Utc>>, Error> {
+    const SQL: &str = "
+        SELECT due_at FROM steward.job_runs
+         WHERE job = $1 AND kind = 'missed' AND due_at <= $2 AND last_due_at > $2
+         ORDER BY due_at DESC LIMIT 1";
+    conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
+        Box::pin(async move {
+            let params = [(&job as _, Type::TEXT), (&at as _, Type::TIMESTAMPTZ)];
+            Ok(tx.row_opt("find the range that reaches into the future", SQL, &params).await?.map(|row| row.get(0)))
+        })
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! Every decision on an ask, as a table.
+
+use chrono::TimeDelta;
+
+use super::*;
+
+const SPEC: &str = "when-how";
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+/// A job at rest, accounted for up to 100.
+fn slot(change: impl FnOnce(&mut Slot)) -> Slot {
+    let mut slot = Slot {
+        floor: at(100),
+        spec_hash: Some(SPEC.to_owned()),
+        paused: false,
+        running_since: None,
+        queued: None,
+        quarantined: false,
+    };
+    change(&mut slot);
+    slot
+}
+
+fn ask(wanted: Wanted) -> Ask {
+    Ask { job: JobName::new("job"), spec_hash: SPEC.to_owned(), floor: at(100), paused: false, wanted }
+}
+
+fn fire(due: i64, overlap: Overlap) -> Wanted {
+    Wanted::Due { missed: Vec::new(), fire: Some(Fire { due_at: at(due), cause: Cause::Scheduled, overlap }) }
+}
+
+/// One of each kind.
+fn each_wanted() -> [Wanted; 6] {
+    let missed = vec![Missed { first: at(101), last: at(105), count: 5, reason: Skip::Misfire }];
+    [
+        fire(110, Overlap::Skip),
+        fire(110, Overlap::Queue),
+        Wanted::Due { missed, fire: None },
+        Wanted::Queued { id: id(7), skip: None },
+        Wanted::Queued { id: id(7), skip: Some(Skip::Expired) },
+        Wanted::Rewind { to: at(50), cut: None },
+    ]
+}
+
+#[test]
+fn an_old_plan_is_stale_whatever_it_wants() {
+    type Change = fn(&mut Slot);
+    let changes: [Change; 3] = [
+        |slot| slot.floor = at(101),
+        |slot| slot.floor = at(99),
+        |slot| slot.spec_hash = Some("when-otherwise".to_owned()),
+    ];
+    for wanted in each_wanted() {
+        for (place, change) in changes.iter().enumerate() {
+            let slot = slot(|slot| {
+                slot.queued = Some(id(7));
+                change(slot);
+            });
+            assert_eq!(judge(&slot, &ask(wanted.clone())), Verdict::Stale, "{place} {wanted:?}");
+        }
+    }
+}
+
+/// Its row was made by who paused it, or ran it, before any instance knew it.
+#[test]
+fn a_job_without_a_specification_goes_by_any() {
+    let slot = slot(|slot| (slot.queued, slot.spec_hash) = (Some(id(7)), None));
+    let wanted = Wanted::Queued { id: id(7), skip: None };
+    assert_eq!(judge(&slot, &ask(wanted)), Verdict::Run);
+}
+
+#[test]
+fn every_state_of_the_slot_has_its_verdict() {
+    use Overlap::{Queue as Q, Skip as S};
+    use Verdict::{Hold, Queue, Record, Run};
+    const OVERLAP: Verdict = Verdict::Skip(Skip::Overlap);
+    type Change = fn(&mut Slot);
+    let rest: Change = |_| {};
+    let ran_before: Change = |slot| slot.running_since = Some(at(105));
+    let began_later: Change = |slot| slot.running_since = Some(at(111));
+    let quarantined: Change = |slot| slot.quarantined = true;
+    let waits: Change = |slot| slot.queued = Some(id(8));
+    let runs_and_waits: Change = |slot| (slot.running_since, slot.queued) = (Some(at(105)), Some(id(8)));
+    let later_and_waits: Change = |slot| (slot.running_since, slot.queued) = (Some(at(111)), Some(id(8)));
+    let suspect_and_waits: Change = |slot| (slot.quarantined, slot.queued) = (true, Some(id(8)));
+    for (name, change, skip, queue) in [
+        ("at rest", rest, Run, Run),
+        ("runs since before it was due", ran_before, OVERLAP, Queue),
+        ("runs since after it was due", began_later, Hold, Hold),
+        ("may still be at work", quarantined, OVERLAP, Queue),
+        ("another waits, and goes first", waits, Hold, Hold),
+        ("runs, and another waits", runs_and_waits, OVERLAP, OVERLAP),
+        ("runs since after it was due, and another waits", later_and_waits, Hold, Hold),
+        ("may still be at work, and another waits", suspect_and_waits, OVERLAP, OVERLAP),
+    ] {
+        let slot = slot(change);
+        assert_eq!(judge(&slot, &ask(fire(110, S))), skip, "skip: {name}");
+        assert_eq!(judge(&slot, &ask(fire(110, Q))), queue, "queue: {name}");
+        let [.., record, _, _, rewind] = each_wanted();
+        assert_eq!(judge(&slot, &ask(record)), Record, "{name}: what is not run needs no slot");
+        assert_eq!(judge(&slot, &ask(rewind)), Record, "{name}");
+    }
+    let began_with_it = slot(|slot| slot.running_since = Some(at(110)));
+    assert_eq!(judge(&began_with_it, &ask(fire(110, S))), OVERLAP, "due when it began");
+}
+
+#[test]
+fn what_waits_begins_when_the_slot_is_free() {
+    type Change = fn(&mut Slot);
+    let begin = || ask(Wanted::Queued { id: id(7), skip: None });
+    let give_up = |reason| ask(Wanted::Queued { id: id(7), skip: Some(reason) });
+    let cases: [(&str, Change, Verdict, Verdict); 6] = [
+        ("free", |_| {}, Verdict::Run, Verdict::Skip(Skip::Expired)),
+        ("runs", |slot| slot.running_since = Some(at(1)), Verdict::Hold, Verdict::Skip(Skip::Expired)),
+        ("may still be at work", |slot| slot.quarantined = true, Verdict::Hold, Verdict::Skip(Skip::Expired)),
+        ("paused", |slot| slot.paused = true, Verdict::Skip(Skip::Paused), Verdict::Skip(Skip::Expired)),
+        ("another waits", |slot| slot.queued = Some(id(8)), Verdict::Stale, Verdict::Stale),
+        ("nothing waits", |slot| slot.queued = None, Verdict::Stale, Verdict::Stale),
+    ];
+    for (name, change, begins, ends) in cases {
+        let slot = slot(|slot| {
+            slot.queued = Some(id(7));
+            change(slot);
+        });
+        assert_eq!(judge(&slot, &begin()), begins, "{name}");
+        assert_eq!(judge(&slot, &give_up(Skip::Expired)), ends, "{name}");
+    }
+    let free = slot(|slot| slot.queued = Some(id(7)));
+    assert_eq!(judge(&free, &give_up(Skip::Window)), Verdict::Skip(Skip::Window));
+}
+
+#[test]
+fn a_pause_goes_before_the_slot_and_never_before_the_record() {
+    for (in_database, here) in [(true, false), (false, true), (true, true)] {
+        for running_since in [None, Some(at(105)), Some(at(111))] {
+            let slot = slot(|slot| {
+                (slot.paused, slot.running_since, slot.queued) = (in_database, running_since, Some(id(7)));
+            });
+            let verdict = |wanted: &Wanted| judge(&slot, &Ask { paused: here, ..ask(wanted.clone()) });
+            let [skip, queue, record, begin, give_up, rewind] = each_wanted();
+            for wanted in [skip, queue, begin] {
+                assert_eq!(verdict(&wanted), Verdict::Skip(Skip::Paused), "{wanted:?}");
+            }
+            assert_eq!(verdict(&give_up), Verdict::Skip(Skip::Expired));
+            assert_eq!((verdict(&record), verdict(&rewind)), (Verdict::Record, Verdict::Record));
+        }
+    }
+}
+
+#[test]
+fn reasons_and_kinds_are_as_the_schema_knows_them() {
+    let reasons = [Skip::Overlap, Skip::Misfire, Skip::Paused, Skip::Window, Skip::Expired].map(Skip::as_str);
+    assert_eq!(reasons, ["overlap", "misfire", "paused", "window", "expired"]);
+    assert_eq!([Cause::Scheduled, Cause::Chained].map(Cause::as_str), ["scheduled", "chained"]);
+}

@@ -1,0 +1,203 @@
+//! What people ask of jobs: run now, cancel. Asked for through the ledger, by any process that can
+//! reach the database; heard by the instance that observes, which looks each second.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::db::{Conn, Error, Kind, Tx};
+
+use super::leases::OBSERVER;
+use super::pauses::{self, ALL_JOBS, Pause};
+
+/// Everything that waits to be heard.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Heard {
+    /// Runs that wait for their job's slot: asked for, or queued by their schedule.
+    pub queued: Vec<Queued>,
+    /// Runs under way that somebody wants cancelled.
+    pub cancel: Vec<CancelWish>,
+    /// When each of the jobs that others follow succeeded last.
+    pub succeeded: Vec<Succeeded>,
+}
+
+/// A run that waits.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Queued {
+    pub job: String,
+    pub id: Uuid,
+    pub due_at: DateTime<Utc>,
+    pub manual: bool,
+}
+
+/// A run that is to be cancelled.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct CancelWish {
+    pub id: Uuid,
+    pub by: String,
+}
+
+/// A job's last success.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Succeeded {
+    pub job: String,
+    pub at: DateTime<Utc>,
+}
+
+/// Listens: one statement, one round trip. `leaders` are the jobs that others follow.
+pub async fn hear(conn: &Conn, leaders: &[String], bound: Duration) -> Result<Heard, Error> {
+    let leaders: Vec<String> = leaders.iter().map(|job| crate::db::quote_literal(job)).collect();
+    let sql = format!(
+        "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = {}; \
+         SET LOCAL timezone = 'UTC'; \
+         SELECT json_build_object( \
+           'queued', coalesce((SELECT json_agg(json_build_object( \
+                'job', job, 'id', id, 'due_at', due_at, 'manual', kind = 'manual')) \
+              FROM steward.job_runs WHERE state = 'queued'), '[]'), \
+           'cancel', coalesce((SELECT json_agg(json_build_object('id', id, 'by', cancel_by)) \
+              FROM steward.job_runs WHERE state = 'running' AND cancel_by IS NOT NULL), '[]'), \
+           'succeeded', coalesce((SELECT json_agg(json_build_object('job', job, 'at', last_success_at)) \
+              FROM steward.job_state \
+             WHERE job = ANY (ARRAY[{}]::text[]) AND last_success_at IS NOT NULL), '[]')); \
+         COMMIT",
+        bound.as_millis().clamp(1, i32::MAX as u128),
+        leaders.join(", "),
+    );
+    let values = conn.batch_values("listen for requests", &sql).await?;
+    let text = values.first().and_then(Option::as_deref).unwrap_or_default();
+    serde_json::from_str(text)
+        .map_err(|error| Error::new(Kind::Protocol, format!("the server answered a request for JSON with {error}")))
+}
+
+/// A job's row, as it was when a run was asked for: what a claim of that run goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub floor: DateTime<Utc>,
+    /// The specification that the instances go by; absent where none has registered the job.
+    pub spec_hash: Option<String>,
+}
+
+/// What asking for a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// It waits under this id.
+    Queued { id: Uuid, slot: Slot },
+    /// One waits already.
+    Waiting { id: Uuid },
+    /// The job is paused, or `all` are.
+    Paused { pause: Pause, all: bool },
+    /// No instance has registered a job of this name; these are known.
+    Unknown { known: Vec<String> },
+}
+
+/// Asks for a run of a job, as a row that waits for the job's slot.
+pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str) -> Result<Asked, Error> {
+    const LOCK: &str = "
+        SELECT queued_run_id, claimed_floor, spec_hash FROM steward.job_state
+         WHERE job = $1 AND job <> $2 FOR UPDATE";
+    const SQL: &str = "
+        WITH run AS (
+            INSERT INTO steward.job_runs (id, job, kind, due_at, state, actor)
+            VALUES ($1, $2, 'manual', clock_timestamp(), 'queued', $3) RETURNING id, job
+        )
+        UPDATE steward.job_state s SET queued_run_id = run.id FROM run WHERE s.job = run.job";
+    let Some(row) = tx.row_opt("lock the row of a job", LOCK, &[(&job, Type::TEXT), (&ALL_JOBS, Type::TEXT)]).await?
+    else {
+        return Ok(Asked::Unknown { known: known(tx).await? });
+    };
+    for name in [ALL_JOBS, job] {
+        if let Some(pause) = pauses::of(tx, name).await? {
+            return Ok(Asked::Paused { pause, all: name == ALL_JOBS });
+        }
+    }
+    if let Some(id) = row.get(0) {
+        return Ok(Asked::Waiting { id });
+    }
+    let id = Uuid::now_v7();
+    tx.execute("ask for a run", SQL, &[(&id, Type::UUID), (&job, Type::TEXT), (&actor, Type::TEXT)]).await?;
+    Ok(Asked::Queued { id, slot: Slot { floor: row.get(1), spec_hash: row.get(2) } })
+}
+
+/// The jobs that instances have registered, by name; at most 500.
+pub async fn known(tx: &Tx<'_>) -> Result<Vec<String>, Error> {
+    const SQL: &str = "SELECT job FROM steward.job_state WHERE job <> $1 ORDER BY job LIMIT 500";
+    let rows = tx.rows("read the names of jobs", SQL, &[(&ALL_JOBS, Type::TEXT)]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Makes the row of a job that no instance has registered. It has no specification: the first instance
+/// that registers the job begins with it then.
+pub async fn introduce(tx: &Tx<'_>, job: &str) -> Result<(), Error> {
+    const SQL: &str = "
+        INSERT INTO steward.job_state (job, first_seen, claimed_floor) VALUES ($1, now(), now())
+        ON CONFLICT (job) DO NOTHING";
+    tx.execute("make the row of a job", SQL, &[(&job, Type::TEXT)]).await?;
+    Ok(())
+}
+
+/// The instance that hears requests: it holds the observer's lease. `None` where nobody does.
+pub async fn hearer(tx: &Tx<'_>) -> Result<Option<String>, Error> {
+    const SQL: &str = "
+        SELECT holder FROM steward.leases WHERE name = $1 AND expires_at > clock_timestamp()";
+    Ok(tx.row_opt("read who observes", SQL, &[(&OBSERVER, Type::TEXT)]).await?.map(|row| row.get(0)))
+}
+
+/// What asking for a cancel came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It runs on this instance, which is told.
+    Asked { job: String, instance: String },
+    /// It had not begun, and does not any more.
+    Dequeued { job: String },
+    /// It had ended already.
+    Over { job: String, state: String },
+    /// There is no such run.
+    Unknown,
+}
+
+/// Asks for a run to be cancelled; one that waits ends at once.
+pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Error> {
+    // Of a run that waits the job's row comes first, as in claims; of one that runs its own does, as in
+    // endings: in another order each could wait for the other.
+    const WAITS: &str = "SELECT FROM steward.job_runs WHERE id = $1 AND state = 'queued'";
+    const JOB: &str = "
+        SELECT FROM steward.job_state
+         WHERE job = (SELECT job FROM steward.job_runs WHERE id = $1) FOR UPDATE";
+    const RUN: &str = "
+        SELECT job, state, coalesce(instance, '') FROM steward.job_runs WHERE id = $1 FOR NO KEY UPDATE";
+    const DEQUEUE: &str = "
+        WITH run AS (
+            UPDATE steward.job_runs
+               SET state = 'cancelled', reason = 'requested', cancel_by = $2, finished_at = clock_timestamp(),
+                   error = format('cancelled by %s before it began', $2)
+             WHERE id = $1 RETURNING id
+        )
+        UPDATE steward.job_state s SET queued_run_id = NULL FROM run WHERE s.queued_run_id = run.id";
+    const MARK: &str = "UPDATE steward.job_runs SET cancel_by = coalesce(cancel_by, $2) WHERE id = $1";
+    let locked = tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
+    if locked {
+        tx.execute("lock the row of a job", JOB, &[(&id, Type::UUID)]).await?;
+    }
+    let waits = tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
+    if locked && !waits {
+        // It began while the lock was waited for: the transaction is run again, in the other order.
+        return Err(Error::new(Kind::Conflict, "the run began at this moment"));
+    }
+    let Some(row) = tx.row_opt("lock a run", RUN, &[(&id, Type::UUID)]).await? else { return Ok(Cancelled::Unknown) };
+    let (job, state, instance): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+    let params = [(&id as _, Type::UUID), (&actor as _, Type::TEXT)];
+    match state.as_str() {
+        "queued" => {
+            tx.execute("take a run out of the queue", DEQUEUE, &params).await?;
+            Ok(Cancelled::Dequeued { job })
+        }
+        "running" => {
+            tx.execute("ask for a cancel", MARK, &params).await?;
+            Ok(Cancelled::Asked { job, instance })
+        }
+        _ => Ok(Cancelled::Over { job, state }),
+    }
+}

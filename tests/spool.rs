@@ -1,0 +1,416 @@
+//! What an outage leaves: a full record of itself, whatever dies with the database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+mod harness;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use harness::{BOUND, Daemon, PrivateServer, Setup, TestClient, wait_until};
+use pgsteward::health::spool::{Limits, Place, Record, Spool, Table};
+use serde_json::json;
+use uuid::Uuid;
+
+/// Measures each second and holds a lease that an outage outlives.
+const QUICK: &str = r#"
+[database]
+connect_timeout = "2s"
+[jobs]
+lease = "5s"
+[jobs.health-probe]
+schedule = "@every 1s"
+[jobs.connection-metrics]
+schedule = "@every 1s"
+"#;
+const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_age: Duration::from_secs(30 * 86_400) };
+
+/// A server that can be killed, with the schema in it.
+struct House {
+    server: PrivateServer,
+    state: tempfile::TempDir,
+}
+
+impl House {
+    async fn migrated() -> House {
+        let house = House { server: PrivateServer::start(&[]).await, state: tempfile::tempdir().unwrap() };
+        let up = house.setup("").command(&["migrate", "up"]);
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        house
+    }
+
+    /// Without a state_dir.
+    fn forgetful(&self) -> Setup {
+        Setup::new().database(&self.server.url()).config(QUICK)
+    }
+
+    fn setup(&self, more: &str) -> Setup {
+        let config = format!("state_dir = {:?}\n{QUICK}\n{more}", self.state.path().display().to_string());
+        Setup::new().database(&self.server.url()).config(&config)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.state.path().join("spool/main")
+    }
+
+    fn segments(&self) -> usize {
+        let entries = std::fs::read_dir(self.folder()).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "spool")).count()
+    }
+}
+
+/// A series of the metrics page, all of its labels alike.
+async fn metric(daemon: &Daemon, series: &str) -> f64 {
+    let page = daemon.get("/metrics").await;
+    let value = page.body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+    value.unwrap_or_default()
+}
+
+const WAITING: &str = "pgsteward_spool_records{target=\"main\"}";
+const PROBES: &str = "pgsteward_job_runs_total{job_name=\"health-probe\",outcome=\"succeeded\",target=\"main\"}";
+
+async fn wait_waiting(daemon: &Daemon, wanted: impl Fn(f64) -> bool) {
+    wait_until("so many rows wait", BOUND, async || wanted(metric(daemon, WAITING).await)).await;
+}
+
+/// Waits until as many rows of the daemon's own connectivity are written as it has probed.
+async fn every_probe_is_written(daemon: &Daemon, client: &TestClient) {
+    let sql = format!(
+        "SELECT count(*) FROM steward.system_health WHERE component = 'connectivity' AND instance LIKE '%/{}/%'",
+        daemon.pid()
+    );
+    let mut last = String::new();
+    let settled = wait_until("every probe has its row", BOUND * 2, async || {
+        let before = metric(daemon, PROBES).await;
+        let rows = client.number(&sql).await as f64;
+        let after = metric(daemon, PROBES).await;
+        last = format!("{before} probes before, {rows} rows, {after} probes after");
+        before == rows && rows == after && metric(daemon, WAITING).await == 0.0
+    });
+    if tokio::time::timeout(BOUND, settled).await.is_err() {
+        panic!("{last}\n{}", daemon.log());
+    }
+}
+
+fn instant(at: DateTime<Utc>) -> String {
+    format!("'{}'", at.to_rfc3339())
+}
+
+/// Holds the rows of an outage against what they must be, by their own tables.
+async fn expect_record(client: &TestClient, killed: DateTime<Utc>, restarted: DateTime<Utc>) {
+    let (killed, restarted) = (instant(killed), instant(restarted));
+    let during = format!("created_at BETWEEN {killed} AND {restarted} AND component = 'connectivity'");
+    let reasons =
+        format!("SELECT string_agg(DISTINCT status || ' ' || reason, ',') FROM steward.system_health WHERE {during}");
+    let reasons = client.text(&reasons).await;
+    let known = ["unhealthy refused", "unhealthy connection_lost", "unhealthy starting_up"];
+    assert!(reasons.split(',').all(|reason| known.contains(&reason)), "{reasons}");
+    let late = format!("SELECT count(*) FROM steward.system_health WHERE {during} AND recorded_at < {restarted}");
+    assert_eq!(client.number(&late).await, 0, "rows that say they were written while the server was dead");
+    let doubled = "SELECT count(*) FROM (SELECT FROM steward.system_health GROUP BY instance, created_at, component
+                                         HAVING count(*) > 1) AS doubled";
+    assert_eq!(client.number(doubled).await, 0, "one row for each component of a probe");
+    in_order(client).await;
+}
+
+/// What was measured earlier was not written later, by each instance.
+async fn in_order(client: &TestClient) {
+    let sql =
+        "SELECT count(*) FROM (SELECT recorded_at < lag(recorded_at) OVER (PARTITION BY instance ORDER BY created_at)
+                                            AS late FROM steward.system_health) AS rows WHERE late";
+    assert_eq!(client.number(sql).await, 0);
+}
+
+/// From a kill to a restart, under a running daemon.
+async fn an_outage_is_recorded(house: &mut House, setup: Setup, place: &str) -> Daemon {
+    let daemon = Daemon::spawn(setup).await;
+    let samples = "SELECT count(*) FROM steward.connection_metrics";
+    let client = house.server.client().await;
+    wait_until("samples are written", BOUND, async || client.number(samples).await > 0).await;
+    assert_eq!(metric(&daemon, WAITING).await, 0.0);
+    drop(client);
+
+    house.server.kill().await;
+    let killed = Utc::now();
+    // It outlives the lease: then this instance no longer believes that it observes.
+    daemon.wait_log("the observer's lease could not be renewed").await;
+    let waiting = metric(&daemon, WAITING).await;
+    wait_waiting(&daemon, |rows| rows >= waiting + 3.0).await;
+    let told = daemon.wait_log("measurements cannot be written").await;
+    assert!(told.contains(place), "{told}");
+    assert!(metric(&daemon, "pgsteward_spool_bytes{target=\"main\"}").await > 1_000.0);
+    let oldest = metric(&daemon, "pgsteward_spool_oldest_timestamp_seconds{target=\"main\"}").await;
+    assert!((oldest - killed.timestamp() as f64).abs() < 10.0, "{oldest}");
+
+    let restarted = Utc::now();
+    house.server.restart().await;
+    let client = house.server.client().await;
+    every_probe_is_written(&daemon, &client).await;
+    expect_record(&client, killed, restarted).await;
+    // A probe each second: the longest time without one is a matter of the machine, not of the outage.
+    let during = format!("created_at BETWEEN {} AND {}", instant(killed), instant(restarted));
+    let seconds = (restarted - killed).num_seconds();
+    let rows = client
+        .number(&format!("SELECT count(*) FROM steward.system_health WHERE {during} AND component = 'connectivity'"))
+        .await;
+    assert!(rows * 3 >= seconds, "{rows} rows of {seconds} seconds");
+    let replayed = "pgsteward_spool_replayed_total{table=\"system_health\",target=\"main\"}";
+    assert!(metric(&daemon, replayed).await >= rows as f64);
+    let over = daemon.wait_log("measurements of the outage from").await;
+    assert!(over.contains("were written"), "{over}");
+    let page = daemon.get("/metrics").await;
+    assert!(!page.body.contains("pgsteward_rows_dropped_total{"), "{}", page.body);
+    assert!(!page.body.contains("pgsteward_spool_oldest_timestamp_seconds{"), "none waits");
+    // Of the interval that the outage broke off, too.
+    let broken = format!("SELECT count(*) FROM steward.connection_metrics WHERE recorded_at > {}", instant(restarted));
+    wait_until("samples go on", BOUND, async || client.number(&broken).await > 1).await;
+    assert_eq!(daemon.log().matches("measurements cannot be written").count(), 1, "said once");
+    daemon
+}
+
+#[tokio::test]
+async fn an_outage_leaves_a_full_record_of_itself() {
+    let mut house = House::migrated().await;
+    let (setup, folder) = (house.setup(""), house.folder());
+    an_outage_is_recorded(&mut house, setup, &folder.display().to_string()).await;
+    assert_eq!(house.segments(), 0);
+}
+
+#[tokio::test]
+async fn without_a_state_dir_memory_holds_it() {
+    let mut house = House::migrated().await;
+    let setup = house.forgetful();
+    an_outage_is_recorded(&mut house, setup, "in memory").await;
+}
+
+/// No file may grow: what a full disk does, for root too.
+#[tokio::test]
+async fn a_full_state_dir_is_survived() {
+    let mut house = House::migrated().await;
+    let setup = house.setup("").shell("trap '' XFSZ && ulimit -f 0");
+    let daemon = an_outage_is_recorded(&mut house, setup, "in memory").await;
+    let told = daemon.wait_log("this folder cannot be used").await;
+    assert!(told.contains("File too large"), "{told}");
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_the_outage_leaves_its_rows_to_the_next() {
+    let mut house = House::migrated().await;
+    let first = Daemon::spawn(house.setup("")).await;
+    let client = house.server.client().await;
+    let rows = "SELECT count(*) FROM steward.system_health";
+    wait_until("rows are written", BOUND, async || client.number(rows).await > 10).await;
+    drop(client);
+    house.server.kill().await;
+    let killed = Utc::now();
+    wait_waiting(&first, |rows| rows >= 13.0).await;
+    let (probes, waiting) = (metric(&first, PROBES).await, metric(&first, WAITING).await);
+    let first_pid = first.pid();
+    first.kill().await;
+
+    let second = Daemon::launch(house.setup(""));
+    second.wait_status("/livez", 200).await;
+    wait_waiting(&second, |rows| rows >= waiting + 2.0).await;
+    // And one that is told to stop, which says nothing of losing any.
+    let second_pid = second.pid();
+    let second_probes = metric(&second, PROBES).await;
+    let status = second.terminate().await;
+    assert!(status.success(), "{status}");
+
+    let third = Daemon::launch(house.setup(""));
+    third.wait_status("/livez", 200).await;
+    wait_waiting(&third, |rows| rows > waiting + 2.0).await;
+    let restarted = Utc::now();
+    house.server.restart().await;
+    let client = house.server.client().await;
+    every_probe_is_written(&third, &client).await;
+    expect_record(&client, killed, restarted).await;
+    for (pid, probes) in [(first_pid, probes), (second_pid, second_probes)] {
+        let sql = format!(
+            "SELECT count(*) FROM steward.system_health WHERE component = 'connectivity' AND instance LIKE '%/{pid}/%'"
+        );
+        let rows = client.number(&sql).await as f64;
+        // One may have ended between the page and the signal.
+        assert!(rows == probes || rows == probes + 1.0, "{rows} rows of {probes} probes of process {pid}");
+    }
+    third.wait_log("measurements of an earlier run wait").await;
+    assert_eq!(house.segments(), 0);
+}
+
+#[tokio::test]
+async fn a_stop_in_an_outage_without_a_state_dir_says_what_it_loses() {
+    let mut house = House::migrated().await;
+    let mut daemon = Daemon::spawn(house.forgetful()).await;
+    house.server.kill().await;
+    wait_waiting(&daemon, |rows| rows > 1.0).await;
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait_exit().await.success());
+    daemon.wait_log("kept in memory and end with the process").await;
+}
+
+/// Opening it for writing waits for a reader that never comes, as a disk that hangs would.
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_neither_the_probes_nor_the_stop() {
+    let mut house = House::migrated().await;
+    std::fs::create_dir_all(house.folder()).unwrap();
+    let lock = house.folder().join("lock");
+    assert!(std::process::Command::new("mkfifo").arg(&lock).status().unwrap().success());
+    let mut daemon = Daemon::spawn(house.setup("")).await;
+    let client = house.server.client().await;
+    let rows = "SELECT count(*) FROM steward.system_health";
+    wait_until("rows are written past it", BOUND, async || client.number(rows).await > 20).await;
+    drop(client);
+    house.server.kill().await;
+    let probes = metric(&daemon, PROBES).await;
+    wait_until("it measures on", BOUND, async || metric(&daemon, PROBES).await > probes + 3.0).await;
+    assert_eq!(daemon.get("/health/").await.status, 503);
+    let lost = "pgsteward_rows_dropped_total{reason=\"disk\",table=\"system_health\",target=\"main\"}";
+    wait_until("what is lost is counted", BOUND, async || metric(&daemon, lost).await > 0.0).await;
+    daemon.wait_log("the disk of state_dir does not answer").await;
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait_exit().await.success());
+}
+
+/// The second finds the folder taken, and keeps its rows in memory.
+#[tokio::test]
+async fn each_instance_leaves_its_own_record() {
+    let mut house = House::migrated().await;
+    let observer = Daemon::spawn(house.setup("")).await;
+    let other = Daemon::spawn(house.setup("")).await;
+    let client = house.server.client().await;
+    for daemon in [&observer, &other] {
+        every_probe_is_written(daemon, &client).await;
+    }
+    drop(client);
+    house.server.kill().await;
+    let killed = Utc::now();
+    for daemon in [&observer, &other] {
+        wait_waiting(daemon, |rows| rows >= 3.0).await;
+    }
+    other.wait_log("another process has this folder").await;
+    let restarted = Utc::now();
+    house.server.restart().await;
+    let client = house.server.client().await;
+    for daemon in [&observer, &other] {
+        every_probe_is_written(daemon, &client).await;
+    }
+    expect_record(&client, killed, restarted).await;
+    let during = format!("created_at BETWEEN {} AND {}", instant(killed), instant(restarted));
+    let instances = format!("SELECT count(DISTINCT instance) FROM steward.system_health WHERE {during}");
+    assert_eq!(client.number(&instances).await, 2);
+}
+
+/// A row as an earlier process would have left it.
+fn row(number: i64, at: DateTime<Utc>, change: impl FnOnce(&mut serde_json::Value)) -> Record {
+    let mut body = json!({
+        "id": Uuid::now_v7(), "created_at": at, "instance": "earlier/1/0", "component": "connectivity",
+        "status": "unhealthy", "reason": "refused", "message": format!("number {number}"), "latency_ms": null,
+        "details": { "number": number },
+    });
+    change(&mut body);
+    Record { at, table: Table::SystemHealth, body: body.to_string().into_bytes() }
+}
+
+fn open(state: &Path) -> Spool {
+    let spool = Spool::open(Some(state), "main", LIMITS);
+    assert_ne!(spool.place(), Place::Memory);
+    spool
+}
+
+#[tokio::test]
+async fn a_daemon_killed_while_it_writes_them_doubles_nothing() {
+    const ROWS: i64 = 30_000;
+    let house = House::migrated().await;
+    let client = house.server.client().await;
+    // Three days, of which the first ones have no partition any more.
+    let begun = Utc::now() - TimeDelta::days(3);
+    let step = TimeDelta::days(3) / i32::try_from(ROWS).unwrap();
+    let mut spool = open(house.state.path());
+    let mut at = begun;
+    for number in 0..ROWS {
+        spool.append(row(number, at, |_| {}));
+        at += step;
+    }
+    drop(spool);
+
+    let written = "SELECT count(*) FROM steward.system_health WHERE instance = 'earlier/1/0'";
+    let mut kills = 0;
+    loop {
+        let daemon = Daemon::launch(house.setup(""));
+        let before = client.number(written).await;
+        wait_until("more are written", BOUND, async || client.number(written).await > before.min(ROWS - 1)).await;
+        let rows = client.number(written).await;
+        if kills == 3 || rows == ROWS {
+            wait_until("all are written", BOUND * 2, async || {
+                metric(&daemon, WAITING).await == 0.0 && client.number(written).await == ROWS
+            })
+            .await;
+            // What the one before it had written was sent again, and nobody took offence.
+            let page = daemon.get("/metrics").await;
+            assert!(!page.body.contains("pgsteward_rows_dropped_total{"), "{}", daemon.log());
+            break;
+        }
+        daemon.kill().await;
+        assert!(house.segments() > 0, "the first kill met it at work");
+        kills += 1;
+    }
+    assert!(kills > 0);
+    let numbers = "SELECT concat_ws(' ', count(DISTINCT details->>'number'), count(*), count(DISTINCT created_at))
+                     FROM steward.system_health WHERE instance = 'earlier/1/0'";
+    assert_eq!(client.text(numbers).await, format!("{ROWS} {ROWS} {ROWS}"));
+    in_order(&client).await;
+    assert_eq!(house.segments(), 0);
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_is_dropped_alone() {
+    const ROWS: i64 = 1_500;
+    let house = House::migrated().await;
+    let client = house.server.client().await;
+    let now = Utc::now();
+    let mut spool = open(house.state.path());
+    for (days, number) in [(50, -2), (20, -1)] {
+        spool.append(row(number, now - TimeDelta::days(days), |_| {}));
+    }
+    let begun = now - TimeDelta::seconds(2 * ROWS);
+    for number in 0..ROWS {
+        let at = begun + TimeDelta::seconds(number);
+        spool.append(match number {
+            // A CHECK, a character that text cannot hold, and a body of another make.
+            3 | 777 => row(number, at, |body| body["status"] = "excellent".into()),
+            778 => row(number, at, |body| body["message"] = "zero \0 byte".into()),
+            1_100 => Record { body: b"{\"id\":1}".to_vec(), ..row(number, at, |_| {}) },
+            _ => row(number, at, |_| {}),
+        });
+    }
+    drop(spool);
+    let more = "[spool]\nmax_age = \"7d\"\n";
+    let daemon = Daemon::spawn(house.setup(more)).await;
+    let written = "SELECT count(*) FROM steward.system_health WHERE instance = 'earlier/1/0'";
+    wait_until("the others are written", BOUND, async || client.number(written).await == ROWS - 4).await;
+    every_probe_is_written(&daemon, &client).await;
+    for (reason, rows) in [("refused", 3.0), ("damaged", 1.0), ("age", 2.0)] {
+        let series =
+            format!("pgsteward_rows_dropped_total{{reason=\"{reason}\",table=\"system_health\",target=\"main\"}}");
+        assert_eq!(metric(&daemon, &series).await, rows, "{reason}\n{}", daemon.log());
+    }
+    daemon.wait_log("the server refuses a measurement that had waited").await;
+    in_order(&client).await;
+}
+
+/// What the schema or a privilege lacks is not the row's fault: it waits, and so do those behind it.
+#[tokio::test]
+async fn rows_wait_for_what_can_be_mended() {
+    let house = House::migrated().await;
+    let client = house.server.client().await;
+    let daemon = Daemon::spawn(house.setup("")).await;
+    every_probe_is_written(&daemon, &client).await;
+    client.batch_execute("ALTER TABLE steward.system_health RENAME COLUMN message TO words").await.unwrap();
+    wait_waiting(&daemon, |rows| rows >= 20.0).await;
+    client.batch_execute("ALTER TABLE steward.system_health RENAME COLUMN words TO message").await.unwrap();
+    every_probe_is_written(&daemon, &client).await;
+    in_order(&client).await;
+    let page = daemon.get("/metrics").await;
+    assert!(!page.body.contains("pgsteward_rows_dropped_total{"), "{}", page.body);
+}
