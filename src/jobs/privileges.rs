@@ -1,6 +1,6 @@
 //! What the enabled jobs will not be permitted, looked up once at start.
 
-use crate::config::{Builtin, Config, Mode};
+use crate::config::{Builtin, Config, Mode, SqlWork, Work};
 use crate::db::{Conn, Error};
 use crate::observe::privileges::{self, Lack};
 
@@ -19,6 +19,19 @@ pub async fn lacks(conn: &Conn, config: &Config, zentry: bool) -> Result<Vec<Lac
     if enabled(Builtin::Retention) {
         let tables: Vec<String> = config.retention.tables.keys().cloned().collect();
         lacks.extend(privileges::retention(conn, &tables).await?);
+    }
+    let roles: Vec<(String, String)> = config
+        .jobs
+        .all
+        .iter()
+        .filter(|(_, job)| job.is_active(config.mode))
+        .filter_map(|(name, job)| match &job.work {
+            Work::Sql(SqlWork { role: Some(role), login: None, .. }) => Some((name.as_str().to_owned(), role.clone())),
+            _ => None,
+        })
+        .collect();
+    if !roles.is_empty() {
+        lacks.extend(privileges::roles(conn, &roles).await?);
     }
     Ok(lacks)
 }

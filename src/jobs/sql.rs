@@ -27,6 +27,8 @@ use crate::store::runs::Backend;
 
 const LOGIN_NEEDS_SESSION: &str = "needs_direct_url: login_url goes through a transaction pooler, which keeps no \
      setting for us; it has to name the server itself";
+/// Warnings that a run tells in health and log; the others are in its detail.
+const WARNINGS_MAX: usize = 10;
 /// Of one notice in a run's detail, in characters.
 const NOTICE_SHOWN: usize = 500;
 /// Beyond the deadline: the runner's own cut, which proves the end, is to come first. The server's bound is
@@ -51,6 +53,7 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Result<Report, Error>
     if !report.recorded {
         report.detail = detail(ctx.conn, report.detail);
     }
+    report.warnings = warnings(&report.detail);
     if ctx.unfenced && report.failure.as_ref().is_some_and(|error| error.kind() == Kind::ConnectionLost) {
         report.may_still_run = ctx.conn.process().map(|(pid, start_us)| Backend { pid, start_us });
     }
@@ -65,6 +68,13 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Result<Report, Error>
 
 fn skipped(reason: &str) -> Report {
     Report { skipped: Some(reason.to_owned()), ..Report::default() }
+}
+
+/// What the server warned of: a VACUUM that it skipped, say. It is no error, and nobody reads notices.
+fn warnings(detail: &Value) -> Vec<String> {
+    let notices = detail["notices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let told = notices.iter().filter_map(Value::as_str).filter(|notice| notice.starts_with("WARNING"));
+    told.take(WARNINGS_MAX).map(str::to_owned).collect()
 }
 
 /// The detail with what the SQL had to say.

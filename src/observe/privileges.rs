@@ -3,7 +3,7 @@
 use tokio_postgres::types::Type;
 
 use super::tables::relation::MAINTAIN_GRANT;
-use crate::db::{Conn, Error};
+use crate::db::{Conn, Error, quote_ident};
 
 /// Something that a job is not permitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,4 +89,26 @@ pub async fn retention(conn: &Conn, tables: &[String]) -> Result<Vec<Lack>, Erro
     let rows = conn.rows("look up what this role may purge", SQL, &[(&tables, Type::TEXT_ARRAY)]).await?;
     let lack = |name: String, mend| Lack { job: "retention", what: format!("{name} cannot be purged"), mend };
     Ok(rows.iter().map(|row| lack(row.get(0), row.get(1))).collect())
+}
+
+/// Which of these roles this login may not take by SET ROLE, with the job that wants it.
+pub async fn roles(conn: &Conn, wanted: &[(String, String)]) -> Result<Vec<Lack>, Error> {
+    const SQL: &str = "
+        SELECT w.job, w.role, r.oid IS NOT NULL, current_user::text
+          FROM unnest($1::text[], $2::text[]) AS w (job, role) LEFT JOIN pg_roles r ON r.rolname = w.role
+         WHERE r.oid IS NULL OR NOT pg_has_role(current_user, r.oid, 'MEMBER')";
+    let (jobs, roles): (Vec<&str>, Vec<&str>) = wanted.iter().map(|(job, role)| (job.as_str(), role.as_str())).unzip();
+    let params = [(&jobs as _, Type::TEXT_ARRAY), (&roles as _, Type::TEXT_ARRAY)];
+    let rows = conn.rows("look for the roles of jobs", SQL, &params).await?;
+    let lack = |row: &tokio_postgres::Row| {
+        let (job, role, exists, login): (String, String, bool, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        let (role, login) = (quote_ident(&role), quote_ident(&login));
+        let mend = match exists {
+            true => format!("GRANT {role} TO {login}"),
+            false => format!("CREATE ROLE {role}, or another `role` in [jobs.{job}]"),
+        };
+        Lack { job: "sql", what: format!("job {job} cannot take the role {role}"), mend }
+    };
+    Ok(rows.iter().map(lack).collect())
 }

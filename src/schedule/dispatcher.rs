@@ -287,6 +287,7 @@ impl Dispatcher {
         let database = self.target().to_owned();
         let registered = self.runner.ledger.register(&Agenda::specs(config, &database)).await?;
         self.agenda.adopt(config, &database, registered);
+        self.runner.metrics.declare_jobs(&database, config.jobs.all.keys().map(JobName::as_str));
         self.runner.standing.retain(|name| config.jobs.all.contains_key(name));
         for last in self.runner.ledger.last_runs().await? {
             let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else { continue };

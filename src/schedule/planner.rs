@@ -108,14 +108,21 @@ pub fn due(schedule: &Schedule, gate: &Gate, floor: DateTime<Utc>, above: &[Date
     due
 }
 
-/// What is due of a job that follows others: once, when each of them has succeeded since its floor.
+/// What is due of a job that follows others: once, when each of them has succeeded since its floor. No
+/// plan puts that inside the job's windows, so it waits for one to open, up to its deadline.
 pub fn due_after(gate: &Gate, floor: DateTime<Utc>, successes: &[Option<DateTime<Utc>>], now: DateTime<Utc>) -> Due {
     let each: Option<Vec<DateTime<Utc>>> = successes.iter().map(|at| at.filter(|at| *at > floor)).collect();
     let Some(at) = each.and_then(|each| each.into_iter().max()) else { return Due::default() };
     if at + gate.offset > now {
         return Due { next: Some(at + gate.offset), ..Due::default() };
     }
-    settle(gate, &Passed { instants: vec![at], whole: true }, &[], now)
+    let mut due = Due::default();
+    if gate.is_expired(at, now) {
+        due.missed.push(Missed { first: at, last: at, count: 1, reason: Skip::Expired });
+    } else if gate.is_open(now) {
+        due.fire = Some(at);
+    }
+    due
 }
 
 /// The next instants at which a schedule runs, with their offset, as its windows allow.
@@ -342,6 +349,9 @@ mod tests {
         assert_eq!(due_after(&gate(|_| {}), floor, &[one, two], now).fire, two);
         assert_eq!(due_after(&gate(|_| {}), floor, &[one, None], now), Due::default());
         assert_eq!(due_after(&gate(|_| {}), floor, &[one, Some(floor)], now), Due::default());
+        let shut = gate(|job| job.window = windows(&["22:00-06:00"]));
+        assert_eq!(due_after(&shut, floor, &[one, two], at("2026-11-22T12:00:00Z")), Due::default(), "it waits");
+        assert_eq!(due_after(&shut, floor, &[one, two], at("2026-11-22T22:00:00Z")).fire, two, "for its window");
         let late = due_after(&gate(|job| job.deadline = Some(Duration::from_secs(60))), floor, &[one, two], now);
         assert_eq!(shown(&late), ["expired 22T02:30..22T02:30 x1"]);
     }

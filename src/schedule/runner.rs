@@ -48,6 +48,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The first and the longest pause between two attempts.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(60);
+/// The longest pause before it is looked again whether the server is back.
+const LOOK_AGAIN_MOST: Duration = Duration::from_secs(5);
 /// By when a run has ended after a shutdown was asked for.
 pub const STOP_BOUND: Duration = Duration::from_secs(CANCEL_BOUND.as_secs() + STOP_GRACE.as_secs() + 1);
 
@@ -158,7 +160,7 @@ impl Runner {
         }
         for (id, _) in running.iter().filter(|(id, _)| !ours.iter().any(|run| run.id == *id)) {
             if self.fence_off(*id) {
-                tracing::warn!(database = self.db.name(), run_id = %id, "the lease of this run is lost; stopping it");
+                tracing::info!(database = self.db.name(), run_id = %id, "this run is not leased to us any more; stopping it");
             }
         }
         Ok(())
@@ -181,7 +183,7 @@ impl Runner {
     /// Starts a claimed run and returns at once; the lane is given back when it has ended.
     pub fn start(self: &Arc<Self>, order: Order, lane: Lane) {
         let runner = Arc::clone(self);
-        let span = tracing::info_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
+        let span = tracing::error_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
             let job = order.job.clone();
             Arc::clone(&runner).run(order).await;
@@ -222,37 +224,39 @@ impl Runner {
         log(&ending, begun.elapsed(), news);
     }
 
-    /// Tries until it ends otherwise than for a passing reason, as often as the job may. Returns also
-    /// whether the end is written already.
+    /// Tries until it ends otherwise than for a passing reason, as often as the job may. What finds no
+    /// server is no attempt, where there may be more than one: a restart may take longer than all of them.
+    /// Returns also whether the end is written already.
     async fn attempts(self: &Arc<Self>, order: Order, stops: &Stops) -> (Ending, bool) {
         let timeout = order.spec.timeout;
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let order = Arc::new(order);
         let mut attempt = 1;
+        let mut failed_before: Option<String> = None;
         loop {
-            let (mut ending, recorded) = self.attempt(&order, attempt, deadline, stops).await;
+            let Tried { mut ending, recorded, began } = self.attempt(&order, attempt, deadline, stops).await;
             ending.attempts = i32::try_from(attempt).unwrap_or(i32::MAX);
-            let pause = backoff.next_delay();
-            let again = attempt <= order.spec.retries && is_passing(&ending) && Instant::now() + pause < deadline;
-            if !again {
-                return (ending, recorded);
+            let pause = if began { backoff.next_delay() } else { backoff.next_delay().min(LOOK_AGAIN_MOST) };
+            let more = attempt <= order.spec.retries || (!began && order.spec.retries > 0);
+            if !(more && is_passing(&ending) && Instant::now() + pause < deadline) {
+                return (ending.after(failed_before), recorded);
             }
-            tracing::warn!(
-                attempt,
-                reason = ending.reason,
-                error = ending.error,
-                "attempt failed; trying again in {:.1} s",
-                pause.as_secs_f64()
-            );
+            if began {
+                tracing::warn!(
+                    attempt,
+                    reason = ending.reason,
+                    error = ending.error,
+                    "attempt failed; trying again in {:.1} s",
+                    pause.as_secs_f64()
+                );
+                failed_before = ending.error.take();
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 cut = self.cut(deadline, timeout, stops) => {
-                    let told = cut.ending(None);
-                    let error = told.error.unwrap_or_default();
-                    let before = ending.error.unwrap_or_default();
-                    let error = Some(format!("{error}; the attempt before had failed: {before}"));
-                    return (Ending { error, attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
+                    let told = cut.ending(None).after(failed_before);
+                    return (Ending { attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
                 }
             }
             // After an outage the lease may have passed without anybody taking the run over: then it is still
@@ -260,8 +264,10 @@ impl Runner {
             if let Err(error) = self.keep_leases().await {
                 tracing::debug!(error = %error, "the lease was not renewed before the next attempt");
             }
-            self.metrics.job_retries.with_label_values(&[self.db.name(), order.job.as_str()]).inc();
-            attempt += 1;
+            if began {
+                self.metrics.job_retries.with_label_values(&[self.db.name(), order.job.as_str()]).inc();
+                attempt += 1;
+            }
         }
     }
 
@@ -276,13 +282,7 @@ impl Runner {
         }
     }
 
-    async fn attempt(
-        self: &Arc<Self>,
-        order: &Arc<Order>,
-        attempt: u32,
-        deadline: Instant,
-        stops: &Stops,
-    ) -> (Ending, bool) {
+    async fn attempt(self: &Arc<Self>, order: &Arc<Order>, attempt: u32, deadline: Instant, stops: &Stops) -> Tried {
         let mut cut = std::pin::pin!(self.cut(deadline, order.spec.timeout, stops));
         let login = match &order.spec.work {
             Work::Sql(work) => work.login.as_ref(),
@@ -290,18 +290,18 @@ impl Runner {
         };
         let conn = tokio::select! {
             conn = self.db.acquire_job(login, order.job.as_str()) => conn,
-            cut = &mut cut => return (cut.ending(None), false),
+            cut = &mut cut => return Tried::in_vain(cut.ending(None)),
         };
         let conn = match conn {
             Ok(conn) => conn,
-            Err(error) => return (failed(&error), false),
+            Err(error) => return Tried::in_vain(failed(&error)),
         };
         let canceller = conn.canceller();
         let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
         let work = work(Arc::clone(self), Arc::clone(order), attempt, conn, deadline).in_current_span();
         let mut work = self.tasks.spawn("job-work", work);
         let cut = tokio::select! {
-            outcome = &mut work => return at_deadline(ended(outcome), deadline, order.spec.timeout),
+            outcome = &mut work => return Tried::ended(at_deadline(ended(outcome), deadline, order.spec.timeout)),
             cut = &mut cut => cut,
         };
         // First the cancel: a connection that is closed while it works proves nothing any more.
@@ -317,7 +317,7 @@ impl Runner {
         let mut ending = cut.ending(Some(proof));
         match outcome {
             // It ended while it was being cut off.
-            Ok(Ok(report)) if report.failure.is_none() => return done(report),
+            Ok(Ok(report)) if report.failure.is_none() => return Tried::ended(done(report)),
             Ok(Ok(Report { failure, detail, rows, .. })) => {
                 let how_far = failure.map(|error| format!("; {error}")).unwrap_or_default();
                 ending.error = ending.error.map(|error| format!("{error}{how_far}"));
@@ -326,7 +326,7 @@ impl Runner {
             _ => {}
         }
         ending.quarantine = process.filter(|_| proof == CancelOutcome::Unconfirmed);
-        (ending, false)
+        Tried::ended((ending, false))
     }
 
     /// What was known of a job before this instance came to observe.
@@ -402,6 +402,25 @@ impl Runner {
             span.in_scope(|| log(&ending, begun.elapsed(), true));
         }
         succeeded
+    }
+}
+
+/// What an attempt came to.
+struct Tried {
+    ending: Ending,
+    /// Whether the end is written already, with the effect.
+    recorded: bool,
+    /// Whether there was a connection to work with.
+    began: bool,
+}
+
+impl Tried {
+    fn in_vain(ending: Ending) -> Tried {
+        Tried { ending, recorded: false, began: false }
+    }
+
+    fn ended((ending, recorded): (Ending, bool)) -> Tried {
+        Tried { ending, recorded, began: true }
     }
 }
 

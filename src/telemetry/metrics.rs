@@ -91,6 +91,16 @@ const SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0
 const LAG_SECONDS: [f64; 7] = [0.1, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0];
 
 impl Metrics {
+    /// Makes the counters of jobs that begin at 0: the first event is seen by `increase()` then.
+    pub fn declare_jobs<'a>(&self, target: &str, jobs: impl Iterator<Item = &'a str>) {
+        for job in jobs {
+            self.job_retries.with_label_values(&[target, job]);
+            self.job_catch_up.with_label_values(&[target, job]);
+        }
+        self.job_leases_lost.with_label_values(&[target]);
+        self.job_commits_refused.with_label_values(&[target]);
+    }
+
     /// Registers every family.
     pub fn new() -> Result<Metrics, prometheus::Error> {
         let r = Registry::new();

@@ -488,3 +488,14 @@ fn the_login_of_a_job_is_no_reading_for_others() {
     let printed = format!("{config:?} {config:#?}");
     assert!(!printed.contains("hunter2"), "{printed}");
 }
+
+#[test]
+fn a_window_that_never_opens_for_the_schedule_is_worth_a_word() {
+    let job =
+        |keys: &str| Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nschedule = \"0 12 * * *\"\n{keys}")).url();
+    let never =
+        "jobs.a: none of the next 400 instants of \"0 12 * * *\" lies inside its window, so it will not run by itself";
+    assert_eq!(job("window = [\"22:00-06:00\"]\n").holds().warnings, [never]);
+    assert_eq!(job("blackout = [\"11:00-13:00\"]\n").holds().warnings, [never]);
+    assert_eq!(job("window = [\"Sun\"]\n").holds().warnings, Vec::<String>::new());
+}

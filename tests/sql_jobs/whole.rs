@@ -129,6 +129,11 @@ async fn notices_are_kept_and_bounded() {
     let run =
         stage.run("sql = '''DO $$ BEGIN RAISE NOTICE 'hello %', 1; RAISE WARNING 'mind'; END $$'''").await.succeeded();
     assert_eq!(run.detail, json!({ "notices": ["NOTICE: hello 1", "WARNING: mind"] }));
+    let warned = async || {
+        let warnings = || stage.runner.standing.read()["own"].warnings.clone();
+        wait_until("the warning is told", BOUND, async || warnings() == ["WARNING: mind"]).await;
+    };
+    warned().await;
     let flood =
         "sql = '''DO $$ BEGIN FOR i IN 1..2000 LOOP RAISE NOTICE '% %', i, repeat('ä', 20000); END LOOP; END $$'''";
     let run = stage.run(flood).await.succeeded();

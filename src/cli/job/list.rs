@@ -114,6 +114,7 @@ fn told_instant(at: &DateTime<Tz>) -> String {
 fn without_schedule(job: &Listed) -> String {
     match job.after.as_slice() {
         _ if matches!(job.state, State::Disabled | State::NotConfigured) => String::new(),
+        [] if job.schedule.is_some() => "outside its window".to_owned(),
         [] => "on request".to_owned(),
         [first] => format!("after {first}"),
         [first, others @ ..] => format!("after {first} and {} more", others.len()),

@@ -32,5 +32,8 @@ fn text(entry: &Entry) -> String {
     let reason = entry.reason.as_ref().map(|reason| format!("\n  reason: {reason}")).unwrap_or_default();
     let error = entry.error.as_ref().map(|error| format!("\n  error: {error}")).unwrap_or_default();
     let state = entry.state.replace('_', " ");
-    format!("run {} of {}: {state}{took}{rows}{attempts}{instance}{reason}{error}", entry.id, entry.job)
+    let notices = entry.detail.as_ref().and_then(|detail| detail["notices"].as_array()).into_iter().flatten();
+    let warned = notices.filter_map(|notice| notice.as_str()).filter(|notice| notice.starts_with("WARNING"));
+    let warned: String = warned.map(|warning| format!("\n  {warning}")).collect();
+    format!("run {} of {}: {state}{took}{rows}{attempts}{instance}{reason}{error}{warned}", entry.id, entry.job)
 }

@@ -71,7 +71,10 @@ impl Run {
                     serde_json::json!({ "database": db.name(), "job": self.name, "run_id": id, "state": "queued" });
                 print_json(&said);
             } else {
-                print(&format!("run {id} of {} is asked for; it begins within a second", self.name));
+                print(&format!(
+                    "run {id} of {} is asked for; it begins within a second, or when the run under way has ended",
+                    self.name
+                ));
             }
             return Ok(Exit::Ok);
         };

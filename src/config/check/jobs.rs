@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+
 use super::super::problem::{Problem, nearest};
 use super::super::read::quote;
 use super::super::tree::Node;
 use super::super::{Config, Job, JobName, Trigger};
 use super::Findings;
+
+/// More than a year of a daily job.
+const LOOKED_AT: usize = 400;
 
 type Jobs = BTreeMap<JobName, Job>;
 
@@ -14,6 +19,7 @@ type Jobs = BTreeMap<JobName, Job>;
 pub(super) fn jobs(findings: &mut Findings, config: &Config, tree: &Node) {
     for (name, job) in &config.jobs.all {
         databases(findings, config, tree, name, job);
+        opens(findings, name, job);
         if let Trigger::After(leaders) = &job.trigger {
             for leader in leaders {
                 follows(findings, config, tree, (name, job), leader);
@@ -25,6 +31,21 @@ pub(super) fn jobs(findings: &mut Findings, config: &Config, tree: &Node) {
         let key = ["jobs", cycle[0].as_str(), "after"];
         let wanted = "a chain that begins somewhere: here each waits for the next, and none ever runs";
         findings.problems.push(Problem::new(tree.origin_of(&key), key.join("."), path, wanted));
+    }
+}
+
+/// A schedule whose instants all lie outside the job's windows.
+fn opens(findings: &mut Findings, name: &JobName, job: &Job) {
+    let Some(schedule) = job.schedule().filter(|_| !job.window.is_empty() || !job.blackout.is_empty()) else { return };
+    let next = |at: &DateTime<Utc>| schedule.next_after(*at, job.timezone);
+    let is_open = |at: &DateTime<Utc>| {
+        (job.window.is_empty() || job.window.contains(*at, job.timezone)) && !job.blackout.contains(*at, job.timezone)
+    };
+    if !std::iter::successors(next(&Utc::now()), next).take(LOOKED_AT).any(|at| is_open(&at)) {
+        findings.warnings.push(format!(
+            "jobs.{name}: none of the next {LOOKED_AT} instants of \"{}\" lies inside its window, so it will not run by itself",
+            schedule.text()
+        ));
     }
 }
 

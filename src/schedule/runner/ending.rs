@@ -61,6 +61,17 @@ impl Cut {
     }
 }
 
+impl Ending {
+    /// The same, told with why the attempt before it had failed.
+    pub fn after(mut self, failed_before: Option<String>) -> Ending {
+        if let (Some(error), Some(before)) = (&mut self.error, failed_before) {
+            error.push_str("; the attempt before had failed: ");
+            error.push_str(&before);
+        }
+        self
+    }
+}
+
 /// How a task that was not cut off ended, and whether that is written already.
 pub fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool) {
     match outcome {
