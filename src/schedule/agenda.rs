@@ -176,9 +176,10 @@ impl Agenda {
         entry.above.retain(|at| *at > answer.floor);
         match (answer.verdict, &ask.wanted) {
             (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
-            (verdict, Wanted::Due { .. }) => {
+            (verdict, Wanted::Due { fire, .. }) => {
                 entry.wake = None;
-                if verdict != Verdict::Stale {
+                // Without a lane for it, only what came before was asked for.
+                if verdict != Verdict::Stale && fire.is_some() {
                     self.at_once.remove(&answer.job);
                 }
                 if let (Verdict::Queue, Some(run)) = (verdict, answer.run) {
@@ -248,10 +249,10 @@ impl Entry {
         }
         let Due { missed, mut fire, next } = self.due(successes, now);
         self.next = fire.or(next);
-        let mut cause = Cause::Scheduled;
-        if matches!(self.job.trigger, Trigger::After(_)) {
-            cause = Cause::Chained;
-        }
+        let cause = match self.job.trigger {
+            Trigger::After(_) => Cause::Chained,
+            Trigger::Schedule(_) | Trigger::Request => Cause::Scheduled,
+        };
         if at_once && self.active && fire.is_none() && self.gate.is_open(now) {
             // As an instant whose time to begin is now: those that jitter still holds back come after it.
             let after_all = missed.last().map_or(self.floor, |range| range.last.max(self.floor));

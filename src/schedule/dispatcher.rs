@@ -196,32 +196,17 @@ impl Dispatcher {
 
     fn act(&self, now: Conditions<'_>, ask: &Ask, answer: &Answer, lane: Option<Lane>) {
         let job = &ask.job;
+        // Where another settles the job at this moment, nothing of it was recorded.
         if let Wanted::Due { missed, .. } = &ask.wanted
             && answer.verdict != Verdict::Stale
+            && answer.floor != ask.floor
         {
             for missed in missed {
                 self.skipped(job, missed.reason, missed.count);
-                let (first, last) = (missed.first.to_rfc3339(), missed.last.to_rfc3339());
-                let (database, count, reason) = (self.target(), missed.count, missed.reason.as_str());
-                match self.runner.standing.is_news(job, reason) {
-                    true => tracing::warn!(
-                        database,
-                        job = job.as_str(),
-                        first,
-                        last,
-                        count,
-                        reason,
-                        "instants passed that were not run"
-                    ),
-                    false => tracing::debug!(
-                        database,
-                        job = job.as_str(),
-                        first,
-                        last,
-                        count,
-                        reason,
-                        "instants passed that were not run"
-                    ),
+                if self.runner.standing.is_news(job, missed.reason.as_str()) {
+                    tracing::warn!(database = self.target(), job = job.as_str(), first = %missed.first.to_rfc3339(),
+                        last = %missed.last.to_rfc3339(), count = missed.count, reason = missed.reason.as_str(),
+                        "instants passed that were not run");
                 }
             }
         }
@@ -247,10 +232,9 @@ impl Dispatcher {
             }
             (Verdict::Skip(reason), _, _) => {
                 self.skipped(job, reason, 1);
-                let (database, reason) = (self.target(), reason.as_str());
-                match self.runner.standing.is_news(job, reason) {
-                    true => tracing::info!(database, job = job.as_str(), reason, "instant skipped"),
-                    false => tracing::debug!(database, job = job.as_str(), reason, "instant skipped"),
+                if self.runner.standing.is_news(job, reason.as_str()) {
+                    let (database, reason) = (self.target(), reason.as_str());
+                    tracing::info!(database, job = job.as_str(), reason, "instant skipped");
                 }
             }
             (Verdict::Queue, _, _) => {

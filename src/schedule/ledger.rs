@@ -262,6 +262,8 @@ impl Ledger {
             }
         });
         match written.await {
+            // It was written before, and the answer got lost.
+            Ok(Standing::Other(Some(state))) if state == ended.ending.state.as_str() => Ok(Standing::Written),
             Ok(Standing::Other(state)) => {
                 let (database, here) = (self.db.name(), ended.ending.state.as_str());
                 if state.as_deref() == Some(State::Succeeded.as_str()) {

@@ -202,6 +202,18 @@ fn a_job_can_be_wanted_at_once() {
 }
 
 #[test]
+fn what_finds_no_lane_is_wanted_at_once_still() {
+    let job = Job { deadline: Some(Duration::from_secs(60)), ..Job::of(Builtin::Partitions) };
+    let mut agenda = agenda(&[(Builtin::Partitions.as_str(), job)]);
+    agenda.at_once(Builtin::Partitions);
+    let mut without_lane = ask(&mut agenda, "02:30:00");
+    let Wanted::Due { missed, fire } = &mut without_lane.wanted else { panic!("{without_lane:?}") };
+    assert!(!missed.is_empty() && fire.take().is_some());
+    agenda.answered(&without_lane, &answer(&without_lane, Verdict::Record, at("02:00:00")), at("02:30:00"));
+    assert_eq!(fires(&ask(&mut agenda, "02:30:01")), Some(at("02:30:01")));
+}
+
+#[test]
 fn a_disabled_job_is_not_wanted_at_once() {
     let off = Job { enabled: false, ..Job::of(Builtin::Partitions) };
     let mut agenda = agenda(&[(Builtin::Partitions.as_str(), off)]);
