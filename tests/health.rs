@@ -13,7 +13,7 @@ use chrono::TimeDelta;
 use harness::{BOUND, PrivateServer, Proxy, Template, TestClient, TestDatabase, connect, wait_for, wait_until};
 use pgsteward::config::{self, Pooler, Secret, SecretSource};
 use pgsteward::db::{Database, Kind, Purpose};
-use pgsteward::health::{Board, Inputs, Jobs, PartitionsNeeded, Schema, Status};
+use pgsteward::health::{Audit, Board, Inputs, Jobs, PartitionsNeeded, Schema, Status};
 use pgsteward::jobs::probe::{self, Outcome, Probe, ProbeState};
 use pgsteward::jobs::sample;
 use pgsteward::jobs::unwritten::Destination;
@@ -97,6 +97,7 @@ impl Steward {
             schema: Some(Schema::default()),
             partitions: vec![PartitionsNeeded { table: "steward.system_health".into(), ahead: 14 }],
             jobs: Some(Jobs::default()),
+            audit: Some(Audit::default()),
         };
         match observer {
             true => probe::run(&probe, &mut self.state, &inputs).await,

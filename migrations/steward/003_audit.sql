@@ -1,8 +1,8 @@
--- The audit trail: events that applications tell, row changes that triggers see, and the seals over both.
+-- The audit trail, and how applications tell it of events. Row changes come with 004, seals with 005.
 --
 -- locks:   none beyond the new objects
 -- rewrite: none
--- undo:    003_audit.down.sql (the trail is lost; refused while tables are still audited)
+-- undo:    003_audit.down.sql (the trail is lost)
 
 -- Version 7 (RFC 9562): ids of one moment stand side by side in the index. The body is parsed now, so no
 -- search path can bend it; and it is plain SQL, so the planner inlines it.
@@ -34,18 +34,20 @@ CREATE TABLE steward.audit_logs (
     source            text        NOT NULL CHECK (source IN ('pgsteward', 'application', 'trigger')),
     xid               xid8        NOT NULL DEFAULT pg_current_xact_id(),
     details           jsonb,
-    PRIMARY KEY (id, created_at)
+    -- Time first: one index serves what happened then, pages in the order of time, retention, and an event by
+    -- its id, which begins with its time.
+    PRIMARY KEY (created_at, id)
 ) PARTITION BY RANGE (created_at);
 CREATE TABLE steward.audit_logs_default PARTITION OF steward.audit_logs DEFAULT;
 
--- What is asked: what did this user do, what happened to this thing, who did this kind of act, what
--- happened then. Events without a user are many (jobs, triggers) and never asked for by user.
+-- What is asked: what did this user do, what happened to this thing, who did this kind of act. Events without a user are many (jobs, triggers) and never asked for by user.
 CREATE INDEX audit_logs_user_id_created_at_idx
     ON steward.audit_logs (user_id, created_at DESC) WHERE user_id IS NOT NULL;
 CREATE INDEX audit_logs_resource_created_at_idx
     ON steward.audit_logs (resource_type, resource_id, created_at DESC) WHERE resource_type IS NOT NULL;
 CREATE INDEX audit_logs_action_created_at_idx ON steward.audit_logs (action, created_at DESC);
-CREATE INDEX audit_logs_created_at_idx ON steward.audit_logs (created_at);
+-- The order in which rows are sealed; see 005.
+CREATE INDEX audit_logs_xid_id_idx ON steward.audit_logs (xid, id);
 
 COMMENT ON TABLE steward.audit_logs IS
     'What was done, by whom. Monthly partitions (UTC) and a default one, so that an application''s statement never '
@@ -76,48 +78,9 @@ SELECT setval('steward.audit_losses', 0);
 COMMENT ON SEQUENCE steward.audit_losses IS
     'last_value: how many statements'' audit events could not be written (each also raised a WARNING).';
 
-CREATE TABLE steward.audit_seals (
-    id             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    partition_name text        NOT NULL CHECK (partition_name <> ''),
-    epoch          text        NOT NULL CHECK (epoch <> ''),
-    range_start    timestamptz NOT NULL,
-    range_end      timestamptz NOT NULL,
-    xid_from       xid8        NOT NULL,
-    xid_below      xid8        NOT NULL,
-    row_count      bigint      NOT NULL CHECK (row_count >= 0),
-    root           bytea       NOT NULL CHECK (octet_length(root) = 32),
-    previous       bytea       CHECK (octet_length(previous) = 32),
-    head           bytea       NOT NULL CHECK (octet_length(head) = 32),
-    algorithm      integer     NOT NULL CHECK (algorithm >= 1),
-    sealed_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    sealed_by      text        NOT NULL DEFAULT session_user,
-    CONSTRAINT audit_seals_time_check CHECK (range_start <= range_end),
-    CONSTRAINT audit_seals_xid_check CHECK (xid_from < xid_below),
-    CONSTRAINT audit_seals_range_key UNIQUE (partition_name, epoch, xid_from),
-    CONSTRAINT audit_seals_head_key UNIQUE (head),
-    -- The chain has no forks …
-    CONSTRAINT audit_seals_previous_key UNIQUE (previous)
-);
--- … and one beginning.
-CREATE UNIQUE INDEX audit_seals_genesis_key ON steward.audit_seals ((previous IS NULL)) WHERE previous IS NULL;
-CREATE INDEX audit_seals_range_start_idx ON steward.audit_seals (range_start);
-
-COMMENT ON TABLE steward.audit_seals IS
-    'One Merkle root per closed range of audit_logs, chained; kept when the rows are purged. It proves nothing '
-    'against a superuser unless the head is also kept outside this database.';
-COMMENT ON COLUMN steward.audit_seals.partition_name IS 'The partition as it was named: it may be gone.';
-COMMENT ON COLUMN steward.audit_seals.epoch IS
-    'System identifier and timeline: transaction ids mean nothing beyond them.';
-COMMENT ON COLUMN steward.audit_seals.range_start IS 'created_at of the earliest row sealed; range_end: of the latest.';
-COMMENT ON COLUMN steward.audit_seals.xid_below IS
-    'Rows with xid_from <= xid < xid_below are sealed: xid_below is at most the xmin of the sealing snapshot.';
-COMMENT ON COLUMN steward.audit_seals.previous IS 'The head of the seal before; null in the first.';
-COMMENT ON COLUMN steward.audit_seals.algorithm IS 'Version of the leaf''s bytes and of the hashing.';
-
 ALTER TABLE steward.audit_logs         ENABLE ROW LEVEL SECURITY;
 ALTER TABLE steward.audit_logs_default ENABLE ROW LEVEL SECURITY;
-ALTER TABLE steward.audit_seals        ENABLE ROW LEVEL SECURITY;
-REVOKE ALL ON steward.audit_logs, steward.audit_logs_default, steward.audit_seals FROM PUBLIC;
+REVOKE ALL ON steward.audit_logs, steward.audit_logs_default FROM PUBLIC;
 REVOKE ALL ON SEQUENCE steward.audit_losses FROM PUBLIC;
 
 SELECT steward.ensure_partitions('steward.audit_logs', 'month', 3);
@@ -149,6 +112,41 @@ END
 $$;
 REVOKE ALL ON FUNCTION steward.audit_bounded(jsonb, integer) FROM PUBLIC;
 
+-- The same for values from JSON, where null means none. Most values are small: this much is inlined.
+CREATE FUNCTION steward.audit_value(doc jsonb, max_bytes integer) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN doc IS NULL OR doc = 'null' THEN NULL
+            WHEN pg_column_size(doc) <= max_bytes THEN doc
+            ELSE steward.audit_bounded(doc, max_bytes) END;
+REVOKE ALL ON FUNCTION steward.audit_value(jsonb, integer) FROM PUBLIC;
+
+-- What was noted and what was told, together. Details that are no object (a list, a text) keep their place
+-- under a key of their own.
+CREATE FUNCTION steward.audit_noted(noted jsonb, told jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN noted IS NULL THEN told
+            WHEN told IS NULL THEN noted
+            WHEN jsonb_typeof(told) = 'object' THEN noted || told
+            ELSE noted || jsonb_build_object('details', told) END;
+REVOKE ALL ON FUNCTION steward.audit_noted(jsonb, jsonb) FROM PUBLIC;
+
+-- An address, or null where the text is none. A block of its own for each call that has a text: a malformed
+-- address is kept in `details`, it fails nobody.
+CREATE FUNCTION steward.audit_inet(address text) RETURNS inet
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF address IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN address::inet;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION steward.audit_inet(text) FROM PUBLIC;
+
 -- Who acts, as the application told by settings of its transaction (`SET LOCAL steward.user_id = …`), or
 -- PostgREST by its claims and headers. Whatever is malformed is kept as text in `details`, never an error.
 CREATE FUNCTION steward.audit_context(
@@ -175,12 +173,13 @@ BEGIN
     request_id := left(nullif(current_setting('steward.request_id', true), ''), 256);
 
     IF ip IS NOT NULL THEN
-        BEGIN
-            ip_address := ip::inet;
-        EXCEPTION WHEN OTHERS THEN
+        ip_address := steward.audit_inet(ip);
+        IF ip_address IS NULL THEN
             details := jsonb_build_object('ip_address', left(ip, 128));
-        END;
+        END IF;
     END IF;
+    -- As PostgREST told before its version 9.
+    user_id := coalesce(user_id, left(nullif(current_setting('request.jwt.claim.sub', true), ''), 256));
     IF user_id IS NULL AND claims IS NOT NULL THEN
         BEGIN
             user_id := left(nullif(claims::jsonb ->> 'sub', ''), 256);
@@ -224,11 +223,12 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     max_bytes constant integer := 65536;
-    context   record;
-    ip        text := nullif(btrim(ip_address), '');
+    at        constant timestamptz := clock_timestamp();
+    event_id  constant uuid := steward.uuid_v7(at);
+    ip        constant text := nullif(btrim(ip_address), '');
     address   inet;
+    context   record;
     noted     jsonb;
-    event_id  uuid := steward.uuid_v7();
 BEGIN
     IF coalesce(btrim(action), '') = '' THEN
         RAISE EXCEPTION 'log_audit_event: the action is empty'
@@ -236,31 +236,20 @@ BEGIN
     END IF;
     context := steward.audit_context();
     noted := context.details;
-    address := context.ip_address;
-    IF ip IS NOT NULL THEN
-        BEGIN
-            address := ip::inet;
-        EXCEPTION WHEN OTHERS THEN
-            address := NULL;
-            noted := coalesce(noted, '{}') || jsonb_build_object('ip_address', left(ip, 128));
-        END;
-    END IF;
-    -- Details that are no object (a list, a text) keep their place under a key of their own.
-    IF noted IS NOT NULL THEN
-        details := CASE WHEN details IS NULL THEN noted
-                        WHEN jsonb_typeof(details) = 'object' THEN noted || details
-                        ELSE noted || jsonb_build_object('details', details) END;
+    address := CASE WHEN ip IS NULL THEN context.ip_address ELSE steward.audit_inet(ip) END;
+    IF ip IS NOT NULL AND address IS NULL THEN
+        noted := coalesce(noted, '{}') || jsonb_build_object('ip_address', left(ip, 128));
     END IF;
 
     INSERT INTO steward.audit_logs
-           (id, user_id, actor, action, resource_type, resource_id, old_values, new_values,
+           (id, created_at, user_id, actor, action, resource_type, resource_id, old_values, new_values,
             ip_address, user_agent, request_id, source, details)
-    VALUES (event_id, left(coalesce(nullif(user_id, ''), context.user_id), 256), context.actor,
+    VALUES (event_id, at, left(coalesce(nullif(user_id, ''), context.user_id), 256), context.actor,
             left(btrim(action), 128), left(resource_type, 128), left(resource_id, 512),
             steward.audit_bounded(old_values, max_bytes), steward.audit_bounded(new_values, max_bytes),
             address, left(coalesce(nullif(user_agent, ''), context.user_agent), 512),
             left(coalesce(nullif(request_id, ''), context.request_id), 256), 'application',
-            steward.audit_bounded(details, max_bytes));
+            steward.audit_bounded(steward.audit_noted(noted, details), max_bytes));
     RETURN event_id;
 END
 $$;
@@ -270,230 +259,77 @@ COMMENT ON FUNCTION steward.log_audit_event(text, text, text, text, jsonb, jsonb
     'steward.user_id, steward.ip, steward.user_agent, steward.request_id or PostgREST''s. A malformed address is kept '
     'as text in details; texts and values are cut to bounds. Needs: GRANT USAGE ON SCHEMA steward and EXECUTE.';
 
--- Records the changed rows of one statement.
---
--- Per statement, not per row: what must not fail the application needs an EXCEPTION block, and each is a
--- subtransaction. One per row would pass 64 in any bulk change, from where on every snapshot on the server
--- has to look subtransactions up on disk. With transition tables it is one per statement, and one INSERT.
---
--- An event that cannot be written as it is, is written without its values; if that fails too, it is
--- counted in steward.audit_losses. A WARNING tells both. A cancel is not swallowed.
-CREATE FUNCTION steward.audit_row() RETURNS trigger
+-- Many events in one call: one look at the context, one INSERT.
+CREATE FUNCTION steward.log_audit_events(events jsonb) RETURNS uuid[]
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
--- Somebody's lock on the trail must not hold the application up for longer than this.
-SET lock_timeout = '1s'
 AS $$
 DECLARE
-    max_bytes constant integer := 65536;
-    hidden    constant jsonb := '"[redacted]"';
-    ignored   text[] := TG_ARGV[0];
-    redacted  text[] := TG_ARGV[1];
-    keys      text[] := TG_ARGV[2];
-    resource  constant text := TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME;
-    act       constant text := lower(TG_OP);
-    at        constant timestamptz := clock_timestamp();
-    context   record;
-    sample    jsonb;
-    mask      jsonb;
-    noted     jsonb;
-    failure   text;
-    code      text;
+    max_events constant integer := 10000;
+    max_bytes  constant integer := 65536;
+    at         constant timestamptz := clock_timestamp();
+    seed       constant text := steward.uuid_v7(at)::text;
+    -- Ids that count up from a random one: in order, and side by side in the indexes.
+    prefix     constant text := left(seed, 24);
+    base       constant bigint := ('x' || right(seed, 12))::bit(48)::bigint >> 1;
+    context    record;
+    wrong      record;
+    ids        uuid[];
 BEGIN
-    BEGIN
-        -- One row shows whether there is anything to record, and whether the columns go by their names
-        -- still (for less than a look into the catalog would cost).
-        IF TG_OP IN ('INSERT', 'UPDATE') THEN
-            SELECT to_jsonb(t) INTO sample FROM new_rows t LIMIT 1;
-        ELSIF TG_OP = 'DELETE' THEN
-            SELECT to_jsonb(t) INTO sample FROM old_rows t LIMIT 1;
-        END IF;
-        IF sample IS NULL AND TG_OP <> 'TRUNCATE' THEN
-            RETURN NULL;
-        END IF;
+    IF jsonb_typeof(events) IS DISTINCT FROM 'array' THEN
+        RAISE EXCEPTION 'log_audit_events: found %, wanted an array of events', coalesce(jsonb_typeof(events), 'null')
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'For example ''[{"action": "user.login", "user_id": "user-123"}]''.';
+    END IF;
+    IF jsonb_array_length(events) > max_events THEN
+        RAISE EXCEPTION 'log_audit_events: found % events, wanted at most %', jsonb_array_length(events), max_events
+            USING ERRCODE = 'program_limit_exceeded', HINT = 'Send them in several calls.';
+    END IF;
+    SELECT e.place, p.problem
+      INTO wrong
+      FROM jsonb_array_elements(events) WITH ORDINALITY e (event, place)
+     CROSS JOIN LATERAL (SELECT CASE
+               WHEN jsonb_typeof(e.event) <> 'object' THEN 'is no object'
+               WHEN jsonb_typeof(e.event -> 'action') IS DISTINCT FROM 'string' THEN 'has no action'
+               WHEN btrim(e.event ->> 'action') = '' THEN 'has an empty action'
+               ELSE (SELECT 'has the unknown key ' || quote_ident(k) FROM jsonb_object_keys(e.event) k
+                      WHERE k NOT IN ('action', 'user_id', 'resource_type', 'resource_id', 'old_values', 'new_values',
+                                      'ip_address', 'user_agent', 'request_id', 'details') LIMIT 1)
+           END AS problem) p
+     WHERE p.problem IS NOT NULL
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'log_audit_events: event % %', wrong.place, wrong.problem
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'No event of this call was recorded.';
+    END IF;
+    context := steward.audit_context();
 
-        context := steward.audit_context();
-        noted := context.details;
-        IF NOT sample ?& (keys || redacted) THEN
-            SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.attnum))
-              INTO keys
-              FROM pg_index i
-              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-             WHERE i.indrelid = TG_RELID AND i.indisprimary;
-            keys := coalesce(keys, '{}');
-            IF NOT sample ?& redacted THEN
-                -- A column to be hidden goes by another name now: hide all rather than that one not.
-                SELECT array_agg(k) INTO redacted FROM jsonb_object_keys(sample) k WHERE NOT k = ANY (keys);
-                noted := coalesce(noted, '{}')
-                    || '{"redaction": "a column to redact is gone: all are redacted; call steward.audit_table again"}';
-            END IF;
-        END IF;
-        SELECT coalesce(jsonb_object_agg(k, hidden), '{}') INTO mask FROM unnest(redacted) k;
-
-        IF TG_OP = 'INSERT' THEN
-            INSERT INTO steward.audit_logs
-                   (id, created_at, user_id, actor, action, resource_type, resource_id, new_values,
-                    ip_address, user_agent, request_id, source, details)
-            SELECT steward.uuid_v7(at), at, context.user_id, context.actor, act, resource,
-                   left(CASE cardinality(keys) WHEN 1 THEN r.doc ->> keys[1]
-                        ELSE (SELECT string_agg(r.doc ->> k, '/' ORDER BY o) FROM unnest(keys) WITH ORDINALITY u (k, o)) END, 512),
-                   steward.audit_bounded((r.doc || mask) - ignored, max_bytes),
-                   context.ip_address, context.user_agent, context.request_id, 'trigger', noted
-              FROM (SELECT to_jsonb(t) AS doc FROM new_rows t) r;
-
-        ELSIF TG_OP = 'DELETE' THEN
-            INSERT INTO steward.audit_logs
-                   (id, created_at, user_id, actor, action, resource_type, resource_id, old_values,
-                    ip_address, user_agent, request_id, source, details)
-            SELECT steward.uuid_v7(at), at, context.user_id, context.actor, act, resource,
-                   left(CASE cardinality(keys) WHEN 1 THEN r.doc ->> keys[1]
-                        ELSE (SELECT string_agg(r.doc ->> k, '/' ORDER BY o) FROM unnest(keys) WITH ORDINALITY u (k, o)) END, 512),
-                   steward.audit_bounded((r.doc || mask) - ignored, max_bytes),
-                   context.ip_address, context.user_agent, context.request_id, 'trigger', noted
-              FROM (SELECT to_jsonb(t) AS doc FROM old_rows t) r;
-
-        ELSIF TG_OP = 'UPDATE' THEN
-            -- Both transition tables are filled side by side, so the n-th old row became the n-th new
-            -- one, also where the primary key itself changes. They are paired by one sort, not by a join:
-            -- the plan is kept for the session, and a nested loop chosen at one row would meet a million.
-            -- Without a primary key whole rows are kept: the changed columns alone would not say which
-            -- row it was.
-            INSERT INTO steward.audit_logs
-                   (id, created_at, user_id, actor, action, resource_type, resource_id, old_values, new_values,
-                    ip_address, user_agent, request_id, source, details)
-            SELECT steward.uuid_v7(at), at, context.user_id, context.actor, act, resource,
-                   left(CASE cardinality(keys) WHEN 1 THEN r.old_doc ->> keys[1]
-                        ELSE (SELECT string_agg(r.old_doc ->> k, '/' ORDER BY o) FROM unnest(keys) WITH ORDINALITY u (k, o)) END, 512),
-                   steward.audit_bounded(CASE WHEN keys = '{}' THEN (r.old_doc || mask) - ignored
-                                              ELSE c.old_values END, max_bytes),
-                   steward.audit_bounded(CASE WHEN keys = '{}' THEN (r.new_doc || mask) - ignored
-                                              ELSE c.new_values END, max_bytes),
-                   context.ip_address, context.user_agent, context.request_id, 'trigger', noted
-              FROM (SELECT b.side, b.doc AS new_doc, lag(b.doc) OVER (PARTITION BY b.place ORDER BY b.side) AS old_doc
-                      FROM (SELECT 0 AS side, row_number() OVER () AS place, to_jsonb(t) AS doc FROM old_rows t
-                            UNION ALL
-                            SELECT 1, row_number() OVER (), to_jsonb(t) FROM new_rows t) b) r
-             CROSS JOIN LATERAL (
-                   SELECT jsonb_object_agg(e.key, CASE WHEN e.key = ANY (redacted) THEN hidden ELSE e.value END) AS old_values,
-                          jsonb_object_agg(e.key, CASE WHEN e.key = ANY (redacted) THEN hidden ELSE r.new_doc -> e.key END) AS new_values
-                     FROM jsonb_each(r.old_doc - ignored) e
-                    WHERE e.value IS DISTINCT FROM r.new_doc -> e.key) c
-             WHERE r.side = 1 AND c.old_values IS NOT NULL;
-
-        ELSE
-            INSERT INTO steward.audit_logs
-                   (id, created_at, user_id, actor, action, resource_type,
-                    ip_address, user_agent, request_id, source, details)
-            VALUES (steward.uuid_v7(at), at, context.user_id, context.actor, act, resource,
-                    context.ip_address, context.user_agent, context.request_id, 'trigger', noted);
-        END IF;
-    EXCEPTION WHEN OTHERS THEN
-        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, failure = MESSAGE_TEXT;
-        BEGIN
-            INSERT INTO steward.audit_logs (id, created_at, actor, action, resource_type, source, details)
-            VALUES (gen_random_uuid(), at, coalesce(nullif(current_setting('role', true), 'none'), session_user),
-                    act, resource, 'trigger',
-                    jsonb_build_object('values_lost', left(failure, 1024), 'sqlstate', code));
-            RAISE WARNING 'audit of % on % is kept without its values: %', act, resource, failure
-                USING ERRCODE = code;
-        EXCEPTION WHEN OTHERS THEN
-            BEGIN
-                PERFORM nextval('steward.audit_losses');
-            EXCEPTION WHEN OTHERS THEN
-                NULL;
-            END;
-            RAISE WARNING 'audit of % on % is lost: % (and then: %)', act, resource, failure, SQLERRM
-                USING ERRCODE = code;
-        END;
-    END;
-    RETURN NULL;
+    WITH written AS (
+        INSERT INTO steward.audit_logs
+               (id, created_at, user_id, actor, action, resource_type, resource_id, old_values, new_values,
+                ip_address, user_agent, request_id, source, details)
+        SELECT (prefix || lpad(to_hex(base + e.place), 12, '0'))::uuid, at,
+               left(coalesce(nullif(e.event ->> 'user_id', ''), context.user_id), 256), context.actor,
+               left(btrim(e.event ->> 'action'), 128), left(e.event ->> 'resource_type', 128),
+               left(e.event ->> 'resource_id', 512),
+               steward.audit_value(e.event -> 'old_values', max_bytes), steward.audit_value(e.event -> 'new_values', max_bytes),
+               CASE WHEN a.told IS NULL THEN context.ip_address ELSE a.address END,
+               left(coalesce(nullif(e.event ->> 'user_agent', ''), context.user_agent), 512),
+               left(coalesce(nullif(e.event ->> 'request_id', ''), context.request_id), 256), 'application',
+               steward.audit_value(CASE WHEN n.noted IS NULL THEN e.event -> 'details'
+                                        ELSE steward.audit_noted(n.noted, nullif(e.event -> 'details', 'null')) END, max_bytes)
+          FROM jsonb_array_elements(events) WITH ORDINALITY e (event, place)
+         CROSS JOIN LATERAL (SELECT nullif(btrim(e.event ->> 'ip_address'), '') AS told) t
+         CROSS JOIN LATERAL (SELECT t.told, CASE WHEN t.told IS NOT NULL THEN steward.audit_inet(t.told) END AS address) a
+         CROSS JOIN LATERAL (SELECT CASE WHEN a.told IS NOT NULL AND a.address IS NULL
+                                         THEN coalesce(context.details, '{}') || jsonb_build_object('ip_address', left(a.told, 128))
+                                         ELSE context.details END AS noted) n
+        RETURNING id
+    )
+    SELECT array_agg(id ORDER BY id) INTO ids FROM written;
+    RETURN coalesce(ids, '{}');
 END
 $$;
-REVOKE ALL ON FUNCTION steward.audit_row() FROM PUBLIC;
-
-CREATE FUNCTION steward.audit_table(
-    target regclass,
-    ignore text[] DEFAULT '{}',
-    redact text[] DEFAULT '{}'
-) RETURNS void
-LANGUAGE plpgsql SECURITY INVOKER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    info    record;
-    unknown text;
-    call    text;
-BEGIN
-    SELECT c.relkind, c.relispartition, c.relnamespace::regnamespace AS home, c.relowner,
-           t.rolsuper AS owner_is_super, w.rolsuper AS writer_is_super, w.rolname AS writer
-      INTO info
-      FROM pg_class c
-      JOIN pg_roles t ON t.oid = c.relowner
-     CROSS JOIN pg_proc f
-      JOIN pg_roles w ON w.oid = f.proowner
-     WHERE c.oid = target AND f.oid = 'steward.audit_row()'::regprocedure;
-    IF NOT FOUND OR info.relkind NOT IN ('r', 'p') THEN
-        RAISE EXCEPTION 'audit_table: % is no table', coalesce(target::text, 'null') USING ERRCODE = 'wrong_object_type';
-    END IF;
-    IF info.home = 'steward'::regnamespace THEN
-        RAISE EXCEPTION 'audit_table: % is pgsteward''s own', target
-            USING ERRCODE = 'wrong_object_type', HINT = 'Auditing the trail by itself would never end.';
-    END IF;
-    -- Turning a row into JSON runs the casts of its column types, which the table's owner can choose.
-    IF info.writer_is_super AND NOT info.owner_is_super THEN
-        RAISE EXCEPTION 'audit_table: steward belongs to the superuser %, but % to %: its owner could run code as superuser',
-            info.writer, target, info.relowner::regrole
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Give the schema steward and what is in it to a plain role.';
-    END IF;
-    SELECT string_agg(quote_ident(n), ', ' ORDER BY n)
-      INTO unknown
-      FROM unnest(coalesce(ignore, '{}') || coalesce(redact, '{}')) n
-     WHERE NOT EXISTS (SELECT FROM pg_attribute a
-                        WHERE a.attrelid = target AND a.attname = n AND a.attnum > 0 AND NOT a.attisdropped);
-    IF unknown IS NOT NULL THEN
-        RAISE EXCEPTION 'audit_table: % has no column %', target, unknown USING ERRCODE = 'undefined_column';
-    END IF;
-    IF info.relkind = 'p' OR info.relispartition THEN
-        RAISE NOTICE 'audit_table: on % a statement is seen only if it names that table itself, '
-            'not another partition or its parent', target;
-    END IF;
-
-    call := format('FOR EACH STATEMENT EXECUTE FUNCTION steward.audit_row(%L, %L, %L)',
-        ARRAY(SELECT DISTINCT n FROM unnest(ignore) n ORDER BY n),
-        ARRAY(SELECT DISTINCT n FROM unnest(redact) n ORDER BY n),
-        ARRAY(SELECT a.attname
-                FROM pg_index i
-                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-               WHERE i.indrelid = target AND i.indisprimary
-               ORDER BY array_position(i.indkey::int2[], a.attnum)));
-    EXECUTE format('CREATE OR REPLACE TRIGGER steward_audit_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows %s', target, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER steward_audit_update AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows %s', target, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER steward_audit_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows %s', target, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER steward_audit_truncate AFTER TRUNCATE ON %s %s', target, call);
-    -- ALWAYS: `session_replication_role = replica` does not step around the trail.
-    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER steward_audit_insert, ENABLE ALWAYS TRIGGER steward_audit_update, '
-        'ENABLE ALWAYS TRIGGER steward_audit_delete, ENABLE ALWAYS TRIGGER steward_audit_truncate', target);
-END
-$$;
-REVOKE ALL ON FUNCTION steward.audit_table(regclass, text[], text[]) FROM PUBLIC;
-COMMENT ON FUNCTION steward.audit_table(regclass, text[], text[]) IS
-    'Records every INSERT, UPDATE, DELETE and TRUNCATE of a table from now on; called again, it replaces what was said '
-    'before. "ignore": columns left out, whose change alone is no event. "redact": columns whose values are never kept. '
-    'Who owns the table could run code as the owner of steward: audit tables of owners trusted as much.';
-
-CREATE FUNCTION steward.unaudit_table(target regclass) RETURNS void
-LANGUAGE plpgsql SECURITY INVOKER
-SET search_path = pg_catalog, pg_temp
-SET client_min_messages = warning
-AS $$
-DECLARE
-    trigger_name text;
-BEGIN
-    FOREACH trigger_name IN ARRAY ARRAY['steward_audit_insert', 'steward_audit_update', 'steward_audit_delete', 'steward_audit_truncate']
-    LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', trigger_name, target);
-    END LOOP;
-END
-$$;
-REVOKE ALL ON FUNCTION steward.unaudit_table(regclass) FROM PUBLIC;
-COMMENT ON FUNCTION steward.unaudit_table(regclass) IS 'Ends what steward.audit_table began; what was recorded stays.';
+REVOKE ALL ON FUNCTION steward.log_audit_events(jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION steward.log_audit_events(jsonb) IS
+    'Records an array of up to 10,000 events, each an object with the names of log_audit_event''s arguments as keys, '
+    'and returns their ids in the same order. All or none: one that is malformed is named, and none is recorded.';

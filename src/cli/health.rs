@@ -10,11 +10,12 @@ use clap::Args;
 use super::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::config::{Config, LogLevel};
 use crate::db::{self, Database, Purpose};
-use crate::health::{Board, FailingJob, Inputs, Jobs, Report, Schema, Status};
+use crate::health::{Audit, Board, FailingJob, Inputs, Jobs, Report, Schema, Status};
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::migrate::{self, plan::State};
 use crate::observe::Watched;
-use crate::schedule::{measure, schema};
+use crate::schedule::{measure, schema, trail};
+use crate::store::audit::standing;
 use crate::store::{pauses, run_history};
 use crate::telemetry::Metrics;
 
@@ -97,6 +98,7 @@ async fn read_kept(db: &Database, config: &Config) -> Result<Option<(Inputs, Vec
         schema: Some(Schema { failed: None, mismatches }),
         partitions: measure::partitions_needed(migrated.zentry),
         jobs: Some(jobs(db).await?),
+        audit: Some(audit(db).await?),
     };
     Ok(Some((inputs, measure::watched(migrated.zentry))))
 }
@@ -113,12 +115,20 @@ async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
     Ok(Jobs { failing, paused: paused.map(|pause| pause.by), ..Jobs::default() })
 }
 
+async fn audit(db: &Database) -> Result<Audit, db::Error> {
+    let mut conn = db.acquire(Purpose::Check).await?;
+    let found = bounded("read how the audit trail stands", BOUND, standing(&mut conn, BOUND)).await?;
+    // What was lost lately, only who looks again and again can tell.
+    Ok(trail::judged(&found, false))
+}
+
 /// The report without the parts that nobody looked at: of a database that pgsteward does not keep,
 /// nothing is wrong with them.
 fn without_unread(mut report: Report, inputs: &Inputs) -> Report {
     report.components.retain(|component| match component.name {
         "schema" => inputs.schema.is_some(),
         "jobs" => inputs.jobs.is_some(),
+        "audit" => inputs.audit.is_some(),
         "partitions" => !inputs.partitions.is_empty(),
         _ => true,
     });

@@ -32,6 +32,7 @@ impl Default for Config {
             vacuum: Vacuum::default(),
             refresh: Refresh::default(),
             spool: Spool::default(),
+            audit: Audit::default(),
         }
     }
 }

@@ -78,17 +78,20 @@ pub enum Builtin {
     Vacuum,
     /// Refreshes materialized views.
     Refresh,
+    /// Seals the audit trail.
+    AuditSeal,
 }
 
 impl Builtin {
     /// All of them, in the order in which a day begins: measure, then keep, then tidy.
-    pub const ALL: [Builtin; 6] = [
+    pub const ALL: [Builtin; 7] = [
         Builtin::HealthProbe,
         Builtin::ConnectionMetrics,
         Builtin::Partitions,
         Builtin::Retention,
         Builtin::Vacuum,
         Builtin::Refresh,
+        Builtin::AuditSeal,
     ];
 
     /// As in `[jobs.NAME]`.
@@ -100,6 +103,7 @@ impl Builtin {
             Builtin::Retention => "retention",
             Builtin::Vacuum => "vacuum",
             Builtin::Refresh => "refresh",
+            Builtin::AuditSeal => "audit-seal",
         }
     }
 
@@ -225,6 +229,7 @@ impl Job {
             Builtin::Retention => ("17 3 * * *", 2 * HOUR),
             Builtin::Vacuum => ("41 * * * *", 6 * HOUR),
             Builtin::Refresh => ("*/15 * * * *", HOUR),
+            Builtin::AuditSeal => ("@every 60s", 10 * MINUTE),
         };
         #[expect(clippy::expect_used, reason = "constants, and a test reads them all")]
         let schedule = Schedule::parse(schedule).expect("a built-in schedule parses");

@@ -74,6 +74,8 @@ pub struct Config {
     pub refresh: Refresh,
     /// `[spool]`
     pub spool: Spool,
+    /// `[audit]`
+    pub audit: Audit,
 }
 
 /// Where this process runs.
@@ -342,4 +344,13 @@ pub struct Spool {
     pub max_size_bytes: usize,
     /// `max_age`, default 7 d, 1 m..=30 d.
     pub max_age: Duration,
+}
+
+/// `[audit]`: where the heads of seals go, out of the reach of whoever is superuser in the database.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Audit {
+    /// `head_dir`, default `state_dir`: a file `audit-heads-DATABASE.jsonl` in it is appended to.
+    pub head_dir: Option<PathBuf>,
+    /// `webhook_url` or `webhook_url_file`: is sent each new head, as JSON by POST.
+    pub webhook_url: Option<SecretSource>,
 }

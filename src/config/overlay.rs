@@ -42,8 +42,8 @@ const CREDENTIALS: [(&str, &[&str]); 5] = [
     ("supabase_db_password", &["supabase", "db_password"]),
 ];
 
-/// Secrets of databases and jobs, each of which has several forms.
-const SECRETS: [&str; 6] = ["url", "direct_url", "password", "service_key", "db_password", "login_url"];
+/// Secrets of databases, jobs and sinks, each of which has several forms.
+const SECRETS: [&str; 7] = ["url", "direct_url", "password", "service_key", "db_password", "login_url", "webhook_url"];
 const FORMS: [&str; 3] = ["", "_file", "_command"];
 
 /// What came out beside the tree.
@@ -203,7 +203,7 @@ fn resolve(tree: &Node, database: Option<&[String]>, segments: &[&str]) -> Vec<S
 /// Lays one value over the tree, and takes away the weaker forms of the same secret.
 fn lay(tree: &mut Node, path: Vec<String>, node: Node) {
     if let Some((key, table)) = path.split_last()
-        && path.first().is_some_and(|first| first.starts_with("database") || first == "jobs")
+        && path.first().is_some_and(|first| first.starts_with("database") || first == "jobs" || first == "audit")
         && let Some(secret) = SECRETS.iter().find(|secret| FORMS.iter().any(|form| *key == format!("{secret}{form}")))
     {
         for other in FORMS.iter().map(|form| format!("{secret}{form}")).filter(|other| other != key) {

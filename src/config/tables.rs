@@ -62,6 +62,7 @@ pub(super) fn config(root: &Section<'_>) -> Config {
         vacuum: root.section("vacuum", vacuum),
         refresh: root.section("refresh", refresh),
         spool: root.section("spool", spool),
+        audit: root.section("audit", audit),
     }
 }
 
@@ -314,5 +315,18 @@ fn spool(section: &Section<'_>) -> Spool {
     Spool {
         max_size_bytes: section.size("max_size", default.max_size_bytes, least, most),
         max_age: section.duration("max_age", default.max_age, secs(60), days(30)),
+    }
+}
+
+fn audit(section: &Section<'_>) -> Audit {
+    Audit {
+        head_dir: section.path("head_dir"),
+        webhook_url: section.secret("webhook_url", false, |text| {
+            let text = text.trim();
+            if text.starts_with("https://") || text.starts_with("http://") {
+                return Ok(text);
+            }
+            Err(Fault::wanted(r#"a URL such as "https://heads.example.com/pgsteward""#))
+        }),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt as _;
 use prometheus::Histogram;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, SimpleQueryMessage};
@@ -84,6 +85,29 @@ impl Conn {
     /// Runs a statement that returns one row.
     pub async fn row(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Row, Error> {
         self.measured(what, self.link.client.query_typed_one(sql, params)).await
+    }
+
+    /// Runs a statement and gives its rows one by one, as they come: for more than fit into memory. The first error
+    /// of `with` ends it.
+    pub async fn each_row(
+        &self,
+        what: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+        mut with: impl FnMut(Row) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let streamed = async {
+            let params = params.iter().map(|(value, kind)| (*value, kind.clone()));
+            let rows = self.link.client.query_typed_raw(sql, params).await?;
+            let mut rows = std::pin::pin!(rows);
+            while let Some(row) = rows.try_next().await? {
+                if let Err(error) = with(row) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        };
+        self.measured(what, streamed).await?
     }
 
     /// Runs a statement and returns how many rows it touched.

@@ -4,6 +4,7 @@
 //! the limit is and what mends it; the thresholds are the configuration's (`[health]`), the others
 //! are named where they stand.
 
+mod audit;
 mod replication;
 mod sessions;
 mod upkeep;
@@ -37,6 +38,7 @@ pub struct Inputs {
     pub schema: Option<Schema>,
     pub partitions: Vec<PartitionsNeeded>,
     pub jobs: Option<Jobs>,
+    pub audit: Option<Audit>,
 }
 
 /// How the migrations stand.
@@ -66,6 +68,21 @@ pub struct Jobs {
     pub warnings: Vec<String>,
     /// By whom all jobs are paused, when they are.
     pub paused: Option<String>,
+}
+
+/// How the audit trail stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// What audited tables lack.
+    pub gaps: Vec<String>,
+    /// For how long the oldest row has not been sealed.
+    pub unsealed: Option<Duration>,
+    /// Whether statements were lost in the last minutes.
+    pub lost_lately: bool,
+    /// Statements lost since the trail began.
+    pub losses: i64,
+    /// The number of the newest seal.
+    pub seal: Option<i64>,
 }
 
 /// A job whose last run failed.
@@ -132,6 +149,7 @@ pub fn judge(measurement: Measurement<'_>, inputs: &Inputs, limits: &config::Hea
         }
     }
     verdicts.push(upkeep::jobs(inputs.jobs.as_ref()));
+    verdicts.push(audit::audit(inputs.audit.as_ref()));
     verdicts
 }
 

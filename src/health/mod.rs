@@ -21,7 +21,7 @@ use serde::Serialize;
 
 pub use board::Board;
 pub use history::History;
-pub use judge::{FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
+pub use judge::{Audit, FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
 pub use readiness::{Check, Readiness};
 
 /// How well something is.
@@ -83,7 +83,7 @@ impl Status {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Component {
     /// `connectivity`, `response`, `connections`, `transactions`, `locks`, `replication`,
-    /// `wraparound`, `schema`, `partitions`, `jobs`.
+    /// `wraparound`, `schema`, `partitions`, `jobs`, `audit`.
     pub name: &'static str,
     pub status: Status,
     /// A stable code, `ok` when healthy: `refused`, `connections_high`, `not_permitted` …

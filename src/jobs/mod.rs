@@ -12,6 +12,7 @@ pub mod probe;
 pub mod refresh;
 pub mod retention;
 pub mod sample;
+pub mod seal;
 pub mod sql;
 mod unfenced;
 pub mod unwritten;
@@ -121,6 +122,7 @@ pub async fn run(context: &mut Context<'_>) -> Result<Report, Error> {
         Work::Builtin(Builtin::Retention) => retention::run(context).await,
         Work::Builtin(Builtin::Vacuum) => vacuum::run(context).await,
         Work::Builtin(Builtin::Refresh) => refresh::run(context).await,
+        Work::Builtin(Builtin::AuditSeal) => seal::run(context).await,
         Work::Sql(work) => sql::run(context, work).await,
         Work::Builtin(Builtin::HealthProbe | Builtin::ConnectionMetrics) => {
             let skipped = Some("runs on every tick of the observer, outside the ledger".to_owned());

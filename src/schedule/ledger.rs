@@ -355,10 +355,10 @@ impl Ledger {
             .await
     }
 
-    /// How many statements of applications went unrecorded in the audit trail.
-    pub async fn audit_losses(&self) -> Result<i64, Error> {
-        self.within("read the losses of the audit trail", async {
-            audit::losses(&mut *self.control().await?, BOUND).await
+    /// How the audit trail stands.
+    pub async fn audit(&self) -> Result<audit::Standing, Error> {
+        self.within("read how the audit trail stands", async {
+            audit::standing(&mut *self.control().await?, BOUND).await
         })
         .await
     }

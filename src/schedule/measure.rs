@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Builtin, Config};
 use crate::db::Error;
-use crate::health::{Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
+use crate::health::{Audit, Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
 use crate::jobs::unwritten::Destination;
@@ -43,6 +43,8 @@ pub struct Surroundings {
     pub schema: Option<Schema>,
     /// By whom all jobs are paused, when they are.
     pub paused: Option<String>,
+    /// How the audit trail stands, once it was looked at.
+    pub audit: Option<Audit>,
 }
 
 /// Starts measurements when they are due.
@@ -207,6 +209,7 @@ impl Measurements {
             schema: surroundings.schema.clone(),
             partitions: if surroundings.writable { partitions } else { Vec::new() },
             jobs: surroundings.writable.then_some(jobs),
+            audit: surroundings.audit.clone(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod role;
 pub mod runner;
 pub mod schema;
 pub mod ticker;
+pub mod trail;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

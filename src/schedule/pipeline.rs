@@ -31,6 +31,7 @@ use super::pause::Pause;
 use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
+use super::trail::Trail;
 
 /// A lease is believed for so much less than it was given.
 const TRUST_MARGIN: Duration = Duration::from_secs(1);
@@ -68,6 +69,7 @@ pub struct Pipeline {
     dispatcher: Dispatcher,
     measurements: Measurements,
     schema: Schema,
+    trail: Trail,
     connected: bool,
     role: Role,
     pause: Pause,
@@ -108,6 +110,7 @@ impl Pipeline {
             dispatcher: Dispatcher::new(Arc::clone(&runner), config.jobs.max_concurrent),
             measurements: Measurements::new(Arc::clone(&parts.board), Arc::clone(&runner), &config),
             schema,
+            trail: Trail::default(),
             ledger,
             runner,
             connected: false,
@@ -256,10 +259,10 @@ impl Pipeline {
         }
         if self.role.is_observer() {
             self.reap().await?;
-            match self.ledger.audit_losses().await {
-                Ok(lost) => self.parts.metrics.audit_losses.with_label_values(&[self.target()]).set(lost),
-                // A number that cannot be read is no reason to stop working.
-                Err(error) => tracing::debug!(database = self.target(), error = %error, "audit losses not read"),
+            let look = self.trail.look(&self.ledger, &self.parts.metrics, self.parts.db.name());
+            // What cannot be read is no reason to stop working.
+            if let Err(error) = look.await {
+                tracing::debug!(database = self.target(), error = %error, "the audit trail was not looked at");
             }
         }
         self.upkeep_at = asked + again;
@@ -308,7 +311,8 @@ impl Pipeline {
         if was && !is {
             self.dispatcher.forget();
             // An error says that there was no such series.
-            let _ = self.parts.metrics.audit_losses.remove_label_values(&[target]);
+            self.parts.metrics.audit.withdraw(target);
+            self.trail.forget();
             let _ = self.parts.metrics.job_quarantined.remove_label_values(&[target]);
         }
         if matches!(role, Role::Standby { .. }) {
@@ -379,6 +383,7 @@ impl Pipeline {
             zentry: migrated.is_some_and(|migrated| migrated.zentry),
             schema: self.schema.standing(),
             paused: self.pause.by().map(str::to_owned),
+            audit: self.trail.standing(),
         }
     }
 

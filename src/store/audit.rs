@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error, Tx, TxOptions};
@@ -38,11 +40,62 @@ pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many statements row audit could not record, as the database counts them.
-pub async fn losses(conn: &mut Conn, bound: Duration) -> Result<i64, Error> {
-    let sql = "SELECT last_value FROM steward.audit_losses";
+/// How the trail stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    /// Statements that row audit could not record, as the database counts them.
+    pub losses: i64,
+    /// The newest entry of the chain, and when it was made.
+    pub seal: Option<(i64, DateTime<Utc>)>,
+    /// When the oldest row that is not sealed was written.
+    pub unsealed_since: Option<DateTime<Utc>>,
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+    /// What audited tables lack.
+    pub gaps: Vec<Gap>,
+}
+
+/// A trigger that an audited table ought to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The table that is audited.
+    pub table: String,
+    /// It, or one beneath it; its number where it is gone.
+    pub relation: String,
+    /// None where the table is gone.
+    pub trigger: Option<String>,
+    /// `missing`, `disabled`, `not always`, `the table is gone`
+    pub problem: String,
+}
+
+/// Reads how the trail stands.
+pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<Standing, Error> {
+    const STANDING: &str = "
+        SELECT (SELECT last_value FROM steward.audit_losses), newest.number, newest.sealed_at, clock_timestamp(),
+               (SELECT min(l.created_at) FROM steward.audit_logs l
+                 WHERE (l.xid, l.id) >= (coalesce(below.xid_below, '0'), coalesce(below.id_below, '00000000-0000-0000-0000-000000000000')))
+          FROM (VALUES (1)) one
+          LEFT JOIN LATERAL (SELECT number, sealed_at FROM steward.audit_seals ORDER BY number DESC LIMIT 1) newest ON true
+          LEFT JOIN LATERAL (SELECT xid_below, id_below FROM steward.audit_seals
+                              WHERE kind <> 'purge' ORDER BY number DESC LIMIT 1) below ON true";
+    const GAPS: &str = "SELECT table_name, relation, trigger_name, problem FROM steward.audit_gaps() LIMIT 1000";
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
-        Box::pin(async move { Ok(tx.row("read the losses of the audit trail", sql, &[]).await?.get(0)) })
+        Box::pin(async move {
+            let row = tx.row("read how the audit trail stands", STANDING, &[]).await?;
+            let number: Option<i64> = row.get(1);
+            let gaps = tx.rows("look for gaps of the audit trail", GAPS, &[]).await?;
+            Ok(Standing {
+                losses: row.get(0),
+                seal: number.zip(row.get(2)),
+                unsealed_since: row.get(4),
+                now: row.get(3),
+                gaps: gaps.iter().map(gap).collect(),
+            })
+        })
     })
     .await
+}
+
+fn gap(row: &Row) -> Gap {
+    Gap { table: row.get(0), relation: row.get(1), trigger: row.get(2), problem: row.get(3) }
 }

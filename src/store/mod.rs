@@ -17,3 +17,5 @@ pub mod requests;
 pub mod retirements;
 pub mod run_history;
 pub mod runs;
+pub mod seals;
+pub mod trail;

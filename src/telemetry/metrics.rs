@@ -7,10 +7,14 @@
 //! Metrics named `pg_*` describe the server; only the observing instance exports them, under
 //! postgres_exporter's names where Prometheus' conventions allow.
 
+mod audit;
+
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+pub use audit::Audit;
 
 /// Every family of metrics, on a registry of its own.
 #[derive(Debug)]
@@ -36,7 +40,9 @@ pub struct Metrics {
     pub spool_bytes: IntGaugeVec,
     pub spool_oldest: GaugeVec,
     pub spool_replayed: IntCounterVec,
-    pub audit_losses: IntGaugeVec,
+
+    /// The audit trail and its seals.
+    pub audit: Audit,
 
     // Jobs.
     pub job_runs: IntCounterVec,
@@ -194,12 +200,7 @@ impl Metrics {
                 "Rows that were written after they had waited, by table.",
                 &["target", "table"],
             )?,
-            audit_losses: gauges(
-                &r,
-                "pgsteward_audit_lost_statements",
-                "Statements of applications that row audit could not record, as the database counts them.",
-                &["target"],
-            )?,
+            audit: Audit::new(&r)?,
             job_runs: counters(
                 &r,
                 "pgsteward_job_runs_total",

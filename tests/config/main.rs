@@ -85,7 +85,7 @@ fn example() -> String {
 }
 
 /// Keys that have no default: the example shows what they look like.
-const WITHOUT_DEFAULT: [&str; 19] = [
+const WITHOUT_DEFAULT: [&str; 22] = [
     "state_dir",
     "database.url",
     "database.url_file",
@@ -105,6 +105,9 @@ const WITHOUT_DEFAULT: [&str; 19] = [
     "jobs.report.",
     "jobs.report-cleanup.",
     "retention.tables.",
+    "audit.head_dir",
+    "audit.webhook_url",
+    "audit.webhook_url_file",
 ];
 
 /// The example with those keys said that `wanted` picks by path, and the paths of all that it documents.
@@ -189,7 +192,7 @@ fn the_example_documents_every_key_and_no_other() {
     let built_in = |job: &str, key: &str| key.strip_prefix(&format!("jobs.{job}.")).map(str::to_owned);
     // What all jobs of the ledger take stands at one of them.
     let shared: BTreeSet<String> = known.iter().filter_map(|key| built_in("partitions", key)).collect();
-    for job in ["retention", "vacuum", "refresh"] {
+    for job in ["retention", "vacuum", "refresh", "audit-seal"] {
         let of_job: BTreeSet<_> = known.iter().filter_map(|key| built_in(job, key)).collect();
         assert_eq!(of_job, shared, "{job} takes what partitions takes");
     }

@@ -5,14 +5,22 @@ use super::{Place, lines, refused};
 const TRAIL: &str = "SELECT action, resource_id, old_values, new_values FROM steward.audit_logs
                       WHERE source = 'trigger' ORDER BY created_at, id";
 
-async fn audited() -> Place {
+/// Both sets applied, and a trail that begins now.
+async fn begun() -> Place {
     let place = Place::migrated().await;
+    place.client().await.batch_execute("TRUNCATE steward.audit_logs").await.unwrap();
+    place
+}
+
+async fn audited() -> Place {
+    let place = begun().await;
     place
         .client()
         .await
         .batch_execute(
             "CREATE TABLE item (id int PRIMARY KEY, name text, secret text, seen timestamptz);
-             SELECT steward.audit_table('item', ignore => '{seen}', redact => '{secret}')",
+             SELECT steward.audit_table('item', ignore => '{seen}', redact => '{secret}');
+             TRUNCATE steward.audit_logs",
         )
         .await
         .unwrap();
@@ -281,7 +289,7 @@ async fn large_values_are_cut_and_say_so() {
 
 #[tokio::test]
 async fn keys_of_several_columns_none_at_all_and_replicas() {
-    let place = Place::migrated().await;
+    let place = begun().await;
     let client = place.client().await;
     client
         .batch_execute(
@@ -326,7 +334,7 @@ async fn what_cannot_be_audited_is_refused() {
 
 #[tokio::test]
 async fn one_call_logs_an_event() {
-    let place = Place::migrated().await;
+    let place = begun().await;
     let client = place.client().await;
     let id = client
         .text(

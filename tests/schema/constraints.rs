@@ -168,17 +168,32 @@ async fn monitoring_rows_are_checked() {
              INSERT INTO steward.connection_metrics (instance, interval_seconds, samples, max_connections,
                     reserved_connections, total_min, total_avg, total_max)
                   VALUES ('i', 15, 15, 100, 3, 1, 2.5, 4);
-             INSERT INTO steward.audit_seals (partition_name, epoch, range_start, range_end, xid_from, xid_below, row_count,
-                    root, previous, head, algorithm)
-                  VALUES ('p', '1/1', now(), now(), '3', '9', 4, sha256('a'), NULL, sha256('b'), 1)",
+             INSERT INTO steward.audit_seals (number, kind, epoch, xid_from, id_from, xid_below, id_below, row_count, first_at,
+                    last_at, root, head, algorithm, sealed_at, sealed_by)
+                  VALUES (1, 'rows', '1/1', '3', gen_random_uuid(), '9', gen_random_uuid(), 4, now(), now(), sha256('a'),
+                    sha256('b'), 1, now(), 't')",
         )
         .await
         .unwrap();
-    let seal = |previous: &str, head: &str, root: &str, from: u32| {
+    let seal = |number: u32, previous: &str, head: &str, root: &str, from: u32| {
         format!(
-            "INSERT INTO steward.audit_seals (partition_name, epoch, range_start, range_end, xid_from, xid_below,
-                    row_count, root, previous, head, algorithm)
-                  VALUES ('p', '1/1', now(), now(), '{from}', '20', 0, {root}, {previous}, {head}, 1)"
+            "INSERT INTO steward.audit_seals (number, kind, epoch, xid_from, id_from, xid_below, id_below, row_count, first_at,
+                    last_at, root, previous, head, algorithm, sealed_at, sealed_by)
+                  VALUES ({number}, 'rows', '1/1', '{from}', gen_random_uuid(), '20', gen_random_uuid(), 0, now(), now(), {root},
+                    {previous}, {head}, 1, now(), 't')"
+        )
+    };
+    let purge = |root: &str, cutoff: &str| {
+        format!(
+            "INSERT INTO steward.audit_seals (number, kind, epoch, row_count, root, cutoff, previous, head, algorithm,
+                    sealed_at, sealed_by)
+                  VALUES (2, 'purge', '1/1', 0, {root}, {cutoff}, sha256('b'), sha256('c'), 1, now(), 't')"
+        )
+    };
+    let leaves = |bytes: &str| format!("INSERT INTO steward.audit_leaves (seal, leaves) VALUES (1, {bytes})");
+    let hold = |columns: &str, values: &str| {
+        format!(
+            "INSERT INTO steward.audit_holds (id, reason, placed_by, {columns}) VALUES (gen_random_uuid(), 'r', 'p', {values})"
         )
     };
     for (sql, code, object) in [
@@ -198,15 +213,25 @@ async fn monitoring_rows_are_checked() {
             "23514",
             "audit_logs_source_check",
         ),
-        (seal("NULL", "sha256('c')", "sha256('r')", 9), "23505", "audit_seals_genesis_key"),
-        (seal("sha256('b')", "sha256('c')", "'short'", 9), "23514", "audit_seals_root_check"),
-        (seal("sha256('b')", "sha256('c')", "sha256('r')", 20), "23514", "audit_seals_xid_check"),
-        (seal("sha256('b')", "sha256('b')", "sha256('r')", 9), "23505", "audit_seals_head_key"),
-        (seal("sha256('b')", "sha256('c')", "sha256('r')", 3), "23505", "audit_seals_range_key"),
+        (seal(2, "NULL", "sha256('c')", "sha256('r')", 9), "23514", "audit_seals_genesis_check"),
+        (seal(1, "sha256('b')", "sha256('c')", "sha256('r')", 9), "23514", "audit_seals_genesis_check"),
+        (seal(2, "sha256('b')", "sha256('c')", "'short'", 9), "23514", "audit_seals_root_check"),
+        (seal(2, "sha256('b')", "sha256('c')", "NULL", 9), "23514", "audit_seals_shape_check"),
+        (seal(2, "sha256('b')", "sha256('c')", "sha256('r')", 21), "23514", "audit_seals_range_check"),
+        (seal(2, "sha256('b')", "sha256('b')", "sha256('r')", 9), "23505", "audit_seals_head_key"),
+        (purge("sha256('r')", "now()"), "23514", "audit_seals_shape_check"),
+        (purge("NULL", "NULL"), "23514", "audit_seals_shape_check"),
+        (leaves("''"), "23514", "audit_leaves_leaves_check"),
+        (leaves("'no leaf'"), "23514", "audit_leaves_leaves_check"),
+        (hold("placed_at", "now()"), "23514", "audit_holds_scope_check"),
+        (hold("resource_id, user_id", "'1', 'u'"), "23514", "audit_holds_resource_check"),
+        (hold("begins_at, ends_at", "now(), now()"), "23514", "audit_holds_time_check"),
+        (hold("user_id, released_at", "'u', now()"), "23514", "audit_holds_released_check"),
     ] {
         assert_eq!(refused(&client, &sql).await, (code.to_owned(), object.to_owned()), "{sql}");
     }
-    client.batch_execute(&seal("sha256('b')", "sha256('c')", "sha256('r')", 9)).await.unwrap();
-    let fork = refused(&client, &seal("sha256('b')", "sha256('d')", "sha256('r')", 10)).await;
+    client.batch_execute(&seal(2, "sha256('b')", "sha256('c')", "sha256('r')", 9)).await.unwrap();
+    client.batch_execute(&leaves("decode(repeat('00', 112), 'hex')")).await.unwrap();
+    let fork = refused(&client, &seal(3, "sha256('b')", "sha256('d')", "sha256('r')", 10)).await;
     assert_eq!(fork, ("23505".to_owned(), "audit_seals_previous_key".to_owned()));
 }

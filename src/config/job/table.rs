@@ -53,7 +53,7 @@ fn builtin_job(section: &Section<'_>, builtin: Builtin) -> Job {
 fn sql_job(section: &Section<'_>, parent: &Section<'_>, name: &str, origin: &Origin) -> Option<Job> {
     if !is_name(name) {
         let wanted = "a name of 1 to 48 characters a-z, 0-9, - or _ that begins with a letter, or one of the built-in \
-                      jobs: health-probe, connection-metrics, partitions, retention, vacuum and refresh";
+                      jobs: health-probe, connection-metrics, partitions, retention, vacuum, refresh and audit-seal";
         parent.problem(origin, name, quote(name), wanted);
     }
     if !section.has("sql") {

@@ -95,7 +95,12 @@ fn expect(verdict: &Verdict, status: Status, reason: &str, words: &[&str]) {
 
 #[test]
 fn a_quiet_server_is_healthy_in_everything_that_was_looked_at() {
-    let inputs = Inputs { schema: Some(Schema::default()), partitions: Vec::new(), jobs: Some(Jobs::default()) };
+    let inputs = Inputs {
+        schema: Some(Schema::default()),
+        partitions: Vec::new(),
+        jobs: Some(Jobs::default()),
+        audit: Some(Audit::default()),
+    };
     let verdicts = answered(&snapshot(), &inputs);
     let names: Vec<&str> = verdicts.iter().map(|verdict| verdict.name).collect();
     let all = [
@@ -109,6 +114,7 @@ fn a_quiet_server_is_healthy_in_everything_that_was_looked_at() {
         "schema",
         "partitions",
         "jobs",
+        "audit",
     ];
     assert_eq!(names, all);
     for verdict in &verdicts {

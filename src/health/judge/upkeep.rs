@@ -130,7 +130,7 @@ pub(super) fn jobs(jobs: Option<&Jobs>) -> Verdict {
 /// How many names a message or a measurement lists.
 const SHOWN: usize = 5;
 
-fn some(names: &[String]) -> String {
+pub(super) fn some(names: &[String]) -> String {
     let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 => shown,
