@@ -327,7 +327,7 @@ fn what_needs_no_transaction_of_ours_may_run_outside_one() {
 fn names_are_checked_and_near_ones_named() {
     let sql = "sql = \"SELECT 1\"\n";
     let wanted = "wanted a name of 1 to 48 characters a-z, 0-9, - or _ that begins with a letter, or one of the built-in jobs: \
-                  health-probe, connection-metrics, partitions, retention, vacuum and refresh";
+                  health-probe, connection-metrics, partitions, retention, vacuum, refresh and audit-seal";
     let long = "x".repeat(49);
     for name in ["Report", "1st", "-x", "a b", long.as_str(), "über"] {
         let report = Given::file(format!("[jobs.\"{name}\"]\n{sql}")).url().report();
@@ -361,10 +361,10 @@ fn there_are_bounds_for_a_job_and_for_all_of_them() {
     assert!(report.len() < 250, "{report}");
 
     let many = |count: usize| (0..count).map(|n| format!("[jobs.j{n:04}]\nsql = \"SELECT 1\"\n")).collect::<String>();
-    assert_eq!(Given::file(many(494)).url().config().jobs.all.len(), 500);
+    assert_eq!(Given::file(many(493)).url().config().jobs.all.len(), 500);
     assert_eq!(
         Given::file(many(600)).url().report(),
-        "config.toml:989: jobs.j0494: found one job too many, wanted up to 500, with the built-in ones"
+        "config.toml:987: jobs.j0493: found one job too many, wanted up to 500, with the built-in ones"
     );
 }
 

@@ -519,7 +519,7 @@ keep = "30d"
         .env("USE_IN_MEMORY_DB", "perhaps");
     given.args.migrations_dir = Some(PathBuf::from(""));
     let expected = r#"config.toml:1: mode: found "observer", did you mean "observe"?
-config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool
+config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool, audit
 config.toml:5: database.url: found a number, wanted a string
 config.toml:7: database.password_file: found password and password_file together, wanted one of them
 config.toml:8: database.pool_min_size: found pool_min_size = 5 with pool_max_size = 3, wanted a minimum up to the maximum
