@@ -3,7 +3,7 @@
 #
 # usage: scripts/install-deps.sh [server|test|full]
 #   server  a C linker for cargo, and a PostgreSQL server with its client
-#   test    and PgBouncer, promtool and systemd-analyze
+#   test    and PgBouncer, promtool, systemd-analyze and Python
 #   full    and every PostgreSQL version that pgsteward supports (adds apt.postgresql.org's repository)
 #
 # Debian and Ubuntu, as root or with sudo. Elsewhere it says what is missing.
@@ -43,6 +43,7 @@ missing_packages() {
         has pgbouncer || [ -x /usr/sbin/pgbouncer ] || echo pgbouncer
         has promtool || echo prometheus
         has systemd-analyze || echo systemd
+        has python3 || echo python3
         ;;
     esac
     if [ "$level" = full ]; then

@@ -23,13 +23,20 @@ pub const ALGORITHM: i32 = 1;
 
 /// The head of an entry.
 pub fn head(seal: &Seal) -> Hash {
+    let mut data = vec![0x02];
+    leaf::append(&mut data, fields(seal).iter().map(Option::as_deref));
+    Sha256::digest(&data).into()
+}
+
+/// The fields of an entry, as they are hashed.
+pub fn fields(seal: &Seal) -> [Option<String>; 17] {
     let micros = |at: DateTime<Utc>| at.timestamp_micros().to_string();
     let rows = seal.what.rows();
     let cutoff = match &seal.what {
         What::Purge { cutoff } => Some(micros(*cutoff)),
         What::Rows(_) | What::Adopted(_) => None,
     };
-    let fields: [Option<String>; 17] = [
+    [
         Some("pgsteward audit seal".to_owned()),
         Some(seal.algorithm.to_string()),
         Some(seal.number.to_string()),
@@ -47,10 +54,7 @@ pub fn head(seal: &Seal) -> Hash {
         seal.previous.as_ref().map(hex),
         Some(micros(seal.sealed_at)),
         Some(seal.sealed_by.clone()),
-    ];
-    let mut data = vec![0x02];
-    leaf::append(&mut data, fields.iter().map(Option::as_deref));
-    Sha256::digest(&data).into()
+    ]
 }
 
 /// A head with its number: what is published, and what a chain is held against. As text `57:9f86d0…`.

@@ -15,8 +15,10 @@
 pub mod chain;
 pub mod leaf;
 pub mod merkle;
+pub mod prove;
 pub mod publish;
 pub mod seal;
+pub mod verify;
 
 pub use crate::store::audit::{Event, record};
 pub use chain::Head;

@@ -111,6 +111,11 @@ fn plan(newest: Option<&Seal>, label: &str, xmin: u64) -> Plan {
     Plan { epoch, from: (!anew && !unfinished).then_some(rows.below) }
 }
 
+/// Whether this server's transaction ids go on from where an entry ended.
+pub(super) fn goes_on(newest: &Seal, label: &str, xmin: u64) -> bool {
+    plan(Some(newest), label, xmin).from.is_some()
+}
+
 /// Without the number of a repetition.
 fn base(epoch: &str) -> &str {
     epoch.split('#').next().unwrap_or(epoch)

@@ -1,6 +1,6 @@
 //! Reading the audit trail: in the order in which it is sealed, by id, and what a seal may take.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -188,6 +188,20 @@ pub async fn by_ids(tx: &Tx<'_>, ids: &[Uuid], from: DateTime<Utc>, to: DateTime
     Ok(tx.rows("read rows by their ids", &sql, &params).await?.into_iter().map(TrailRow).collect())
 }
 
+/// A row by its id. A version 7 id begins with the time of its row, to the millisecond, so that one partition
+/// and its primary key answer; any other id is looked for everywhere.
+pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<TrailRow>, Error> {
+    let at = id.get_timestamp().filter(|_| id.get_version_num() == 7).map(|at| at.to_unix());
+    let from = at.and_then(|(seconds, nanos)| DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos));
+    if let Some(from) = from {
+        let row = by_ids(tx, &[id], from, from + TimeDelta::milliseconds(1)).await?.pop();
+        if row.is_some() {
+            return Ok(row);
+        }
+    }
+    Ok(anywhere(tx, &[id]).await?.pop())
+}
+
 /// Rows by their ids, wherever they are: reads the whole trail.
 pub async fn anywhere(tx: &Tx<'_>, ids: &[Uuid]) -> Result<Vec<TrailRow>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.id = ANY ($1)");
@@ -217,4 +231,14 @@ pub async fn count_unsealed(tx: &Tx<'_>, from: Place, horizon: &Horizon, but_of:
         [(&xid, Type::TEXT), (&xmax, Type::TEXT), (&but_of, Type::INT8_ARRAY), (&from.id, Type::UUID)];
     let row = tx.row("count what is not sealed", sql, &params).await?;
     Ok(Unsealed { rows: row.get(0), oldest_at: row.get(1), from_the_future: row.get(2) })
+}
+
+/// Counts what no seal holds, wherever it is: reads the whole trail.
+pub async fn count_unadopted(tx: &Tx<'_>) -> Result<Unsealed, Error> {
+    let sql = "
+        SELECT count(*), min(l.created_at) FROM steward.audit_logs l
+         WHERE NOT EXISTS (SELECT FROM steward.audit_leaves s CROSS JOIN LATERAL steward.audit_sealed_ids(s.seal) i (id)
+                            WHERE i.id = l.id)";
+    let row = tx.row("count what no seal holds", sql, &[]).await?;
+    Ok(Unsealed { rows: row.get(0), oldest_at: row.get(1), from_the_future: 0 })
 }

@@ -1,0 +1,89 @@
+//! A proof, checked by somebody who has nothing of ours but the head.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use pgsteward::audit::prove::{Outcome, Proof};
+
+use crate::stage::Stage;
+
+async fn proven(stage: &Stage, n: u32, links: i64) -> Proof {
+    match stage.prove(stage.id(n).await, links).await {
+        Outcome::Proven(proof) => *proof,
+        other => panic!("{n}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_proof_is_checked_by_an_independent_script_and_survives_the_row() {
+    let stage = Stage::new().await;
+    let mut last = 0;
+    for rows in [1, 2, 3, 7, 8] {
+        stage.log(last + 1, last + rows).await;
+        last += rows;
+        stage.seal().await;
+    }
+    stage.sql("SELECT steward.log_audit_event('ü', user_id => 'u99', new_values => '{\"Größe\": 1.50, \"b\": null}', ip_address => '2001:db8::1', request_id => '')").await;
+    stage.seal().await;
+    for n in (1..=last).chain([99]) {
+        let proof = proven(&stage, n, 0).await;
+        assert_eq!(check(&proof, &proof.head), Ok(()), "{n}");
+    }
+    // To the newest head, over the entries between.
+    let proof = proven(&stage, 2, 1000).await;
+    let newest = proof.then.last().unwrap().head.clone();
+    assert!(newest.starts_with("6:"), "{newest}");
+    assert_eq!(check(&proof, &newest), Ok(()));
+    assert_eq!(check(&proof, &proof.head), Ok(()));
+
+    // Whatever is changed in it, it proves nothing.
+    let wrong = |change: fn(&mut Proof)| {
+        let mut wrong = proof.clone();
+        change(&mut wrong);
+        assert!(check(&wrong, &newest).is_err(), "{wrong:?}");
+    };
+    wrong(|proof| proof.row[2] = Some("u3".into()));
+    wrong(|proof| proof.row[5] = None);
+    wrong(|proof| proof.index += 1);
+    wrong(|proof| proof.size += 1);
+    wrong(|proof| proof.path[0] = "00".repeat(32));
+    wrong(|proof| proof.entry[7] = Some("9".into()));
+    wrong(|proof| drop(proof.then.remove(0)));
+    assert!(check(&proof, &format!("6:{}", "ab".repeat(32))).is_err());
+
+    // The rows go, and so does the whole table: who has the proof needs the head only.
+    stage.sql("TRUNCATE steward.audit_logs").await;
+    assert_eq!(check(&proof, &newest), Ok(()));
+    assert_eq!(stage.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), 0).await, Outcome::NoRow);
+}
+
+#[tokio::test]
+async fn what_is_not_sealed_or_was_altered_has_no_proof() {
+    let stage = Stage::new().await;
+    stage.log(1, 3).await;
+    let id = stage.id(2).await;
+    assert_eq!(stage.prove(id, 0).await, Outcome::Unsealed);
+    assert_eq!(stage.prove(uuid::Uuid::now_v7(), 0).await, Outcome::NoRow);
+    stage.seal().await;
+    assert!(matches!(stage.prove(id, 0).await, Outcome::Proven(_)));
+    stage.sql(&format!("UPDATE steward.audit_logs SET actor = 'x' WHERE id = '{id}'")).await;
+    assert_eq!(stage.prove(id, 0).await, Outcome::Refuted { entry: 1 });
+}
+
+/// Runs the script that ships with pgsteward.
+fn check(proof: &Proof, head: &str) -> Result<(), String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check-proof.py");
+    let mut child = Command::new("python3")
+        .args([script, "-", head])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("python3 is there: scripts/install-deps.sh test");
+    child.stdin.take().unwrap().write_all(serde_json::to_string(proof).unwrap().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}

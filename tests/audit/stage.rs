@@ -1,0 +1,121 @@
+//! A migrated database on a server of its own, with the sealer, the verifier and the prover over it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgsteward::audit::verify::{Question, Verification, verify};
+use pgsteward::audit::{Head, prove, seal};
+use pgsteward::config::{self, Secret, SecretSource};
+use pgsteward::db::{Database, Error, Purpose, TxOptions};
+use pgsteward::lifecycle::Tasks;
+use pgsteward::migrate::{self, source};
+use pgsteward::store::seals::Seal;
+use pgsteward::store::trail;
+use pgsteward::telemetry::Metrics;
+use uuid::Uuid;
+
+use crate::harness::{PrivateServer, TestClient, connect};
+
+pub struct Stage {
+    pub admin: TestClient,
+    pub db: Arc<Database>,
+    _tasks: Tasks,
+    pub server: PrivateServer,
+}
+
+impl Stage {
+    pub async fn new() -> Stage {
+        Stage::with(&[]).await
+    }
+
+    pub async fn with(settings: &[(&str, &str)]) -> Stage {
+        let stage = Stage::bare(settings).await;
+        stage.migrate().await;
+        stage
+    }
+
+    /// Nothing applied.
+    pub async fn bare(settings: &[(&str, &str)]) -> Stage {
+        let server = PrivateServer::start(settings).await;
+        let (db, tasks) = database(&server.url());
+        Stage { admin: server.client().await, db, _tasks: tasks, server }
+    }
+
+    pub async fn migrate(&self) {
+        let sets = [source::bundled(source::STEWARD).unwrap()];
+        let options = migrate::Options::new(&config::Config::default().migrations, "test");
+        migrate::up(&self.db, &sets, &options).await.unwrap();
+    }
+
+    /// After the server went away and came back.
+    pub async fn reconnect(&mut self) {
+        let (db, tasks) = database(&self.server.url());
+        self.admin = connect(&self.server.url()).await.unwrap();
+        (self.db, self._tasks) = (db, tasks);
+    }
+
+    pub async fn sql(&self, sql: &str) {
+        self.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Logs events `first..=last`, each in a transaction of its own.
+    pub async fn log(&self, first: u32, last: u32) {
+        for n in first..=last {
+            self.sql(&format!(
+                "SELECT steward.log_audit_event('test.event', user_id => 'u{n}', details => '{{\"n\": {n}}}')"
+            ))
+            .await;
+        }
+    }
+
+    /// Seals one entry.
+    pub async fn seal_one(&self) -> Result<seal::Outcome, Error> {
+        let mut conn = self.db.acquire(Purpose::Job).await?;
+        let options = trail::by_index(TxOptions::within(Duration::from_secs(60)));
+        conn.transaction(&options, |tx| Box::pin(seal::next(tx, "test"))).await
+    }
+
+    /// Seals all that can be sealed.
+    pub async fn seal(&self) -> Vec<Seal> {
+        let mut seals = Vec::new();
+        loop {
+            let outcome = self.seal_one().await.unwrap();
+            seals.extend(outcome.seal);
+            if !outcome.more {
+                return seals;
+            }
+        }
+    }
+
+    pub async fn verify(&self) -> Verification {
+        self.verify_against(&[]).await
+    }
+
+    pub async fn verify_against(&self, against: &[Head]) -> Verification {
+        let question = Question { against: against.to_vec(), min_keep: Duration::from_secs(30 * 86_400) };
+        verify(&mut *self.db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap()
+    }
+
+    pub async fn prove(&self, id: Uuid, links: i64) -> prove::Outcome {
+        let mut conn = self.db.acquire(Purpose::Check).await.unwrap();
+        let options = TxOptions::within(Duration::from_secs(60)).read_only();
+        conn.transaction(&options, |tx| Box::pin(prove::prove(tx, id, links))).await.unwrap()
+    }
+
+    /// The id of an event of [`Stage::log`].
+    pub async fn id(&self, n: u32) -> Uuid {
+        let sql = format!("SELECT id FROM steward.audit_logs WHERE user_id = 'u{n}'");
+        self.admin.text(&sql).await.parse().unwrap()
+    }
+}
+
+fn database(url: &str) -> (Arc<Database>, Tasks) {
+    let config = config::Database {
+        url: Some(SecretSource::Inline(Secret::new(url))),
+        pooler: config::Pooler::None,
+        ..config::Database::default()
+    };
+    let tasks = Tasks::new();
+    let db = Database::new("test", &config, 2, &tasks, &Arc::new(Metrics::new().unwrap()));
+    (db, tasks)
+}
