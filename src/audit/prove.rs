@@ -9,6 +9,9 @@ use crate::db::{Error, Tx};
 use crate::store::seals::{self, Seal};
 use crate::store::trail::{self, TrailRow};
 
+/// Entries in one proof: some hundred bytes each, three months at one a minute.
+const LINKS_MAX: i64 = 130_000;
+
 /// A proof. `scripts/check-proof.py` and the README say how it is checked, in thirty lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
@@ -28,7 +31,7 @@ pub struct Proof {
     /// The entry of the chain that holds the root: its fields as they are hashed, and its head.
     pub entry: Vec<Option<String>>,
     pub head: String,
-    /// The entries after it, up to the newest or as many as were asked for: they lead to a later head.
+    /// The entries after it that were asked for: they lead to a later head.
     pub then: Vec<Link>,
 }
 
@@ -53,8 +56,8 @@ pub enum Outcome {
     },
 }
 
-/// Proves a row, with up to `links` of the entries that follow.
-pub async fn prove(tx: &Tx<'_>, id: Uuid, links: i64) -> Result<Outcome, Error> {
+/// Proves a row, with the entries that follow up to this number.
+pub async fn prove(tx: &Tx<'_>, id: Uuid, to: Option<i64>) -> Result<Outcome, Error> {
     let Some(row) = trail::by_id(tx, id).await? else { return Ok(Outcome::NoRow) };
     let mut refuted = None;
     for sealed in seals::that_may_hold(tx, row.place()?).await? {
@@ -67,6 +70,7 @@ pub async fn prove(tx: &Tx<'_>, id: Uuid, links: i64) -> Result<Outcome, Error> 
             continue;
         }
         let path = merkle::path(&hashes, index).unwrap_or_default();
+        let links = to.map_or(0, |to| to.saturating_sub(sealed.number)).clamp(0, LINKS_MAX);
         let then = seals::after(tx, sealed.number, links).await?;
         return Ok(Outcome::Proven(Box::new(proof(&row, &sealed, index, hashes.len(), &path, &then))));
     }

@@ -13,6 +13,8 @@ pub enum Exit {
     Migration,
     /// A run of a job ended otherwise than well.
     Run,
+    /// The audit trail is not as it was sealed.
+    Audit,
     /// EX_USAGE
     Usage,
     /// EX_UNAVAILABLE: the database, or the address to listen on.
@@ -36,6 +38,7 @@ impl Exit {
             Exit::Health(Status::Unhealthy) => 2,
             Exit::Health(Status::Unknown) | Exit::Migration => 3,
             Exit::Run => 4,
+            Exit::Audit => 5,
             Exit::Usage => 64,
             Exit::Unavailable => 69,
             Exit::Internal => 70,

@@ -119,7 +119,7 @@ fn told(error: &Error) -> String {
     format!("{error}{mend}")
 }
 
-fn failed(database: &str, error: &Error) -> Exit {
+pub fn failed(database: &str, error: &Error) -> Exit {
     say(&format!("database {database}: {}", told(error)));
     Exit::Unavailable
 }

@@ -3,6 +3,7 @@
 //! What is printed on standard output is data (`--json` for programs); problems and logs go to
 //! standard error. Commands and options are stable: other tools call them.
 
+mod audit;
 mod check;
 mod exit;
 mod health;
@@ -50,9 +51,10 @@ Examples:
   DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations
   pgsteward role | psql                       make a least-privilege role
   pgsteward job run retention --wait          run a job now, and see how it ends
+  pgsteward audit verify                      is the audit trail as it was sealed?
 
-Exit codes: 0 done; 3 a migration failed; 4 a run did not succeed; 64 usage; 69 unavailable; 70 internal;
-75 not now, or not known yet; 78 configuration.
+Exit codes: 0 done; 3 a migration failed; 4 a run did not succeed; 5 the audit trail is not as it was sealed;
+64 usage; 69 unavailable; 70 internal; 75 not now, or not known yet; 78 configuration.
 `health` has its own: 0 healthy, 1 degraded, 2 unhealthy, 3 unknown.";
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +69,9 @@ enum Command {
     /// List, run, pause and cancel jobs
     #[command(subcommand)]
     Job(job::Job),
+    /// Read, verify and prove the audit trail
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Measure the database once; the exit code is its health
     Health(health::Health),
     /// Print the SQL of a least-privilege role
@@ -137,6 +142,7 @@ fn execute(cli: Cli) -> Exit {
         Command::Migrate(migrate) => block_on(migrate.execute(session)),
         Command::Health(health) => block_on(health.execute(session)),
         Command::Job(job) => block_on(job.execute(session)),
+        Command::Audit(audit) => block_on(audit.execute(session)),
         Command::Pause(pause) => block_on(pause.execute(session)),
         Command::Resume(resume) => block_on(resume.execute(session)),
         Command::Role(role) => role.print(),

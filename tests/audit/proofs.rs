@@ -7,8 +7,8 @@ use pgsteward::audit::prove::{Outcome, Proof};
 
 use crate::stage::Stage;
 
-async fn proven(stage: &Stage, n: u32, links: i64) -> Proof {
-    match stage.prove(stage.id(n).await, links).await {
+async fn proven(stage: &Stage, n: u32, to: Option<i64>) -> Proof {
+    match stage.prove(stage.id(n).await, to).await {
         Outcome::Proven(proof) => *proof,
         other => panic!("{n}: {other:?}"),
     }
@@ -26,11 +26,11 @@ async fn a_proof_is_checked_by_an_independent_script_and_survives_the_row() {
     stage.sql("SELECT steward.log_audit_event('ü', user_id => 'u99', new_values => '{\"Größe\": 1.50, \"b\": null}', ip_address => '2001:db8::1', request_id => '')").await;
     stage.seal().await;
     for n in (1..=last).chain([99]) {
-        let proof = proven(&stage, n, 0).await;
+        let proof = proven(&stage, n, None).await;
         assert_eq!(check(&proof, &proof.head), Ok(()), "{n}");
     }
     // To the newest head, over the entries between.
-    let proof = proven(&stage, 2, 1000).await;
+    let proof = proven(&stage, 2, Some(1000)).await;
     let newest = proof.then.last().unwrap().head.clone();
     assert!(newest.starts_with("6:"), "{newest}");
     assert_eq!(check(&proof, &newest), Ok(()));
@@ -54,7 +54,7 @@ async fn a_proof_is_checked_by_an_independent_script_and_survives_the_row() {
     // The rows go, and so does the whole table: who has the proof needs the head only.
     stage.sql("TRUNCATE steward.audit_logs").await;
     assert_eq!(check(&proof, &newest), Ok(()));
-    assert_eq!(stage.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), 0).await, Outcome::NoRow);
+    assert_eq!(stage.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), None).await, Outcome::NoRow);
 }
 
 #[tokio::test]
@@ -62,12 +62,12 @@ async fn what_is_not_sealed_or_was_altered_has_no_proof() {
     let stage = Stage::new().await;
     stage.log(1, 3).await;
     let id = stage.id(2).await;
-    assert_eq!(stage.prove(id, 0).await, Outcome::Unsealed);
-    assert_eq!(stage.prove(uuid::Uuid::now_v7(), 0).await, Outcome::NoRow);
+    assert_eq!(stage.prove(id, None).await, Outcome::Unsealed);
+    assert_eq!(stage.prove(uuid::Uuid::now_v7(), None).await, Outcome::NoRow);
     stage.seal().await;
-    assert!(matches!(stage.prove(id, 0).await, Outcome::Proven(_)));
+    assert!(matches!(stage.prove(id, None).await, Outcome::Proven(_)));
     stage.sql(&format!("UPDATE steward.audit_logs SET actor = 'x' WHERE id = '{id}'")).await;
-    assert_eq!(stage.prove(id, 0).await, Outcome::Refuted { entry: 1 });
+    assert_eq!(stage.prove(id, None).await, Outcome::Refuted { entry: 1 });
 }
 
 /// Runs the script that ships with pgsteward.

@@ -96,10 +96,10 @@ impl Stage {
         verify(&mut *self.db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap()
     }
 
-    pub async fn prove(&self, id: Uuid, links: i64) -> prove::Outcome {
+    pub async fn prove(&self, id: Uuid, to: Option<i64>) -> prove::Outcome {
         let mut conn = self.db.acquire(Purpose::Check).await.unwrap();
         let options = TxOptions::within(Duration::from_secs(60)).read_only();
-        conn.transaction(&options, |tx| Box::pin(prove::prove(tx, id, links))).await.unwrap()
+        conn.transaction(&options, |tx| Box::pin(prove::prove(tx, id, to))).await.unwrap()
     }
 
     /// The id of an event of [`Stage::log`].
