@@ -31,6 +31,8 @@ COMMENT ON COLUMN steward.audited_tables.table_name IS 'As it was named then; th
 -- An event that cannot be written as it is, is written without its values; if that fails too, it is
 -- counted in steward.audit_losses. A WARNING tells both. A cancel is not swallowed.
 --
+-- `t.*` is the row; a bare `t` would be a column of that name, where there is one.
+--
 -- Arguments: columns to ignore; a mask of the columns to redact; the primary key; the columns without which
 -- nothing is believed (both of these); whether a table above this one is what is audited.
 CREATE FUNCTION steward.audit_row() RETURNS trigger
@@ -81,7 +83,7 @@ BEGIN
                        CASE WHEN TG_OP = 'DELETE' THEN v.bounded END,
                        CASE WHEN TG_OP = 'INSERT' THEN v.bounded END,
                        context.ip_address, context.user_agent, context.request_id, 'trigger', noted
-                  FROM (SELECT row_number() OVER () AS place, to_jsonb(t) AS doc FROM changed_rows t) r
+                  FROM (SELECT row_number() OVER () AS place, to_jsonb(t.*) AS doc FROM changed_rows t) r
                  CROSS JOIN LATERAL (SELECT (r.doc || mask) - ignored AS whole OFFSET 0) w
                  -- The common case costs no call.
                  CROSS JOIN LATERAL (SELECT CASE WHEN pg_column_size(w.whole) <= max_bytes THEN w.whole
@@ -107,9 +109,9 @@ BEGIN
                             ELSE steward.audit_bounded(v.new_values, max_bytes) END,
                        context.ip_address, context.user_agent, context.request_id, 'trigger', noted
                   FROM (SELECT b.side, b.place, b.doc AS new_doc, lag(b.doc) OVER (PARTITION BY b.place ORDER BY b.side) AS old_doc
-                          FROM (SELECT 0 AS side, row_number() OVER () AS place, to_jsonb(t) AS doc FROM old_rows t
+                          FROM (SELECT 0 AS side, row_number() OVER () AS place, to_jsonb(t.*) AS doc FROM old_rows t
                                 UNION ALL
-                                SELECT 1, row_number() OVER (), to_jsonb(t) FROM changed_rows t) b) r
+                                SELECT 1, row_number() OVER (), to_jsonb(t.*) FROM changed_rows t) b) r
                  CROSS JOIN LATERAL (
                        SELECT jsonb_object_agg(e.key, coalesce(mask -> e.key, e.value)) AS old_values,
                               jsonb_object_agg(e.key, coalesce(mask -> e.key, r.new_doc -> e.key)) AS new_values
@@ -132,7 +134,7 @@ BEGIN
             GET DIAGNOSTICS recorded = ROW_COUNT;
             EXIT WHEN recorded > 0;
             -- No row changed; or the columns do not go by their names any more.
-            SELECT to_jsonb(t) INTO sample FROM changed_rows t LIMIT 1;
+            SELECT to_jsonb(t.*) INTO sample FROM changed_rows t LIMIT 1;
             EXIT WHEN sample IS NULL OR sample ?& needed;
             keys := steward.primary_key(TG_RELID);
             key := CASE WHEN cardinality(keys) = 1 THEN keys[1] END;
@@ -441,9 +443,11 @@ BEGIN ATOMIC
       FROM steward.audited_tables t
      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.relation)
     UNION ALL
-    SELECT t.table_name, g.relation::text, g.trigger_name, g.problem
+    SELECT t.table_name, n.nspname || '.' || c.relname, g.trigger_name, g.problem
       FROM steward.audited_tables t
-     CROSS JOIN LATERAL steward.audit_gaps_of(t.relation) g;
+     CROSS JOIN LATERAL steward.audit_gaps_of(t.relation) g
+      JOIN pg_catalog.pg_class c ON c.oid = g.relation
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace;
 END;
 REVOKE ALL ON FUNCTION steward.audit_gaps() FROM PUBLIC;
 COMMENT ON FUNCTION steward.audit_gaps() IS

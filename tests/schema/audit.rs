@@ -6,7 +6,7 @@ const TRAIL: &str = "SELECT action, resource_id, old_values, new_values FROM ste
                       WHERE source = 'trigger' ORDER BY created_at, id";
 
 /// Both sets applied, and a trail that begins now.
-async fn begun() -> Place {
+pub async fn begun() -> Place {
     let place = Place::migrated().await;
     place.client().await.batch_execute("TRUNCATE steward.audit_logs").await.unwrap();
     place

@@ -13,6 +13,7 @@ mod constraints;
 mod harness;
 mod objects;
 mod partitions;
+mod row_audit;
 mod zentry;
 
 use harness::{Role, Template, TestClient, TestDatabase, connect};
