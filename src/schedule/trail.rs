@@ -11,7 +11,7 @@ use crate::store::audit::{Gap, Standing};
 use crate::telemetry::Metrics;
 
 /// How often it is looked at. Each look reads the catalog's triggers.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// For how long a loss shows in health: it cannot be undone, only known.
 const LOSS_SHOWS: Duration = Duration::from_secs(15 * 60);
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod daemon;
 mod epochs;
 #[path = "../harness/mod.rs"]
 mod harness;
