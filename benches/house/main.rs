@@ -19,6 +19,7 @@
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
 
+mod audit;
 mod ground;
 mod jobs;
 mod migrate;
@@ -40,7 +41,7 @@ use report::{Findings, Limit, Report, Row, Sample};
 use tokio::task::{LocalSet, spawn_local};
 
 /// What can be asked for, in the order in which it is measured.
-const FIGURES: &[&str] = &["size", "start", "metrics", "tick", "memory", "jobs", "migrate", "retention"];
+const FIGURES: &[&str] = &["size", "start", "metrics", "tick", "memory", "jobs", "migrate", "retention", "audit"];
 
 /// A release binary of more than this is too large to be carried beside every application.
 const SIZE_MAX_MB: f64 = 10.0;
@@ -84,6 +85,7 @@ async fn figure(name: &'static str, ground: Rc<Ground>) -> Findings {
         "jobs" => jobs::measure(&ground).await,
         "migrate" => migrate::measure(&ground).await,
         "retention" => retention::measure(&ground).await,
+        "audit" => audit::measure(&ground).await,
         other => unreachable!("{other:?} is not in FIGURES"),
     }
 }

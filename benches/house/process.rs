@@ -95,6 +95,13 @@ fn name(range: &str, file: &str) -> &'static str {
     }
 }
 
+/// The most that was ever resident, in KiB; none when the process has ended.
+pub fn peak_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
 fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in status"));
     line.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")

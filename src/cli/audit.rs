@@ -1,5 +1,8 @@
 //! `pgsteward audit …`: the trail read, verified and proven from the command line.
 
+mod export;
+pub mod filter;
+mod list;
 mod prove;
 mod verify;
 
@@ -9,6 +12,12 @@ use super::{Exit, Session};
 
 #[derive(Debug, Subcommand)]
 pub enum Audit {
+    /// List events, the newest first
+    #[command(after_help = LIST_EXAMPLES)]
+    List(list::List),
+    /// Write events out, the oldest first
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(export::Export),
     /// Hold the trail against its seals
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(verify::Verify),
@@ -16,6 +25,19 @@ pub enum Audit {
     #[command(after_help = PROVE_EXAMPLES)]
     Prove(prove::Prove),
 }
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  pgsteward audit list --user user-123 --since 7d
+  pgsteward audit list --resource public.users/42
+  pgsteward audit list --action 'user.*' --ip 192.0.2.0/24 --json";
+
+const EXPORT_EXAMPLES: &str = "\
+What is written while it runs is left out: it ends at the clock of its beginning, or at --until.
+
+Examples:
+  pgsteward audit export --since 2026-11-01 --until 2026-12-01 --output november.ndjson
+  pgsteward audit export --format csv --user user-123 > events.csv";
 
 const VERIFY_EXAMPLES: &str = "\
 Exit codes: 0 everything is as it was sealed; 5 it is not, and what was altered, is missing or was added is
@@ -38,6 +60,8 @@ Examples:
 impl Audit {
     pub async fn execute(self, session: Session) -> Exit {
         let outcome = match self {
+            Audit::List(list) => list.execute(&session).await,
+            Audit::Export(export) => export.execute(&session).await,
             Audit::Verify(verify) => verify.execute(&session).await,
             Audit::Prove(prove) => prove.execute(&session).await,
         };

@@ -33,7 +33,8 @@ const TEXTS: usize = 14;
 const XID: usize = 12;
 
 /// As they are hashed: every field but the first two as text.
-const COLUMNS: &str = "l.id, l.created_at, l.user_id, l.actor, l.session_user_name, l.action, l.resource_type,
+pub(super) const COLUMNS: &str =
+    "l.id, l.created_at, l.user_id, l.actor, l.session_user_name, l.action, l.resource_type,
         l.resource_id, l.old_values::text, l.new_values::text, l.ip_address::text, l.user_agent, l.request_id,
         l.source, l.xid::text, l.details::text";
 
@@ -56,6 +57,11 @@ impl TrailRow {
     /// The fields after these two, in the order of the table.
     pub fn texts(&self) -> impl Iterator<Item = Option<&str>> {
         (0..TEXTS).map(|index| self.0.get(2 + index))
+    }
+
+    /// A field after `id` and `created_at`, by its name.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.0.columns().iter().skip(2).position(|column| column.name() == name).and_then(|index| self.0.get(2 + index))
     }
 
     /// The transaction that wrote it.
@@ -150,7 +156,7 @@ pub async fn range(
     each(tx, "read the trail in order", &sql, &params[..used], with).await
 }
 
-async fn each(
+pub(super) async fn each(
     tx: &Tx<'_>,
     what: &'static str,
     sql: &str,

@@ -62,7 +62,8 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
     fs::write(&kept, &proof.stdout).unwrap();
     let proven: Value = serde_json::from_slice(&proof.stdout).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check-proof.py");
-    let checked = Command::new("python3").arg(script).arg(&kept).arg(proven["head"].as_str().unwrap()).status().unwrap();
+    let checked =
+        Command::new("python3").arg(script).arg(&kept).arg(proven["head"].as_str().unwrap()).status().unwrap();
     assert!(checked.success());
 
     client.batch_execute(&format!("UPDATE steward.audit_logs SET user_id = 'user-2' WHERE id = '{id}'")).await.unwrap();
@@ -116,8 +117,12 @@ async fn a_trigger_that_was_disabled_degrades_health() {
     let setup = setup(&server, state.path());
     let daemon = Daemon::spawn(setup.clone()).await;
     let client = connect(&server.url()).await.unwrap();
-    client.batch_execute("CREATE TABLE public.t (id int PRIMARY KEY); SELECT steward.audit_table('public.t')").await.unwrap();
-    let reason = async || daemon.get("/health/").await.json()["targets"]["main"]["components"]["audit"]["reason"].clone();
+    client
+        .batch_execute("CREATE TABLE public.t (id int PRIMARY KEY); SELECT steward.audit_table('public.t')")
+        .await
+        .unwrap();
+    let reason =
+        async || daemon.get("/health/").await.json()["targets"]["main"]["components"]["audit"]["reason"].clone();
     wait_until("the trail was looked at", BOUND, async || reason().await == "ok").await;
     client.batch_execute("ALTER TABLE public.t DISABLE TRIGGER steward_audit_update").await.unwrap();
     wait_until("health says so", BOUND, async || reason().await == "not_audited").await;
