@@ -14,9 +14,9 @@
 //! # Reading order, and the import rule
 //! The modules below stand in reading order, and **a module uses only modules above it**;
 //! `tests/house.rs` reads this file and fails on any `use` that points down. Single doors:
-//! rustls only in `db/tls.rs`; the cron crate only in `schedule/ticker.rs`; SQL on pgsteward's own
-//! tables only in `store/`; catalog SQL only in `observe/`; every job run through
-//! `schedule/runner.rs`; every spawn through `lifecycle`.
+//! rustls only in `db/tls.rs` and `webhook/tls.rs`; outgoing HTTP only in `webhook`; the cron crate
+//! only in `schedule/ticker.rs`; SQL on pgsteward's own tables only in `store/`; catalog SQL only in
+//! `observe/`; every job run through `schedule/runner.rs`; every spawn through `lifecycle`.
 //!
 //! ARCHITECTURE.md walks through the house with its invariants.
 
@@ -28,6 +28,8 @@ pub mod config;
 pub mod telemetry;
 // Signals, the only spawn, the bounded drain, and systemd's notifications.
 pub mod lifecycle;
+// The only door for outgoing HTTP.
+pub mod webhook;
 // Reaching a PostgreSQL server: connections, pools, transactions, proven cancels, error kinds.
 pub mod db;
 // All SQL on pgsteward's own tables.

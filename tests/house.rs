@@ -32,9 +32,15 @@ struct Door {
 const DOORS: &[Door] = &[
     Door {
         signs: &["rustls::", "rustls_native_certs::", "tokio_postgres_rustls::", "tokio_rustls::"],
-        behind: &["src/db/tls.rs", "src/db/tls/", "src/http/tls.rs"],
+        behind: &["src/db/tls.rs", "src/db/tls/", "src/http/tls.rs", "src/webhook/tls.rs"],
         except: &[],
         why: "what each sslmode means is decided in one place",
+    },
+    Door {
+        signs: &["hyper::client::", "hyper_util::client::"],
+        behind: &["src/webhook/"],
+        except: &[],
+        why: "what is sent out is bounded, and shows no secret",
     },
     Door {
         signs: &["tokio_cron_scheduler"],
@@ -378,6 +384,8 @@ mod the_rules_can_fail {
     fn every_door_shuts() {
         for (path, bad) in [
             ("src/http/mod.rs", "let config = rustls::ServerConfig::builder();"),
+            ("src/webhook/mod.rs", "use tokio_rustls::TlsConnector;"),
+            ("src/jobs/mod.rs", "use hyper::client::conn::http1;"),
             ("src/app.rs", "use tokio_cron_scheduler::JobScheduler;"),
             ("src/app.rs", "tokio::spawn(async {});"),
             ("src/cli/mod.rs", "std::process::exit(1)"),
@@ -394,6 +402,7 @@ mod the_rules_can_fail {
     fn a_door_opens_for_its_own() {
         for (path, good) in [
             ("src/db/tls.rs", "use rustls::ClientConfig;"),
+            ("src/webhook/tls.rs", "use rustls::ClientConfig;"),
             ("src/lifecycle.rs", "tokio::spawn(async {});"),
             ("src/store/runs.rs", "INSERT INTO steward.job_runs"),
             ("src/observe/tables.rs", "FROM pg_stat_user_tables"),
