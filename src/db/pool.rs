@@ -99,6 +99,11 @@ impl Database {
         })
     }
 
+    /// The process's tasks, for what works on the database's behalf.
+    pub fn tasks(&self) -> &Tasks {
+        &self.server.tasks
+    }
+
     /// The least and the most connections of a purpose: together, the connection budget.
     fn limits(&self, purpose: Purpose) -> (u32, u32) {
         match purpose {

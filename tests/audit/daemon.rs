@@ -132,3 +132,34 @@ async fn a_trigger_that_was_disabled_degrades_health() {
     client.batch_execute("SELECT steward.audit_table('public.t')").await.unwrap();
     wait_until("it is well again", BOUND, async || reason().await == "ok").await;
 }
+
+#[tokio::test]
+async fn the_newest_head_is_posted_until_it_has_arrived() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://user:hush@{}/hook?key=secret", receiver.local_addr().unwrap());
+    let server = PrivateServer::start(&[]).await;
+    let database = server.url_at(server.address(), "postgres");
+    let config = format!("[audit]\nwebhook_url = {url:?}\n{CONFIG}");
+    let daemon = Daemon::spawn(Setup::new().database(&database).config(&config)).await;
+    let client = connect(&server.url()).await.unwrap();
+    client.text("SELECT steward.log_audit_event('user.login')").await;
+    let mut bodies = Vec::new();
+    // The first attempt is refused.
+    for status in ["503 Service Unavailable", "204 No Content"] {
+        let (mut stream, _) = tokio::time::timeout(BOUND, receiver.accept()).await.unwrap().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"}") {
+            assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+        }
+        stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+        let request = String::from_utf8(request).unwrap();
+        assert!(request.starts_with("POST /hook?key=secret HTTP/1.1"), "{request}");
+        bodies.push(serde_json::from_str::<Value>(request.rsplit("\r\n\r\n").next().unwrap()).unwrap());
+    }
+    assert_eq!((&bodies[0]["seal"], &bodies[0]["head"]), (&bodies[1]["seal"], &bodies[1]["head"]));
+    daemon.wait_metric("pgsteward_audit_published_seal sink=\"webhook\"", |seal| seal >= 1.0).await;
+    daemon.wait_metric("pgsteward_audit_publish_failures_total sink=\"webhook\"", |count| count == 1.0).await;
+    let log = daemon.log();
+    assert!(log.contains("answered with status 503") && !log.contains("hush") && !log.contains("secret"), "{log}");
+}
