@@ -20,23 +20,45 @@ pub struct Event<'a> {
     pub resource_type: &'a str,
     /// `schema.table`
     pub resource_id: &'a str,
+    /// What it was before, where the act changed something that has values.
+    pub old_values: Option<&'a Value>,
+    /// And after.
+    pub new_values: Option<&'a Value>,
     /// What was done, in full.
-    pub details: &'a Value,
+    pub details: Option<&'a Value>,
 }
 
-/// Writes the event in the transaction of the act itself, so that both commit or neither.
+impl<'a> Event<'a> {
+    /// An act that is told by its details.
+    pub fn new(
+        actor: &'a str,
+        action: &'a str,
+        resource_type: &'a str,
+        resource_id: &'a str,
+        details: &'a Value,
+    ) -> Event<'a> {
+        Event { actor, action, resource_type, resource_id, old_values: None, new_values: None, details: Some(details) }
+    }
+}
+
+/// Writes the event in the transaction of the act itself, so that both commit or neither. The id bears
+/// the time of the row: one reading of the clock serves both.
 pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
-    let sql = "
-        INSERT INTO steward.audit_logs (actor, action, resource_type, resource_id, details, source)
-        VALUES ($1, $2, $3, $4, $5, 'pgsteward')";
-    let params: [crate::db::Param<'_>; 5] = [
+    const SQL: &str = "
+        INSERT INTO steward.audit_logs
+               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source)
+        SELECT steward.uuid_v7(c.at), c.at, $1, $2, $3, $4, $5, $6, $7, 'pgsteward'
+          FROM (SELECT clock_timestamp() AS at) c";
+    let params: [crate::db::Param<'_>; 7] = [
         (&event.actor, Type::TEXT),
         (&event.action, Type::TEXT),
         (&event.resource_type, Type::TEXT),
         (&event.resource_id, Type::TEXT),
-        (event.details, Type::JSONB),
+        (&event.old_values, Type::JSONB),
+        (&event.new_values, Type::JSONB),
+        (&event.details, Type::JSONB),
     ];
-    tx.execute("write audit row", sql, &params).await?;
+    tx.execute("write audit row", SQL, &params).await?;
     Ok(())
 }
 
