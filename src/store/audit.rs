@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use crate::db::{Conn, Error, Tx, TxOptions};
+use crate::db::{Conn, Error, Tx, TxOptions, quote_literal};
 
 /// Something that pgsteward did.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +60,30 @@ pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
     ];
     tx.execute("write audit row", SQL, &params).await?;
     Ok(())
+}
+
+/// The same as one statement of text, for a transaction that is one simple query: a migration's. Writes nothing
+/// where there is no trail, before the migration that makes it and after the rollback that takes it away.
+pub fn record_sql(event: &Event<'_>) -> String {
+    let json = |value: Option<&Value>| value.map_or("NULL".to_owned(), |value| quote_literal(&value.to_string()));
+    let body = format!(
+        "BEGIN \
+         IF pg_catalog.to_regclass('steward.audit_logs') IS NOT NULL THEN \
+         INSERT INTO steward.audit_logs \
+         (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source) \
+         SELECT steward.uuid_v7(c.at), c.at, {}, {}, {}, {}, {}::jsonb, {}::jsonb, {}::jsonb, 'pgsteward' \
+         FROM (SELECT pg_catalog.clock_timestamp() AS at) c; \
+         END IF; END",
+        quote_literal(event.actor),
+        quote_literal(event.action),
+        quote_literal(event.resource_type),
+        quote_literal(event.resource_id),
+        json(event.old_values),
+        json(event.new_values),
+        json(event.details),
+    );
+    // Quoted as a literal, not by dollars, which an actor's name could hold.
+    format!("DO {};", quote_literal(&body))
 }
 
 /// How the trail stands.
