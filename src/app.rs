@@ -31,6 +31,7 @@ use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::{Signal, Signals};
 use crate::schedule::Standing;
 use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
+use crate::schedule::reloads::Reload;
 use crate::schedule::ticker::Ticker;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::Logs;
@@ -42,6 +43,8 @@ const DRAIN_BOUND: Duration = Duration::from_secs(25);
 /// Of it, what requests may take after the pipelines have ended.
 const REQUESTS_BOUND: Duration = Duration::from_secs(4);
 const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
+/// Reloads that a pipeline has not taken yet: it takes one each round at least.
+const RELOADS_AHEAD: usize = 16;
 /// How often to look whether the pipelines advance, where no watchdog says how often.
 const LOOK_ALIVE: Duration = Duration::from_secs(60);
 
@@ -99,6 +102,8 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         announced: false,
         watchdog_at: begun,
         started_with: config.clone(),
+        last_read: config.clone(),
+        reloads: Vec::new(),
     };
     let outcome = daemon.serve(config, boards, &mut signals, reload).await;
     tracing::info!("stopped");
@@ -120,6 +125,10 @@ struct Daemon {
     watchdog_at: Instant,
     /// The configuration as it was read at the start: what of it cannot change is compared with this.
     started_with: Config,
+    /// And as it was last read: what a reload changes is compared with this.
+    last_read: Config,
+    /// To each pipeline, what came of each reload.
+    reloads: Vec<mpsc::Sender<Reload>>,
 }
 
 impl Daemon {
@@ -163,9 +172,12 @@ impl Daemon {
             .map_err(|error| internal("start the ticker", error))?;
         for (name, board) in boards {
             let Some(database) = config.databases.get(&name) else { continue };
+            let (tell, reloads) = mpsc::channel(RELOADS_AHEAD);
+            self.reloads.push(tell);
             let pipeline = Pipeline::new(Parts {
                 db: Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics),
                 config: configuration.clone(),
+                reloads,
                 board,
                 readiness: Arc::clone(&self.readiness),
                 metrics: Arc::clone(&self.metrics),
@@ -215,7 +227,7 @@ impl Daemon {
     }
 
     /// An invalid file changes nothing, and says so.
-    fn reload(&self, read: &impl Fn() -> Result<Loaded, Problems>, publish: &watch::Sender<Arc<Config>>) {
+    fn reload(&mut self, read: &impl Fn() -> Result<Loaded, Problems>, publish: &watch::Sender<Arc<Config>>) {
         // Of a daemon that is not ready yet, READY=1 would be untrue.
         if self.announced {
             told(self.notifier.reloading());
@@ -229,6 +241,7 @@ impl Daemon {
             Err(problems) => {
                 self.metrics.config_reload_ok.set(0);
                 tracing::error!(problems = %problems, "the new configuration is invalid; the old one stays");
+                self.tell(&Reload::rejected(&problems));
             }
         }
         if self.announced {
@@ -236,7 +249,16 @@ impl Daemon {
         }
     }
 
-    fn adopt(&self, loaded: Loaded, publish: &watch::Sender<Arc<Config>>) {
+    /// Leaves it to each pipeline to record it in its database.
+    fn tell(&self, reload: &Reload) {
+        for pipeline in &self.reloads {
+            if pipeline.try_send(reload.clone()).is_err() {
+                tracing::warn!("a pipeline is too far behind to record this reload in the audit trail");
+            }
+        }
+    }
+
+    fn adopt(&mut self, loaded: Loaded, publish: &watch::Sender<Arc<Config>>) {
         for warning in &loaded.warnings {
             tracing::warn!(warning, "configuration");
         }
@@ -248,6 +270,8 @@ impl Daemon {
         for key in fixed(&self.started_with, &config) {
             tracing::warn!(key, "this change takes effect at the next start");
         }
+        self.tell(&Reload::adopted(&self.last_read, &config));
+        self.last_read = config.clone();
         // As a throw-away server may have changed them.
         config.databases = current.databases.clone();
         // Receivers live as long as the pipelines; without any there is nobody to tell.

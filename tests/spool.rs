@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use harness::{BOUND, Daemon, PrivateServer, Setup, TestClient, wait_until};
 use pgsteward::health::spool::{Limits, Place, Record, Spool, Table};
+use rustix::process::Signal;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -175,6 +176,53 @@ async fn an_outage_leaves_a_full_record_of_itself() {
     let (setup, folder) = (house.setup(""), house.folder());
     an_outage_is_recorded(&mut house, setup, &folder.display().to_string()).await;
     assert_eq!(house.segments(), 0);
+}
+
+/// Down and up, each once, at the instant of its measurement and not at that of the writing; the lease is lost between.
+#[tokio::test]
+async fn an_outage_is_told_in_the_audit_trail() {
+    let mut house = House::migrated().await;
+    let client = house.server.client().await;
+    let daemon = Daemon::spawn(house.setup("")).await;
+    let sick = "SELECT count(*) FROM steward.system_health WHERE component = 'schema'
+                   AND created_at = (SELECT max(created_at) FROM steward.system_health) AND status = 'healthy'";
+    wait_until("it is observed", BOUND, async || client.number(sick).await == 1).await;
+    drop(client);
+    let before = Utc::now();
+    house.server.kill().await;
+    daemon.wait_log("the observer's lease could not be renewed").await;
+    daemon.signal(Signal::HUP);
+    daemon.wait_log("configuration reloaded").await;
+    let restarted = Utc::now();
+    house.server.restart().await;
+
+    let client = house.server.client().await;
+    let told = "FROM steward.audit_logs WHERE action = 'health.changed'
+                 AND 'unhealthy' IN (old_values ->> 'status', new_values ->> 'status')";
+    let rows = format!("SELECT count(*) {told}");
+    wait_until("the trail tells of both", BOUND, async || client.number(&rows).await >= 2).await;
+    every_probe_is_written(&daemon, &client).await;
+    let turns = format!(
+        "SELECT string_agg(concat_ws(' ', new_values ->> 'status' = 'unhealthy', new_values -> 'components' ? 'connectivity',
+                           created_at < {restarted}, created_at > {before},
+                           actor LIKE 'instance:%/{pid}/%' AND resource_id = 'main' AND source = 'pgsteward',
+                           left(id::text, 13) = left(steward.uuid_v7(created_at)::text, 13)), ', ' ORDER BY created_at) {told}",
+        restarted = instant(restarted),
+        before = instant(before),
+        pid = daemon.pid()
+    );
+    assert_eq!(client.text(&turns).await, "t t t t t t, f f f t t t");
+    let reloads = format!(
+        "SELECT string_agg(concat_ws(' ', details, created_at BETWEEN {} AND {}), ', ')
+           FROM steward.audit_logs WHERE action = 'config.reloaded' AND resource_id = 'main'",
+        instant(before),
+        instant(restarted)
+    );
+    assert_eq!(client.text(&reloads).await, "{\"changed\": []} t", "it had waited for the database");
+    let chain = "SELECT count(*) FROM (SELECT old_values -> 'status' = lag(new_values -> 'status') OVER (ORDER BY created_at) AS follows
+                                         FROM steward.audit_logs WHERE action = 'health.changed') AS rows WHERE NOT follows";
+    assert_eq!(client.number(chain).await, 0);
+    assert!(metric(&daemon, "pgsteward_spool_replayed_total{table=\"audit_logs\",target=\"main\"}").await >= 1.0);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
 //! batches, write only inside [`Context::transaction`], and return what it did.
 
+mod acts;
 mod attempts;
 pub mod partitions;
 pub mod privileges;

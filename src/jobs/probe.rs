@@ -13,6 +13,7 @@
 //! what fails is part of the report, or counted.
 
 mod gauges;
+mod transitions;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::telemetry::Metrics;
 use super::sample::Sampler;
 use super::unwritten::{Destination, Unwritten};
 use gauges::Gauges;
+use transitions::Transitions;
 
 /// How often a fresh connect is measured while the last one succeeded.
 const FRESH_CONNECT_EVERY: Duration = Duration::from_secs(300);
@@ -77,6 +79,7 @@ pub struct ProbeState {
     connected_afresh: Option<Instant>,
     fresh_connect: Option<Error>,
     last_connectivity: Status,
+    transitions: Transitions,
 }
 
 /// What a probe did.
@@ -100,6 +103,7 @@ impl ProbeState {
             connected_afresh: None,
             fresh_connect: None,
             last_connectivity: Status::Unknown,
+            transitions: Transitions::default(),
         }
     }
 
@@ -144,7 +148,10 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
     if looked.is_ok() {
         connect_afresh(probe, state).await;
     }
-    let rows_written = write(probe, state, &report, measured_at, looked.as_ref().err()).await;
+    // Before the schema was looked at, the report says that of itself, not of the database.
+    let told = probe.writable || looked.is_err();
+    let event = told.then(|| state.transitions.observed(&report, measured_at, probe.instance)).flatten();
+    let rows_written = write(probe, state, &report, measured_at, event, looked.as_ref().err()).await;
     Outcome { report, measured: looked.is_ok(), rows_written }
 }
 
@@ -165,7 +172,14 @@ pub async fn connectivity_only(probe: &Probe<'_>, state: &mut ProbeState) -> Out
     };
     let response_ms = answered.as_ref().ok().map(|response| millis(*response));
     let report = show(probe, state, vec![verdict], response_ms, answered.as_ref().err());
-    let rows_written = write(probe, state, &report, begun, answered.as_ref().err()).await;
+    let event = if probe.writable {
+        // There is a lease, and another instance holds it.
+        state.transitions.forget();
+        None
+    } else {
+        state.transitions.unobserved(&report, begun, probe.instance)
+    };
+    let rows_written = write(probe, state, &report, begun, event, answered.as_ref().err()).await;
     Outcome { report, measured: answered.is_ok(), rows_written }
 }
 
@@ -257,13 +271,14 @@ fn show(
     Arc::new(report)
 }
 
-/// Writes one row per component, or keeps them for when the database is back. Their instant is fixed
+/// Writes one row per component and one for a change of the whole, or keeps them for when the database is back. Their instant is fixed
 /// here: a row that is sent twice has to be the same row.
 async fn write(
     probe: &Probe<'_>,
     state: &mut ProbeState,
     report: &Report,
     created_at: DateTime<Utc>,
+    event: Option<Row>,
     failed: Option<&Error>,
 ) -> u64 {
     let row = |component: &Component| HealthRow {
@@ -277,7 +292,7 @@ async fn write(
         latency_ms: report.response_ms,
         details: component.measured.clone(),
     };
-    let rows = report.components.iter().map(|component| Row::Health(row(component))).collect();
+    let rows = report.components.iter().map(|component| Row::Health(row(component))).chain(event).collect();
     // What was not written is kept, and the log has told why.
     state.unwritten.record(&probe.destination(), rows, failed).await.unwrap_or_default()
 }

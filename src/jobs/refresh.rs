@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, NotPermitted, short};
-use super::{Context, Report};
+use super::{Context, Report, acts};
 use crate::config::{Builtin, Mode};
 use crate::db::{Error, Kind, TxOptions};
 use crate::observe::tables::views::{Beneath, View, beneath, find};
@@ -61,6 +61,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
+    let mut acts = acts::Done::new();
     let mut not_permitted = NotPermitted::default();
     let mut nothing_else = true;
     for name in views {
@@ -76,6 +77,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             }
             Ok(Treated::Refreshed(outcome)) => {
                 report.rows += 1;
+                acts.push((name.to_owned(), outcome["how"].clone()));
                 detail.insert(name.to_owned(), outcome);
             }
             Ok(Treated::Unchanged(outcome)) => {
@@ -84,6 +86,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             Err(error) => failures.keep(name, error)?,
         }
         nothing_else = false;
+    }
+    if let Err(error) = acts::record(ctx, "maintenance.refresh", "views", acts).await {
+        failures.keep("the audit trail", error)?;
     }
     report.failure = failures.finish();
     let nothing_else = nothing_else && !report.stopped;

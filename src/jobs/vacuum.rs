@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, NotPermitted, rest, short};
-use super::{Context, Report, unfenced};
+use super::{Context, Report, acts, unfenced};
 use crate::config::{Mode, Vacuum};
 use crate::db::{Error, Kind};
 use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, xmin_holder};
@@ -80,6 +80,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
+    let mut acts = acts::Done::new();
     for table in barred.iter().take(tables_max) {
         detail.insert(table.name(), json!({ "skipped": obstacle(table) }));
     }
@@ -92,6 +93,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         match one(ctx, &table, polite).await {
             Ok(Treated::Done(outcome)) => {
                 report.rows += 1;
+                acts.push((name.clone(), commands(&outcome)));
                 detail.insert(name, outcome);
             }
             Ok(Treated::Skipped(reason)) => {
@@ -104,6 +106,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             break;
         }
     }
+    if let Err(error) = acts::record(ctx, "maintenance.vacuum", "tables", acts).await {
+        failures.keep("the audit trail", error)?;
+    }
     report.failure = failures.finish();
     not_permitted.tell(&mut report, nothing_else);
     if more > 0 {
@@ -111,6 +116,12 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     }
     report.detail = detail.into();
     Ok(report)
+}
+
+/// Of an outcome, as the audit trail names it.
+fn commands(outcome: &serde_json::Value) -> serde_json::Value {
+    let done = ["vacuum", "analyze"].into_iter().filter(|command| outcome[command] == true);
+    json!(done.collect::<Vec<_>>())
 }
 
 /// The tables that need something, the neediest first, and whether VACUUM knows BUFFER_USAGE_LIMIT.

@@ -7,6 +7,7 @@
 //! the file
 //! RESET …                            what the file set does not outlive it, behind a pooler neither
 //! mark as finished                   fails when the file ended the transaction
+//! INSERT INTO audit_logs             where there is a trail yet
 //! COMMIT
 //! ```
 //! Strong locks are had by short `lock_timeout`s and running the whole transaction again, never by
@@ -19,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use super::source::Migration;
 use super::undo::Undo;
-use super::{Error, ErrorKind, Options};
+use super::{Error, ErrorKind, Options, plan};
 use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};
 use crate::sql;
-use crate::store::history;
+use crate::store::{audit, history};
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_millis(200);
@@ -87,11 +88,16 @@ pub async fn up(worker: &Worker, migration: &Migration, options: &Options) -> Re
         statements: sql::statements(body).len(),
         applied_by: &options.actor,
     };
+    let label = plan::label(&migration.set, migration.version, &migration.name);
     let script = Script {
         label: migration.file.clone(),
         prologue: format!("{} {} {}", open(options), history::insert_sql(&entry), settings(&migration.set, options)),
         body,
-        epilogue: close(&history::finish_sql(&migration.set, migration.version)),
+        epilogue: close(&format!(
+            "{} {}",
+            history::finish_sql(&migration.set, migration.version),
+            audit_sql("migration.applied", &label, &migration.checksum, options)
+        )),
     };
     match run(&worker.conn, &script, options).await {
         Ok(()) => Ok(Applied::Now),
@@ -111,9 +117,15 @@ pub async fn down(worker: &Worker, undo: &Undo, options: &Options) -> Result<(),
             settings(&undo.set, options)
         ),
         body: sql::without_mark(&undo.sql),
-        epilogue: close(""),
+        epilogue: close(&audit_sql("migration.rolled_back", &undo.label(), &undo.checksum, options)),
     };
     run(&worker.conn, &script, options).await
+}
+
+/// The row of the audit trail, in the file's own transaction.
+fn audit_sql(action: &str, label: &str, checksum: &str, options: &Options) -> String {
+    let details = serde_json::json!({ "checksum": checksum });
+    audit::record_sql(&audit::Event::new(&options.actor, action, "migration", label, &details))
 }
 
 /// A migration's transaction is bounded per statement, not as a whole.

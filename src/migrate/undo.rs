@@ -24,6 +24,9 @@ pub struct Undo {
     pub set: String,
     pub version: i64,
     pub name: String,
+    /// Of the file that was applied.
+    #[serde(skip)]
+    pub checksum: String,
     #[serde(skip)]
     pub sql: String,
 }
@@ -70,7 +73,13 @@ pub fn undone(sets: &[Set], history: &[Applied], set: &str, target: Target) -> R
                 format!("{label} came without a down file; write one beside it. Nothing was rolled back"),
             ));
         };
-        undone.push(Undo { set: row.set.clone(), version: row.version, name: row.name.clone(), sql: sql.clone() });
+        undone.push(Undo {
+            set: row.set.clone(),
+            version: row.version,
+            name: row.name.clone(),
+            checksum: row.checksum.clone(),
+            sql: sql.clone(),
+        });
     }
     Ok(undone)
 }

@@ -178,13 +178,7 @@ async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
                 Claim::Ours(run) => {
                     let details =
                         serde_json::json!({ "run_id": run.id, "here": claimer.instance, "spec_hash": spec_hash });
-                    let event = audit::Event {
-                        actor: wish.actor,
-                        action: "job.run",
-                        resource_type: "job",
-                        resource_id: wish.name.as_str(),
-                        details: &details,
-                    };
+                    let event = audit::Event::new(wish.actor, "job.run", "job", wish.name.as_str(), &details);
                     audit::record(tx, &event).await?;
                 }
                 Claim::Refused(_) => tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT asked").await?,

@@ -363,6 +363,12 @@ impl Ledger {
         .await
     }
 
+    /// Writes rows of the audit trail that waited for the database; those that are there already stay as they are.
+    pub async fn tell_trail(&self, rows: &[audit::EventRow]) -> Result<(), Error> {
+        self.within("write audit rows", async { audit::insert_all(&mut *self.control().await?, rows, BOUND).await })
+            .await
+    }
+
     /// Whether all jobs are paused in the database.
     pub async fn paused(&self) -> Result<Option<Pause>, Error> {
         self.within("read the pause flag", async { pauses::read(&mut *self.control().await?, BOUND).await }).await

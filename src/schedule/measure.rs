@@ -72,6 +72,11 @@ impl Measurements {
         self.skew = clock - Utc::now();
     }
 
+    /// By the database's clock, as well as it is known here.
+    pub fn now(&self) -> DateTime<Utc> {
+        Utc::now() + self.skew
+    }
+
     /// Starts what is due. Waits for nothing.
     pub fn tick(&mut self, config: &Arc<Config>, surroundings: &Surroundings, now: DateTime<Utc>) {
         if self.is_due(config, Builtin::HealthProbe, now) {

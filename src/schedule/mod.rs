@@ -19,6 +19,7 @@ pub mod measure;
 pub mod pause;
 pub mod pipeline;
 pub mod planner;
+pub mod reloads;
 pub mod role;
 pub mod runner;
 pub mod schema;

@@ -28,6 +28,7 @@ use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
 use super::pause::Pause;
+use super::reloads::{Reload, Reloads};
 use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
@@ -47,6 +48,8 @@ pub const STOP_BOUND: Duration = Duration::from_secs(runner::STOP_BOUND.as_secs(
 pub struct Parts {
     pub db: Arc<Database>,
     pub config: watch::Receiver<Arc<Config>>,
+    /// What came of each reload, for the audit trail.
+    pub reloads: mpsc::Receiver<Reload>,
     pub board: Arc<Board>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
@@ -70,6 +73,7 @@ pub struct Pipeline {
     measurements: Measurements,
     schema: Schema,
     trail: Trail,
+    reloads: Reloads,
     connected: bool,
     role: Role,
     pause: Pause,
@@ -111,6 +115,7 @@ impl Pipeline {
             measurements: Measurements::new(Arc::clone(&parts.board), Arc::clone(&runner), &config),
             schema,
             trail: Trail::default(),
+            reloads: Reloads::default(),
             ledger,
             runner,
             connected: false,
@@ -146,6 +151,7 @@ impl Pipeline {
                 () = self.runner.lane_free() => {}
                 () = tokio::time::sleep(idle) => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
+                Some(reload) = self.parts.reloads.recv() => self.tell(&reload),
             }
         }
         self.stop().await;
@@ -173,6 +179,13 @@ impl Pipeline {
         self.dispatcher.forget();
         self.measurements.at_once();
         self.schema.again();
+    }
+
+    /// A row of the audit trail for a reload, written as soon as it can be.
+    fn tell(&mut self, reload: &Reload) {
+        let (at, instance) = (self.measurements.now(), self.ledger.instance());
+        self.reloads.take(reload, at, instance, self.parts.db.name());
+        self.upkeep_at = Instant::now();
     }
 
     async fn round(&mut self) {
@@ -256,6 +269,12 @@ impl Pipeline {
             self.flush().await?;
             self.runner.keep_leases().await?;
             self.pause.set_flag(self.ledger.paused().await?.map(|pause| pause.by));
+        }
+        if self.role.writes()
+            && self.schema.ready().is_some()
+            && let Err(error) = self.reloads.write(&self.ledger).await
+        {
+            tracing::debug!(database = self.target(), error = %error, "reloads wait to be recorded in the audit trail");
         }
         if self.role.is_observer() {
             self.reap().await?;
@@ -401,6 +420,9 @@ impl Pipeline {
         let last_words = async {
             self.measurements.stop(&surroundings).await;
             self.ledger.flush().await?;
+            if self.role.writes() {
+                self.reloads.write(&self.ledger).await?;
+            }
             if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
         };
         match tokio::time::timeout(LAST_WORDS_BOUND, last_words).await {

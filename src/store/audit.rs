@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::db::{Conn, Error, Tx, TxOptions};
+use crate::db::{Conn, Error, Tx, TxOptions, quote_literal};
 
 /// Something that pgsteward did.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,24 +22,140 @@ pub struct Event<'a> {
     pub resource_type: &'a str,
     /// `schema.table`
     pub resource_id: &'a str,
+    /// What it was before, where the act changed something that has values.
+    pub old_values: Option<&'a Value>,
+    /// And after.
+    pub new_values: Option<&'a Value>,
     /// What was done, in full.
-    pub details: &'a Value,
+    pub details: Option<&'a Value>,
 }
 
-/// Writes the event in the transaction of the act itself, so that both commit or neither.
+impl<'a> Event<'a> {
+    /// An act that is told by its details.
+    pub fn new(
+        actor: &'a str,
+        action: &'a str,
+        resource_type: &'a str,
+        resource_id: &'a str,
+        details: &'a Value,
+    ) -> Event<'a> {
+        Event { actor, action, resource_type, resource_id, old_values: None, new_values: None, details: Some(details) }
+    }
+}
+
+/// Writes the event in the transaction of the act itself, so that both commit or neither. The id bears
+/// the time of the row: one reading of the clock serves both.
 pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
-    let sql = "
-        INSERT INTO steward.audit_logs (actor, action, resource_type, resource_id, details, source)
-        VALUES ($1, $2, $3, $4, $5, 'pgsteward')";
-    let params: [crate::db::Param<'_>; 5] = [
+    const SQL: &str = "
+        INSERT INTO steward.audit_logs
+               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source)
+        SELECT steward.uuid_v7(c.at), c.at, $1, $2, $3, $4, $5, $6, $7, 'pgsteward'
+          FROM (SELECT clock_timestamp() AS at) c";
+    let params: [crate::db::Param<'_>; 7] = [
         (&event.actor, Type::TEXT),
         (&event.action, Type::TEXT),
         (&event.resource_type, Type::TEXT),
         (&event.resource_id, Type::TEXT),
-        (event.details, Type::JSONB),
+        (&event.old_values, Type::JSONB),
+        (&event.new_values, Type::JSONB),
+        (&event.details, Type::JSONB),
     ];
-    tx.execute("write audit row", sql, &params).await?;
+    tx.execute("write audit row", SQL, &params).await?;
     Ok(())
+}
+
+/// The same as one statement of text, for a transaction that is one simple query: a migration's. Writes nothing
+/// where there is no trail, before the migration that makes it and after the rollback that takes it away.
+pub fn record_sql(event: &Event<'_>) -> String {
+    let json = |value: Option<&Value>| value.map_or("NULL".to_owned(), |value| quote_literal(&value.to_string()));
+    let body = format!(
+        "BEGIN \
+         IF pg_catalog.to_regclass('steward.audit_logs') IS NOT NULL THEN \
+         INSERT INTO steward.audit_logs \
+         (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source) \
+         SELECT steward.uuid_v7(c.at), c.at, {}, {}, {}, {}, {}::jsonb, {}::jsonb, {}::jsonb, 'pgsteward' \
+         FROM (SELECT pg_catalog.clock_timestamp() AS at) c; \
+         END IF; END",
+        quote_literal(event.actor),
+        quote_literal(event.action),
+        quote_literal(event.resource_type),
+        quote_literal(event.resource_id),
+        json(event.old_values),
+        json(event.new_values),
+        json(event.details),
+    );
+    // Quoted as a literal, not by dollars, which an actor's name could hold.
+    format!("DO {};", quote_literal(&body))
+}
+
+/// An event that may be written later than it happened, with everything that its row will have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventRow {
+    pub id: Uuid,
+    pub created_at: DateTime<Utc>,
+    pub actor: String,
+    pub action: String,
+    pub resource_type: String,
+    pub resource_id: String,
+    pub old_values: Option<Value>,
+    pub new_values: Option<Value>,
+    pub details: Option<Value>,
+}
+
+impl EventRow {
+    /// As it happened at an instant, which the id bears to the millisecond: who has only the id finds the
+    /// row by it.
+    pub fn new(at: DateTime<Utc>, event: &Event<'_>) -> EventRow {
+        let created_at = at.trunc_subsecs(6);
+        // No clock of ours is before 1970.
+        let seconds = u64::try_from(created_at.timestamp()).unwrap_or_default();
+        let bears = Timestamp::from_unix(NoContext, seconds, created_at.timestamp_subsec_nanos());
+        EventRow {
+            id: Uuid::new_v7(bears),
+            created_at,
+            actor: event.actor.to_owned(),
+            action: event.action.to_owned(),
+            resource_type: event.resource_type.to_owned(),
+            resource_id: event.resource_id.to_owned(),
+            old_values: event.old_values.cloned(),
+            new_values: event.new_values.cloned(),
+            details: event.details.cloned(),
+        }
+    }
+}
+
+/// Writes an event that happened before. Returns 0 where it is written already.
+pub async fn insert(tx: &Tx<'_>, row: &EventRow) -> Result<u64, Error> {
+    const SQL: &str = "
+        INSERT INTO steward.audit_logs
+               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pgsteward')
+            ON CONFLICT DO NOTHING";
+    let params: [crate::db::Param<'_>; 9] = [
+        (&row.id, Type::UUID),
+        (&row.created_at, Type::TIMESTAMPTZ),
+        (&row.actor, Type::TEXT),
+        (&row.action, Type::TEXT),
+        (&row.resource_type, Type::TEXT),
+        (&row.resource_id, Type::TEXT),
+        (&row.old_values, Type::JSONB),
+        (&row.new_values, Type::JSONB),
+        (&row.details, Type::JSONB),
+    ];
+    tx.execute("write an audit row that waited", SQL, &params).await
+}
+
+/// The same for several, in a transaction of their own.
+pub async fn insert_all(conn: &mut Conn, rows: &[EventRow], bound: Duration) -> Result<(), Error> {
+    conn.transaction(&TxOptions::within(bound), |tx| {
+        Box::pin(async move {
+            for row in rows {
+                insert(tx, row).await?;
+            }
+            Ok(())
+        })
+    })
+    .await
 }
 
 /// How the trail stands.

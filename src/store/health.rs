@@ -1,4 +1,4 @@
-//! Rows of `steward.system_health` and `steward.connection_metrics`.
+//! Rows of `steward.system_health` and `steward.connection_metrics`, and what the audit trail tells of them.
 //!
 //! Each row carries its id and the instant of the measurement: written again after an answer was
 //! lost, or from the spool, it is refused by its key, not doubled.
@@ -11,13 +11,16 @@ use serde_json::Value;
 use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
+use super::audit::{self, EventRow};
 use crate::db::{Conn, Error, Tx, TxOptions};
 
-/// A row of either table.
+/// A row of one of the tables.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
     Health(HealthRow),
     Connections(Box<ConnectionRow>),
+    /// The status of the whole has changed.
+    Event(Box<EventRow>),
 }
 
 impl Row {
@@ -26,6 +29,7 @@ impl Row {
         match self {
             Row::Health(row) => row.created_at,
             Row::Connections(row) => row.created_at,
+            Row::Event(row) => row.created_at,
         }
     }
 }
@@ -35,16 +39,17 @@ impl Row {
 pub struct Written {
     pub health: u64,
     pub connections: u64,
+    pub events: u64,
 }
 
 impl Written {
-    /// Of both tables.
+    /// Of all tables.
     pub fn total(self) -> u64 {
-        self.health + self.connections
+        self.health + self.connections + self.events
     }
 }
 
-/// Writes rows of both tables in one transaction. `within` bounds each statement, on the server.
+/// Writes rows of all tables in one transaction. `within` bounds each statement, on the server.
 ///
 /// # Errors
 /// The server's. Nothing is written then, unless the answer to the commit was lost.
@@ -58,8 +63,10 @@ pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<W
                 written.health = insert_health(tx, &health).await?;
             }
             for row in rows {
-                if let Row::Connections(row) = row {
-                    written.connections += insert_connections(tx, row).await?;
+                match row {
+                    Row::Health(_) => {}
+                    Row::Connections(row) => written.connections += insert_connections(tx, row).await?,
+                    Row::Event(row) => written.events += audit::insert(tx, row).await?,
                 }
             }
             Ok(written)

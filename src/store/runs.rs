@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::audit;
 use crate::config::JobName;
 use crate::db::{Conn, Error, Kind, Tx, TxOptions};
 
@@ -272,7 +274,9 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
                paused_by = CASE WHEN $12 THEN coalesce(s.paused_by, 'on_failure') ELSE s.paused_by END,
                paused_at = CASE WHEN $12 THEN coalesce(s.paused_at, now()) ELSE s.paused_at END,
                paused_reason = CASE WHEN $12 AND s.paused_at IS NULL THEN format('run %s failed', e.id) ELSE s.paused_reason END
-          FROM ended e WHERE s.job = e.job AND s.running_run_id = e.id";
+          FROM ended e WHERE s.job = e.job AND s.running_run_id = e.id
+        -- The time of this transaction: it was not paused before.
+        RETURNING $12 AND s.paused_at = now()";
     let Ended { id, epoch, ending, pause, .. } = ended;
     let state = ending.state.as_str();
     let (pid, start) =
@@ -291,7 +295,12 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
         (&start as _, Type::INT8),
         (pause as _, Type::BOOL),
     ];
-    Ok(tx.execute("end a run", SQL, &params).await? > 0)
+    let Some(row) = tx.row_opt("end a run", SQL, &params).await? else { return Ok(false) };
+    if row.get::<_, Option<bool>>(0) == Some(true) {
+        let details = json!({ "run_id": id, "state": state });
+        audit::record(tx, &audit::Event::new("on_failure", "job.paused", "job", ended.job.as_str(), &details)).await?;
+    }
+    Ok(true)
 }
 
 /// How a run stands now, by its row.

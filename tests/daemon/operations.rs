@@ -158,6 +158,16 @@ async fn sighup_takes_in_what_is_right_and_leaves_what_is_wrong() {
     daemon.rewrite_config(&quick(""));
     daemon.signal(Signal::HUP);
     wait_metric(&daemon, reloaded, |value| value == 1.0).await;
+    let told = "FROM steward.audit_logs WHERE resource_type = 'configuration' AND resource_id = 'main'
+                  AND actor LIKE 'instance:%' AND source = 'pgsteward'";
+    wait_sql(&client, &format!("SELECT count(*) {told}"), |rows| rows >= 3).await;
+    let told = format!("SELECT string_agg(action || ' ' || details, ', ' ORDER BY created_at) {told}");
+    assert_eq!(
+        client.text(&told).await,
+        "config.reloaded {\"changed\": [\"health\", \"jobs\"]}, \
+         config.rejected {\"keys\": [\"jobs.lease\", \"jobs.vacuum.schedule\"], \"problems\": 2}, \
+         config.reloaded {\"changed\": [\"jobs\"]}"
+    );
     assert_eq!(daemon.terminate().await.code(), Some(0));
 }
 

@@ -77,9 +77,14 @@ async fn a_job_that_paused_itself_is_resumed() {
     let setup = Setup::new().database(&database.url()).config(&config);
     assert_eq!(job(&setup, &["run", "wrong", "--here"]).code, Some(4));
     let id = wait_run(&client, "wrong", "failed").await;
+    let paused = "SELECT string_agg(actor || ' ' || resource_id || ' ' || (details ->> 'run_id'), ', ')
+                    FROM steward.audit_logs WHERE action = 'job.paused'";
+    assert_eq!(client.text(paused).await, format!("on_failure wrong {id}"));
     job(&setup, &["run", "wrong", "--here"]).refused(75, &["wrong is paused by on_failure", &id, "job resume wrong"]);
     job(&setup, &["list", "wrong"]).told(&["wrong: paused", "paused by on_failure", "division by zero", "1 in a row"]);
     job(&setup, &["resume", "wrong"]).told(&["now running on schedule"]);
     assert_eq!(job(&setup, &["run", "wrong", "--here"]).code, Some(4));
     assert_eq!(listed(&setup, "wrong")["failures_in_a_row"], 2);
+    let acts = "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action IN ('job.paused', 'job.resume')";
+    assert_eq!(client.text(acts).await, "job.paused job.resume job.paused");
 }

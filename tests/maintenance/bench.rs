@@ -86,6 +86,7 @@ impl Bench {
         let name = &role.name;
         self.sql(&format!(
             "GRANT USAGE ON SCHEMA steward TO {name}; GRANT ALL ON ALL TABLES IN SCHEMA steward TO {name};
+                           GRANT EXECUTE ON FUNCTION steward.uuid_v7 TO {name};
                            ALTER ROLE {name} BYPASSRLS"
         ))
         .await;

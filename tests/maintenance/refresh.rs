@@ -25,6 +25,9 @@ async fn settle(bench: &Bench, inserted: i64) {
     wait_until("the statistics know", BOUND, async || bench.admin.number(sql).await == inserted).await;
 }
 
+const ACTS: &str = "SELECT count(*) FROM steward.audit_logs
+    WHERE action = 'maintenance.refresh' AND actor = 'job:refresh' AND resource_type = 'database'
+      AND details -> 'views' = '{\"public.sums\": \"concurrently\"}' AND details ? 'run_id'";
 const TOTAL: &str = "SELECT coalesce(sum(v), 0) FROM public.sums";
 
 #[tokio::test]
@@ -38,6 +41,7 @@ async fn a_view_is_refreshed_when_what_lies_beneath_has_changed() {
         assert_eq!(again.detail["public.sums"]["unchanged"], true, "{}", again.detail);
         assert_eq!(again.detail["public.sums"]["refreshed_at"], first.detail["public.sums"]["refreshed_at"]);
     }
+    assert_eq!(bench.admin.number(ACTS).await, 1, "one row of the run that did something");
 
     bench.sql("INSERT INTO public.base VALUES (3, 30)").await;
     settle(&bench, 3).await;

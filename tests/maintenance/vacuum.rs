@@ -39,8 +39,18 @@ async fn dead_rows_go_and_statistics_come() {
     }
     assert!(report.detail.get("public.calm").is_none(), "{}", report.detail);
     assert_eq!(bench.count("pg_stats WHERE tablename = 'worn'").await, 1);
+    let told = "SELECT count(*) FROM steward.audit_logs WHERE action = 'maintenance.vacuum'";
+    let whole = format!(
+        "{told} AND source = 'pgsteward' AND actor = 'job:vacuum' AND resource_type = 'database'
+            AND details -> 'tables' -> 'public.worn' = '[\"vacuum\", \"analyze\"]'
+            AND details -> 'tables' ? 'public.Odd \" name' AND NOT details -> 'tables' ? 'public.calm'
+            AND EXISTS (SELECT FROM steward.job_runs WHERE id = (details ->> 'run_id')::uuid)"
+    );
+    assert_eq!((bench.admin.number(told).await, bench.admin.number(&whole).await), (1, 1));
+    // The rows of the first run may need something themselves by now.
     let again = bench.run(Job::Vacuum).await.unwrap();
     assert!(again.detail.get("public.worn").is_none(), "{}", again.detail);
+    assert_eq!(bench.admin.number(told).await, 1 + i64::from(again.rows > 0));
 }
 
 #[tokio::test]

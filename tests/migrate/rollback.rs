@@ -1,5 +1,6 @@
 //! Down, in order; every bundled version undone exactly.
 
+use pgsteward::config;
 use pgsteward::migrate::{self, Target, source};
 
 use super::digest::{self, Digest};
@@ -40,6 +41,39 @@ async fn versions_are_undone_from_the_newest_down_to_the_target() {
     assert_eq!(versions(&client, "app").await, "");
     assert!(down(&[]).await.ok().out.contains("0 rolled back"));
     down(&["--set", "typo"]).await.fails(64, &["no migration of a set \"typo\""]);
+}
+
+/// Both in the transaction of the file, so that a failure leaves neither; with a name that is hard to quote.
+#[tokio::test]
+async fn each_migration_and_each_rollback_leaves_one_row_of_the_trail() {
+    let db = TestDatabase::create(Template::Empty).await;
+    let (client, folder) = (db.client().await, folder());
+    let options = migrate::Options { actor: "o'brien $pgsteward$ \\".to_owned(), ..options() };
+    let config = config::Migrations { dir: Some(folder.path().to_owned()), ..Default::default() };
+    let sets = migrate::configured_sets(&config::Config { migrations: config, ..Default::default() }).unwrap();
+    migrate::up(&database(&db.url()), &sets, &options).await.unwrap();
+    let wrong = "SELECT count(*) FROM steward.schema_migrations m FULL JOIN
+            (SELECT * FROM steward.audit_logs WHERE action = 'migration.applied') l
+            ON l.resource_id = format('%s/%s_%s', set_name, lpad(version::text, 3, '0'), name)
+           AND l.details = jsonb_build_object('checksum', checksum) AND l.actor = applied_by
+           AND l.resource_type = 'migration' AND l.source = 'pgsteward' AND l.xid::text = m.xmin::text
+         WHERE (l.id IS NULL OR m.version IS NULL) AND NOT coalesce(set_name = 'steward' AND version < 3, false)";
+    assert_eq!(client.number(wrong).await, 0);
+    assert_eq!(client.text("SELECT actor FROM steward.audit_logs LIMIT 1").await, options.actor);
+
+    folder.write("005_step.sql", "INSERT INTO lgo DEFAULT VALUES");
+    folder.write("003_step.down.sql", "INSERT INTO lgo DEFAULT VALUES");
+    let trail = "SELECT string_agg(action || ' ' || resource_id, ', ' ORDER BY created_at) FROM steward.audit_logs
+                  WHERE action LIKE 'migration.%' AND resource_id LIKE 'app/%'";
+    let applied = client.text(trail).await;
+    up(&db.url(), &folder).await.fails(3, &["lgo"]);
+    assert_eq!(client.text(trail).await, applied, "a failure leaves none");
+    migrate(&db.url(), &folder, &["down", "--to", "2"]).await.fails(3, &["lgo"]);
+    assert_eq!(client.text(trail).await, format!("{applied}, migration.rolled_back app/004_step"));
+
+    // What takes the trail away cannot be in it.
+    migrate(&db.url(), &folder, &["down", "--set", "steward", "--all", "--yes"]).await.ok();
+    assert_eq!(client.text("SELECT to_regclass('steward.audit_logs')").await, "NULL");
 }
 
 #[tokio::test]
@@ -126,7 +160,7 @@ async fn every_bundled_version_is_undone_exactly() {
             levels.push((set.name.clone(), migration.version, sets.clone()));
         }
     }
-    assert_eq!(levels.len(), 6);
+    assert_eq!(levels.len(), 8);
 
     // The history's own table stays, so the lowest level is the one with it.
     pgsteward(&db.url(), &["migrate", "up", "--dir", &Folder::new(&[("1_a.sql", "")]).text()]).await.ok();

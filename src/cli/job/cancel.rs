@@ -141,14 +141,8 @@ async fn cancel(db: &Database, id: Uuid) -> Result<Cancelled, Error> {
             if let Cancelled::Asked { job, .. } | Cancelled::Dequeued { job } = &cancelled {
                 let was = if matches!(cancelled, Cancelled::Asked { .. }) { "running" } else { "queued" };
                 let details = serde_json::json!({ "job": job, "was": was });
-                let event = audit::Event {
-                    actor,
-                    action: "job.cancel",
-                    resource_type: "job_run",
-                    resource_id: &id.to_string(),
-                    details: &details,
-                };
-                audit::record(tx, &event).await?;
+                let id = id.to_string();
+                audit::record(tx, &audit::Event::new(actor, "job.cancel", "job_run", &id, &details)).await?;
             }
             Ok(cancelled)
         })

@@ -112,7 +112,7 @@ async fn write(
             if pause == before.is_none() {
                 let (action, resource_type) = which.audited(pause);
                 let details = serde_json::json!({ "reason": reason });
-                let event = audit::Event { actor, action, resource_type, resource_id: which.row(), details: &details };
+                let event = audit::Event::new(actor, action, resource_type, which.row(), &details);
                 audit::record(tx, &event).await?;
             }
             Ok((Done::Before(before), pauses::of(tx, ALL_JOBS).await?))

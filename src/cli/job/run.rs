@@ -216,14 +216,7 @@ async fn ask(db: &Database, name: &str) -> Result<Answer, Error> {
                     return Ok(Answer::Nobody);
                 }
                 let details = serde_json::json!({ "run_id": id });
-                let event = audit::Event {
-                    actor,
-                    action: "job.run",
-                    resource_type: "job",
-                    resource_id: name,
-                    details: &details,
-                };
-                audit::record(tx, &event).await?;
+                audit::record(tx, &audit::Event::new(actor, "job.run", "job", name, &details)).await?;
             }
             Ok(Answer::Asked(asked))
         })

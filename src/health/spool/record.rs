@@ -27,16 +27,18 @@ pub const BODY_MAX: usize = 256 * 1024;
 pub enum Table {
     SystemHealth,
     ConnectionMetrics,
+    AuditLogs,
 }
 
 impl Table {
-    pub const ALL: [Table; 2] = [Table::SystemHealth, Table::ConnectionMetrics];
+    pub const ALL: [Table; 3] = [Table::SystemHealth, Table::ConnectionMetrics, Table::AuditLogs];
 
     /// Its name, without the schema.
     pub fn as_str(self) -> &'static str {
         match self {
             Table::SystemHealth => "system_health",
             Table::ConnectionMetrics => "connection_metrics",
+            Table::AuditLogs => "audit_logs",
         }
     }
 
@@ -44,6 +46,7 @@ impl Table {
         match self {
             Table::SystemHealth => 1,
             Table::ConnectionMetrics => 2,
+            Table::AuditLogs => 3,
         }
     }
 }

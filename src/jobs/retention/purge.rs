@@ -90,7 +90,7 @@ pub fn options(ctx: &Context<'_>) -> TxOptions {
 
 /// An event about this table.
 pub fn event<'a>(action: &'a str, resource_id: &'a str, details: &'a serde_json::Value) -> Event<'a> {
-    Event { actor: ACTOR, action, resource_type: "table", resource_id, details }
+    Event::new(ACTOR, action, "table", resource_id, details)
 }
 
 async fn look_up(ctx: &mut Context<'_>, target: &Target) -> Result<Table, Error> {

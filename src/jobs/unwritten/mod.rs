@@ -20,12 +20,12 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::db::{Database, Error, Kind, Purpose, TxOptions};
 use crate::health::reason;
 use crate::health::spool::{Limits, Reason, Record, Table};
 use crate::store::health::{Row, Written, insert};
-use crate::store::partitions::{OWN, ensure_from};
+use crate::store::partitions::{Every, OWN, ensure_from};
 use crate::telemetry::Metrics;
 
 use super::probe::within;
@@ -90,7 +90,8 @@ impl Unwritten {
     pub fn new(config: &Config) -> Unwritten {
         let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
         let queue = Queue::new(state_dir, limits(config));
-        let mut unwritten = Unwritten { queue, keep: [TimeDelta::MAX; 2], outage: None, batch: BATCH_ROWS };
+        let mut unwritten =
+            Unwritten { queue, keep: [TimeDelta::MAX; Table::ALL.len()], outage: None, batch: BATCH_ROWS };
         unwritten.configure(config);
         unwritten
     }
@@ -98,7 +99,8 @@ impl Unwritten {
     /// Follows a new configuration; another `state_dir` is taken at the next start.
     pub fn configure(&mut self, config: &Config) {
         self.queue.limits = limits(config);
-        let keep = [config.retention.system_health, config.retention.connection_metrics];
+        let Retention { system_health, connection_metrics, audit_logs, .. } = config.retention;
+        let keep = [system_health, connection_metrics, audit_logs];
         let worth = |keep: Duration| TimeDelta::from_std(keep.min(config.spool.max_age)).unwrap_or(TimeDelta::MAX);
         self.keep = keep.map(worth);
     }
@@ -264,7 +266,7 @@ impl Unwritten {
         outage.from = outage.from.min(oldest);
     }
 
-    /// Rows of past days need the partitions of those days.
+    /// Rows of past days need the partitions of those days; the trail has a default one.
     async fn make_partitions(
         &mut self,
         to: &Destination<'_>,
@@ -274,7 +276,7 @@ impl Unwritten {
         let kept = self.keep.into_iter().max().unwrap_or_default().num_days();
         let days = (to.now().date_naive() - oldest.date_naive()).num_days();
         let behind = i32::try_from(days.clamp(0, BEHIND_MAX.min(kept))).unwrap_or_default();
-        let tables = OWN.into_iter().filter(|own| Table::ALL.iter().any(|table| table.as_str() == own.table));
+        let tables = OWN.into_iter().filter(|own| own.every == Every::Day);
         for table in tables {
             let made = async {
                 let mut conn = to.db.acquire(Purpose::Control).await?;
@@ -299,7 +301,11 @@ impl Unwritten {
     }
 
     fn account(&mut self, to: &Destination<'_>, rows: &[Row], written: Written) {
-        let counts = [(Table::SystemHealth, written.health), (Table::ConnectionMetrics, written.connections)];
+        let counts = [
+            (Table::SystemHealth, written.health),
+            (Table::ConnectionMetrics, written.connections),
+            (Table::AuditLogs, written.events),
+        ];
         for (table, rows) in counts.into_iter().filter(|(_, rows)| *rows > 0) {
             to.metrics.spool_replayed.with_label_values(&[to.db.name(), table.as_str()]).inc_by(rows);
         }

@@ -11,6 +11,7 @@ pub(super) fn encode(row: &Row) -> Option<Record> {
     let (table, body) = match row {
         Row::Health(row) => (Table::SystemHealth, serde_json::to_vec(row)),
         Row::Connections(row) => (Table::ConnectionMetrics, serde_json::to_vec(row)),
+        Row::Event(row) => (Table::AuditLogs, serde_json::to_vec(row)),
     };
     Some(Record { at: row.created_at(), table, body: body.ok()? })
 }
@@ -19,6 +20,7 @@ fn decode(record: &Record) -> Option<Row> {
     match record.table {
         Table::SystemHealth => serde_json::from_slice(&record.body).ok().map(Row::Health),
         Table::ConnectionMetrics => serde_json::from_slice(&record.body).ok().map(Row::Connections),
+        Table::AuditLogs => serde_json::from_slice(&record.body).ok().map(Row::Event),
     }
 }
 
@@ -61,6 +63,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::store::audit::{Event, EventRow};
     use crate::store::health::{ConnectionRow, HealthRow, Range};
 
     #[test]
@@ -97,7 +100,16 @@ mod tests {
             by_database: json!({ "app": { "avg": 3.5, "max": 5 } }),
             pool: json!({}),
         };
-        for row in [Row::Health(health), Row::Connections(Box::new(connections))] {
+        let values = [json!({ "status": "healthy" }), json!({ "status": "unhealthy", "components": {} })];
+        let event = Event {
+            old_values: Some(&values[0]),
+            new_values: Some(&values[1]),
+            details: None,
+            ..Event::new("instance:host/1/0", "health.changed", "database", "main", &values[0])
+        };
+        let event = EventRow::new(at, &event);
+        assert_eq!(event.id.as_u128() >> 80, 1_800_000_000_123, "the id bears the millisecond of its instant");
+        for row in [Row::Health(health), Row::Connections(Box::new(connections)), Row::Event(Box::new(event))] {
             let record = encode(&row).unwrap();
             assert_eq!(record.at, at);
             assert_eq!(decode(&record), Some(row));
@@ -108,7 +120,7 @@ mod tests {
 
     #[test]
     fn rows_older_than_their_table_keeps_are_not_written() {
-        let keep = [TimeDelta::days(3), TimeDelta::days(2)];
+        let keep = [TimeDelta::days(3), TimeDelta::days(2), TimeDelta::days(4)];
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let aged = |table, hours| Record { at: now - TimeDelta::hours(hours), table, body: b"no row".to_vec() };
         for (table, hours, reason) in [
@@ -116,6 +128,8 @@ mod tests {
             (Table::SystemHealth, 73, Reason::Age),
             (Table::ConnectionMetrics, 47, Reason::Damaged),
             (Table::ConnectionMetrics, 49, Reason::Age),
+            (Table::AuditLogs, 95, Reason::Damaged),
+            (Table::AuditLogs, 97, Reason::Age),
         ] {
             assert_eq!(sort(&[aged(table, hours)], now, keep), (Vec::new(), vec![(table, reason)]), "{hours}");
         }

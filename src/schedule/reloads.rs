@@ -1,0 +1,137 @@
+//! Reloads of the configuration, on their way into the audit trail of each database.
+//!
+//! A reload happens whether the database is there or not. Its row has its id and instant from then on, waits in
+//! memory, and is written at the next upkeep that finds the tables. Of configurations only names are told: values may
+//! be secret.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use super::ledger::Ledger;
+use crate::config::{Config, Problems};
+use crate::db::Error;
+use crate::store::audit::{Event, EventRow};
+
+/// Rows that wait; the oldest go first.
+const WAITING_MAX: usize = 64;
+/// Keys that a row names, and how long each may be.
+const KEYS_MAX: usize = 50;
+const KEY_CHARS_MAX: usize = 100;
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reload {
+    action: &'static str,
+    details: Value,
+}
+
+impl Reload {
+    /// It was taken in, in place of what was read before.
+    pub fn adopted(before: &Config, after: &Config) -> Reload {
+        Reload { action: "config.reloaded", details: json!({ "changed": changed(before, after) }) }
+    }
+
+    /// It was invalid, and the one before stays.
+    pub fn rejected(problems: &Problems) -> Reload {
+        let keys: BTreeSet<String> = problems
+            .iter()
+            // jsonb holds no such character.
+            .map(|problem| problem.key.chars().filter(|c| *c != '\0').take(KEY_CHARS_MAX).collect::<String>())
+            .filter(|key| !key.is_empty())
+            .collect();
+        let keys: Vec<String> = keys.into_iter().take(KEYS_MAX).collect();
+        Reload { action: "config.rejected", details: json!({ "problems": problems.len(), "keys": keys }) }
+    }
+}
+
+/// Top-level keys and tables that differ, by the names that the file gives them.
+fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
+    // Without `..`, so that nothing that is added is forgotten here.
+    let Config {
+        environment,
+        mode,
+        state_dir,
+        ephemeral,
+        databases,
+        migrations,
+        http,
+        log,
+        health,
+        jobs,
+        retention,
+        vacuum,
+        refresh,
+        spool,
+        audit,
+    } = before;
+    let changed = [
+        ("environment", *environment != after.environment),
+        ("mode", *mode != after.mode),
+        ("state_dir", *state_dir != after.state_dir),
+        ("development", *ephemeral != after.ephemeral),
+        ("database", *databases != after.databases),
+        ("migrations", *migrations != after.migrations),
+        ("http", *http != after.http),
+        ("log", *log != after.log),
+        ("health", *health != after.health),
+        ("jobs", *jobs != after.jobs),
+        ("retention", *retention != after.retention),
+        ("vacuum", *vacuum != after.vacuum),
+        ("refresh", *refresh != after.refresh),
+        ("spool", *spool != after.spool),
+        ("audit", *audit != after.audit),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+}
+
+/// The rows of one database that are not written yet.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    waiting: VecDeque<EventRow>,
+}
+
+impl Reloads {
+    /// Takes a reload of this instant, by the database's clock.
+    pub fn take(&mut self, reload: &Reload, at: DateTime<Utc>, instance: &str, target: &str) {
+        let actor = format!("instance:{instance}");
+        if self.waiting.len() == WAITING_MAX {
+            self.waiting.pop_front();
+            tracing::warn!(database = target, "too many reloads wait for the audit trail; the oldest is not told");
+        }
+        let event = Event::new(&actor, reload.action, "configuration", target, &reload.details);
+        self.waiting.push_back(EventRow::new(at, &event));
+    }
+
+    /// Writes what waits. After an error it waits on; what had arrived all the same is not doubled.
+    pub async fn write(&mut self, ledger: &Ledger) -> Result<(), Error> {
+        if !self.waiting.is_empty() {
+            ledger.tell_trail(self.waiting.make_contiguous()).await?;
+            self.waiting.clear();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_is_told_by_name() {
+        let (before, mut after) = (Config::default(), Config::default());
+        assert_eq!(changed(&before, &after), [] as [&str; 0]);
+        after.jobs.max_concurrent += 1;
+        after.databases.insert("other".to_owned(), crate::config::Database::default());
+        assert_eq!(changed(&before, &after), ["database", "jobs"]);
+    }
+
+    #[test]
+    fn the_oldest_go_first() {
+        let (mut reloads, reload) = (Reloads::default(), Reload::adopted(&Config::default(), &Config::default()));
+        let at = |second| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second);
+        (0..70).for_each(|second| reloads.take(&reload, at(second), "i", "main"));
+        assert_eq!((reloads.waiting.len(), reloads.waiting[0].created_at), (WAITING_MAX, at(6)));
+    }
+}
