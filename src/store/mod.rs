@@ -7,6 +7,7 @@ pub mod audit;
 pub mod claims;
 pub mod health;
 pub mod history;
+pub mod holds;
 pub mod leases;
 pub mod orphans;
 pub mod overview;
