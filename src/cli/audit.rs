@@ -1,5 +1,6 @@
 //! `pgsteward audit …`: the trail read, verified and proven from the command line.
 
+mod hold;
 mod prove;
 mod verify;
 
@@ -15,6 +16,9 @@ pub enum Audit {
     /// Prove that an event was sealed as it is
     #[command(after_help = PROVE_EXAMPLES)]
     Prove(prove::Prove),
+    /// Keep events from being purged: place, release and list legal holds
+    #[command(subcommand)]
+    Hold(hold::Hold),
 }
 
 const VERIFY_EXAMPLES: &str = "\
@@ -40,6 +44,7 @@ impl Audit {
         let outcome = match self {
             Audit::Verify(verify) => verify.execute(&session).await,
             Audit::Prove(prove) => prove.execute(&session).await,
+            Audit::Hold(hold) => hold.execute(&session).await,
         };
         outcome.unwrap_or_else(|exit| exit)
     }

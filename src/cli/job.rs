@@ -11,7 +11,7 @@ mod names;
 mod outcome;
 pub mod pause;
 mod run;
-mod text;
+pub mod text;
 mod wait;
 
 use clap::{Args, Subcommand};
