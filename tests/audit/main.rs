@@ -5,6 +5,7 @@
 mod epochs;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod holds;
 mod proofs;
 mod stage;
 mod tampering;

@@ -7,7 +7,7 @@ use pgsteward::db::{Kind, Purpose};
 
 use crate::bench::{Bench, DAY, Job};
 use crate::harness::{BOUND, wait_until};
-use crate::holds::{log, of_user, place, release};
+use crate::holds::{log, of_user, past_month, place, release};
 
 const PURGES: &str = "steward.audit_seals WHERE kind = 'purge'";
 const EVENTS: &str = "steward.audit_logs WHERE action = 'test'";
@@ -59,6 +59,24 @@ async fn the_certificate_stands_before_the_first_row_is_gone() {
     assert_eq!((bench.count(EVENTS).await, bench.count(PURGES).await), (0, 2));
     bench.run(Job::Retention).await.unwrap();
     assert_eq!(bench.count(PURGES).await, 2, "nothing was due");
+}
+
+#[tokio::test]
+async fn the_certificate_stands_before_the_first_partition_is_dropped() {
+    let mut bench = Bench::new().await;
+    let (month, partition) = past_month(&bench).await;
+    log(&bench, &month, 7, &["u1"]).await;
+    let reader = bench.database.client().await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM steward.audit_logs").await.unwrap();
+    bench.timeout = Duration::from_secs(4);
+    let error = bench.run(Job::Retention).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
+    assert_eq!((bench.count(&partition).await, bench.count(PURGES).await), (7, 1));
+    reader.batch_execute("COMMIT").await.unwrap();
+    bench.timeout = Duration::from_secs(60);
+    let report = bench.run(Job::Retention).await.unwrap();
+    let dropped = report.detail["steward.audit_logs"]["partitions"].as_array().unwrap();
+    assert!(dropped.contains(&partition.as_str().into()), "{}", report.detail);
 }
 
 /// A run that dies with its certificate written and a deletion not yet committed.

@@ -127,7 +127,7 @@ async fn placing_and_releasing_leave_rows_in_the_trail() {
 }
 
 /// The bounds of a month's partition of the trail that is long past, and its name.
-async fn past_month(bench: &Bench) -> (String, String) {
+pub async fn past_month(bench: &Bench) -> (String, String) {
     bench.sql("SELECT steward.ensure_partitions('steward.audit_logs', 'month', 3, 7)").await;
     let begins = "date_trunc('month', now() AT TIME ZONE 'UTC') - interval '6 months'";
     let begins = bench.admin.text(&format!("SELECT to_char({begins}, 'YYYY-MM-DD HH24:MI:SS\"Z\"')")).await;
