@@ -5,7 +5,11 @@
 
 #[path = "maintenance/bench.rs"]
 mod bench;
+#[path = "maintenance/certified.rs"]
+mod certified;
 mod harness;
+#[path = "maintenance/holds.rs"]
+mod holds;
 #[path = "maintenance/partitions.rs"]
 mod partitions;
 #[path = "maintenance/refresh.rs"]

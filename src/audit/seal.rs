@@ -30,6 +30,7 @@ pub struct Outcome {
 
 /// Appends the next entry over rows, in this transaction.
 pub async fn next(tx: &Tx<'_>, by: &str) -> Result<Outcome, Error> {
+    seals::keep_out(tx).await?;
     let label = trail::epoch(tx).await?;
     // Before the rows: what is read later shows all that was committed below.
     let horizon = trail::horizon(tx).await?;
@@ -68,6 +69,7 @@ pub async fn next(tx: &Tx<'_>, by: &str) -> Result<Outcome, Error> {
 
 /// Appends that rows before the cutoff may be gone from here on; `due` of them are there.
 pub async fn purge(tx: &Tx<'_>, cutoff: DateTime<Utc>, due: i64, by: &str) -> Result<Seal, Error> {
+    seals::keep_out(tx).await?;
     let epoch = trail::epoch(tx).await?;
     let now = trail::horizon(tx).await?.now;
     let newest = newest(tx).await?;

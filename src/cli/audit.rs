@@ -1,7 +1,8 @@
 //! `pgsteward audit …`: the trail read, verified and proven from the command line.
 
 mod export;
-pub mod filter;
+mod filter;
+mod hold;
 mod list;
 mod prove;
 mod verify;
@@ -24,6 +25,9 @@ pub enum Audit {
     /// Prove that an event was sealed as it is
     #[command(after_help = PROVE_EXAMPLES)]
     Prove(prove::Prove),
+    /// Keep events from being purged: place, release and list legal holds
+    #[command(subcommand)]
+    Hold(hold::Hold),
 }
 
 const LIST_EXAMPLES: &str = "\
@@ -64,6 +68,7 @@ impl Audit {
             Audit::Export(export) => export.execute(&session).await,
             Audit::Verify(verify) => verify.execute(&session).await,
             Audit::Prove(prove) => prove.execute(&session).await,
+            Audit::Hold(hold) => hold.execute(&session).await,
         };
         outcome.unwrap_or_else(|exit| exit)
     }

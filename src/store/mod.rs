@@ -8,6 +8,7 @@ pub mod claims;
 pub mod events;
 pub mod health;
 pub mod history;
+pub mod holds;
 pub mod leases;
 pub mod orphans;
 pub mod overview;

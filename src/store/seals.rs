@@ -119,6 +119,13 @@ fn read(row: &Row) -> Result<Seal, Error> {
     })
 }
 
+/// Keeps others from appending until the end of the transaction: a sealer and a purge would take the same
+/// number. Readers go on.
+pub async fn keep_out(tx: &Tx<'_>) -> Result<(), Error> {
+    let sql = "LOCK TABLE steward.audit_seals IN SHARE ROW EXCLUSIVE MODE";
+    tx.batch("wait for whoever appends to the chain of seals", sql).await
+}
+
 /// The newest entry.
 pub async fn last(tx: &Tx<'_>) -> Result<Option<Seal>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM steward.audit_seals ORDER BY number DESC LIMIT 1");
@@ -234,22 +241,27 @@ pub async fn purged_before(tx: &Tx<'_>) -> Result<Option<DateTime<Utc>>, Error> 
     Ok(tx.row("read the purges", sql, &[]).await?.get(0))
 }
 
-/// Deletes the leaves of entries all of whose rows are purged: roots remain. Returns of how many entries.
-pub async fn forget_leaves(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
+/// Looks at up to `limit` entries after a number whose rows all lie before the latest purge, and deletes the
+/// leaves of those that have no row left: roots remain. Returns the last entry that it looked at; none where
+/// there is none to look at any more.
+pub async fn forget_leaves(tx: &Tx<'_>, after: i64, limit: i64) -> Result<Option<i64>, Error> {
     // Rows that a hold has kept are in their places still.
     let sql = "
-        WITH gone AS (
-            SELECT s.number FROM steward.audit_seals s
-             WHERE s.last_at < (SELECT max(cutoff) FROM steward.audit_seals WHERE kind = 'purge')
+        WITH past AS MATERIALIZED (
+            SELECT s.number, s.first_at, s.last_at FROM steward.audit_seals s
+             WHERE s.number > $1
+               AND s.last_at < (SELECT max(cutoff) FROM steward.audit_seals WHERE kind = 'purge')
                AND EXISTS (SELECT FROM steward.audit_leaves l WHERE l.seal = s.number)
-               AND NOT EXISTS (SELECT FROM steward.audit_sealed_ids(s.number) i (id)
+             ORDER BY s.number LIMIT $2),
+        deleted AS (
+            DELETE FROM steward.audit_leaves l USING past p
+             WHERE l.seal = p.number
+               AND NOT EXISTS (SELECT FROM steward.audit_sealed_ids(p.number) i (id)
                                  JOIN steward.audit_logs a
-                                   ON a.id = i.id AND a.created_at BETWEEN s.first_at AND s.last_at)
-             ORDER BY s.number LIMIT $1),
-        deleted AS (DELETE FROM steward.audit_leaves l USING gone WHERE l.seal = gone.number RETURNING l.seal)
-        SELECT count(DISTINCT seal) FROM deleted";
-    let count: i64 = tx.row("forget leaves of purged rows", sql, &[(&limit, Type::INT8)]).await?.get(0);
-    Ok(count.unsigned_abs())
+                                   ON a.id = i.id AND a.created_at BETWEEN p.first_at AND p.last_at))
+        SELECT max(number) FROM past";
+    let params: [Param<'_>; 2] = [(&after, Type::INT8), (&limit, Type::INT8)];
+    Ok(tx.row("forget leaves of purged rows", sql, &params).await?.get(0))
 }
 
 /// The newest entry that a sink was given; 0 for none.

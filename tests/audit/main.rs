@@ -6,6 +6,7 @@ mod daemon;
 mod epochs;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod holds;
 mod proofs;
 mod stage;
 mod tampering;

@@ -22,6 +22,7 @@ pub enum Job {
     Retention,
     Vacuum,
     Refresh,
+    AuditSeal,
 }
 
 impl Job {
@@ -31,6 +32,7 @@ impl Job {
             Job::Retention => Builtin::Retention,
             Job::Vacuum => Builtin::Vacuum,
             Job::Refresh => Builtin::Refresh,
+            Job::AuditSeal => Builtin::AuditSeal,
         }
     }
 
@@ -126,11 +128,16 @@ impl Bench {
         wait_until("the job waits for a lock", crate::harness::BOUND, async || self.admin.number(sql).await > 0).await;
     }
 
-    /// One run, claimed and closed as the runner does it.
-    pub async fn run(&self, job: Job) -> Result<Report, Error> {
+    /// The database as a job or a command opens it.
+    pub fn open(&self) -> Arc<Database> {
         let url = Some(SecretSource::Inline(Secret::new(&self.url)));
         let settings = config::Database { url, pooler: self.pooler, ..config::Database::default() };
-        let db = Database::new("main", &settings, 2, &self.tasks, &self.metrics);
+        Database::new("main", &settings, 2, &self.tasks, &self.metrics)
+    }
+
+    /// One run, claimed and closed as the runner does it.
+    pub async fn run(&self, job: Job) -> Result<Report, Error> {
+        let db = self.open();
         let config = Arc::new(self.config.clone());
         let run_id = Uuid::now_v7();
         self.sql(&format!(
@@ -164,6 +171,7 @@ impl Bench {
             Job::Retention => jobs::retention::run(&mut ctx).await,
             Job::Vacuum => jobs::vacuum::run(&mut ctx).await,
             Job::Refresh => jobs::refresh::run(&mut ctx).await,
+            Job::AuditSeal => jobs::seal::run(&mut ctx).await,
         };
         // The next user of the connection relies on what the login set.
         let now = conn.batch_values("read settings", settings).await;

@@ -42,7 +42,8 @@ async fn rows_before_the_cutoff_go_and_all_others_stay() {
 
     let again = bench.run(Job::Retention).await.unwrap();
     assert_eq!(again.rows, 0);
-    assert_eq!(bench.count("steward.audit_logs WHERE source = 'pgsteward'").await, 2, "nothing done, nothing recorded");
+    let recorded = "steward.audit_logs WHERE resource_id = 'public.events'";
+    assert_eq!(bench.count(recorded).await, 2, "nothing done, nothing recorded");
 }
 
 #[tokio::test]

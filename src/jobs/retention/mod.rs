@@ -3,10 +3,11 @@
 //! ```text
 //! for each table   look it up, refuse what cannot be purged safely
 //!                  fix the cutoff, once, by the server's clock
+//!                  the audit trail: certify that rows go               (trail.rs)
 //!                  partitions wholly past it: detach and drop          (retire.rs)
 //!                  the partition across it, the default partition, and
 //!                  tables without partitions: delete by range slices   (slices.rs)
-//!                  verify: the oldest row left is not before the cutoff
+//!                  verify: the oldest row left is not before the cutoff, but for holds
 //! at last          the history of runs
 //! ```
 //! A table that fails does not stop the next; the run fails at the end and names each. Everything
@@ -19,6 +20,7 @@ mod resume;
 mod retire;
 mod slices;
 mod targets;
+mod trail;
 
 use std::collections::BTreeSet;
 

@@ -3,14 +3,15 @@
 use super::pace::Pace;
 use super::slices::{self, Slicing};
 use super::targets::Target;
-use super::{ACTOR, Outcome, references, retire};
-use crate::db::{Error, Kind, TxOptions};
+use super::{ACTOR, Outcome, references, retire, trail};
+use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::jobs::Context;
 use crate::jobs::attempts::short;
 use crate::observe::tables::partitions::Stamp;
 use crate::observe::tables::references::references;
 use crate::observe::tables::relation::{Leaf, Relation, cutoff, find, leaves};
 use crate::store::audit::Event;
+use crate::store::holds;
 use crate::store::partitions::SCHEMA;
 
 /// Up to this size a table is purged without an index on its column: reading all of it is cheap.
@@ -31,6 +32,26 @@ pub struct Table {
     pub column: String,
     pub stamp: Stamp,
     pub cutoff: String,
+    /// Rows `t` before the cutoff are purged only where this is true of them: no hold of the audit trail covers
+    /// them. None for every other table.
+    pub only: Option<&'static str>,
+}
+
+impl Table {
+    /// The same as one more condition of a WHERE.
+    pub fn and_only(&self) -> String {
+        self.only.map(|only| format!(" AND {only}")).unwrap_or_default()
+    }
+
+    /// Options for a transaction that deletes or drops.
+    pub fn purging(&self, options: TxOptions) -> TxOptions {
+        if self.only.is_some() { holds::purging(options) } else { options }
+    }
+
+    /// Comes first in such a transaction: what is on hold is so until its end.
+    pub async fn keep_holds(&self, tx: &Tx<'_>) -> Result<(), Error> {
+        if self.only.is_some() { holds::keep_out(tx).await } else { Ok(()) }
+    }
 }
 
 /// Purges one table; `targets` are all that retention names.
@@ -51,6 +72,11 @@ pub async fn table(
     let oid = table.relation.oid;
     let keys = ctx.conn.transaction(&options, |tx| Box::pin(async move { references(tx, oid).await })).await?;
     references::check(target, targets, &keys, outcome)?;
+    if table.only.is_some() && !trail::certify(ctx, table).await? {
+        verify(ctx, table, outcome).await?;
+        trail::settle(ctx, table, outcome).await?;
+        return Ok(Ended::Whole);
+    }
 
     let roots = match retire::partitions(ctx, table, outcome).await? {
         retire::Left::Roots(roots) => roots,
@@ -76,6 +102,9 @@ pub async fn table(
                 table.cutoff
             ),
         ));
+    }
+    if table.only.is_some() {
+        trail::settle(ctx, table, outcome).await?;
     }
     Ok(Ended::Whole)
 }
@@ -106,7 +135,7 @@ async fn look_up(ctx: &mut Context<'_>, target: &Target) -> Result<Table, Error>
             })
         })
         .await?;
-    Ok(Table { relation, column, stamp, cutoff })
+    Ok(Table { relation, column, stamp, cutoff, only: target.is_trail().then_some(holds::NOT_HELD) })
 }
 
 /// Refuses what cannot be purged safely.
@@ -173,7 +202,7 @@ async fn sliceable(ctx: &mut Context<'_>, table: &Table, roots: &[u32]) -> Resul
     Ok(leaves)
 }
 
-/// Reads the oldest row that is left, wherever it lies.
+/// Reads the oldest row that is left, wherever it lies. Rows on hold do not count.
 async fn verify(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<bool, Error> {
     let options = options(ctx).read_only();
     let oldest = ctx.conn.transaction(&options, |tx| Box::pin(async move { slices::oldest(tx, table).await })).await?;

@@ -33,6 +33,10 @@ pub async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome)
         match next(&row, now.as_ref()) {
             Next::Forget => forget(ctx, row.partition).await?,
             Next::Tell(note) => outcome.warn(note),
+            // A partition of the trail is detached and dropped at once: this one is out of reach of holds.
+            Next::Drop(name) if table.only.is_some() => {
+                outcome.warn(format!("{name} was detached to be dropped, which is not done for it; attach or drop it"));
+            }
             Next::Drop(name) => {
                 if drop_detached(ctx, table, row.partition, &row.name, &name).await? {
                     outcome.strategy.insert("partitions");

@@ -11,9 +11,10 @@
 //! confirmed, standing alone        dropped
 //! anything without a row           somebody else's: left alone
 //! ```
-//! With a default partition PostgreSQL refuses CONCURRENTLY; then, and where the connection keeps no
-//! settings, both steps are one transaction. Nobody renames, attaches or detaches a table between
+//! With a default partition PostgreSQL refuses CONCURRENTLY; then, where the connection keeps no settings,
+//! and of the audit trail, both steps are one transaction. Nobody renames, attaches or detaches a table between
 //! the look at it and the act: SHARE UPDATE EXCLUSIVE is taken first, beside which others read and write.
+//! A partition with rows on hold is left to the slices.
 //!
 //! Every lock is given up after 20 ms and tried again. That holds for the DROP too: where the table
 //! refers to others, dropping it takes their strongest lock, to remove the key's triggers.
@@ -27,6 +28,7 @@ use crate::jobs::attempts::{LOCK_TIMEOUT, LockAttempts, short};
 use crate::jobs::{Context, partitions, unfenced};
 use crate::observe::tables::partitions::{Partition, attached, former, list, pending};
 use crate::store;
+use crate::store::holds;
 use crate::store::retirements::{self, Intent};
 
 /// What is left for slices.
@@ -63,21 +65,39 @@ pub async fn partitions(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outc
         if ctx.stopping() {
             return Ok(Left::Stopped);
         }
-        let gone = if table.relation.default_partition || !ctx.conn.has_session_state() {
-            detach_and_drop(ctx, table, partition).await?
-        } else {
-            detach_concurrently(ctx, table, partition).await?
-                && drop_detached(ctx, table, partition.oid, &partition.quoted(), &partition.name()).await?
-        };
-        if gone {
-            outcome.strategy.insert("partitions");
-            outcome.partitions.push(partition.name());
-        } else {
-            let note = "was detached, renamed or given other bounds by somebody else meanwhile: it is left alone";
-            outcome.notes.push(format!("{} {note}", partition.name()));
+        match retire(ctx, table, partition).await? {
+            Retired::Gone => {
+                outcome.strategy.insert("partitions");
+                outcome.partitions.push(partition.name());
+            }
+            Retired::Held => roots.push(partition.oid),
+            Retired::Changed => {
+                let note = "was detached, renamed or given other bounds by somebody else meanwhile: it is left alone";
+                outcome.notes.push(format!("{} {note}", partition.name()));
+            }
         }
     }
     Ok(Left::Roots(roots))
+}
+
+/// What became of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retired {
+    Gone,
+    /// It has rows on hold.
+    Held,
+    /// It is no longer as it was read.
+    Changed,
+}
+
+async fn retire(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<Retired, Error> {
+    // Between two steps a hold would not reach what is detached already.
+    if table.relation.default_partition || table.only.is_some() || !ctx.conn.has_session_state() {
+        return detach_and_drop(ctx, table, partition).await;
+    }
+    let gone = detach_concurrently(ctx, table, partition).await?
+        && drop_detached(ctx, table, partition.oid, &partition.quoted(), &partition.name()).await?;
+    Ok(if gone { Retired::Gone } else { Retired::Changed })
 }
 
 async fn parts(ctx: &mut Context<'_>, table: &Table) -> Result<Vec<Partition>, Error> {
@@ -178,39 +198,43 @@ pub async fn forget(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> 
     ctx.transaction(&options, |tx| Box::pin(async move { retirements::forget(tx, partition).await })).await
 }
 
-/// Both steps at once. False where it is no longer as it was read.
-async fn detach_and_drop(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
-    let (parent, child) = (table.relation.quoted(), partition.quoted());
-    let hold = &format!(
-        "LOCK TABLE ONLY {parent} IN SHARE UPDATE EXCLUSIVE MODE; \
-         LOCK TABLE ONLY {child} IN SHARE UPDATE EXCLUSIVE MODE"
-    );
+/// Both steps at once.
+async fn detach_and_drop(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<Retired, Error> {
+    let (parent, child) = (table.relation.quoted(), &partition.quoted());
+    // No row on hold may arrive after the look for some.
+    let mode = if table.only.is_some() { "SHARE ROW EXCLUSIVE" } else { "SHARE UPDATE EXCLUSIVE" };
+    let hold =
+        &format!("LOCK TABLE ONLY {parent} IN SHARE UPDATE EXCLUSIVE MODE; LOCK TABLE ONLY {child} IN {mode} MODE");
     let sql = &format!("ALTER TABLE {parent} DETACH PARTITION {child}; DROP TABLE {child}");
     let (details, resource) = record(ctx, table, &partition.name());
     let (details, resource) = (&details, &resource);
     let mut attempts = LockAttempts::new();
     loop {
-        let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
+        let options = table.purging(short(ctx).lock_timeout(LOCK_TIMEOUT));
         let done = ctx
             .transaction(&options, |tx| {
                 Box::pin(async move {
+                    table.keep_holds(tx).await?;
                     // Before the locks: there may be no table of that name any more.
                     if !unmoved(tx, table, partition).await? {
-                        return Ok(false);
+                        return Ok(Retired::Changed);
                     }
                     tx.batch("hold partition", hold).await?;
                     if !unmoved(tx, table, partition).await? {
-                        return Ok(false);
+                        return Ok(Retired::Changed);
+                    }
+                    if table.only.is_some() && holds::any_in(tx, child).await? {
+                        return Ok(Retired::Held);
                     }
                     // Recorded before, so that the strong locks are held for as short as can be.
                     store::audit::record(tx, &event("retention.dropped", resource, details)).await?;
                     tx.batch("detach and drop partition", sql).await?;
-                    Ok(true)
+                    Ok(Retired::Gone)
                 })
             })
             .await;
         match done {
-            Ok(gone) => return Ok(gone),
+            Ok(retired) => return Ok(retired),
             Err(error) => attempts.after(ctx, error).await?,
         }
     }

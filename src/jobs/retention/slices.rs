@@ -7,7 +7,10 @@
 //!
 //! A slice that meets a row lock gives up after a moment and is repeated with SKIP LOCKED; what it
 //! skipped is tried once more, without, when the rest is done.
+//!
+//! Rows on hold stay where they are. A slice counts them, so that its reading is bounded, and passes them by.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -19,7 +22,7 @@ use super::pace::{Pace, Yield, judge};
 use super::purge::{Ended, Table, event, options};
 use crate::db::{Error, Kind, Param, Tx, quote_ident};
 use crate::jobs::Context;
-use crate::jobs::attempts::{rest, short};
+use crate::jobs::attempts::{LockAttempts, rest, short};
 use crate::observe::tables::pressure::{self, Pressure};
 use crate::observe::tables::relation::Leaf;
 use crate::store;
@@ -51,10 +54,19 @@ enum Locked {
     Skip,
 }
 
+/// How one slice ended.
+enum Sliced {
+    Done(Slice),
+    /// Not begun: a hold is being placed or released.
+    HeldUp(Error),
+}
+
 /// What one slice did.
 #[derive(Debug)]
 struct Slice {
     deleted: u64,
+    /// Rows that it deleted or passed by.
+    read: u64,
     /// Where the next one begins; none at the cutoff.
     next: Option<String>,
     pressure: Pressure,
@@ -119,6 +131,7 @@ async fn pass(
     let mut lo = "-infinity".to_owned();
     let mut locked = Locked::Wait;
     let mut passed = Passed::Clean;
+    let mut held_up = None;
     loop {
         if ctx.stopping() {
             return Ok(Passed::Stopped);
@@ -129,7 +142,11 @@ async fn pass(
         }
         let started = Instant::now();
         let slice = match slice(ctx, slicing, leaf, &lo, locked).await {
-            Ok(slice) => slice,
+            Ok(Sliced::Done(slice)) => slice,
+            Ok(Sliced::HeldUp(error)) => {
+                held_up.get_or_insert_with(LockAttempts::new).after(ctx, error).await?;
+                continue;
+            }
             Err(error) if error.kind() == Kind::LockTimeout && locked == Locked::Wait && on_lock == Locked::Skip => {
                 locked = Locked::Skip;
                 passed = Passed::MetLocks;
@@ -141,11 +158,11 @@ async fn pass(
             Err(error) if error.kind() == Kind::Timeout && slicing.pace.halve() => continue,
             Err(error) => return Err(error.context(leaf.name())),
         };
-        locked = Locked::Wait;
+        (locked, held_up) = (Locked::Wait, None);
         let elapsed = started.elapsed();
         outcome.rows += slice.deleted;
         slicing.announced |= slice.deleted > 0;
-        slicing.pace.took(elapsed, slice.deleted);
+        slicing.pace.took(elapsed, slice.read);
         if slice.pressure.lag_hidden {
             outcome.warn(LAG_HIDDEN.to_owned());
         }
@@ -166,24 +183,33 @@ async fn slice(
     leaf: &Leaf,
     lo: &str,
     locked: Locked,
-) -> Result<Slice, Error> {
+) -> Result<Sliced, Error> {
     let table = slicing.table;
     let rows = slicing.pace.rows();
     let details = json!({ "run_id": ctx.run_id, "column": table.column, "cutoff": table.cutoff });
     let (name, relation) = (table.relation.name(), leaf.quoted());
     let (details, name, relation) = (&details, &name, &relation);
     let announced = slicing.announced;
-    let options = options(ctx).lock_timeout(ROW_LOCK_TIMEOUT);
-    ctx.transaction(&options, |tx| {
+    let held_up = &AtomicBool::new(false);
+    let options = table.purging(options(ctx).lock_timeout(ROW_LOCK_TIMEOUT));
+    let outcome = ctx.transaction(&options, |tx| {
         Box::pin(async move {
+            held_up.store(true, Ordering::Relaxed);
+            table.keep_holds(tx).await?;
+            held_up.store(false, Ordering::Relaxed);
             let (deleted, next) = delete(tx, table, relation, lo, rows, locked).await?;
             if deleted > 0 && !announced {
                 store::audit::record(tx, &event("retention.purging", name, details)).await?;
             }
-            Ok(Slice { deleted, next, pressure: pressure::read(tx).await? })
+            let read = if table.only.is_some() && next.is_some() { rows.unsigned_abs() } else { deleted };
+            Ok(Slice { deleted, read, next, pressure: pressure::read(tx).await? })
         })
-    })
-    .await
+    });
+    match outcome.await {
+        Ok(slice) => Ok(Sliced::Done(slice)),
+        Err(error) if error.kind() == Kind::LockTimeout && held_up.load(Ordering::Relaxed) => Ok(Sliced::HeldUp(error)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes up to `rows` rows from `lo` on. Returns how many, and where to go on.
@@ -198,6 +224,7 @@ async fn delete(
     let column = quote_ident(&table.column);
     let stamp = table.stamp.sql();
     let cutoff = &table.cutoff;
+    let only = table.and_only();
     let range: [Param<'_>; 3] = [(&lo, Type::TEXT), (cutoff, Type::TEXT), (&rows, Type::INT8)];
     // Qualified, ORDER BY means the column. The bare name would be the output's, which is text: the
     // whole range sorted, for each slice, by how its instants are spelt.
@@ -209,10 +236,10 @@ async fn delete(
     let hi: Option<String> = tx.row_opt("find the slice's end", &bound, &range).await?.map(|row| row.get(0));
 
     if hi.as_deref() == Some(lo) {
-        let skip = if locked == Locked::Skip { "FOR UPDATE SKIP LOCKED" } else { "" };
+        let skip = if locked == Locked::Skip { "FOR UPDATE OF t SKIP LOCKED" } else { "" };
         let same = format!(
             "DELETE FROM ONLY {relation} WHERE ctid = ANY (ARRAY(
-                 SELECT ctid FROM ONLY {relation} WHERE {column} = $1::{stamp} LIMIT $2 {skip}))"
+                 SELECT t.ctid FROM ONLY {relation} AS t WHERE t.{column} = $1::{stamp}{only} LIMIT $2 {skip}))"
         );
         let deleted = tx.execute("delete a slice", &same, &[(&lo, Type::TEXT), (&rows, Type::INT8)]).await?;
         if deleted > 0 {
@@ -226,13 +253,13 @@ async fn delete(
     }
 
     let end = hi.as_deref().unwrap_or(cutoff);
-    let within = format!("{column} >= $1::{stamp} AND {column} < $2::{stamp}");
+    let within = format!("t.{column} >= $1::{stamp} AND t.{column} < $2::{stamp}{only}");
     let sql = match locked {
-        Locked::Wait => format!("DELETE FROM ONLY {relation} WHERE {within}"),
+        Locked::Wait => format!("DELETE FROM ONLY {relation} AS t WHERE {within}"),
         // An array is computed once; a subquery with IN may be run again for each row, and take more.
         Locked::Skip => format!(
             "DELETE FROM ONLY {relation} WHERE ctid = ANY (ARRAY(
-                 SELECT ctid FROM ONLY {relation} WHERE {within} FOR UPDATE SKIP LOCKED))"
+                 SELECT t.ctid FROM ONLY {relation} AS t WHERE {within} FOR UPDATE OF t SKIP LOCKED))"
         ),
     };
     let deleted = tx.execute("delete a slice", &sql, &[(&lo, Type::TEXT), (&end, Type::TEXT)]).await?;
@@ -273,11 +300,12 @@ async fn give_way(
     Ok(())
 }
 
-/// The oldest row of the whole table, and whether it lies before the cutoff.
+/// The oldest row of the whole table that may be purged, and whether it lies before the cutoff.
 pub async fn oldest(tx: &Tx<'_>, table: &Table) -> Result<Option<(String, bool)>, Error> {
     let sql = format!(
         "SELECT t.{column}::text, t.{column} < $1::{stamp} FROM {relation} AS t
-          WHERE t.{column} IS NOT NULL ORDER BY t.{column} LIMIT 1",
+          WHERE t.{column} IS NOT NULL{only} ORDER BY t.{column} LIMIT 1",
+        only = table.and_only(),
         column = quote_ident(&table.column),
         stamp = table.stamp.sql(),
         relation = table.relation.quoted(),

@@ -20,6 +20,11 @@ impl Target {
         Target { schema: schema.to_owned(), table: table.to_owned(), column: None, keep }
     }
 
+    /// Whether it is the audit trail.
+    pub fn is_trail(&self) -> bool {
+        self.schema == SCHEMA && self.table == "audit_logs"
+    }
+
     /// `schema.table`
     pub fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
