@@ -168,7 +168,7 @@ async fn record(tx: &Tx<'_>, action: &str, id: Uuid, scope: &Scope, reason: &str
     let mut details = json!(scope);
     details["reason"] = reason.into();
     let (id, details) = (&id.to_string(), &details);
-    audit::record(tx, &Event { actor: by, action, resource_type: "audit_hold", resource_id: id, details }).await
+    audit::record(tx, &Event::new(by, action, "audit_hold", id, details)).await
 }
 
 /// The holds in force, or all, oldest first.
