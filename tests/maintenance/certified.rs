@@ -28,7 +28,7 @@ async fn seal(bench: &Bench) -> i64 {
 async fn verified(bench: &Bench) -> Verification {
     let question = Question { against: Vec::new(), min_keep: 30 * DAY };
     let db = bench.open();
-    let found = verify(&mut *db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap();
+    let found = verify(&mut db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap();
     assert!(found.is_sound(), "{:?}", found.findings);
     found
 }
@@ -188,7 +188,8 @@ async fn a_sealer_and_a_purge_wait_for_each_other() {
         wait_until("both wait", BOUND, async || bench.count(waiting).await == 2).await;
         other.batch_execute("COMMIT").await.unwrap();
     });
-    (purge.unwrap(), seal.unwrap());
+    purge.unwrap();
+    seal.unwrap();
     assert_eq!(bench.count(PURGES).await, 1);
     tokio::time::timeout(Duration::from_secs(30), verified(&bench)).await.unwrap();
 }
