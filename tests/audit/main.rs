@@ -1,6 +1,6 @@
 //! Seals and proofs, on servers of the tests' own: a seal waits for the oldest transaction of the whole server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod daemon;
 mod epochs;
