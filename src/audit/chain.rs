@@ -49,7 +49,7 @@ pub fn fields(seal: &Seal) -> [Option<String>; 17] {
         Some(seal.row_count.to_string()),
         rows.map(|rows| micros(rows.first_at)),
         rows.map(|rows| micros(rows.last_at)),
-        rows.map(|rows| hex(&rows.root)),
+        rows.map(|rows| hex(rows.root)),
         cutoff,
         seal.previous.as_ref().map(hex),
         Some(micros(seal.sealed_at)),
@@ -73,7 +73,7 @@ impl Head {
 
 impl fmt::Display for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.number, hex(&self.hash))
+        write!(f, "{}:{}", self.number, hex(self.hash))
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_version_1() {
         let wanted = "aff862bbe9bd76390a20392f6bb2bdeabde86f9030d9405f2416e8da64cc0224";
-        assert_eq!(hex(&head(&seal())), wanted);
+        assert_eq!(hex(head(&seal())), wanted);
     }
 
     #[test]
@@ -159,27 +159,27 @@ mod tests {
             ("sealed_by", |seal| seal.sealed_by.clear()),
             ("from", |seal| {
                 if let What::Rows(rows) = &mut seal.what {
-                    rows.from.xid += 1
+                    rows.from.xid += 1;
                 }
             }),
             ("below", |seal| {
                 if let What::Rows(rows) = &mut seal.what {
-                    rows.below.id = Uuid::nil()
+                    rows.below.id = Uuid::nil();
                 }
             }),
             ("first", |seal| {
                 if let What::Rows(rows) = &mut seal.what {
-                    rows.first_at = at(1)
+                    rows.first_at = at(1);
                 }
             }),
             ("root", |seal| {
                 if let What::Rows(rows) = &mut seal.what {
-                    rows.root[31] ^= 1
+                    rows.root[31] ^= 1;
                 }
             }),
             ("kind", |seal| {
                 if let What::Rows(rows) = &seal.what {
-                    seal.what = What::Adopted(rows.clone())
+                    seal.what = What::Adopted(rows.clone());
                 }
             }),
         ];

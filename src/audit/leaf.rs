@@ -125,7 +125,7 @@ mod tests {
         ];
         assert_eq!(event.len(), FIELDS.len());
         let leaf = hash_fields(event.into_iter());
-        assert_eq!(hex(&leaf), "fa07c53d89c271a6a7ca748030c91b5c4c42055e1fb95c68c9b31e1dffad7cd1");
+        assert_eq!(hex(leaf), "fa07c53d89c271a6a7ca748030c91b5c4c42055e1fb95c68c9b31e1dffad7cd1");
         // An empty text is not a null one.
         let without = event.map(|field| field.filter(|text| !text.is_empty()));
         assert_ne!(hash_fields(without.into_iter()), leaf);

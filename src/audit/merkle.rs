@@ -145,9 +145,9 @@ mod tests {
     fn roots_are_those_of_certificate_transparency() {
         let leaves: Vec<Hash> = DATA.iter().map(|data| leaf(&bytes(data))).collect();
         for (count, wanted) in (1..).zip(ROOTS) {
-            assert_eq!(hex(&root(&leaves[..count])), wanted, "{count} leaves");
+            assert_eq!(hex(root(&leaves[..count])), wanted, "{count} leaves");
         }
-        assert_eq!(hex(&root(&[])), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(hex(root(&[])), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Stage {
         let sets = [source::bundled(source::STEWARD).unwrap()];
         let options = migrate::Options::new(&config::Config::default().migrations, "test");
         migrate::up(&self.db, &sets, &options).await.unwrap();
+        // The acts of migrating are no part of the tests.
+        self.sql("TRUNCATE steward.audit_logs").await;
     }
 
     /// After the server went away and came back.
@@ -93,7 +95,7 @@ impl Stage {
 
     pub async fn verify_against(&self, against: &[Head]) -> Verification {
         let question = Question { against: against.to_vec(), min_keep: Duration::from_secs(30 * 86_400) };
-        verify(&mut *self.db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap()
+        verify(&mut self.db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap()
     }
 
     pub async fn prove(&self, id: Uuid, to: Option<i64>) -> prove::Outcome {
