@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod claims;
+pub mod events;
 pub mod health;
 pub mod history;
 pub mod leases;
