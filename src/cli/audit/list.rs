@@ -52,7 +52,7 @@ impl List {
         })?;
         if session.json {
             match serde_json::to_string_pretty(&listed.objects) {
-                Ok(text) => print(&shown::escaped(&text, '\n')),
+                Ok(text) => print(&shown::escaped(&text, &['\n'])),
                 Err(error) => say(&format!("write JSON: {error}")),
             }
         } else if listed.rows.is_empty() {

@@ -1,9 +1,11 @@
 //! Where an export goes: standard output, or a file that appears when it is whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::shown;
 
@@ -51,9 +53,7 @@ impl Output {
         name.push(".partial");
         let path = target.with_file_name(name);
         let shown = path.display();
-        // What an interrupted export left is written over, but not before it is ours.
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(&path);
-        let file = file.map_err(|error| format!("{shown}: {error}"))?;
+        let file = begin(&path).map_err(|error| format!("{shown}: {error}"))?;
         file.try_lock().map_err(|error| format!("{shown}: another export writes it ({error})"))?;
         file.set_len(0).map_err(|error| format!("{shown}: {error}"))?;
         Ok(Output::File(Partial { file, path, target: target.to_owned(), force }))
@@ -66,7 +66,7 @@ impl Output {
             Output::Stdout { terminal: false } => io::stdout().lock().write_all(bytes),
             Output::Stdout { terminal: true } => {
                 let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-                io::stdout().lock().write_all(shown::escaped(&text, '\n').as_bytes())
+                io::stdout().lock().write_all(shown::escaped(&text, &['\n']).as_bytes())
             }
         };
         taken(written)
@@ -76,21 +76,26 @@ impl Output {
     pub fn finish(self) -> io::Result<Taken> {
         match self {
             Output::Stdout { .. } => taken(io::stdout().lock().flush()),
-            Output::File(partial) => partial.finish().map(|()| Taken::Yes),
+            Output::File(partial) => {
+                let finished = partial.finish();
+                if finished.is_err() {
+                    partial.abandon();
+                }
+                finished.map(|()| Taken::Yes)
+            }
         }
     }
 
     /// Gives up: what was written so far goes.
     pub fn abandon(self) {
         if let Output::File(partial) = self {
-            // It stays, and the next export writes over it.
-            let _ = std::fs::remove_file(&partial.path);
+            partial.abandon();
         }
     }
 }
 
 impl Partial {
-    fn finish(self) -> io::Result<()> {
+    fn finish(&self) -> io::Result<()> {
         self.file.sync_all()?;
         // Somebody may have made it meanwhile.
         free(&self.target, self.force).map_err(io::Error::other)?;
@@ -100,6 +105,21 @@ impl Partial {
             _ => File::open(".")?.sync_all(),
         }
     }
+
+    fn abandon(&self) {
+        // At worst it stays, and the next export writes over it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Opens a file that may be there from an export that was interrupted, and leaves what is in it. No link is
+/// followed: in a folder that others write to, it may be theirs.
+fn begin(path: &Path) -> io::Result<File> {
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(MODE).custom_flags(no_link).open(path)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    Ok(file)
 }
 
 fn taken(written: io::Result<()>) -> io::Result<Taken> {

@@ -12,15 +12,15 @@ use crate::store::events::Recorded;
 const VALUE_MAX: usize = 32;
 
 /// The same text with what a terminal would obey, or show as something else, as JSON writes it: control
-/// characters, and those that turn the direction of text. `but` stays.
-pub fn escaped(text: &str, but: char) -> Cow<'_, str> {
-    if !text.chars().any(|c| c != but && is_obeyed(c)) {
+/// characters, and those that turn the direction of text. What is in `keep` stays.
+pub fn escaped<'t>(text: &'t str, keep: &[char]) -> Cow<'t, str> {
+    if !text.chars().any(|c| is_obeyed(c) && !keep.contains(&c)) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         match c {
-            c if c == but || !is_obeyed(c) => out.push(c),
+            c if keep.contains(&c) || !is_obeyed(c) => out.push(c),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
@@ -39,7 +39,7 @@ fn is_obeyed(c: char) -> bool {
 pub fn cell(text: &str, most: usize) -> String {
     // Of more than that nothing shows, and a value may be long.
     let text: String = text.chars().take(most + 1).collect();
-    shortened(&escaped(&text, '\0'), most)
+    shortened(&escaped(&text, &[]), most)
 }
 
 fn shortened(text: &str, most: usize) -> String {
@@ -98,7 +98,7 @@ mod tests {
         ] {
             assert_eq!(cell(text, 60), shown);
         }
-        assert_eq!(escaped("{\n\"\u{9b}\"}", '\n'), "{\n\"\\u009b\"}");
+        assert_eq!(escaped("{\n\"\u{9b}\"}", &['\n']), "{\n\"\\u009b\"}");
         assert_eq!(cell("abcdef", 4), "abc…");
         assert_eq!(cell("abcd", 4), "abcd");
     }
