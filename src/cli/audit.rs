@@ -34,8 +34,9 @@ pub enum Audit {
 }
 
 const LIST_EXAMPLES: &str = "\
-TIME is an instant (2026-11-27T09:30:00Z), a date (2026-11-27, midnight UTC) or an age (90s, 15m, 2h, 30d, 4w). By
-user, resource, action and time events are found by an index; by anything else, bound the time as well.
+TIME is an instant (2026-11-27T09:30:00Z), a date (2026-11-27, midnight UTC) or an age (90s, 15m,
+2h, 30d, 4w). By user, resource, action and time events are found by an index; by anything else,
+bound the time as well.
 
 Examples:
   pgsteward audit list --user user-123 --since 7d
@@ -43,10 +44,10 @@ Examples:
   pgsteward audit list --source trigger --json | jq -r '.[] | [.created_at, .actor, .action] | @tsv'";
 
 const EXPORT_EXAMPLES: &str = "\
-NDJSON has one object with all columns on each line. CSV is that of RFC 4180 with a header: nothing between two
-commas is null, \"\" is an empty text. Without --until the export ends with what is there when it begins. An event
-shows when its transaction has committed: where one export goes on from another, let --until lie further back
-than the longest transaction.
+NDJSON has one object with all columns on each line. CSV is that of RFC 4180 with a header: nothing
+between two commas is null, \"\" is an empty text. Without --until the export ends with what is
+there when it begins. An event shows when its transaction has committed: where one export goes on
+from another, let --until lie further back than the longest transaction.
 
 Examples:
   pgsteward audit export --since 2026-10-01 --until 2026-11-01 --output october.ndjson
