@@ -19,7 +19,7 @@ CREATE TABLE steward.audit_logs (
     id                uuid        NOT NULL DEFAULT steward.uuid_v7(),
     -- The time of the act. now() would be the start of the transaction: one time for all that a long
     -- transaction did, and possibly long before it became visible.
-    created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at        timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(created_at)),
     user_id           text,
     actor             text        NOT NULL DEFAULT session_user,
     session_user_name text        NOT NULL DEFAULT session_user,

@@ -19,7 +19,6 @@ pub mod prove;
 pub mod publish;
 pub mod seal;
 pub mod verify;
-pub mod written;
 
 pub use crate::store::audit::{Event, record};
 pub use chain::Head;

@@ -1,22 +1,29 @@
 //! `pgsteward audit …`: the trail read, verified and proven from the command line.
 
+mod csv;
 mod export;
 mod filter;
 mod hold;
 mod list;
+mod moment;
+mod output;
 mod prove;
+mod shown;
 mod verify;
 
 use clap::Subcommand;
 
-use super::{Exit, Session};
+use super::job::told;
+use super::{Exit, Session, say};
+use crate::db::{Error, Kind};
+use crate::store::events::Reader;
 
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// List events, the newest first
+    /// List events, newest first
     #[command(after_help = LIST_EXAMPLES)]
     List(list::List),
-    /// Write events out, the oldest first
+    /// Write all events that are asked for, oldest first, as NDJSON or CSV
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(export::Export),
     /// Hold the trail against its seals
@@ -31,17 +38,25 @@ pub enum Audit {
 }
 
 const LIST_EXAMPLES: &str = "\
+TIME is an instant (2026-11-27T09:30:00Z), a date (2026-11-27, midnight UTC) or an age (90s, 15m,
+2h, 30d, 4w). By user, resource, action and time events are found by an index; by anything else,
+bound the time as well.
+
 Examples:
   pgsteward audit list --user user-123 --since 7d
-  pgsteward audit list --resource public.users/42
-  pgsteward audit list --action 'user.*' --ip 192.0.2.0/24 --json";
+  pgsteward audit list --resource public.vms/42 --action 'vm.*'
+  pgsteward audit list --source trigger --json | jq -r '.[] | [.created_at, .actor, .action] | @tsv'";
 
 const EXPORT_EXAMPLES: &str = "\
-What is written while it runs is left out: it ends at the clock of its beginning, or at --until.
+NDJSON has one object with all columns on each line. CSV is that of RFC 4180 with a header: nothing
+between two commas is null, \"\" is an empty text. Without --until the export ends with what is
+there when it begins. An event shows when its transaction has committed: where one export goes on
+from another, let --until lie further back than the longest transaction.
 
 Examples:
-  pgsteward audit export --since 2026-11-01 --until 2026-12-01 --output november.ndjson
-  pgsteward audit export --format csv --user user-123 > events.csv";
+  pgsteward audit export --since 2026-10-01 --until 2026-11-01 --output october.ndjson
+  pgsteward audit export --user user-123 --format csv > user-123.csv
+  pgsteward audit export --action 'billing.*' | gzip > billing.ndjson.gz";
 
 const VERIFY_EXAMPLES: &str = "\
 Exit codes: 0 everything is as it was sealed; 5 it is not, and what was altered, is missing or was added is
@@ -71,5 +86,19 @@ impl Audit {
             Audit::Hold(hold) => hold.execute(&session).await,
         };
         outcome.unwrap_or_else(|exit| exit)
+    }
+}
+
+/// Tells that events could not be read.
+fn unread(database: &str, error: &Error) -> Exit {
+    let narrow = if error.kind() == Kind::Timeout { "; narrow it with --since and --until" } else { "" };
+    say(&format!("database {database}: {}{narrow}", told(error)));
+    Exit::Unavailable
+}
+
+/// Says that there may be more than is seen.
+fn warn(reader: &Reader) {
+    if reader.restricted {
+        say("row security is on for this role: events that no policy of its own shows are not here");
     }
 }

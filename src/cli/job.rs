@@ -113,7 +113,7 @@ impl Job {
 }
 
 /// An error of the database, with what mends it where pgsteward's own tables are missing.
-fn told(error: &Error) -> String {
+pub fn told(error: &Error) -> String {
     let missing = error.sqlstate().is_some_and(|state| matches!(state.code(), "42P01" | "3F000"));
     let mend = if missing { "; pgsteward's own tables are missing: `pgsteward migrate up` makes them" } else { "" };
     format!("{error}{mend}")

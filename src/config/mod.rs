@@ -38,7 +38,6 @@ pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
 pub use secret::{Secret, SecretError, SecretSource};
-pub use value::parse_duration;
 pub use window::{Window, Windows};
 
 /// Everything that pgsteward was told. `Config::default()` is what holds when nothing is said; it

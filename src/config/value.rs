@@ -18,7 +18,7 @@ const TIME_UNITS: [(&str, u64); 6] =
 const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Reads `30s`, `1h30m`, `250ms`: whole numbers with units, each unit at most once, larger first.
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     parse_units(text, &TIME_UNITS).map(Duration::from_millis)
 }
 

@@ -9,7 +9,10 @@ use crate::db::{Error, Kind, Param, Tx, TxOptions};
 
 /// A row of the trail, as it was read: nothing is copied out of it.
 #[derive(Debug)]
-pub struct TrailRow(Row);
+pub struct TrailRow {
+    row: Row,
+    created_at: DateTime<Utc>,
+}
 
 /// A place in the order of sealing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,20 +36,27 @@ const TEXTS: usize = 14;
 const XID: usize = 12;
 
 /// As they are hashed: every field but the first two as text.
-pub(super) const COLUMNS: &str =
-    "l.id, l.created_at, l.user_id, l.actor, l.session_user_name, l.action, l.resource_type,
+const COLUMNS: &str = "l.id, l.created_at, l.user_id, l.actor, l.session_user_name, l.action, l.resource_type,
         l.resource_id, l.old_values::text, l.new_values::text, l.ip_address::text, l.user_agent, l.request_id,
         l.source, l.xid::text, l.details::text";
 
 impl TrailRow {
+    /// An error where the time is none (`infinity`), which no writer of ours can have made.
+    fn read(row: Row) -> Result<TrailRow, Error> {
+        let id: Uuid = row.get(0);
+        let malformed = |error| Error::from_pg(format!("read the time of event {id}"), error);
+        let created_at = row.try_get(1).map_err(malformed)?;
+        Ok(TrailRow { row, created_at })
+    }
+
     /// The id.
     pub fn id(&self) -> Uuid {
-        self.0.get(0)
+        self.row.get(0)
     }
 
     /// When it was written.
     pub fn created_at(&self) -> DateTime<Utc> {
-        self.0.get(1)
+        self.created_at
     }
 
     /// The same in microseconds since 1970.
@@ -56,12 +66,7 @@ impl TrailRow {
 
     /// The fields after these two, in the order of the table.
     pub fn texts(&self) -> impl Iterator<Item = Option<&str>> {
-        (0..TEXTS).map(|index| self.0.get(2 + index))
-    }
-
-    /// A field after `id` and `created_at`, by its name.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.0.columns().iter().skip(2).position(|column| column.name() == name).and_then(|index| self.0.get(2 + index))
+        (0..TEXTS).map(|index| self.row.get(2 + index))
     }
 
     /// The transaction that wrote it.
@@ -69,7 +74,7 @@ impl TrailRow {
     /// # Errors
     /// A number that is none.
     pub fn xid(&self) -> Result<u64, Error> {
-        let text: &str = self.0.get(2 + XID);
+        let text: &str = self.row.get(2 + XID);
         text.parse().map_err(|_| Error::new(Kind::Protocol, format!("found transaction id {text:?}")))
     }
 
@@ -117,9 +122,10 @@ pub async fn epoch(tx: &Tx<'_>) -> Result<String, Error> {
 }
 
 /// Options for reading in the order of sealing: by the index on `(xid, id)`, whatever the statistics say. The
-/// planner does not know yet what a bulk change has just added.
+/// planner does not know yet what a bulk change has just added. With `row_security` off PostgreSQL raises an error
+/// where a policy would hide rows; otherwise a seal would pass them over.
 pub fn by_index(mut options: TxOptions) -> TxOptions {
-    options.prelude.push_str("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; ");
+    options.prelude.push_str("SET LOCAL row_security = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; ");
     options
 }
 
@@ -156,14 +162,14 @@ pub async fn range(
     each(tx, "read the trail in order", &sql, &params[..used], with).await
 }
 
-pub(super) async fn each(
+async fn each(
     tx: &Tx<'_>,
     what: &'static str,
     sql: &str,
     params: &[Param<'_>],
     mut with: impl FnMut(TrailRow) -> Result<(), Error> + Send,
 ) -> Result<(), Error> {
-    tx.each_row(what, sql, params, |row| with(TrailRow(row))).await
+    tx.each_row(what, sql, params, |row| with(TrailRow::read(row)?)).await
 }
 
 /// Gives the rows that no seal holds and that no transaction now under way can have written, in the order of
@@ -191,7 +197,7 @@ pub async fn by_ids(tx: &Tx<'_>, ids: &[Uuid], from: DateTime<Utc>, to: DateTime
     let sql =
         format!("SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.created_at BETWEEN $2 AND $3 AND l.id = ANY ($1)");
     let params: [Param<'_>; 3] = [(&ids, Type::UUID_ARRAY), (&from, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ)];
-    Ok(tx.rows("read rows by their ids", &sql, &params).await?.into_iter().map(TrailRow).collect())
+    tx.rows("read rows by their ids", &sql, &params).await?.into_iter().map(TrailRow::read).collect()
 }
 
 /// A row by its id. A version 7 id begins with the time of its row, to the millisecond, so that one partition
@@ -212,7 +218,7 @@ pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<TrailRow>, Error> {
 pub async fn anywhere(tx: &Tx<'_>, ids: &[Uuid]) -> Result<Vec<TrailRow>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.id = ANY ($1)");
     let rows = tx.rows("look for rows in the whole trail", &sql, &[(&ids, Type::UUID_ARRAY)]).await?;
-    Ok(rows.into_iter().map(TrailRow).collect())
+    rows.into_iter().map(TrailRow::read).collect()
 }
 
 /// What is not sealed yet, from a transaction on.

@@ -1,184 +1,222 @@
-//! `pgsteward audit export`: all that is wanted, page by page, in constant memory.
+//! `pgsteward audit export`
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 
-use super::filter::Chosen;
-use crate::audit::written;
-use crate::cli::job::failed;
-use crate::cli::{Exit, Selection, Session, say};
-use crate::db::{Conn, Database, Error, Purpose, TxOptions};
-use crate::store::events::{self, Cursor, Filter, Walk};
-use crate::store::trail::TrailRow;
+use super::filter::Asked;
+use super::output::{Output, Taken};
+use super::{csv, unread, warn};
+use crate::cli::{Exit, Selection, Session, bounded, say};
+use crate::db::{Conn, Database, Error, Purpose};
+use crate::store::events::{self, Cursor, Filter, Instant, Order, Page, Recorded};
 
-/// Events in one transaction: short enough to hold no snapshot for long.
-const PAGE: i64 = 10_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// One JSON object a line
-    Ndjson,
-    /// RFC 4180, with a head line
-    Csv,
-}
+/// About so many bytes are read and written at once.
+const PAGE_BYTES: usize = 1024 * 1024;
+/// A page ends here whatever was asked for: events differ in size.
+const PAGE_BYTES_MAX: usize = 4 * PAGE_BYTES;
+/// Events in the first page, whose size nobody knows, and in any.
+const FIRST_LIMIT: i64 = 500;
+const LIMIT_MIN: i64 = 50;
+const LIMIT_MAX: i64 = 10_000;
+/// A page without an index reads until it is full.
+const PAGE_BOUND: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 pub struct Export {
     #[command(flatten)]
-    chosen: Chosen,
+    asked: Asked,
+    /// An object on each line, or comma-separated values
     #[arg(long, value_enum, default_value_t = Format::Ndjson)]
     format: Format,
-    /// Into this file, which is there when it is whole
+    /// Into this file, which gets its name when it is whole [default: standard output]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Replace the file if there is one
+    /// Replace the file
     #[arg(long, requires = "output")]
     force: bool,
     #[command(flatten)]
     selection: Selection,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Ndjson,
+    Csv,
+}
+
+impl Format {
+    fn begin(self, out: &mut Vec<u8>) {
+        if self == Format::Csv {
+            csv::header(out);
+        }
+    }
+
+    fn event(self, out: &mut Vec<u8>, event: &Recorded<'_>) {
+        match self {
+            Format::Csv => csv::event(out, event),
+            Format::Ndjson => {
+                // Into memory, of texts and JSON: it cannot fail.
+                if serde_json::to_writer(&mut *out, event).is_ok() {
+                    out.push(b'\n');
+                }
+            }
+        }
+    }
+}
+
+/// A page, as it is written.
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    count: i64,
+    first_at: Option<DateTime<Utc>>,
+    last: Option<Cursor>,
+    /// Whether it ended for its size.
+    full: bool,
+}
+
+impl Written {
+    fn take(&mut self, event: &Recorded<'_>, format: Format) {
+        self.full = self.full || self.bytes.len() >= PAGE_BYTES_MAX;
+        if self.full {
+            return;
+        }
+        format.event(&mut self.bytes, event);
+        self.count += 1;
+        self.first_at.get_or_insert(event.created_at);
+        self.last = Some(event.cursor());
+    }
+
+    /// How many events make the next page.
+    fn next_limit(&self) -> i64 {
+        let one = self.bytes.len() as i64 / self.count.max(1);
+        (PAGE_BYTES as i64 / one.max(1)).clamp(LIMIT_MIN, LIMIT_MAX)
+    }
+}
+
+/// What was exported so far.
+#[derive(Default)]
+struct Progress {
+    count: i64,
+    first_at: Option<DateTime<Utc>>,
+    last: Option<Cursor>,
+}
+
+/// Why it ended early.
+enum Stop {
+    Closed,
+    Failed(Exit),
+}
+
 impl Export {
     pub async fn execute(self, session: &Session) -> Result<Exit, Exit> {
         let opened = session.open(&self.selection)?;
-        let mut sink = match &self.output {
-            None => Sink::new(io::stdout(), self.format),
-            Some(path) => Sink::new(self.begin(path)?, self.format),
+        let db = &opened.db;
+        let filter = self.filter(db).await?;
+        let mut output = match &self.output {
+            None => Output::stdout(),
+            Some(path) => Output::file(path, self.force).map_err(usage)?,
         };
-        let outcome = walk(&opened.db, self.chosen.filter(), &mut sink).await;
-        let exported = sink.count;
-        match (outcome, sink.end()) {
-            // Who reads no further wants no more.
-            (_, Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
-            (_, Err(error)) => return Err(self.cannot_write(&error)),
-            (Err(error), Ok(())) => return Err(failed(opened.db.name(), &error)),
-            (Ok(()), Ok(())) => {}
+        let mut progress = Progress::default();
+        let ended = self.copy(db, &filter, &mut output, &mut progress).await;
+        let ended = match ended {
+            Ok(()) => match output.finish() {
+                Ok(Taken::Yes) => Ok(()),
+                Ok(Taken::Closed) => Err(Stop::Closed),
+                Err(error) => Err(Stop::Failed(unwritten(&error))),
+            },
+            Err(stop) => {
+                output.abandon();
+                Err(stop)
+            }
+        };
+        match ended {
+            Ok(()) => say(&progress.told()),
+            Err(Stop::Closed) => {}
+            Err(Stop::Failed(exit)) => return Err(exit),
         }
-        if let Some(path) = &self.output {
-            std::fs::rename(partial(path), path).map_err(|error| self.cannot_write(&error))?;
-        }
-        say(&format!("{exported} events of database {} exported", opened.db.name()));
         Ok(Exit::Ok)
     }
 
-    fn begin(&self, path: &Path) -> Result<File, Exit> {
-        if path.exists() && !self.force {
-            say(&format!("--output {}: it exists; --force replaces it", path.display()));
-            return Err(Exit::Usage);
-        }
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(partial(path))
-            .map_err(|error| self.cannot_write(&error))
+    /// What is exported: nothing that comes after the beginning, so that there is an end.
+    async fn filter(&self, db: &Database) -> Result<Filter, Exit> {
+        let bound = db.query_timeout();
+        let found = bounded("look at the trail", bound * 3, async {
+            let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
+            let reader = events::reader(conn, bound).await?;
+            warn(&reader);
+            let mut filter = match self.asked.filter(reader.now, Some(reader.now)) {
+                Ok(filter) => filter,
+                Err(wrong) => return Ok(Err(wrong)),
+            };
+            filter.settle(conn, bound).await?;
+            Ok(Ok(filter))
+        });
+        found.await.map_err(|error| unread(db.name(), &error))?.map_err(usage)
     }
 
-    fn cannot_write(&self, error: &io::Error) -> Exit {
-        let to = self.output.as_ref().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
-        say(&format!("write to {to}: {error}"));
-        Exit::Unavailable
-    }
-}
-
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
-}
-
-/// Page after page, each where the last one ended, up to the clock of the beginning.
-async fn walk(db: &Database, mut filter: Filter, sink: &mut Sink) -> Result<(), Error> {
-    let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
-    let options = &TxOptions::within(db.query_timeout()).read_only();
-    if filter.until.is_none() {
-        filter.until = Some(conn.transaction(options, |tx| Box::pin(events::now(tx))).await?);
-    }
-    loop {
-        let (before, after) = (sink.count, sink.last);
-        page(conn, options, &filter, after, sink).await?;
-        if sink.count - before < PAGE as u64 || sink.failed.is_some() {
-            return Ok(());
-        }
-    }
-}
-
-async fn page(
-    conn: &mut Conn,
-    options: &TxOptions,
-    filter: &Filter,
-    after: Option<Cursor>,
-    sink: &mut Sink,
-) -> Result<(), Error> {
-    let sink = &Mutex::new(sink);
-    conn.transaction(options, |tx| {
-        Box::pin(async move {
-            let walk = Walk::OldestFirst { after };
-            events::page(tx, filter, walk, PAGE, |row| {
-                sink.lock().unwrap_or_else(PoisonError::into_inner).take(&row);
-                Ok(())
-            })
-            .await
-        })
-    })
-    .await
-}
-
-/// Where events go, and how far they have come.
-struct Sink {
-    out: BufWriter<Box<dyn Write + Send>>,
-    format: Format,
-    line: Vec<u8>,
-    count: u64,
-    last: Option<Cursor>,
-    /// Why nothing more is written.
-    failed: Option<io::Error>,
-}
-
-impl Sink {
-    fn new(out: impl Write + Send + 'static, format: Format) -> Sink {
-        let out = BufWriter::with_capacity(64 * 1024, Box::new(out) as Box<dyn Write + Send>);
-        let mut sink = Sink { out, format, line: Vec::new(), count: 0, last: None, failed: None };
-        if format == Format::Csv {
-            sink.line.extend(written::csv_head().as_bytes());
-            sink.write();
-        }
-        sink
-    }
-
-    fn take(&mut self, row: &TrailRow) {
-        // A conflict would have the page read again; each event goes out once.
-        let place = Cursor { created_at: row.created_at(), id: row.id() };
-        if self.failed.is_some() || self.last.is_some_and(|last| place <= last) {
-            return;
-        }
-        match self.format {
-            Format::Ndjson => {
-                written::json(row, &mut self.line);
-                self.line.push(b'\n');
+    async fn copy(&self, db: &Database, filter: &Filter, to: &mut Output, progress: &mut Progress) -> Result<(), Stop> {
+        let mut head = Vec::new();
+        self.format.begin(&mut head);
+        put(to, &head)?;
+        let mut limit = FIRST_LIMIT;
+        loop {
+            let page = Page { filter, order: Order::OldestFirst, behind: progress.last, limit };
+            let written = match self.read(db, &page).await {
+                Ok(written) => written,
+                Err(error) => return Err(Stop::Failed(unread(db.name(), &error))),
+            };
+            put(to, &written.bytes)?;
+            progress.count += written.count;
+            progress.first_at = progress.first_at.or(written.first_at);
+            progress.last = written.last.or(progress.last);
+            if !written.full && written.count < limit {
+                return Ok(());
             }
-            Format::Csv => written::csv(row, &mut self.line),
+            limit = written.next_limit();
         }
-        self.write();
-        self.count += 1;
-        self.last = Some(place);
     }
 
-    fn write(&mut self) {
-        if let Err(error) = self.out.write_all(&self.line) {
-            self.failed = Some(error);
-        }
-        self.line.clear();
+    /// A connection for each page: while the other end takes its time none is held, and one that was ended
+    /// meanwhile is replaced.
+    async fn read(&self, db: &Database, page: &Page<'_>) -> Result<Written, Error> {
+        bounded("read events", PAGE_BOUND + db.query_timeout(), async {
+            let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
+            page.fold(conn, PAGE_BOUND, |written: &mut Written, event| written.take(event, self.format)).await
+        })
+        .await
     }
+}
 
-    fn end(mut self) -> io::Result<()> {
-        match self.failed.take() {
-            Some(error) => Err(error),
-            None => self.out.flush(),
+impl Progress {
+    fn told(&self) -> String {
+        match (self.count, self.first_at, self.last) {
+            (1, Some(at), _) => format!("1 event exported, of {}", Instant::of(at)),
+            (count, Some(from), Some(last)) => {
+                format!("{count} events exported, from {} to {}", Instant::of(from), Instant::of(last.created_at))
+            }
+            _ => "no event exported: there is none".to_owned(),
         }
     }
+}
+
+fn put(to: &mut Output, bytes: &[u8]) -> Result<(), Stop> {
+    match to.write(bytes) {
+        Ok(Taken::Yes) => Ok(()),
+        Ok(Taken::Closed) => Err(Stop::Closed),
+        Err(error) => Err(Stop::Failed(unwritten(&error))),
+    }
+}
+
+fn unwritten(error: &std::io::Error) -> Exit {
+    say(&format!("write the export: {error}"));
+    Exit::Unavailable
+}
+
+fn usage(wrong: String) -> Exit {
+    say(&wrong);
+    Exit::Usage
 }

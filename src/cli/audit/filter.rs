@@ -1,105 +1,131 @@
-//! Which events: the options that `list` and `export` share.
+//! Which events: the options that `audit list` and `audit export` share.
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
-use clap::Args;
+use chrono::{DateTime, Utc};
+use clap::{Args, ValueEnum};
 
-use crate::config::parse_duration;
-use crate::store::events::{Action, Filter};
+use super::moment::Moment;
+use crate::store::events::{Action, EARLIEST, Filter, LATEST};
 
 #[derive(Debug, Args)]
-pub struct Chosen {
-    /// Of this user, as the application names it
-    #[arg(long, value_name = "ID")]
+pub struct Asked {
+    /// Of this user of the application
+    #[arg(long, value_name = "ID", value_parser = some_text)]
     user: Option<String>,
-    /// By this role or job
-    #[arg(long, value_name = "NAME")]
+    /// Of this role, job or caller
+    #[arg(long, value_name = "NAME", value_parser = some_text)]
     actor: Option<String>,
-    /// Of this action; all that begin so with a * at the end
-    #[arg(long, value_name = "ACTION")]
-    action: Option<String>,
-    /// On this kind of thing, or this one thing: public.users/42
-    #[arg(long, value_name = "TYPE[/ID]")]
-    resource: Option<String>,
-    /// Told by: pgsteward, application or trigger
-    #[arg(long, value_name = "SOURCE", value_parser = ["pgsteward", "application", "trigger"])]
-    source: Option<String>,
-    /// From this address or network: 192.0.2.0/24
-    #[arg(long, value_name = "ADDRESS", value_parser = network)]
+    /// This action; with * at the end, all that begin so
+    #[arg(long, value_name = "ACTION", value_parser = action)]
+    action: Option<Action>,
+    /// What it was done to: TYPE alone (public.vms), or with the id behind the first slash
+    #[arg(long, value_name = "TYPE[/ID]", value_parser = resource)]
+    resource: Option<Resource>,
+    /// By whom it was written
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<Source>,
+    /// From this address, or this network
+    #[arg(long, value_name = "ADDRESS[/BITS]", value_parser = network)]
     ip: Option<String>,
     /// Of this request
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = some_text)]
     request: Option<String>,
-    /// From then on: 2026-11-27T08:00:00Z, 2026-11-27, or an age such as 2h or 30d
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    since: Option<DateTime<Utc>>,
-    /// Before then
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    until: Option<DateTime<Utc>>,
+    /// From this time on
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    since: Option<Moment>,
+    /// Before this time
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    until: Option<Moment>,
 }
 
-impl Chosen {
-    /// As it is asked of the database.
-    pub fn filter(&self) -> Filter {
-        let action = self.action.as_ref().map(|action| match action.strip_suffix('*') {
-            Some(prefix) => Action::BeginsWith(prefix.to_owned()),
-            None => Action::Is(action.clone()),
-        });
-        let (resource_type, resource_id) = match &self.resource {
-            Some(resource) => thing(resource),
-            None => (None, None),
-        };
-        Filter {
-            user: self.user.clone(),
-            actor: self.actor.clone(),
-            action,
-            resource_type,
-            resource_id,
-            source: self.source.clone(),
-            address: self.ip.clone(),
-            request: self.request.clone(),
-            since: self.since,
-            until: self.until,
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Resource {
+    kind: String,
+    id: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Source {
+    Pgsteward,
+    Application,
+    Trigger,
+}
+
+impl Source {
+    /// As in the column.
+    fn as_str(self) -> &'static str {
+        match self {
+            Source::Pgsteward => "pgsteward",
+            Source::Application => "application",
+            Source::Trigger => "trigger",
         }
     }
 }
 
-/// Kind and id: an id may hold slashes, the kind none.
-pub fn thing(resource: &str) -> (Option<String>, Option<String>) {
-    match resource.split_once('/') {
-        Some((kind, id)) => (Some(kind.to_owned()), Some(id.to_owned())),
-        None => (Some(resource.to_owned()), None),
+impl Asked {
+    /// The filter, by a clock that says `now`; where no end was given, `until` is it.
+    ///
+    /// # Errors
+    /// Nothing lies between the two times.
+    pub fn filter(&self, now: DateTime<Utc>, until: Option<DateTime<Utc>>) -> Result<Filter, String> {
+        let since = self.since.map_or(EARLIEST, |moment| moment.by(now));
+        let until = self.until.map(|moment| moment.by(now)).or(until).unwrap_or(LATEST);
+        if since >= until {
+            return Err(format!("found --since {since:?} and --until {until:?}, wanted the first before the second"));
+        }
+        let resource = self.resource.clone();
+        Ok(Filter {
+            user_id: self.user.clone(),
+            actor: self.actor.clone(),
+            action: self.action.clone(),
+            resource_id: resource.as_ref().and_then(|resource| resource.id.clone()),
+            resource_type: resource.map(|resource| resource.kind),
+            source: self.source.map(|source| source.as_str().to_owned()),
+            ip_address: self.ip.clone(),
+            request_id: self.request.clone(),
+            since,
+            until,
+        })
     }
 }
 
-/// An instant, a day's beginning in UTC, or so long ago.
-pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Ok(at.to_utc());
-    }
-    if let Ok(day) = text.parse::<NaiveDate>() {
-        return Ok(day.and_time(NaiveTime::MIN).and_utc());
-    }
-    let ago =
-        parse_duration(text).and_then(|age| Utc::now().checked_sub_signed(chrono::TimeDelta::from_std(age).ok()?));
-    ago.ok_or_else(|| {
-        r#"wanted an instant such as "2026-11-27T08:00:00Z", a day, or an age such as "2h" or "30d""#.to_owned()
-    })
+fn some_text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("found an empty text, wanted a name or an id".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// As PostgreSQL's inet reads it.
+fn action(text: &str) -> Result<Action, String> {
+    let (beginning, is_whole) = text.strip_suffix('*').map_or((text, true), |beginning| (beginning, false));
+    match is_whole {
+        _ if beginning.is_empty() || beginning.contains('*') => {
+            Err(format!("found {text:?}, wanted an action such as user.login, or the beginning of one such as user.*"))
+        }
+        true => Ok(Action::Is(beginning.to_owned())),
+        false => Ok(Action::Begins(beginning.to_owned())),
+    }
+}
+
+fn resource(text: &str) -> Result<Resource, String> {
+    let (kind, id) = text.split_once('/').map_or((text, None), |(kind, id)| (kind, Some(id)));
+    if kind.is_empty() || id == Some("") {
+        return Err(format!("found {text:?}, wanted TYPE or TYPE/ID such as public.vms or public.vms/42"));
+    }
+    Ok(Resource { kind: kind.to_owned(), id: id.map(str::to_owned) })
+}
+
 fn network(text: &str) -> Result<String, String> {
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let most = match address.parse() {
         Ok(IpAddr::V4(_)) => 32,
         Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return Err("wanted an address or a network such as 192.0.2.0/24".to_owned()),
+        Err(_) => {
+            return Err(format!("found {text:?}, wanted an address such as 10.0.0.7, or a network such as 10.0.0.0/8"));
+        }
     };
-    match bits.map(str::parse::<u8>) {
-        None => Ok(text.to_owned()),
-        Some(Ok(bits)) if bits <= most => Ok(text.to_owned()),
-        Some(_) => Err(format!("wanted a prefix length of 0 to {most}")),
+    let digits = bits.is_none_or(|bits| bits.bytes().all(|byte| byte.is_ascii_digit()));
+    match bits.map_or(Ok(most), str::parse::<u8>) {
+        Ok(bits) if digits && bits <= most => Ok(text.to_owned()),
+        _ => Err(format!("found {text:?}, wanted a prefix of 0 to {most} bits behind the slash")),
     }
 }
 
@@ -108,24 +134,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_in_three_forms() {
-        assert_eq!(time("2026-11-27T08:00:00+01:00").unwrap().to_rfc3339(), "2026-11-27T07:00:00+00:00");
-        assert_eq!(time("2026-11-27").unwrap().to_rfc3339(), "2026-11-27T00:00:00+00:00");
-        assert!((Utc::now() - time("2h").unwrap()).num_minutes() == 120);
-        for wrong in ["", "yesterday", "2026-13-01", "2026-11-27 08:00", "-1h", "999999999999d"] {
-            assert!(time(wrong).is_err(), "{wrong}");
+    fn what_was_meant_is_read() {
+        assert_eq!(action("user.login"), Ok(Action::Is("user.login".to_owned())));
+        assert_eq!(action("user.*"), Ok(Action::Begins("user.".to_owned())));
+        let parts = |text| resource(text).map(|resource| (resource.kind, resource.id));
+        assert_eq!(parts("public.vms"), Ok(("public.vms".to_owned(), None)));
+        assert_eq!(parts("public.vms/7/a"), Ok(("public.vms".to_owned(), Some("7/a".to_owned()))));
+        for good in ["10.0.0.7", "10.1.2.3/8", "0.0.0.0/0", "::1", "2001:db8::/32", "::ffff:10.0.0.1/128"] {
+            assert_eq!(network(good).as_deref(), Ok(good));
         }
     }
 
     #[test]
-    fn addresses_and_things() {
-        for right in ["192.0.2.1", "192.0.2.0/24", "::1", "2001:db8::/32"] {
-            assert!(network(right).is_ok(), "{right}");
-        }
-        for wrong in ["", "192.0.2", "192.0.2.1/33", "::1/129", "x/8", "192.0.2.1/-1", "192.0.2.1/"] {
-            assert!(network(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(thing("public.users/a/b"), (Some("public.users".into()), Some("a/b".into())));
-        assert_eq!(thing("session"), (Some("session".into()), None));
+    fn every_bad_form_says_what_was_found_and_what_is_wanted() {
+        let refused = [
+            some_text("").unwrap_err(),
+            action("").unwrap_err(),
+            action("*").unwrap_err(),
+            action("a*b").unwrap_err(),
+            action("a**").unwrap_err(),
+            resource("").unwrap_err(),
+            resource("/7").unwrap_err(),
+            resource("vm/").unwrap_err(),
+            network("").unwrap_err(),
+            network("10.0.0").unwrap_err(),
+            network("10.0.0.0/33").unwrap_err(),
+            network("10.0.0.0/").unwrap_err(),
+            network("10.0.0.0/+8").unwrap_err(),
+            network("::/129").unwrap_err(),
+            network("fe80::1%eth0").unwrap_err(),
+        ];
+        assert!(refused.iter().all(|why| why.contains("found") && why.contains("wanted")), "{refused:?}");
     }
 }

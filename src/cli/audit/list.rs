@@ -1,179 +1,117 @@
 //! `pgsteward audit list`
 
-use std::fmt::Write as _;
-
-use chrono::DateTime;
+use chrono::Utc;
 use clap::Args;
-use serde_json::Value;
-use uuid::Uuid;
+use serde_json::value::RawValue;
 
-use super::filter::Chosen;
-use crate::audit::written;
-use crate::cli::job::failed;
-use crate::cli::job::text::columns;
+use super::filter::Asked;
+use super::{shown, unread};
+use crate::cli::job::text::{columns, instant};
 use crate::cli::{Exit, Selection, Session, bounded, print, say};
-use crate::db::{Conn, Database, Error, Purpose, TxOptions};
-use crate::store::events::{self, Cursor, Walk};
-use crate::store::trail::TrailRow;
+use crate::db::{Conn, Database, Error, Purpose};
+use crate::store::events::{self, Cursor, Filter, Order, Page, Recorded};
 
-/// Characters of what changed, in a line.
-const CHANGE_MAX: usize = 100;
-/// Characters of one value of it.
-const VALUE_MAX: usize = 32;
+/// Letters of a cell.
+const NAME_MAX: usize = 32;
+const RESOURCE_MAX: usize = 48;
+const CHANGE_MAX: usize = 96;
 
 #[derive(Debug, Args)]
 pub struct List {
     #[command(flatten)]
-    chosen: Chosen,
+    asked: Asked,
     /// So many events at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
     limit: i64,
-    /// Older than this one, as the last page told
-    #[arg(long, value_name = "TIME,ID", value_parser = cursor)]
+    /// Only what is older than the end of a page before, as that page named it
+    #[arg(long, value_name = "CURSOR", value_parser = str::parse::<Cursor>)]
     before: Option<Cursor>,
     #[command(flatten)]
     selection: Selection,
 }
 
-fn cursor(text: &str) -> Result<Cursor, String> {
-    let parts = text.split_once(',').and_then(|(at, id)| {
-        let created_at = DateTime::parse_from_rfc3339(at).ok()?.to_utc();
-        Some(Cursor { created_at, id: id.parse::<Uuid>().ok()? })
-    });
-    parts.ok_or_else(|| "wanted TIME,ID as the last page told it".to_owned())
+/// The events of a page, as they are told.
+#[derive(Default)]
+struct Listed {
+    rows: Vec<[String; 6]>,
+    objects: Vec<Box<RawValue>>,
+    count: i64,
+    /// The last that is shown.
+    last: Option<Cursor>,
+    more: bool,
 }
 
 impl List {
     pub async fn execute(self, session: &Session) -> Result<Exit, Exit> {
         let opened = session.open(&self.selection)?;
         let db = &opened.db;
-        let rows = self.read(db).await.map_err(|error| failed(db.name(), &error))?;
+        let read = self.read(db, session.json).await.map_err(|error| unread(db.name(), &error))?;
+        let listed = read.map_err(|wrong| {
+            say(&wrong);
+            Exit::Usage
+        })?;
         if session.json {
-            let objects = rows.iter().map(|row| {
-                let mut object = Vec::new();
-                written::json(row, &mut object);
-                String::from_utf8_lossy(&object).into_owned()
-            });
-            print(&format!("[{}]", objects.collect::<Vec<_>>().join(",\n ")));
-        } else if rows.is_empty() {
+            match serde_json::to_string_pretty(&listed.objects) {
+                Ok(text) => print(&shown::escaped(&text, &['\n'])),
+                Err(error) => say(&format!("write JSON: {error}")),
+            }
+        } else if listed.rows.is_empty() {
             say(&format!("no such event in the audit trail of database {}", db.name()));
         } else {
-            print(&table(&rows));
+            print(&columns(["time", "who", "action", "resource", "ip", "what"], &listed.rows).join("\n"));
         }
-        if let Some(last) = rows.last().filter(|_| rows.len() as i64 == self.limit) {
-            say(&format!("older: --before {},{}", written::instant(last.created_at()), last.id()));
+        if let Some(last) = listed.last.filter(|_| listed.more) {
+            say(&format!("older: --before {last}"));
         }
         Ok(Exit::Ok)
     }
 
-    async fn read(&self, db: &Database) -> Result<Vec<TrailRow>, Error> {
+    /// The page, or why it cannot be asked for.
+    async fn read(&self, db: &Database, json: bool) -> Result<Result<Listed, String>, Error> {
         let bound = db.query_timeout();
-        let (filter, limit, walk) = (self.chosen.filter(), self.limit, Walk::NewestFirst { before: self.before });
-        let filter = &filter;
-        bounded("read the audit trail", bound * 2, async {
+        bounded("read events", bound * 3, async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
-            let options = TxOptions::within(bound).read_only();
-            let read = conn.transaction(&options, |tx| {
-                Box::pin(async move {
-                    let mut rows = Vec::new();
-                    events::page(tx, filter, walk, limit, |row| {
-                        rows.push(row);
-                        Ok(())
-                    })
-                    .await?;
-                    Ok(rows)
-                })
-            });
-            read.await
+            let reader = events::reader(conn, bound).await?;
+            super::warn(&reader);
+            let mut filter = match self.asked.filter(reader.now, None) {
+                Ok(filter) => filter,
+                Err(wrong) => return Ok(Err(wrong)),
+            };
+            filter.settle(conn, bound).await?;
+            self.page(&filter).fold(conn, bound, |listed, event| self.take(listed, event, json)).await.map(Ok)
         })
         .await
     }
-}
 
-fn table(rows: &[TrailRow]) -> String {
-    let cells: Vec<[String; 6]> = rows.iter().map(cells).collect();
-    columns(["time", "who", "action", "on", "from", "what"], &cells).join("\n")
-}
+    /// One more than is shown: whether there is more.
+    fn page<'f>(&self, filter: &'f Filter) -> Page<'f> {
+        Page { filter, order: Order::NewestFirst, behind: self.before, limit: self.limit + 1 }
+    }
 
-fn cells(row: &TrailRow) -> [String; 6] {
-    let field = |name: &str| row.field(name).unwrap_or_default();
-    let who = row.field("user_id").unwrap_or_else(|| field("actor"));
-    let on = match (row.field("resource_type"), row.field("resource_id")) {
-        (Some(kind), Some(id)) => format!("{kind}/{id}"),
-        (kind, _) => kind.unwrap_or_default().to_owned(),
-    };
-    let address = field("ip_address");
-    let address = address.strip_suffix("/32").or(address.strip_suffix("/128")).unwrap_or(address);
-    [
-        row.created_at().format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
-        harmless(who),
-        harmless(field("action")),
-        harmless(&on),
-        address.to_owned(),
-        harmless(&shortened(&change(row), CHANGE_MAX)),
-    ]
-}
-
-/// What became of which column; else what was told beside.
-fn change(row: &TrailRow) -> String {
-    let object = |name: &str| row.field(name).and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let (old, new) = (object("old_values"), object("new_values"));
-    match (old.as_ref().and_then(Value::as_object), new.as_ref().and_then(Value::as_object)) {
-        (Some(old), Some(new)) => {
-            let mut text = String::new();
-            for (key, value) in new {
-                let separator = if text.is_empty() { "" } else { ", " };
-                let before = old.get(key).map_or_else(|| "-".to_owned(), short);
-                // Writing to a String cannot fail.
-                let _ = write!(text, "{separator}{key}: {before} → {}", short(value));
-            }
-            text
+    fn take(&self, listed: &mut Listed, event: &Recorded<'_>, json: bool) {
+        if listed.count >= self.limit {
+            listed.more = true;
+            return;
         }
-        _ => new.or(old).or_else(|| object("details")).map(|value| value.to_string()).unwrap_or_default(),
-    }
-}
-
-fn short(value: &Value) -> String {
-    shortened(&value.to_string(), VALUE_MAX)
-}
-
-fn shortened(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
-}
-
-/// Whatever an application wrote, it does not command the terminal.
-fn harmless(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() || turns(c) {
-            out.extend(c.escape_default());
+        listed.count += 1;
+        listed.last = Some(event.cursor());
+        if json {
+            // Texts and JSON: it cannot fail.
+            listed.objects.extend(serde_json::value::to_raw_value(event));
         } else {
-            out.push(c);
+            listed.rows.push(cells(event));
         }
-        out
-    })
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_commands_the_terminal() {
-        assert_eq!(harmless("a\u{1b}[31mb\n\u{202e}ü"), "a\\u{1b}[31mb\\n\\u{202e}ü");
-        assert_eq!(shortened("äöü", 2), "äö…");
-    }
-
-    #[test]
-    fn a_cursor_is_read_as_it_was_told() {
-        let told = "2026-11-27T08:00:00.123456Z,01a21a97-05e3-7685-9433-1c2e3e46558e";
-        let read = cursor(told).unwrap();
-        assert_eq!(format!("{},{}", written::instant(read.created_at), read.id), told);
-        for wrong in ["", "2026-11-27", "2026-11-27T08:00:00Z", "2026-11-27T08:00:00Z,7"] {
-            assert!(cursor(wrong).is_err(), "{wrong}");
-        }
-    }
+fn cells(event: &Recorded<'_>) -> [String; 6] {
+    let resource = [event.resource_type, event.resource_id].into_iter().flatten().collect::<Vec<_>>().join("/");
+    [
+        instant(event.created_at, &Utc),
+        shown::cell(event.user_id.unwrap_or(event.actor), NAME_MAX),
+        shown::cell(event.action, NAME_MAX),
+        shown::cell(&resource, RESOURCE_MAX),
+        event.ip_address.unwrap_or_default().to_owned(),
+        shown::cell(&shown::change(event), CHANGE_MAX),
+    ]
 }
