@@ -346,7 +346,7 @@ async fn a_killed_server_is_named_within_the_bound_and_recovery_has_to_prove_its
         ("pgsteward_health_status{component=\"connectivity\",target=\"main\"}", Some(2.0)),
         ("pg_up{target=\"main\"}", Some(0.0)),
         ("pg_settings_max_connections{target=\"main\"}", None),
-        ("pgsteward_spool_records{target=\"main\"}", Some(22.0)),
+        ("pgsteward_spool_records{target=\"main\"}", Some(23.0)),
     ] {
         assert_eq!(steward.metric(series), value, "{series}");
     }
