@@ -1,4 +1,5 @@
 -- Refused by the server while a table is still audited: SELECT steward.unaudit_table('…') first.
+DROP FUNCTION steward.let_audit(name);
 DROP FUNCTION steward.audit_gaps();
 DROP FUNCTION steward.unaudit_table(regclass);
 DROP FUNCTION steward.audit_table(regclass, text[], text[]);

@@ -453,3 +453,18 @@ REVOKE ALL ON FUNCTION steward.audit_gaps() FROM PUBLIC;
 COMMENT ON FUNCTION steward.audit_gaps() IS
     'Triggers of audited tables that were dropped or disabled, or that a new partition has not: each mended by calling '
     'steward.audit_table again. A table that is gone, by steward.unaudit_table with its number.';
+
+-- What it takes to call audit_table is several functions: the list of them stands here.
+CREATE FUNCTION steward.let_audit(who name) RETURNS void
+LANGUAGE plpgsql SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA steward TO %I', who);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION steward.audit_table, steward.unaudit_table, steward.audit_row, steward.audit_admit, '
+        'steward.audit_register, steward.audit_unregister, steward.primary_key, steward.with_descendants TO %I', who);
+END
+$$;
+REVOKE ALL ON FUNCTION steward.let_audit(name) FROM PUBLIC;
+COMMENT ON FUNCTION steward.let_audit(name) IS
+    'Lets a role have its own tables audited, and end that. It gets no right on the trail.';

@@ -151,10 +151,9 @@ fn settings(set: &str, options: &Options) -> String {
     }
     let role = match &options.role {
         Some(role) => {
-            let role = quote_ident(role);
             // Only the owner of pgsteward's schema can give what the bundled set calls.
-            let grants = if set == super::source::ZENTRY { history::grant_to_author_sql(&role) } else { String::new() };
-            format!("{grants} SET LOCAL ROLE {role};")
+            let grants = if set == super::source::ZENTRY { history::grant_to_author_sql(role) } else { String::new() };
+            format!("{grants} SET LOCAL ROLE {};", quote_ident(role))
         }
         None => String::new(),
     };

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-use crate::db::{Conn, Error, quote_literal};
+use crate::db::{Conn, Error, quote_ident, quote_literal};
 
 /// One applied migration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -194,11 +194,11 @@ pub fn delete_sql(set: &str, version: i64) -> String {
 }
 
 /// What a role that is not the owner of pgsteward's schema needs in order to apply the bundled set:
-/// it makes partitions and audits its tables. `role` is quoted.
+/// it makes partitions and audits its tables.
 pub fn grant_to_author_sql(role: &str) -> String {
     format!(
-        "GRANT USAGE ON SCHEMA steward TO {role}; \
-         GRANT EXECUTE ON FUNCTION steward.ensure_partitions, steward.audit_table, steward.unaudit_table, \
-                                   steward.audit_row TO {role};"
+        "SELECT steward.let_audit({}); GRANT EXECUTE ON FUNCTION steward.ensure_partitions TO {};",
+        quote_literal(role),
+        quote_ident(role)
     )
 }

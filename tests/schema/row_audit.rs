@@ -252,9 +252,8 @@ async fn who_owns_a_table_audits_it_without_owning_the_trail() {
     let owner = place.client().await;
     owner
         .batch_execute(&format!(
-            "GRANT USAGE ON SCHEMA steward TO {0}; GRANT CREATE ON SCHEMA public TO {0};
-             GRANT EXECUTE ON FUNCTION steward.audit_table, steward.unaudit_table, steward.audit_row, steward.audit_admit,
-                 steward.audit_register, steward.audit_unregister, steward.primary_key, steward.with_descendants TO {0};
+            "GRANT CREATE ON SCHEMA public TO {0};
+             SELECT steward.let_audit('{0}');
              CREATE TABLE theirs (id int PRIMARY KEY)",
             role.name
         ))

@@ -71,6 +71,8 @@ enabled = false
 enabled = false
 [jobs.refresh]
 enabled = false
+[jobs.audit-seal]
+enabled = false
 
 [jobs.partitions]
 schedule = "@hourly"
