@@ -34,6 +34,10 @@ CREATE TABLE steward.audit_seals (
     CONSTRAINT audit_seals_head_key UNIQUE (head)
 );
 
+-- The chain grows by an entry a minute and is never purged; these are few and asked for at each seal.
+CREATE INDEX audit_seals_adopted_idx ON steward.audit_seals (number) WHERE kind = 'adopted';
+CREATE INDEX audit_seals_cutoff_idx ON steward.audit_seals (cutoff) WHERE kind = 'purge';
+
 COMMENT ON TABLE steward.audit_seals IS
     'The chain: each entry holds the head of the one before. Kept for ever. It proves nothing against a superuser '
     'unless a head is also kept outside this database: see audit.head_file and audit.webhook_url.';

@@ -189,8 +189,14 @@ pub async fn append(tx: &Tx<'_>, seal: &Seal) -> Result<(), Error> {
     Ok(())
 }
 
-/// Entries beside those of this epoch whose rows may lie in this range: of other epochs, and adopted ones.
+/// Entries beside those of this epoch whose rows may lie in this range: of other epochs, and adopted ones. Where
+/// nothing was ever adopted, no ids began anew, and there are none.
 pub async fn beside(tx: &Tx<'_>, epoch: &str, from: Place, below: Place) -> Result<Vec<i64>, Error> {
+    const ADOPTED: &str = "SELECT EXISTS (SELECT FROM steward.audit_seals WHERE kind = 'adopted')";
+    let adopted: bool = tx.row("look for adopted rows", ADOPTED, &[]).await?.get(0);
+    if !adopted {
+        return Ok(Vec::new());
+    }
     let sql = "
         SELECT number FROM steward.audit_seals
          WHERE kind = 'adopted'

@@ -38,6 +38,9 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
         .text("SELECT string_agg(kind || ' ' || row_count, ', ' ORDER BY number) FROM steward.audit_seals")
         .await;
     assert!(kinds.starts_with("rows 20, adopted 10"), "{kinds}");
+    assert_eq!(new.unsealed_since().await, None, "whatever ids the rows of the other server bear");
+    new.log(35, 35).await;
+    assert!(new.unsealed_since().await.is_some());
     // More of the new server's, until its ids are among those of the old one's rows.
     for round in 0..5 {
         new.sql("DO $$ BEGIN FOR i IN 1..700 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$").await;
@@ -48,7 +51,7 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
     assert!(next > highest, "they have met: {next}, {highest}");
     let found = new.verify_against(&[head]).await;
     assert!(found.is_sound(), "{found:?}");
-    assert_eq!((found.rows, found.unsealed, found.epochs.len()), (80, 0, 2));
+    assert_eq!((found.rows, found.unsealed, found.epochs.len()), (81, 0, 2));
     // And what is changed is found all the same, sealed there, adopted, or sealed here.
     for n in [3, 23, 31, 55] {
         let id = new.id(n).await;

@@ -10,7 +10,7 @@ use pgsteward::db::{Database, Error, Purpose, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::migrate::{self, source};
 use pgsteward::store::seals::Seal;
-use pgsteward::store::trail;
+use pgsteward::store::{audit, trail};
 use pgsteward::telemetry::Metrics;
 use uuid::Uuid;
 
@@ -102,6 +102,12 @@ impl Stage {
         let mut conn = self.db.acquire(Purpose::Check).await.unwrap();
         let options = TxOptions::within(Duration::from_secs(60)).read_only();
         conn.transaction(&options, |tx| Box::pin(prove::prove(tx, id, to))).await.unwrap()
+    }
+
+    /// Since when something has waited to be sealed.
+    pub async fn unsealed_since(&self) -> Option<chrono::DateTime<chrono::Utc>> {
+        let conn = &mut *self.db.acquire(Purpose::Check).await.unwrap();
+        audit::standing(conn, Duration::from_secs(10)).await.unwrap().unsealed_since
     }
 
     /// The id of an event of [`Stage::log`].
