@@ -744,3 +744,19 @@ fn the_bundled_set_lives_in_public_and_nowhere_else() {
         "{problems}"
     );
 }
+
+#[test]
+fn heads_are_sent_by_https_and_no_url_is_shown() {
+    let given = |url: &str| Given::file(format!("[audit]\nwebhook_url = {url:?}\n")).url();
+    for right in ["https://h.example/p?q=1", "http://localhost:9/p", "http://127.0.0.1/p", "http://u:p@[::1]:80/"] {
+        assert!(given(right).config().audit.webhook_url.is_some(), "{right}");
+    }
+    for wrong in ["http://h.example/hush", "ftp://localhost/hush", "hush", "http://hush@h.example/?x=@localhost"] {
+        let report = given(wrong).report();
+        assert!(
+            report.contains("audit.webhook_url") && report.contains("https://heads.example.com/pgsteward"),
+            "{report}"
+        );
+        assert!(!report.contains("hush"), "{report}");
+    }
+}
