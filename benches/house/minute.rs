@@ -36,9 +36,11 @@ schedule = \"@every 10s\"
 schedule = \"@every 10s\"
 [jobs.refresh]
 schedule = \"@every 10s\"
+[jobs.audit-seal]
+schedule = \"@every 10s\"
 ";
 
-const JOBS: i64 = 4;
+const JOBS: i64 = 5;
 
 pub async fn measure(ground: &Ground) -> Findings {
     let busy = Setup::new().database(&ground.database("bench_busy").await).config(BUSY);

@@ -204,8 +204,9 @@ pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<Standing, Erro
                               WHERE kind <> 'purge' ORDER BY number DESC LIMIT 1) below ON true";
     const GAPS: &str = "SELECT table_name, relation, trigger_name, problem FROM steward.audit_gaps() LIMIT 1000";
     let mut options = TxOptions::within(bound).read_only();
-    // By the index, also when the planner has not heard yet of what a bulk change added.
-    options.prelude.push_str("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; ");
+    // By the index, also when the planner has not heard yet of what a bulk change added; and to compile a plan would
+    // take a hundred times as long as to run it.
+    options.prelude.push_str("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; ");
     conn.transaction(&options, |tx| {
         Box::pin(async move {
             let row = tx.row("read how the audit trail stands", STANDING, &[]).await?;
