@@ -12,7 +12,7 @@ use crate::store::trail::{self, TrailRow};
 /// Entries in one proof: some hundred bytes each, three months at one a minute.
 const LINKS_MAX: i64 = 130_000;
 
-/// A proof. `scripts/check-proof.py` and the README say how it is checked, in thirty lines.
+/// A proof. `scripts/check-proof.py` and the README say how it is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
     /// Of the bytes that are hashed.

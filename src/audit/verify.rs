@@ -136,7 +136,6 @@ pub async fn verify(conn: &mut Conn, question: &Question) -> Result<Verification
         }
     }
     walk.settle(conn, &mut found).await?;
-    let newest = walk.previous.as_ref().map_or(0, |seal| seal.number);
     found.head = walk.previous.as_ref().map(|seal| Head::of(seal).to_string());
     for head in &question.against {
         let there = read(conn, |tx| Box::pin(seals::numbered(tx, head.number))).await?;
@@ -148,7 +147,6 @@ pub async fn verify(conn: &mut Conn, question: &Question) -> Result<Verification
             }),
         }
     }
-    tracing::debug!(newest, findings = found.findings_total, "verified");
     Ok(found)
 }
 
