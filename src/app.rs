@@ -25,7 +25,7 @@ use crate::db::ephemeral::{Ephemeral, EphemeralError, Fallback, Options, PATIENC
 use crate::db::retry::Backoff;
 use crate::db::{Database, Purpose, Route};
 use crate::health::{Board, Readiness};
-use crate::http::{self, BindError};
+use crate::http::{self, BindError, Desk, Desks, Gate, Rules};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::{Signal, Signals};
@@ -45,6 +45,8 @@ const REQUESTS_BOUND: Duration = Duration::from_secs(4);
 const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
 /// Reloads that a pipeline has not taken yet: it takes one each round at least.
 const RELOADS_AHEAD: usize = 16;
+/// What callers ask of a pipeline and it has not heard yet.
+const ERRANDS_AHEAD: usize = 4;
 /// How often to look whether the pipelines advance, where no watchdog says how often.
 const LOOK_ALIVE: Duration = Duration::from_secs(60);
 
@@ -83,8 +85,15 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     let boards: BTreeMap<String, Arc<Board>> =
         targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
-    let state =
-        http::State { boards: boards.clone(), readiness: Arc::clone(&readiness), metrics: Arc::clone(&metrics) };
+    let (gate, desks) = (Arc::new(Gate::new(Rules::default())), Arc::new(Desks::default()));
+    let state = http::State {
+        boards: boards.clone(),
+        readiness: Arc::clone(&readiness),
+        metrics: Arc::clone(&metrics),
+        gate: Arc::clone(&gate),
+        desks: Arc::clone(&desks),
+        tasks: tasks.clone(),
+    };
     let closing = CancellationToken::new();
     let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND);
     tasks.spawn("http", http::serve(listener, app, tasks.clone(), closing.clone()));
@@ -104,6 +113,8 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         started_with: config.clone(),
         last_read: config.clone(),
         reloads: Vec::new(),
+        gate,
+        desks,
     };
     let outcome = daemon.serve(config, boards, &mut signals, reload).await;
     tracing::info!("stopped");
@@ -129,6 +140,9 @@ struct Daemon {
     last_read: Config,
     /// To each pipeline, what came of each reload.
     reloads: Vec<mpsc::Sender<Reload>>,
+    gate: Arc<Gate>,
+    /// What the API asks, once there is something to ask.
+    desks: Arc<Desks>,
 }
 
 impl Daemon {
@@ -170,18 +184,24 @@ impl Daemon {
         let ticker = Ticker::start(Arc::clone(&wake), self.tasks.stopping())
             .await
             .map_err(|error| internal("start the ticker", error))?;
+        let mut desks = Vec::new();
         for (name, board) in boards {
             let Some(database) = config.databases.get(&name) else { continue };
             let (tell, reloads) = mpsc::channel(RELOADS_AHEAD);
             self.reloads.push(tell);
+            let (errands, asked) = mpsc::channel(ERRANDS_AHEAD);
+            let db = Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics);
+            let standing = Arc::new(Standing::default());
+            desks.push(Desk { db: Arc::clone(&db), board: Arc::clone(&board), standing: Arc::clone(&standing), errands });
             let pipeline = Pipeline::new(Parts {
-                db: Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics),
+                db,
                 config: configuration.clone(),
                 reloads,
+                errands: asked,
                 board,
                 readiness: Arc::clone(&self.readiness),
                 metrics: Arc::clone(&self.metrics),
-                standing: Arc::new(Standing::default()),
+                standing,
                 tasks: self.tasks.clone(),
                 wake: Arc::clone(&wake),
                 instance: instance(),
@@ -189,6 +209,7 @@ impl Daemon {
             });
             pipelines.push(self.tasks.spawn("pipeline", pipeline.run()));
         }
+        self.desks.open(configuration, desks);
         let mut tended = std::pin::pin!(tend(server.as_mut()));
         let mut pulse_at = self.begun;
         let outcome = loop {

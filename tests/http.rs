@@ -108,6 +108,9 @@ impl Server {
             checked_at: chrono::Utc::now(),
             response_ms: Some(1.5),
             components: vec![component],
+            server: None,
+            unseen: Vec::new(),
+            connect_ms: None,
         });
     }
 

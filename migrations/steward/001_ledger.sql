@@ -47,6 +47,8 @@ CREATE TABLE steward.job_runs (
     error         text,
     detail        jsonb,
     spec_hash     text,
+    options       jsonb       CHECK (options IS NULL OR kind = 'manual'),
+    progress      jsonb,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
 
     -- One row per instant: the claim of a due instant is the insertion of this row. It also serves the
@@ -98,6 +100,10 @@ COMMENT ON COLUMN steward.job_runs.fenced IS
 COMMENT ON COLUMN steward.job_runs.backend_pid IS
     'Of a run that is not fenced: the server process that works for it, with backend_start; null behind a pooler.';
 COMMENT ON COLUMN steward.job_runs.cancel_by IS 'Who asked for the run to be cancelled.';
+COMMENT ON COLUMN steward.job_runs.options IS
+    'Of a run that was asked for: what its caller wants otherwise than the configuration, as {"tables": [...], "keep_days": n}.';
+COMMENT ON COLUMN steward.job_runs.progress IS
+    'How far a run has come, as of the last renewal of its lease: {"object", "done", "total", "note"}.';
 COMMENT ON COLUMN steward.job_runs.spec_hash IS 'Hash of the job''s configuration under which the run was claimed.';
 
 CREATE TABLE steward.job_state (

@@ -1,11 +1,9 @@
 //! `pgsteward audit …`: the trail read, verified and proven from the command line.
 
-mod csv;
 mod export;
 mod filter;
 mod hold;
 mod list;
-mod moment;
 mod output;
 mod prove;
 mod shown;

@@ -6,7 +6,6 @@
 mod cancel;
 mod history;
 mod list;
-mod listed;
 mod names;
 mod outcome;
 pub mod pause;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt as _;
+use futures_util::{SinkExt as _, TryStreamExt as _};
+use hyper::body::Bytes;
 use prometheus::Histogram;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, SimpleQueryMessage};
@@ -113,6 +114,18 @@ impl Conn {
     /// Runs a statement and returns how many rows it touched.
     pub async fn execute(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.measured(what, self.link.client.execute_typed(sql, params)).await
+    }
+
+    /// Runs `COPY … FROM STDIN` in the text format. Returns how many rows were taken. To be called inside a
+    /// transaction: the statement is a named one, and a transaction pooler keeps no such names between two.
+    pub async fn copy_in(&self, what: &'static str, sql: &str, rows: Bytes) -> Result<u64, Error> {
+        let copied = async {
+            let sink = self.link.client.copy_in::<_, Bytes>(sql).await?;
+            let mut sink = std::pin::pin!(sink);
+            sink.send(rows).await?;
+            sink.finish().await
+        };
+        self.measured(what, copied).await
     }
 
     /// Sends one or several statements as one simple query.

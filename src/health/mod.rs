@@ -14,15 +14,19 @@ pub mod history;
 pub mod judge;
 pub mod reason;
 pub mod readiness;
+pub mod server;
 pub mod spool;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::observe::Unseen;
+
 pub use board::Board;
 pub use history::History;
 pub use judge::{Audit, FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
 pub use readiness::{Check, Readiness};
+pub use server::{ConnectMs, Server};
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -107,6 +111,15 @@ pub struct Report {
     /// How long the server took to answer, where it did.
     pub response_ms: Option<f64>,
     pub components: Vec<Component>,
+    /// What the server said of itself, where it answered the observer.
+    #[serde(skip)]
+    pub server: Option<Server>,
+    /// What could not be looked at, with what mends it.
+    #[serde(skip)]
+    pub unseen: Vec<Unseen>,
+    /// How long the last fresh connect took.
+    #[serde(skip)]
+    pub connect_ms: Option<ConnectMs>,
 }
 
 impl Report {

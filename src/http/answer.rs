@@ -1,13 +1,19 @@
 //! Answers and refusals as they go over the wire.
 
-use http_body_util::Full;
+use std::time::Duration;
+
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-/// A whole answer: its body is in memory.
-pub type Answer = Response<Full<Bytes>>;
+use super::body::{Body, Pieces};
+
+/// An answer.
+pub type Answer = Response<Body>;
 
 /// An error as RFC 9457 tells it. `code` is stable and for programs, `detail` is for a person; both
 /// go to anyone who asked, so neither tells of the inside.
@@ -20,12 +26,24 @@ pub struct Refusal {
     pub allow: Option<String>,
     /// Whether the connection cannot go on, since the request was not read whole.
     pub close: bool,
+    /// When it is worth trying again.
+    pub retry_after: Option<Duration>,
+    /// Members of the problem beside the common ones.
+    pub members: Map<String, Value>,
 }
 
 impl Refusal {
     /// A refusal after which the connection goes on.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Refusal {
-        Refusal { status, code, detail: detail.into(), allow: None, close: false }
+        Refusal {
+            status,
+            code,
+            detail: detail.into(),
+            allow: None,
+            close: false,
+            retry_after: None,
+            members: Map::new(),
+        }
     }
 
     /// Ends the connection after the answer.
@@ -38,6 +56,17 @@ impl Refusal {
         Refusal { allow: Some(methods), ..self }
     }
 
+    /// Says when it is worth trying again.
+    pub fn later(self, after: Duration) -> Refusal {
+        Refusal { retry_after: Some(after), ..self }
+    }
+
+    /// Adds a member to the problem.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Refusal {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// The answer: `application/problem+json`.
     pub fn answer(&self, request_id: &str) -> Answer {
         #[derive(Serialize)]
@@ -48,6 +77,8 @@ impl Refusal {
             code: &'a str,
             detail: &'a str,
             request_id: &'a str,
+            #[serde(flatten)]
+            members: &'a Map<String, Value>,
         }
         let problem = Problem {
             r#type: "about:blank",
@@ -56,6 +87,7 @@ impl Refusal {
             code: self.code,
             detail: &self.detail,
             request_id,
+            members: &self.members,
         };
         let mut answer = json(self.status, "application/problem+json", &problem);
         if let Some(methods) = &self.allow {
@@ -63,6 +95,13 @@ impl Refusal {
         }
         if self.close {
             set(&mut answer, CONNECTION, "close");
+        }
+        if let Some(after) = self.retry_after {
+            // Whole seconds, and never too early.
+            set(&mut answer, RETRY_AFTER, &(after.as_millis().div_ceil(1000).max(1)).to_string());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            set(&mut answer, WWW_AUTHENTICATE, "Bearer");
         }
         answer
     }
@@ -73,10 +112,17 @@ pub fn body(status: StatusCode, content_type: &'static str, body: impl Into<Byte
     let body = body.into();
     // Said here for HEAD, of which the body is not sent.
     let length = HeaderValue::from(body.len());
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(Body::whole(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert(CONTENT_LENGTH, length);
+    answer
+}
+
+/// A body that is made while it is sent: its length is not known before its end.
+pub fn pieces(content_type: &'static str, pieces: Pieces) -> Answer {
+    let mut answer = Response::new(Body::Pieces(pieces));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }
 

@@ -12,12 +12,14 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, EXPECT, HOST, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode, Version};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{set, text};
+use super::gate::Wire;
 use super::query::Query;
 use super::routes::{Found, allow, find};
-use super::{Access, Answer, App, Context, Refusal, Route};
+use super::{Answer, App, BATCH_MAX_BYTES, BodyLimit, Context, Refusal, cors};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of path and query. None of ours comes near.
@@ -28,7 +30,7 @@ const DISCARD_MAX: usize = 1 << 20;
 const DISCARD_FOR: Duration = Duration::from_secs(1);
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
-pub async fn answer(app: &App, request: Request<Incoming>) -> Answer {
+pub async fn answer(app: &App, request: Request<Incoming>, wire: Wire) -> Answer {
     let begun = Instant::now();
     let (head, body) = request.into_parts();
     let request_id = request_id(&head);
@@ -38,11 +40,17 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Answer {
         Found::OtherMethods { path, .. } => path,
         Found::Nothing | Found::Malformed => "unmatched",
     };
-    let outcome = respond(app, &head, body, found, begun).await;
-    let mut answer = outcome.unwrap_or_else(|refusal| refusal.answer(&request_id));
+    let asked = Asked { head: &head, request_id: &request_id, wire, begun };
+    let mut answer = match respond(app, &asked, body, found).await {
+        Ok(answer) => answer,
+        Err(refusal) => refusal.answer(&request_id),
+    };
     set(&mut answer, REQUEST_ID, &request_id);
-    set(&mut answer, CACHE_CONTROL, "no-store");
+    if !answer.headers().contains_key(CACHE_CONTROL) {
+        set(&mut answer, CACHE_CONTROL, "no-store");
+    }
     set(&mut answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    cors::mark(&mut answer, &head, &app.state.gate);
 
     let seconds = begun.elapsed().as_secs_f64();
     let code = answer.status();
@@ -53,15 +61,28 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Answer {
     answer
 }
 
-async fn respond(app: &App, head: &Parts, body: Incoming, found: Found<'_>, begun: Instant) -> Result<Answer, Refusal> {
+/// A request without its body.
+struct Asked<'a> {
+    head: &'a Parts,
+    request_id: &'a str,
+    wire: Wire,
+    begun: Instant,
+}
+
+async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>) -> Result<Answer, Refusal> {
+    let head = asked.head;
     acceptable(head)?;
-    let (route, check) = match found {
+    let (route, segment) = match found {
         // What a path allows, or, by `OPTIONS *`, any.
-        Found::OtherMethods { allow, .. } if head.method == Method::OPTIONS => return Ok(options(&allow)),
+        Found::OtherMethods { allow, .. } if head.method == Method::OPTIONS => {
+            let mut answer = options(&allow);
+            cors::allow(&mut answer, head, &app.state.gate, &allow);
+            return Ok(answer);
+        }
         Found::Nothing if head.method == Method::OPTIONS && head.uri.path() == "*" => {
             return Ok(options(&allow(app.routes.iter().map(|route| &route.method))));
         }
-        Found::Route { route, check } => (route, check),
+        Found::Route { route, segment } => (route, segment),
         Found::OtherMethods { allow, .. } => {
             let detail = format!("this endpoint answers {allow}");
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).allowing(allow));
@@ -71,19 +92,34 @@ async fn respond(app: &App, head: &Parts, body: Incoming, found: Found<'_>, begu
         }
         Found::Malformed => return Err(malformed("the path is not percent-encoded UTF-8")),
     };
-    permitted(route)?;
+    let caller = app.state.gate.admit(route.access, head, asked.wire, route.path, &app.state.metrics)?;
     let query = head.uri.query().unwrap_or_default();
     let query = Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
-    let deadline = begun + app.limits.request_timeout;
+    let deadline = asked.begun + app.limits.request_timeout;
     let expects = head.headers.contains_key(EXPECT);
-    let body = match timeout_at(deadline, read(body, app.limits.body_limit_bytes, expects)).await {
+    let (_batch, most) = match route.body {
+        BodyLimit::Usual => (None, app.limits.body_limit_bytes),
+        BodyLimit::Batch => (Some(batch(app, deadline).await?), BATCH_MAX_BYTES),
+    };
+    let body = match timeout_at(deadline, read(body, most, expects)).await {
         Ok(body) => body?,
         Err(_) => {
             let detail = "the body did not arrive in time (http.request_timeout)";
             return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).closing());
         }
     };
-    let context = Context { state: &app.state, routes: &app.routes, head, check, query, body };
+    let context = Context {
+        state: &app.state,
+        routes: &app.routes,
+        head,
+        segment,
+        query,
+        body,
+        caller,
+        request_id: asked.request_id,
+        from: asked.wire.peer.ip(),
+        deadline,
+    };
     match timeout_at(deadline, unpanicked(async { (route.handler)(&context).await })).await {
         Ok(Ok(outcome)) => outcome,
         // The panic itself was logged where it happened.
@@ -116,12 +152,15 @@ fn malformed(detail: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail)
 }
 
-fn permitted(route: &Route) -> Result<(), Refusal> {
-    match route.access {
-        Access::Open => Ok(()),
-        Access::Viewer => {
-            let detail = "this endpoint wants credentials, and none are configured";
-            Err(Refusal::new(StatusCode::FORBIDDEN, "no_credentials_configured", detail))
+/// A place among those whose large bodies are read at a time: together they must not fill the memory.
+async fn batch(app: &App, deadline: Instant) -> Result<SemaphorePermit<'_>, Refusal> {
+    match timeout_at(deadline, app.batches.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        // It is never closed.
+        Ok(Err(_)) | Err(_) => {
+            let detail = "too many batches are being written at the moment";
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+            Err(refusal.later(Duration::from_secs(1)).closing())
         }
     }
 }

@@ -13,10 +13,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use hyper::StatusCode;
 use hyper::header::VARY;
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::answer::{json, set};
+use super::answer::{self, set};
+use super::desk::no_such_target;
 use super::index::accepts;
-use super::{Answer, Context, Refusal};
+use super::{Access, Answer, Context, Refusal};
 use crate::health::board::Reading;
 use crate::health::{Component, Status};
 
@@ -31,7 +33,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn new(target: &str, reading: Reading) -> Summary {
+    pub fn new(target: &str, reading: Reading) -> Summary {
         let worst = reading.report.as_ref().and_then(|report| worst(&report.components));
         let (reason, since) = match (&reading.report, worst) {
             (None, _) => ("not_measured", None),
@@ -40,6 +42,18 @@ impl Summary {
             (Some(_), None) => ("ok", None),
         };
         Summary { target: target.to_owned(), status: reading.status, reason, since, reading }
+    }
+
+    /// What every answer about a database begins with.
+    pub fn members(&self) -> Map<String, Value> {
+        match json!(target(self, false)) {
+            Value::Object(mut members) => {
+                members.remove("components");
+                members
+            }
+            // A struct is written as an object.
+            _ => Map::new(),
+        }
     }
 
     /// Status and reason for a line of text.
@@ -84,9 +98,7 @@ pub fn summaries(context: &Context<'_>) -> Result<Vec<Summary>, Refusal> {
     let boards = context.state.boards.iter().filter(|(name, _)| wanted.is_none_or(|target| target == *name));
     let summaries: Vec<Summary> = boards.map(|(name, board)| Summary::new(name, board.read())).collect();
     if summaries.is_empty() && wanted.is_some() {
-        let known: Vec<&str> = context.state.boards.keys().map(String::as_str).collect();
-        let detail = format!("no database of this name is kept here; there are: {}", known.join(", "));
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "no_such_target", detail));
+        return Err(no_such_target(context.state.boards.keys().map(String::as_str)));
     }
     Ok(summaries)
 }
@@ -112,10 +124,11 @@ pub fn health(context: &Context<'_>) -> Result<Answer, Refusal> {
     let status = overall(&summaries);
     let code = if status == Status::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let mut answer = if accepts(context, "application/health+json") {
-        json(code, "application/health+json", &draft(status, &summaries))
+        answer::json(code, "application/health+json", &draft(status, &summaries))
     } else {
-        let targets = summaries.iter().map(|summary| (summary.target.as_str(), target(summary))).collect();
-        json(code, "application/json", &Whole { status, targets })
+        let details = context.caller.as_ref().is_some_and(|caller| Access::Viewer.allows(caller.role));
+        let targets = summaries.iter().map(|summary| (summary.target.as_str(), target(summary, details))).collect();
+        answer::json(code, "application/json", &Whole { status, version: env!("CARGO_PKG_VERSION"), targets })
     };
     set(&mut answer, VARY, "Accept");
     Ok(answer)
@@ -124,6 +137,7 @@ pub fn health(context: &Context<'_>) -> Result<Answer, Refusal> {
 #[derive(Serialize)]
 struct Whole<'a> {
     status: Status,
+    version: &'static str,
     targets: BTreeMap<&'a str, Target<'a>>,
 }
 
@@ -138,18 +152,23 @@ struct Target<'a> {
     stale: bool,
     response_ms: Option<f64>,
     /// As last measured, also when that is stale.
-    components: BTreeMap<&'a str, Part>,
+    components: BTreeMap<&'a str, Part<'a>>,
 }
 
 #[derive(Serialize)]
-struct Part {
+struct Part<'a> {
     status: Status,
     reason: &'static str,
     since: String,
+    /// For who may read details, here and below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured: Option<&'a Value>,
 }
 
-fn target(summary: &Summary) -> Target<'_> {
-    let part = |c: &Component| Part { status: c.status, reason: c.reason, since: rfc3339(c.since) };
+fn target(summary: &Summary, details: bool) -> Target<'_> {
+    let part = |c| of_component(c, details);
     Target {
         status: summary.status,
         reason: summary.reason,
@@ -159,6 +178,16 @@ fn target(summary: &Summary) -> Target<'_> {
         stale: summary.reading.stale,
         response_ms: summary.reading.report.as_ref().and_then(|report| report.response_ms),
         components: summary.components().iter().map(|c| (c.name, part(c))).collect(),
+    }
+}
+
+fn of_component(c: &Component, details: bool) -> Part<'_> {
+    Part {
+        status: c.status,
+        reason: c.reason,
+        since: rfc3339(c.since),
+        message: details.then_some(c.message.as_str()),
+        measured: details.then_some(&c.measured),
     }
 }
 
@@ -296,6 +325,9 @@ mod tests {
             checked_at: Utc::now(),
             response_ms: None,
             components,
+            server: None,
+            unseen: Vec::new(),
+            connect_ms: None,
         });
         let summary = Summary::new("main", board.read());
         assert_eq!((summary.reason, summary.since.map(|s| s.timestamp())), ("connections_high", Some(10)));

@@ -11,8 +11,14 @@
 //! that is slow to ask, to send, or to read is cut off by a time-out each.
 
 mod answer;
+mod api;
+pub mod auth;
 mod bind;
+mod body;
+mod cors;
+mod desk;
 mod dispatch;
+mod gate;
 mod health;
 mod index;
 mod probes;
@@ -23,19 +29,28 @@ mod stall;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
 use hyper::body::Bytes;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::config;
 use crate::health::{Board, Readiness};
+use crate::lifecycle::Tasks;
 use crate::telemetry::Metrics;
+
+use auth::{Caller, Role};
 
 pub use answer::{Answer, Refusal};
 pub use bind::{BindError, Owner, bind};
+pub use body::{Body, Cut, Pieces};
+pub use desk::{Desk, Desks};
+pub use gate::{Gate, Rules};
 pub use query::Query;
 pub use routes::routes;
 pub use server::serve;
@@ -47,6 +62,10 @@ pub struct State {
     pub boards: BTreeMap<String, Arc<Board>>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
+    pub gate: Arc<Gate>,
+    /// The databases themselves, once there are any to ask.
+    pub desks: Arc<Desks>,
+    pub tasks: Tasks,
 }
 
 /// Who may call a route.
@@ -54,8 +73,43 @@ pub struct State {
 pub enum Access {
     /// Anyone who reaches the listener: states and reason codes, nothing about the inside.
     Open,
-    /// Who may read details. Nobody, as long as no credentials can be configured.
+    /// The same, and details for who may read them.
+    OpenAndMore,
+    /// Anyone with valid credentials; what is told goes by who they are.
+    Known,
+    /// Who may read details.
     Viewer,
+    /// Who may also have maintenance done.
+    Operator,
+    /// Who may do anything.
+    Admin,
+    /// Who may write events into the audit trail.
+    Events,
+}
+
+impl Access {
+    /// Whether a role is enough.
+    pub fn allows(self, role: Role) -> bool {
+        match self {
+            Access::Open | Access::OpenAndMore | Access::Known => true,
+            Access::Viewer => matches!(role, Role::Viewer | Role::Operator | Role::Admin),
+            Access::Operator => matches!(role, Role::Operator | Role::Admin),
+            Access::Admin => role == Role::Admin,
+            Access::Events => matches!(role, Role::Service | Role::Admin),
+        }
+    }
+
+    /// The least role that is enough, as it is configured.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Access::Open | Access::OpenAndMore => "none",
+            Access::Known => "any",
+            Access::Viewer => "viewer",
+            Access::Operator => "operator",
+            Access::Admin => "admin",
+            Access::Events => "service",
+        }
+    }
 }
 
 /// One line of the table of routes.
@@ -63,13 +117,29 @@ pub enum Access {
 pub struct Route {
     /// A GET answers HEAD too.
     pub method: Method,
-    /// Segments are literal, or `{check}`, which stands for any one. Also the label in metrics.
+    /// Segments are literal, or a name in braces, which stands for any one. Also the label in metrics.
     pub path: &'static str,
     pub access: Access,
+    /// How large a body may be.
+    pub body: BodyLimit,
     /// One line for the index.
     pub about: &'static str,
     pub handler: Handler,
 }
+
+/// How large the body of a request may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLimit {
+    /// `http.body_limit`
+    Usual,
+    /// [`BATCH_MAX_BYTES`], and [`BATCHES`] of them at a time.
+    Batch,
+}
+
+/// The body of a batch of events.
+pub const BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// So many of them are read and written at a time.
+pub const BATCHES: usize = 2;
 
 /// Answers one request. May be dropped at any await when the request's time is over.
 pub type Handler = for<'a> fn(&'a Context<'a>) -> Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send + 'a>>;
@@ -77,21 +147,34 @@ pub type Handler = for<'a> fn(&'a Context<'a>) -> Pin<Box<dyn Future<Output = Re
 /// A request, taken apart.
 #[derive(Debug)]
 pub struct Context<'a> {
-    pub state: &'a State,
+    pub state: &'a Arc<State>,
     /// The table that the request was found in.
     pub routes: &'a [Route],
     pub head: &'a hyper::http::request::Parts,
-    /// The segment that stands for `{check}`, decoded.
-    pub check: Option<String>,
+    /// The segment that stands for the one in braces, decoded.
+    pub segment: Option<String>,
     pub query: Query,
-    /// At most `http.body_limit`.
     pub body: Bytes,
+    /// Always there on routes that want credentials.
+    pub caller: Option<Caller>,
+    pub request_id: &'a str,
+    pub from: IpAddr,
+    /// By when there is to be an answer.
+    pub deadline: Instant,
+}
+
+impl Context<'_> {
+    /// What is left of the request's time.
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
 }
 
 /// A table of routes over a state, with limits.
 #[derive(Debug)]
 pub struct App {
-    state: State,
+    state: Arc<State>,
+    batches: Semaphore,
     limits: config::Http,
     routes: Vec<Route>,
     drain: Duration,
@@ -105,7 +188,8 @@ impl App {
 
     /// Any table of routes; the first that matches wins.
     pub fn with_routes(state: State, limits: &config::Http, routes: Vec<Route>) -> App {
-        App { state, limits: limits.clone(), routes, drain: Duration::from_secs(10) }
+        let batches = Semaphore::new(BATCHES);
+        App { state: Arc::new(state), batches, limits: limits.clone(), routes, drain: Duration::from_secs(10) }
     }
 
     /// How long requests in flight may go on once the listener is told to stop. Default 10 s.

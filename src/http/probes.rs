@@ -101,7 +101,7 @@ fn report(endpoint: &str, checks: &[Check], context: &Context<'_>, passed: &str)
 
 /// The answer to one check alone.
 fn single(endpoint: &str, checks: Vec<Check>, context: &Context<'_>) -> Result<Answer, Refusal> {
-    let wanted = context.check.as_deref().unwrap_or_default();
+    let wanted = context.segment.as_deref().unwrap_or_default();
     let verbose = context.query.has("verbose");
     match checks.into_iter().find(|check| check.name == wanted) {
         Some(Check { name, outcome: Ok(()) }) if verbose => Ok(text(StatusCode::OK, format!("[+]{name} ok\n"))),

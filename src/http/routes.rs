@@ -5,11 +5,26 @@ use std::future::ready;
 use hyper::Method;
 
 use super::query::decode;
-use super::{Access, Route, health, index, probes};
+use super::{Access, BodyLimit, Handler, Route, api, health, index, probes};
 
 /// What pgsteward answers. The paths are the labels of its metrics.
 pub fn routes() -> Vec<Route> {
-    let open = |path, about, handler| Route { method: Method::GET, path, access: Access::Open, about, handler };
+    let mut routes = probes();
+    routes.extend(reads());
+    routes.extend(changes());
+    routes
+}
+
+const fn get(path: &'static str, access: Access, about: &'static str, handler: Handler) -> Route {
+    Route { method: Method::GET, path, access, body: BodyLimit::Usual, about, handler }
+}
+
+const fn post(path: &'static str, access: Access, about: &'static str, handler: Handler) -> Route {
+    Route { method: Method::POST, path, access, body: BodyLimit::Usual, about, handler }
+}
+
+fn probes() -> Vec<Route> {
+    let open = |path, about, handler| get(path, Access::Open, about, handler);
     vec![
         open("/", "this list", |c| Box::pin(ready(Ok(index::index(c))))),
         open("/livez", "whether the process and its pipeline are alive", |c| Box::pin(ready(Ok(probes::livez(c))))),
@@ -20,10 +35,52 @@ pub fn routes() -> Vec<Route> {
         open("/healthz/{check}", "one check of /healthz; /healthz/database is the databases' own", |c| {
             Box::pin(ready(probes::healthz_check(c)))
         }),
-        open("/health/", "the databases' health as JSON, 503 when one is unhealthy", |c| {
+        open("/metrics", "metrics for Prometheus", |c| Box::pin(ready(index::metrics(c)))),
+    ]
+}
+
+fn reads() -> Vec<Route> {
+    use Access::{Known, OpenAndMore, Viewer};
+    vec![
+        get("/health/", OpenAndMore, "the databases' health, 503 when one is unhealthy", |c| {
             Box::pin(ready(health::health(c)))
         }),
-        open("/metrics", "metrics for Prometheus", |c| Box::pin(ready(index::metrics(c)))),
+        get("/whoami", Known, "what these credentials are good for", |c| Box::pin(ready(api::whoami::whoami(c)))),
+        get("/health/database", Viewer, "everything known of a database, from memory", |c| {
+            Box::pin(ready(api::database::database(c)))
+        }),
+        get("/health/database/migrations", Viewer, "which migrations are applied and pending", |c| {
+            Box::pin(api::migrations::status(c))
+        }),
+        get("/health/retention", Viewer, "what is removed when, and what is due", |c| {
+            Box::pin(api::cleanup::retention(c))
+        }),
+        get("/health/audit", Known, "the audit trail: all for an admin, else one's own", |c| {
+            Box::pin(api::audit::list(c))
+        }),
+        get("/jobs", Viewer, "jobs with their plan and how they stand", |c| Box::pin(api::jobs::list(c))),
+        get("/jobs/{name}/runs", Viewer, "the newest runs of a job", |c| Box::pin(api::jobs::runs(c))),
+        get("/runs/{id}", Viewer, "one run", |c| Box::pin(api::runs::get(c))),
+        get("/runs/{id}/events", Viewer, "one run, followed to its end by server-sent events", |c| {
+            Box::pin(api::runs::follow(c))
+        }),
+    ]
+}
+
+fn changes() -> Vec<Route> {
+    use Access::{Admin, Events, Operator};
+    let events = post("/audit/events", Events, "record events of an application", |c| Box::pin(api::events::write(c)));
+    vec![
+        Route { body: BodyLimit::Batch, ..events },
+        post("/health/database/optimize", Operator, "VACUUM, ANALYZE and REFRESH what needs it", |c| {
+            Box::pin(api::optimize::optimize(c))
+        }),
+        post("/health/database/migrations", Admin, "apply pending migrations", |c| Box::pin(api::migrations::apply(c))),
+        post("/health/cleanup", Operator, "remove what is past its retention", |c| Box::pin(api::cleanup::cleanup(c))),
+        post("/jobs/{name}/run", Operator, "run a job now", |c| Box::pin(api::jobs::run(c))),
+        post("/jobs/{name}/pause", Operator, "pause a job, or all (*)", |c| Box::pin(api::jobs::pause(c))),
+        post("/jobs/{name}/resume", Operator, "resume a job, or all (*)", |c| Box::pin(api::jobs::resume(c))),
+        post("/runs/{id}/cancel", Operator, "cancel a run", |c| Box::pin(api::runs::cancel(c))),
     ]
 }
 
@@ -32,7 +89,7 @@ pub fn routes() -> Vec<Route> {
 pub enum Found<'r> {
     Route {
         route: &'r Route,
-        check: Option<String>,
+        segment: Option<String>,
     },
     /// The path exists, not with this method: those that it has, for the `Allow` header.
     OtherMethods {
@@ -55,8 +112,8 @@ pub fn find<'r>(routes: &'r [Route], method: &Method, path: &str) -> Found<'r> {
             continue;
         }
         return match segment.map(|text| decode(text, false)) {
-            None => Found::Route { route, check: None },
-            Some(Some(check)) => Found::Route { route, check: Some(check) },
+            None => Found::Route { route, segment: None },
+            Some(Some(segment)) => Found::Route { route, segment: Some(segment) },
             Some(None) => Found::Malformed,
         };
     }
@@ -89,7 +146,7 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
     loop {
         match (wanted.next(), found.next()) {
             (None, None) => return Some(segment),
-            (Some("{check}"), Some(text)) if !text.is_empty() => segment = Some(text),
+            (Some(name), Some(text)) if name.starts_with('{') && !text.is_empty() => segment = Some(text),
             (Some(literal), Some(text)) if literal == text => {}
             _ => return None,
         }
@@ -130,7 +187,7 @@ mod tests {
         ];
         for (method, path, expected) in cases {
             let found = match find(&table, &method.parse().unwrap(), path) {
-                Found::Route { route, check } => format!("{} {}", route.path, check.as_deref().unwrap_or("-")),
+                Found::Route { route, segment } => format!("{} {}", route.path, segment.as_deref().unwrap_or("-")),
                 Found::OtherMethods { allow, .. } => format!("405 {allow}"),
                 Found::Nothing => "nothing".to_owned(),
                 Found::Malformed => "malformed".to_owned(),

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::gate::Wire;
 use super::stall::Stall;
 use super::{App, dispatch};
 use crate::lifecycle::Tasks;
@@ -122,10 +123,15 @@ async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, o
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY is not set");
     }
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        // It is gone already.
+        return;
+    };
+    let wire = Wire { peer, local, encrypted: false };
     let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(dispatch::answer(&app, request).await) }
+        async move { Ok::<_, Infallible>(dispatch::answer(&app, request, wire).await) }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -171,7 +177,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::health::Readiness;
-    use crate::http::State;
+    use crate::http::{Gate, Rules, State};
     use crate::telemetry::Metrics;
 
     /// A listener that fails so many times first.
@@ -203,7 +209,14 @@ mod tests {
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let readiness = Arc::new(Readiness::new([], Duration::from_secs(60)));
-        let state = State { boards: BTreeMap::new(), readiness, metrics: Arc::clone(&metrics) };
+        let state = State {
+            boards: BTreeMap::new(),
+            readiness,
+            metrics: Arc::clone(&metrics),
+            gate: Arc::new(Gate::new(Rules::default())),
+            desks: Arc::default(),
+            tasks: Tasks::new(),
+        };
         let listener = TcpListener::bind(limits.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let errors = Mutex::new([EMFILE, ECONNABORTED, EMFILE, EMFILE].into());

@@ -10,6 +10,7 @@ mod attempts;
 pub mod partitions;
 pub mod privileges;
 pub mod probe;
+pub mod progress;
 pub mod refresh;
 pub mod retention;
 pub mod sample;
@@ -28,7 +29,10 @@ use uuid::Uuid;
 
 use crate::config::{Builtin, Config, Job, JobName, Work};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
+use crate::store::requests::{self, Options};
 use crate::store::runs;
+
+use progress::Progresses;
 use crate::telemetry::Metrics;
 
 /// Everything a job works with.
@@ -55,6 +59,10 @@ pub struct Context<'a> {
     pub unfenced: bool,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// Where to tell how far it has come.
+    pub progress: &'a Progresses,
+    /// What the caller wants of this run otherwise than the configuration says.
+    pub options: Options,
 }
 
 /// What a job did.
@@ -116,8 +124,27 @@ impl Context<'_> {
     }
 }
 
+impl Context<'_> {
+    /// Tells how far the run has come: `done` of `total` objects, and what is done to which.
+    pub fn tell(&self, done: usize, total: usize, object: &str, note: &str) {
+        let (done, total) = (done as u64, total as u64);
+        let step = runs::Progress { object: object.to_owned(), done, total, note: note.to_owned() };
+        self.progress.tell(self.run_id, step);
+    }
+
+    /// Reads what is wanted of this run; jobs over many objects do so first.
+    async fn hear_options(&mut self) -> Result<(), Error> {
+        let (run, within) = (self.run_id, attempts::short(self).read_only());
+        self.options = self.conn.transaction(&within, |tx| Box::pin(requests::options(tx, run))).await?;
+        Ok(())
+    }
+}
+
 /// Runs a job of the ledger. Probes and samples are taken on every tick of the observer instead.
 pub async fn run(context: &mut Context<'_>) -> Result<Report, Error> {
+    if matches!(context.spec.work, Work::Builtin(Builtin::Retention | Builtin::Vacuum | Builtin::Refresh)) {
+        context.hear_options().await?;
+    }
     match &context.spec.work {
         Work::Builtin(Builtin::Partitions) => partitions::run(context).await,
         Work::Builtin(Builtin::Retention) => retention::run(context).await,

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::config;
 use crate::db::{Database, Error, Kind, Purpose, Route};
 use crate::health::judge::{connectivity, judge};
-use crate::health::{Board, Component, History, Inputs, Measurement, Report, Status, reason};
+use crate::health::{Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, Status, reason};
 use crate::observe::{Observation, Observer, Watched};
 use crate::store::health::{HealthRow, Row};
 use crate::telemetry::Metrics;
@@ -78,6 +78,7 @@ pub struct ProbeState {
     pub unwritten: Unwritten,
     connected_afresh: Option<Instant>,
     fresh_connect: Option<Error>,
+    connect_ms: Option<ConnectMs>,
     last_connectivity: Status,
     transitions: Transitions,
 }
@@ -102,6 +103,7 @@ impl ProbeState {
             unwritten: Unwritten::new(config),
             connected_afresh: None,
             fresh_connect: None,
+            connect_ms: None,
             last_connectivity: Status::Unknown,
             transitions: Transitions::default(),
         }
@@ -131,7 +133,7 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
     };
     let verdicts = judge(measurement, inputs, probe.limits);
     let response_ms = looked.as_ref().ok().map(|observation| millis(observation.response));
-    let report = show(probe, state, verdicts, response_ms, looked.as_ref().err());
+    let report = show(probe, state, verdicts, response_ms, looked.as_ref().map(Some));
 
     let target = probe.db.name();
     let measured_at = match &looked {
@@ -171,7 +173,8 @@ pub async fn connectivity_only(probe: &Probe<'_>, state: &mut ProbeState) -> Out
         Err(error) => connectivity(Measurement::Failed(error)),
     };
     let response_ms = answered.as_ref().ok().map(|response| millis(*response));
-    let report = show(probe, state, vec![verdict], response_ms, answered.as_ref().err());
+    let failed = answered.as_ref().map_or_else(Err, |_| Ok(None));
+    let report = show(probe, state, vec![verdict], response_ms, failed);
     let event = if probe.writable {
         // There is a lease, and another instance holds it.
         state.transitions.forget();
@@ -240,7 +243,8 @@ async fn connect_now(probe: &Probe<'_>, state: &mut ProbeState) {
     let connect = probe.db.connect(Purpose::Check, Route::Pooled);
     let connected = within(probe.bound / 4, "connect afresh", connect).await;
     state.connected_afresh = Some(Instant::now());
-    // How long each step took is exported by the connect itself.
+    // How long each step took is exported by the connect itself, too.
+    state.connect_ms = connected.as_ref().ok().map(|conn| conn.timings().into());
     state.fresh_connect = connected.err();
 }
 
@@ -250,10 +254,17 @@ fn show(
     state: &mut ProbeState,
     verdicts: Vec<crate::health::Verdict>,
     response_ms: Option<f64>,
-    failed: Option<&Error>,
+    looked: Result<Option<&Observation>, &Error>,
 ) -> Arc<Report> {
     state.history.set_recover_after(probe.limits.recover_after);
-    let report = state.history.report(probe.db.name(), Utc::now(), response_ms, verdicts);
+    let failed = looked.err();
+    let seen = looked.ok().flatten().map(|observation| &observation.snapshot);
+    let report = Report {
+        server: seen.map(Server::of),
+        unseen: seen.map(|snapshot| snapshot.unseen.clone()).unwrap_or_default(),
+        connect_ms: state.connect_ms,
+        ..state.history.report(probe.db.name(), Utc::now(), response_ms, verdicts)
+    };
     probe.board.publish(report.clone());
     let down = failed.map(Error::kind).filter(|kind| !reason::reached(*kind));
     state.gauges.report(probe.metrics, &report, down);

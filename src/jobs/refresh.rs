@@ -20,10 +20,11 @@ use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, NotPermitted, short};
 use super::{Context, Report, acts};
-use crate::config::{Builtin, Mode};
-use crate::db::{Error, Kind, TxOptions};
+use crate::config::{Builtin, Config, Mode};
+use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::observe::tables::views::{Beneath, View, beneath, find};
 use crate::store;
+use crate::store::requests::Options;
 
 /// The view of the bundled application set.
 pub(super) const ZENTRY_VIEW: &str = "public.user_statistics";
@@ -42,12 +43,11 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         report.skipped = Some("mode = observe: nothing of the user's is refreshed".to_owned());
         return Ok(report);
     }
-    let mut views: Vec<&str> = ctx.zentry.then_some(ZENTRY_VIEW).into_iter().collect();
-    views.extend(
-        ctx.config.refresh.views.iter().map(String::as_str).filter(|view| !(ctx.zentry && *view == ZENTRY_VIEW)),
-    );
+    let mut views = configured(ctx.config, ctx.zentry);
+    views.retain(|view| ctx.options.covers(view));
     if views.is_empty() {
-        report.skipped = Some("no view is named in refresh.views".to_owned());
+        let why = if ctx.options.tables.is_some() { "none of these views is" } else { "no view is" };
+        report.skipped = Some(format!("{why} named in refresh.views"));
         return Ok(report);
     }
     let options = short(ctx).read_only();
@@ -64,11 +64,13 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut acts = acts::Done::new();
     let mut not_permitted = NotPermitted::default();
     let mut nothing_else = true;
-    for name in views {
+    let total = views.len();
+    for (done, name) in views.into_iter().enumerate() {
         if ctx.stopping() {
             report.stopped = true;
             break;
         }
+        ctx.tell(done, total, name, "refresh");
         match one(ctx, name, last.get(name)).await {
             Ok(Treated::Barred(grant)) => {
                 detail.insert(name.to_owned(), json!({ "skipped": format!("not permitted, needs {grant}") }));
@@ -95,6 +97,52 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     not_permitted.tell(&mut report, nothing_else);
     report.detail = detail.into();
     Ok(report)
+}
+
+/// The bundled set's view, where it is applied, and those of the configuration.
+pub fn configured(config: &Config, zentry: bool) -> Vec<&str> {
+    let mut views: Vec<&str> = zentry.then_some(ZENTRY_VIEW).into_iter().collect();
+    views.extend(config.refresh.views.iter().map(String::as_str).filter(|view| !(zentry && *view == ZENTRY_VIEW)));
+    views
+}
+
+/// What a run would do to a view.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Planned {
+    /// `schema.view`
+    pub object: String,
+    pub refresh: bool,
+    /// How, or why.
+    pub why: String,
+    /// Why it would be left alone.
+    pub skipped: Option<String>,
+}
+
+/// What a run would do now. Changes nothing.
+pub async fn plan(tx: &Tx<'_>, config: &Config, zentry: bool, options: &Options) -> Result<Vec<Planned>, Error> {
+    let last = store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await?.unwrap_or_default();
+    let mut planned = Vec::new();
+    for name in configured(config, zentry).into_iter().filter(|view| options.covers(view)) {
+        let (schema, relation) = name.split_once('.').unwrap_or(("public", name));
+        let mut one = Planned { object: name.to_owned(), refresh: false, why: String::new(), skipped: None };
+        match find(tx, schema, relation).await? {
+            None => one.skipped = Some("there is no view of this name".to_owned()),
+            Some(view) => {
+                let now = beneath(tx, view.oid).await?;
+                match decide(&view, &now, last.get(name), config.refresh.max_staleness) {
+                    Decision::Refresh(How::Plain) => (one.refresh, one.why) = (true, "it holds nothing yet".to_owned()),
+                    Decision::Refresh(How::Concurrently) => {
+                        (one.refresh, one.why) = (true, "it may have changed; readers go on meanwhile".to_owned());
+                    }
+                    Decision::Unchanged(_) => one.why = "nothing has changed beneath it".to_owned(),
+                    Decision::Barred => one.skipped = Some(format!("not permitted, needs {}", view.grant)),
+                    Decision::Refuse(why) => one.skipped = Some(why),
+                }
+            }
+        }
+        planned.push(one);
+    }
+    Ok(planned)
 }
 
 /// What became of a view, with the detail; or the GRANT that it needs.

@@ -14,13 +14,15 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, NotPermitted, rest, short};
 use super::{Context, Report, acts, unfenced};
 use crate::config::{Mode, Vacuum};
-use crate::db::{Error, Kind};
+use crate::db::{Error, Kind, Tx};
+use crate::store::requests::Options;
 use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, xmin_holder};
 
 /// PostgreSQL's own `autovacuum_analyze_threshold`: fewer changed rows say nothing.
@@ -72,6 +74,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let (mut needy, barred): (Vec<Counters>, Vec<Counters>) = needy.into_iter().partition(|t| obstacle(t).is_none());
     let more = needy.len().saturating_sub(tables_max) + barred.len().saturating_sub(tables_max);
     needy.truncate(tables_max);
+    let total = needy.len();
     let mut not_permitted = NotPermitted::default();
     for table in barred.iter().filter(|table| !table.permitted) {
         not_permitted.keep(&table.name(), &table.grant);
@@ -84,12 +87,13 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     for table in barred.iter().take(tables_max) {
         detail.insert(table.name(), json!({ "skipped": obstacle(table) }));
     }
-    for table in needy {
+    for (done, table) in needy.into_iter().enumerate() {
         if ctx.stopping() {
             report.stopped = true;
             break;
         }
         let name = table.name();
+        ctx.tell(done, total, &name, "vacuum");
         match one(ctx, &table, polite).await {
             Ok(Treated::Done(outcome)) => {
                 report.rows += 1;
@@ -118,6 +122,46 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// What a run would do to one table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Planned {
+    /// `schema.table`
+    pub object: String,
+    pub vacuum: bool,
+    pub analyze: bool,
+    pub dead_rows: i64,
+    pub live_rows: i64,
+    pub changed_rows: i64,
+    /// Why it would be left alone all the same.
+    pub skipped: Option<String>,
+}
+
+/// What a run would do now, the neediest first. Changes nothing.
+pub async fn plan(tx: &Tx<'_>, config: &Vacuum, options: &Options) -> Result<Vec<Planned>, Error> {
+    let needy = needy(counters(tx, &config.schemas_exclude, None).await?, config, options);
+    let planned = |(need, table): (Need, Counters)| Planned {
+        object: table.name(),
+        vacuum: need.vacuum,
+        analyze: need.analyze,
+        dead_rows: table.dead,
+        live_rows: table.live,
+        changed_rows: table.changed,
+        skipped: obstacle(&table),
+    };
+    Ok(needy.into_iter().map(planned).take(config.tables_max as usize).collect())
+}
+
+/// What needs something, the neediest first.
+fn needy(tables: Vec<Counters>, config: &Vacuum, options: &Options) -> Vec<(Need, Counters)> {
+    let mut needy: Vec<(Need, Counters)> = tables
+        .into_iter()
+        .filter(|table| options.covers(&table.name()))
+        .filter_map(|table| judge(&table, config).map(|need| (need, table)))
+        .collect();
+    needy.sort_by(|(a, _), (b, _)| b.urgency.total_cmp(&a.urgency));
+    needy
+}
+
 /// Of an outcome, as the audit trail names it.
 fn commands(outcome: &serde_json::Value) -> serde_json::Value {
     let done = ["vacuum", "analyze"].into_iter().filter(|command| outcome[command] == true);
@@ -136,9 +180,7 @@ async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, bool), Error> {
             )
         })
         .await?;
-    let mut needy: Vec<(f64, Counters)> =
-        tables.into_iter().filter_map(|table| judge(&table, config).map(|need| (need.urgency, table))).collect();
-    needy.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let needy = needy(tables, config, &ctx.options);
     Ok((needy.into_iter().map(|(_, table)| table).collect(), polite))
 }
 

@@ -99,6 +99,11 @@ pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
     Ok(sets)
 }
 
+/// What was applied, of every set. Changes nothing, takes no lock.
+pub async fn history(db: &Database) -> Result<Vec<Applied>, Error> {
+    look(db).await
+}
+
 /// Where every version stands. Changes nothing, takes no lock.
 pub async fn status(db: &Database, sets: &[Set]) -> Result<Vec<Line>, Error> {
     Ok(lines(sets, &look(db).await?))

@@ -77,7 +77,7 @@ macro_rules! bundled {
 type Bundled = &'static [(&'static str, &'static str, &'static str)];
 
 const STEWARD_FILES: Bundled =
-    bundled!("steward": "001_ledger", "002_health", "003_audit", "004_row_audit", "005_audit_seals");
+    bundled!("steward": "001_ledger", "002_health", "003_audit", "004_row_audit", "005_audit_seals", "006_idempotency");
 const ZENTRY_FILES: Bundled =
     bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
 

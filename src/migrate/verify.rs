@@ -16,6 +16,7 @@ const STEWARD_OBJECTS: &[Object] = &[
     Object::Table("steward.connection_metrics"),
     Object::Table("steward.audit_logs"),
     Object::Table("steward.audit_seals"),
+    Object::Table("steward.idempotency_keys"),
     Object::Function("steward.ensure_partitions"),
     Object::Function("steward.log_audit_event"),
     Object::Function("steward.audit_table"),

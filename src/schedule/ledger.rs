@@ -22,7 +22,7 @@ use crate::store::orphans::{self, Orphan};
 use crate::store::pauses::{self, Pause};
 use crate::store::requests::{self, Heard};
 use crate::store::run_history::{self, LastRun};
-use crate::store::runs::{self, Backend, Ended, Registered, Renewed, State};
+use crate::store::runs::{self, Backend, Ended, Progress, Registered, Renewed, State};
 use crate::store::{audit, leases, pruning};
 use crate::telemetry::Metrics;
 
@@ -188,6 +188,14 @@ impl Ledger {
     pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<Renewed>, Error> {
         self.within("renew the leases of runs", async {
             runs::renew(&mut *self.control().await?, running, self.lease, BOUND).await
+        })
+        .await
+    }
+
+    /// Notes how far runs have come.
+    pub async fn note_progress(&self, runs: &[(Uuid, i64, Progress)]) -> Result<(), Error> {
+        self.within("note the progress of runs", async {
+            runs::note_progress(&mut *self.control().await?, runs, BOUND).await
         })
         .await
     }

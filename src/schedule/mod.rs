@@ -15,7 +15,9 @@ pub mod dispatcher;
 pub mod here;
 pub mod lanes;
 pub mod ledger;
+pub mod listed;
 pub mod measure;
+pub mod migrations;
 pub mod pause;
 pub mod pipeline;
 pub mod planner;
@@ -34,12 +36,32 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::config::JobName;
+use crate::jobs::progress::Progresses;
 use crate::store::runs::State;
+
+use migrations::Migrations;
 
 /// What is known here about each job: for health, metrics and answers.
 #[derive(Debug, Default)]
 pub struct Standing {
     jobs: Mutex<BTreeMap<JobName, JobStanding>>,
+    /// How far the runs have come that are under way here.
+    pub progress: Progresses,
+    /// What this instance is to the database.
+    role: Mutex<RoleStanding>,
+    /// How the migrations stand.
+    pub migrations: Migrations,
+}
+
+/// What this instance is to a database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RoleStanding {
+    /// Whether it takes measurements and runs jobs.
+    pub observer: bool,
+    /// Who does, where another instance does.
+    pub holder: Option<String>,
+    /// By whom all jobs are paused, when they are.
+    pub paused: Option<String>,
 }
 
 /// One job, as it stands.
@@ -77,6 +99,16 @@ impl Standing {
     /// each second would else fill the log with its successes.
     pub fn is_news(&self, job: &JobName, what: &str) -> bool {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default().is_news(what)
+    }
+
+    /// What this instance is to the database.
+    pub fn role(&self) -> RoleStanding {
+        self.role.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in what it is now.
+    pub fn set_role(&self, role: RoleStanding) {
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
     }
 
     /// A copy of everything.

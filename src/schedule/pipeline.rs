@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tokio::sync::{Notify, mpsc, watch};
+use uuid::Uuid;
 
 use crate::config::{Config, JobName};
 use crate::db::retry::Backoff;
@@ -23,7 +24,7 @@ use crate::store::leases::Lease;
 use crate::store::runs::State;
 use crate::telemetry::Metrics;
 
-use super::Standing;
+use super::{RoleStanding, Standing};
 use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
@@ -50,6 +51,8 @@ pub struct Parts {
     pub config: watch::Receiver<Arc<Config>>,
     /// What came of each reload, for the audit trail.
     pub reloads: mpsc::Receiver<Reload>,
+    /// What callers ask of this pipeline itself.
+    pub errands: mpsc::Receiver<Errand>,
     pub board: Arc<Board>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
@@ -61,6 +64,13 @@ pub struct Parts {
     pub instance: String,
     /// Told when the process is to end because migrating failed and `on_failure` says so.
     pub fatal: mpsc::Sender<String>,
+}
+
+/// What a caller asks of a pipeline; what is asked of jobs goes through the ledger.
+#[derive(Debug)]
+pub enum Errand {
+    /// Apply what is pending. How it ends is told by [`Standing::migrations`].
+    Migrate { id: Uuid, actor: String },
 }
 
 /// The loop over one database.
@@ -107,6 +117,7 @@ impl Pipeline {
             Arc::clone(&parts.readiness),
             parts.tasks.clone(),
             parts.fatal.clone(),
+            Arc::clone(&parts.standing),
             &parts.instance,
         );
         let now = Instant::now();
@@ -152,6 +163,7 @@ impl Pipeline {
                 () = tokio::time::sleep(idle) => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
                 Some(reload) = self.parts.reloads.recv() => self.tell(&reload),
+                Some(Errand::Migrate { id, actor }) = self.parts.errands.recv() => self.schema.ask(id, actor),
             }
         }
         self.stop().await;
@@ -188,9 +200,18 @@ impl Pipeline {
         self.upkeep_at = Instant::now();
     }
 
+    fn role_standing(&self) -> RoleStanding {
+        let holder = match &self.role {
+            Role::Standby { holder } => Some(holder.clone()),
+            _ => None,
+        };
+        RoleStanding { observer: self.role.is_observer(), holder, paused: self.pause.by().map(str::to_owned) }
+    }
+
     async fn round(&mut self) {
         self.doubt();
         self.pause.settle(&self.config, self.parts.db.name(), &self.parts.metrics);
+        self.parts.standing.set_role(self.role_standing());
         self.measure();
         if self.schema.look(&self.config) == Progress::BecameReady {
             // The lease can be had now, and there is more to be judged.

@@ -28,6 +28,7 @@ use crate::db::retry::Backoff;
 use crate::db::{CancelOutcome, Database, Error, JobConn, Kind};
 use crate::jobs::{self, Context, Report};
 use crate::lifecycle::Tasks;
+use crate::store::requests::Options;
 use crate::store::run_history::LastRun;
 use crate::store::runs::{Backend, Ended, Ending, State};
 use crate::telemetry::Metrics;
@@ -163,7 +164,11 @@ impl Runner {
                 tracing::info!(database = self.db.name(), run_id = %id, "this run is not leased to us any more; stopping it");
             }
         }
-        Ok(())
+        let progress: Vec<_> = running
+            .iter()
+            .filter_map(|(id, epoch)| Some((*id, *epoch, self.standing.progress.take_news(*id)?)))
+            .collect();
+        if progress.is_empty() { Ok(()) } else { self.ledger.note_progress(&progress).await }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Running>> {
@@ -437,6 +442,7 @@ impl Place<'_> {
     fn take<'a>(runner: &'a Runner, job: &JobName, id: Uuid, epoch: i64) -> Place<'a> {
         let stops = Stops::default();
         runner.lock().insert(id, Running { epoch, ending: false, stops: stops.clone() });
+        runner.standing.progress.begin(id);
         runner.metrics.job_running.with_label_values(&[runner.db.name(), job.as_str()]).set(1);
         Place { runner, job: job.clone(), id, stops }
     }
@@ -451,6 +457,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.runner.lock().remove(&self.id);
+        self.runner.standing.progress.end(self.id);
         self.runner.metrics.job_running.with_label_values(&[self.runner.db.name(), self.job.as_str()]).set(0);
     }
 }
@@ -477,6 +484,8 @@ async fn work(
         spec: &order.spec,
         unfenced: false,
         attempt,
+        progress: &runner.standing.progress,
+        options: Options::default(),
     };
     let outcome = jobs::run(&mut context).await;
     let unfenced = context.unfenced;

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
+use uuid::Uuid;
 
 use crate::config::{Config, OnFailure};
 use crate::db::retry::Backoff;
@@ -21,12 +23,16 @@ use crate::migrate::{self, plan::State, source};
 use crate::store::history;
 use crate::telemetry::Metrics;
 
+use super::Standing;
+use super::migrations::{self, Attempt};
+
 /// How often a folder of migrations that failed is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// The schema of one database.
 pub struct Schema {
     db: Arc<Database>,
+    standing: Arc<Standing>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     tasks: Tasks,
@@ -59,6 +65,8 @@ enum Stage {
 /// What migrating found.
 #[derive(Debug, Clone, Default)]
 pub struct Migrated {
+    /// What this call applied: `set/version_name`.
+    pub applied: Vec<String>,
     /// Whether the history holds the bundled set.
     pub zentry: bool,
     /// Edited files and missing objects.
@@ -81,11 +89,12 @@ impl Schema {
         readiness: Arc<Readiness>,
         tasks: Tasks,
         fatal: mpsc::Sender<String>,
+        standing: Arc<Standing>,
         instance: &str,
     ) -> Schema {
         let actor = format!("pgsteward {} ({instance})", env!("CARGO_PKG_VERSION"));
         let stage = Stage::Waiting { not_before: Instant::now() };
-        Schema { db, metrics, readiness, tasks, fatal, actor, stage, backoff: Backoff::connect(), told: None }
+        Schema { db, standing, metrics, readiness, tasks, fatal, actor, stage, backoff: Backoff::connect(), told: None }
     }
 
     /// What was found, once it is up to date.
@@ -112,6 +121,17 @@ impl Schema {
         }
     }
 
+    /// Migrates because somebody asked for it. Where an attempt is under way, that is the one.
+    pub fn ask(&mut self, id: Uuid, actor: String) {
+        let attempt = Attempt { id, actor, asked_at: Utc::now(), outcome: None };
+        self.standing.migrations.update(|standing| {
+            // Who waits for the one before learns from this one as well how it went.
+            standing.asked = Some(attempt);
+            standing.state = migrations::Stage::Waiting;
+        });
+        self.again();
+    }
+
     /// Whether migrations are under way.
     pub fn is_migrating(&self) -> bool {
         matches!(&self.stage, Stage::Migrating(handle) if !handle.is_finished())
@@ -127,8 +147,12 @@ impl Schema {
     /// Starts migrating where that is to be done. Returns at once.
     pub fn start(&mut self, config: &Arc<Config>) {
         if matches!(self.stage, Stage::Waiting { not_before } if Instant::now() >= not_before) {
-            let work = migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), self.actor.clone());
+            let standing = self.standing.migrations.read();
+            let by = standing.asked.filter(|asked| asked.outcome.is_none()).map(|asked| asked.actor);
+            let actor = by.unwrap_or_else(|| self.actor.clone());
+            let work = migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), actor);
             self.stage = Stage::Migrating(self.tasks.spawn("migrate", work));
+            self.standing.migrations.update(|standing| standing.state = migrations::Stage::Migrating);
         }
     }
 
@@ -177,6 +201,13 @@ impl Schema {
                     tracing::error!(database = target, mismatch, "the schema is not what was migrated");
                 }
                 self.readiness.migrated(target);
+                self.standing.migrations.update(|standing| {
+                    standing.state = migrations::Stage::Ready;
+                    standing.failed = None;
+                    standing.mismatches.clone_from(&migrated.mismatches);
+                    standing.zentry = migrated.zentry;
+                    standing.end(&migrated.applied, None);
+                });
                 self.stage = Stage::Ready(migrated);
                 Progress::BecameReady
             }
@@ -189,6 +220,7 @@ impl Schema {
                         "migrating was interrupted; trying again for as long as it takes");
                 }
                 self.told = kind;
+                self.standing.migrations.update(|standing| standing.state = migrations::Stage::Waiting);
                 self.stage = Stage::Waiting { not_before: Instant::now() + self.backoff.next_delay() };
                 Progress::Same
             }
@@ -215,6 +247,11 @@ impl Schema {
         self.metrics.migrations_failed.with_label_values(&[self.db.name()]).set(1);
         self.readiness.migration_failed(self.db.name(), file, reason);
         let what = format!("{file}: {reason}");
+        self.standing.migrations.update(|standing| {
+            standing.state = migrations::Stage::Failed;
+            standing.failed = Some(what.clone());
+            standing.end(&[], Some(what.clone()));
+        });
         self.stage = Stage::Failed { what, print: files_print(config), look_at: Instant::now() + LOOK_AGAIN };
     }
 }
@@ -251,7 +288,8 @@ async fn migrate(
             "the history holds migrations that this version has no file for; serving next to them"
         );
     }
-    let migrated = verify(&db, outcome.edited()).await?;
+    let mut migrated = verify(&db, outcome.edited()).await?;
+    migrated.applied = outcome.changed.iter().map(migrate::plan::Line::label).collect();
     let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
     let (applied, mismatches) = (outcome.changed.len(), migrated.mismatches.len());
     tracing::info!(database = db.name(), applied, mismatches, took_ms, "the schema is up to date");
@@ -281,7 +319,7 @@ pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migr
         .map(|label| format!("{label} was edited after being applied"))
         .chain(missing.into_iter().map(|object| format!("{object} is missing")))
         .collect();
-    Ok(Migrated { zentry, mismatches })
+    Ok(Migrated { applied: Vec::new(), zentry, mismatches })
 }
 
 fn export(metrics: &Metrics, target: &str, sets: &[source::Set], lines: &[migrate::plan::Line]) {

@@ -1,5 +1,6 @@
 //! Rows of the audit trail that pgsteward writes about its own acts.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -28,6 +29,19 @@ pub struct Event<'a> {
     pub new_values: Option<&'a Value>,
     /// What was done, in full.
     pub details: Option<&'a Value>,
+    /// From where it was asked for, where somebody asked from elsewhere.
+    pub origin: Option<&'a Origin>,
+}
+
+/// From where a caller asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The application's user, where the caller is one.
+    pub user_id: Option<String>,
+    pub ip_address: Option<IpAddr>,
+    /// At most 512 characters.
+    pub user_agent: Option<String>,
+    pub request_id: Option<String>,
 }
 
 impl<'a> Event<'a> {
@@ -39,7 +53,12 @@ impl<'a> Event<'a> {
         resource_id: &'a str,
         details: &'a Value,
     ) -> Event<'a> {
-        Event { actor, action, resource_type, resource_id, old_values: None, new_values: None, details: Some(details) }
+        Event { actor, action, resource_type, resource_id, old_values: None, new_values: None, details: Some(details), origin: None }
+    }
+
+    /// The same, asked for from there.
+    pub fn from(self, origin: &'a Origin) -> Event<'a> {
+        Event { origin: Some(origin), ..self }
     }
 }
 
@@ -48,10 +67,14 @@ impl<'a> Event<'a> {
 pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
     const SQL: &str = "
         INSERT INTO steward.audit_logs
-               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source)
-        SELECT steward.uuid_v7(c.at), c.at, $1, $2, $3, $4, $5, $6, $7, 'pgsteward'
+               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details,
+                user_id, ip_address, user_agent, request_id, source)
+        SELECT steward.uuid_v7(c.at), c.at, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pgsteward'
           FROM (SELECT clock_timestamp() AS at) c";
-    let params: [crate::db::Param<'_>; 7] = [
+    let of = |part: fn(&Origin) -> Option<&str>| event.origin.and_then(part);
+    let (user, agent) = (of(|from| from.user_id.as_deref()), of(|from| from.user_agent.as_deref()));
+    let (request, address) = (of(|from| from.request_id.as_deref()), event.origin.and_then(|from| from.ip_address));
+    let params: [crate::db::Param<'_>; 11] = [
         (&event.actor, Type::TEXT),
         (&event.action, Type::TEXT),
         (&event.resource_type, Type::TEXT),
@@ -59,6 +82,10 @@ pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
         (&event.old_values, Type::JSONB),
         (&event.new_values, Type::JSONB),
         (&event.details, Type::JSONB),
+        (&user, Type::TEXT),
+        (&address, Type::INET),
+        (&agent, Type::TEXT),
+        (&request, Type::TEXT),
     ];
     tx.execute("write audit row", SQL, &params).await?;
     Ok(())

@@ -4,6 +4,9 @@
 //! id)`: no snapshot is held for long, and nothing shows twice. An event shows once its transaction has
 //! committed; one that commits with an earlier time behind a page that was read is not in the pages after it.
 
+pub mod asked;
+pub mod csv;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;

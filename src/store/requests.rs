@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use tokio_postgres::types::Type;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use crate::db::{Conn, Error, Kind, Tx};
@@ -93,15 +93,49 @@ pub enum Asked {
     Unknown { known: Vec<String> },
 }
 
+/// What a caller wants of one run otherwise than the configuration says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Only these, of what the job would treat: `schema.table`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Vec<String>>,
+    /// How long rows are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_days: Option<u32>,
+}
+
+impl Options {
+    /// Whether an object is to be treated.
+    pub fn covers(&self, name: &str) -> bool {
+        self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table == name))
+    }
+}
+
+/// What was wanted of a run; nothing special where it was not asked for.
+pub async fn options(tx: &Tx<'_>, run: Uuid) -> Result<Options, Error> {
+    const SQL: &str = "SELECT options FROM steward.job_runs WHERE id = $1 AND options IS NOT NULL";
+    let Some(row) = tx.row_opt("read what is wanted of a run", SQL, &[(&run, Type::UUID)]).await? else {
+        return Ok(Options::default());
+    };
+    let read = serde_json::from_value(row.get(0));
+    // What cannot be read must not be taken for "everything".
+    read.map_err(|error| Error::new(Kind::Protocol, format!("the options of run {run} are not understood: {error}")))
+}
+
 /// Asks for a run of a job, as a row that waits for the job's slot.
 pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str) -> Result<Asked, Error> {
+    ask_with(tx, job, actor, None).await
+}
+
+/// The same, with options.
+pub async fn ask_with(tx: &Tx<'_>, job: &str, actor: &str, options: Option<&Options>) -> Result<Asked, Error> {
     const LOCK: &str = "
         SELECT queued_run_id, claimed_floor, spec_hash FROM steward.job_state
          WHERE job = $1 AND job <> $2 FOR UPDATE";
     const SQL: &str = "
         WITH run AS (
-            INSERT INTO steward.job_runs (id, job, kind, due_at, state, actor)
-            VALUES ($1, $2, 'manual', clock_timestamp(), 'queued', $3) RETURNING id, job
+            INSERT INTO steward.job_runs (id, job, kind, due_at, state, actor, options)
+            VALUES ($1, $2, 'manual', clock_timestamp(), 'queued', $3, $4) RETURNING id, job
         )
         UPDATE steward.job_state s SET queued_run_id = run.id FROM run WHERE s.job = run.job";
     let Some(row) = tx.row_opt("lock the row of a job", LOCK, &[(&job, Type::TEXT), (&ALL_JOBS, Type::TEXT)]).await?
@@ -117,7 +151,9 @@ pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str) -> Result<Asked, Error> {
         return Ok(Asked::Waiting { id });
     }
     let id = Uuid::now_v7();
-    tx.execute("ask for a run", SQL, &[(&id, Type::UUID), (&job, Type::TEXT), (&actor, Type::TEXT)]).await?;
+    let params =
+        [(&id as _, Type::UUID), (&job as _, Type::TEXT), (&actor as _, Type::TEXT), (&options.map(Json) as _, Type::JSONB)];
+    tx.execute("ask for a run", SQL, &params).await?;
     Ok(Asked::Queued { id, slot: Slot { floor: row.get(1), spec_hash: row.get(2) } })
 }
 

@@ -119,6 +119,8 @@ pub struct Entry {
     pub fenced: Option<bool>,
     pub cancel_by: Option<String>,
     pub detail: Option<Value>,
+    /// Of a run under way: how far it was when its lease was renewed last.
+    pub progress: Option<Value>,
 }
 
 impl Entry {
@@ -148,6 +150,7 @@ impl Entry {
             fenced: row.get(16),
             cancel_by: row.get(17),
             detail: row.get(18),
+            progress: row.get(19),
         }
     }
 }
@@ -157,7 +160,8 @@ const ENTRY: &str = "
     r.id, r.job, r.kind, r.due_at, r.last_due_at, r.missed_count, r.state, r.reason, r.actor, r.instance,
     r.attempts, r.started_at, r.finished_at,
     (extract(epoch FROM r.finished_at - r.started_at) * 1000)::bigint,
-    r.rows_affected, r.error, r.fenced, r.cancel_by, nullif(r.detail, 'null')";
+    r.rows_affected, r.error, r.fenced, r.cancel_by, nullif(r.detail, 'null'),
+    CASE WHEN r.state = 'running' THEN r.progress END";
 
 /// The newest rows of a job, newest first; `failed` leaves out all but failed, timed out and lost ones.
 pub async fn of_job(

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -170,6 +170,44 @@ pub async fn renew(
             let params = [(ids as _, Type::UUID_ARRAY), (epochs as _, Type::INT8_ARRAY), (&lease_ms as _, Type::INT8)];
             let rows = tx.rows("renew the leases of runs", SQL, &params).await?;
             Ok(rows.iter().map(|row| Renewed { id: row.get(0), cancel_by: row.get(1) }).collect())
+        })
+    })
+    .await
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is worked on: `schema.table`.
+    pub object: String,
+    /// Objects that are done, and all.
+    pub done: u64,
+    pub total: u64,
+    /// What is done to it: `vacuum`, `deleting` …
+    pub note: String,
+}
+
+/// Notes how far runs have come, for whoever looks from elsewhere. Rows that are locked are passed over: the next
+/// time will do.
+pub async fn note_progress(conn: &mut Conn, runs: &[(Uuid, i64, Progress)], bound: Duration) -> Result<(), Error> {
+    const SQL: &str = "
+        WITH free AS MATERIALIZED (
+            SELECT r.id, n.progress
+              FROM steward.job_runs r
+              JOIN unnest($1::uuid[], $2::bigint[], $3::text[]) AS n (id, epoch, progress)
+                ON n.id = r.id AND n.epoch = r.epoch
+             WHERE r.state = 'running' FOR NO KEY UPDATE OF r SKIP LOCKED
+        )
+        UPDATE steward.job_runs r SET progress = free.progress::jsonb FROM free WHERE r.id = free.id";
+    let ids: &Vec<Uuid> = &runs.iter().map(|(id, ..)| *id).collect();
+    let epochs: &Vec<i64> = &runs.iter().map(|(_, epoch, _)| *epoch).collect();
+    let progress: &Vec<String> = &runs.iter().map(|(.., progress)| json!(progress).to_string()).collect();
+    conn.transaction(&TxOptions::within(bound), |tx| {
+        Box::pin(async move {
+            let params =
+                [(ids as _, Type::UUID_ARRAY), (epochs as _, Type::INT8_ARRAY), (progress as _, Type::TEXT_ARRAY)];
+            tx.execute("note the progress of runs", SQL, &params).await?;
+            Ok(())
         })
     })
     .await

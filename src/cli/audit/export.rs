@@ -8,10 +8,10 @@ use clap::{Args, ValueEnum};
 
 use super::filter::Asked;
 use super::output::{Output, Taken};
-use super::{csv, unread, warn};
+use super::{unread, warn};
 use crate::cli::{Exit, Selection, Session, bounded, say};
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::store::events::{self, Cursor, Filter, Instant, Order, Page, Recorded};
+use crate::store::events::{self, csv, Cursor, Filter, Instant, Order, Page, Recorded};
 
 /// About so many bytes are read and written at once.
 const PAGE_BYTES: usize = 1024 * 1024;

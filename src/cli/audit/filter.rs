@@ -1,12 +1,11 @@
 //! Which events: the options that `audit list` and `audit export` share.
 
-use std::net::IpAddr;
-
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 
-use super::moment::Moment;
+use crate::store::events::asked::{action, network};
 use crate::store::events::{Action, EARLIEST, Filter, LATEST};
+use crate::store::moment::Moment;
 
 #[derive(Debug, Args)]
 pub struct Asked {
@@ -94,39 +93,12 @@ fn some_text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("found an empty text, wanted a name or an id".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn action(text: &str) -> Result<Action, String> {
-    let (beginning, is_whole) = text.strip_suffix('*').map_or((text, true), |beginning| (beginning, false));
-    match is_whole {
-        _ if beginning.is_empty() || beginning.contains('*') => {
-            Err(format!("found {text:?}, wanted an action such as user.login, or the beginning of one such as user.*"))
-        }
-        true => Ok(Action::Is(beginning.to_owned())),
-        false => Ok(Action::Begins(beginning.to_owned())),
-    }
-}
-
 fn resource(text: &str) -> Result<Resource, String> {
     let (kind, id) = text.split_once('/').map_or((text, None), |(kind, id)| (kind, Some(id)));
     if kind.is_empty() || id == Some("") {
         return Err(format!("found {text:?}, wanted TYPE or TYPE/ID such as public.vms or public.vms/42"));
     }
     Ok(Resource { kind: kind.to_owned(), id: id.map(str::to_owned) })
-}
-
-fn network(text: &str) -> Result<String, String> {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let most = match address.parse() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => {
-            return Err(format!("found {text:?}, wanted an address such as 10.0.0.7, or a network such as 10.0.0.0/8"));
-        }
-    };
-    let digits = bits.is_none_or(|bits| bits.bytes().all(|byte| byte.is_ascii_digit()));
-    match bits.map_or(Ok(most), str::parse::<u8>) {
-        Ok(bits) if digits && bits <= most => Ok(text.to_owned()),
-        _ => Err(format!("found {text:?}, wanted a prefix of 0 to {most} bits behind the slash")),
-    }
 }
 
 #[cfg(test)]

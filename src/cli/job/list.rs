@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::cli::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::db::{Conn, Database, Error, Purpose};
+use crate::schedule::listed::{Listed, State, merge};
 use crate::store::overview::{self, Last, Overview};
 
-use super::listed::{Listed, State, merge};
 use super::pause::by;
 use super::text::{ago, columns, duration, first_line, instant};
 use super::{names, told};

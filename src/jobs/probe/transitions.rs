@@ -47,6 +47,7 @@ fn row(before: Option<Status>, report: &Report, at: DateTime<Utc>, instance: &st
         old_values: old.as_ref(),
         new_values: Some(&new),
         details: None,
+        origin: None,
     };
     Row::Event(Box::new(EventRow::new(at, &event)))
 }

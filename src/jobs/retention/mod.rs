@@ -14,12 +14,13 @@
 //! is safe to repeat: a run that was cut off anywhere is resumed by the next one.
 
 mod pace;
+pub mod preview;
 mod purge;
 mod references;
 mod resume;
 mod retire;
 mod slices;
-mod targets;
+pub mod targets;
 mod trail;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ use crate::db::Error;
 use crate::observe::tables::partitions::Stamp;
 use crate::observe::tables::relation;
 use crate::store;
+use crate::store::requests::Options;
 
 /// The name under which the audit trail knows this job.
 const ACTOR: &str = "job:retention";
@@ -76,13 +78,16 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
-    let targets = targets::targets(ctx.config, ctx.zentry);
-    for target in &targets {
+    let all = targets::targets(ctx.config, ctx.zentry);
+    let targets = targets::wanted(all, &ctx.options, ctx.config.retention.min_keep);
+    let covered: Vec<&targets::Target> = targets.iter().filter(|target| ctx.options.covers(&target.name())).collect();
+    for (done, target) in covered.iter().enumerate() {
         if ctx.stopping() {
             report.stopped = true;
             break;
         }
         let name = target.name();
+        ctx.tell(done, covered.len(), &name, "purge");
         let mut outcome = Outcome::default();
         let ended = purge::table(ctx, target, &targets, &mut outcome).await;
         let labels = [ctx.db.name(), &name];
@@ -101,7 +106,10 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         }
         detail.insert(name, json!(outcome));
     }
-    if !report.stopped {
+    if !report.stopped && ctx.options == Options::default() {
+        if let Err(error) = forget_keys(ctx).await {
+            failures.keep("steward.idempotency_keys", error)?;
+        }
         match history(ctx).await {
             Ok(rows) => {
                 report.rows += i64::try_from(rows).unwrap_or(i64::MAX);
@@ -113,6 +121,18 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     report.failure = failures.finish();
     report.detail = detail.into();
     Ok(report)
+}
+
+/// Forgets idempotency keys that are past their time.
+async fn forget_keys(ctx: &mut Context<'_>) -> Result<(), Error> {
+    while !ctx.stopping() {
+        let options = short(ctx);
+        let pruned = ctx.transaction(&options, |tx| Box::pin(store::idempotency::prune(tx, HISTORY_BATCH))).await?;
+        if pruned < HISTORY_BATCH as u64 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Prunes the ledger. It grows by a few rows an hour, so a run has few batches to do.

@@ -124,17 +124,14 @@ pub fn event<'a>(action: &'a str, resource_id: &'a str, details: &'a serde_json:
 
 async fn look_up(ctx: &mut Context<'_>, target: &Target) -> Result<Table, Error> {
     let options = short(ctx).read_only();
-    let (relation, column, stamp, cutoff) = ctx
-        .conn
-        .transaction(&options, |tx| {
-            Box::pin(async move {
-                let relation = find(tx, &target.schema, &target.table, target.column.as_deref()).await?;
-                let (column, stamp) = check(&relation, target)?;
-                let cutoff = cutoff(tx, stamp, target.keep).await?;
-                Ok((relation, column, stamp, cutoff))
-            })
-        })
-        .await?;
+    ctx.conn.transaction(&options, |tx| Box::pin(look_up_in(tx, target))).await
+}
+
+/// Looks a target up, and fixes its cutoff.
+pub async fn look_up_in(tx: &Tx<'_>, target: &Target) -> Result<Table, Error> {
+    let relation = find(tx, &target.schema, &target.table, target.column.as_deref()).await?;
+    let (column, stamp) = check(&relation, target)?;
+    let cutoff = cutoff(tx, stamp, target.keep).await?;
     Ok(Table { relation, column, stamp, cutoff, only: target.is_trail().then_some(holds::NOT_HELD) })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Mode};
 use crate::store::partitions::SCHEMA;
+use crate::store::requests::Options;
 
 /// A table to purge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,17 @@ impl Target {
     pub fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
     }
+}
+
+/// The same under what the caller of one run wants. How long the audit trail is kept at least, no caller changes.
+pub fn wanted(mut targets: Vec<Target>, options: &Options, min_keep: Duration) -> Vec<Target> {
+    if let Some(days) = options.keep_days {
+        let keep = Duration::from_secs(u64::from(days) * 86_400);
+        for target in targets.iter_mut().filter(|target| options.covers(&target.name())) {
+            target.keep = if target.is_trail() { keep.max(min_keep) } else { keep };
+        }
+    }
+    targets
 }
 
 /// Our own tables; where pgsteward may maintain, also the bundled set's and those of the configuration.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 
-use crate::store::events::{EARLIEST, LATEST};
+use super::events::{EARLIEST, LATEST};
 
 const WANTED: &str = "wanted an instant such as 2026-11-27T09:30:00Z, a date such as 2026-11-27, or an age such as 2h";
 

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::store::events::{Instant, Recorded};
+use super::{Instant, Recorded};
 
 const END: &[u8] = b"\r\n";
 

@@ -1,0 +1,1 @@
+DROP TABLE steward.idempotency_keys;

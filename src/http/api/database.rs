@@ -1,0 +1,39 @@
+//! `GET /health/database`: everything that is known of one database, from memory.
+
+use hyper::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::http::answer::json as answer;
+use crate::http::health::Summary;
+use crate::http::{Answer, Context, Refusal};
+
+/// As last measured, with its age; also while the database is away.
+pub fn database(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&[])?;
+    let desk = context.desk()?;
+    let reading = desk.board.read();
+    let summary = Summary::new(desk.db.name(), reading.clone());
+    let report = reading.report.as_deref();
+    let pool: Map<String, Value> =
+        desk.db.stats().into_iter().map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats))).collect();
+    let role = desk.standing.role();
+    let mut body = summary.members();
+    let more = json!({
+        "target": desk.db.name(),
+        "observer": role.observer,
+        "observed_by": role.holder,
+        "paused": role.paused.map(|by| json!({ "by": by })),
+        "server": report.and_then(|report| report.server.as_ref()),
+        "connections": report.and_then(|report| report.server.as_ref()).map(|server| &server.connections),
+        "replication": report.and_then(|report| report.server.as_ref()).and_then(|server| server.replication.as_ref()),
+        "pool": pool,
+        "connect_ms": report.and_then(|report| report.connect_ms.as_ref()),
+        "components": report.map(|report| report.components.as_slice()).unwrap_or_default(),
+        "unseen": report.map(|report| report.unseen.as_slice()).unwrap_or_default(),
+        "migrations": desk.standing.migrations.read(),
+    });
+    if let Value::Object(more) = more {
+        body.extend(more);
+    }
+    Ok(answer(StatusCode::OK, "application/json", &body))
+}

@@ -1,0 +1,112 @@
+//! What callers send, read strictly: a parameter or member that is not known is refused, not passed over, since whoever
+//! misspells `dry_run` does not want the real thing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderName};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::http::{Context, Refusal};
+use crate::store::moment::Moment;
+
+/// RFC 7240.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// What a name or an id of a caller's may have, in bytes.
+pub const TEXT_MAX: usize = 512;
+/// No answer waits longer, and no request lasts longer than `http.request_timeout`.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// A request that is not understood.
+pub fn invalid(detail: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+}
+
+/// A value of a request that is understood, and not possible.
+pub fn unprocessable(code: &'static str, detail: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+}
+
+impl Context<'_> {
+    /// Refuses parameters that this endpoint does not know, and such as occur twice.
+    pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
+        for name in self.query.names() {
+            if name != "target" && !known.contains(&name) {
+                let known = ["target"].iter().chain(known).copied().collect::<Vec<_>>().join(", ");
+                return Err(invalid(format!("found the parameter {name:?}; this endpoint knows {known}")));
+            }
+            if self.query.all(name).nth(1).is_some() {
+                return Err(invalid(format!("the parameter {name} occurs more than once")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of a parameter; an empty one counts as none.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+        let Some(text) = self.query.first(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        if text.len() > TEXT_MAX || text.contains('\0') {
+            return Err(invalid(format!("{name}: wanted a text of at most {TEXT_MAX} bytes without NUL")));
+        }
+        Ok(Some(text))
+    }
+
+    /// A parameter that is a number within bounds.
+    pub fn number(&self, name: &str, default: i64, least: i64, most: i64) -> Result<i64, Refusal> {
+        let Some(text) = self.text(name)? else { return Ok(default) };
+        let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+        number.ok_or_else(|| invalid(format!("{name}: found {text:?}, wanted a whole number from {least} to {most}")))
+    }
+
+    /// A parameter that is true or false; there without a value, it is true.
+    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.query.first(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(text) => Err(invalid(format!("{name}: found {text:?}, wanted true or false"))),
+        }
+    }
+
+    /// A parameter that is a time, by this instance's clock.
+    pub fn moment(&self, name: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let moment = Moment::parse(text).map_err(|wrong| invalid(format!("{name}: {wrong}")))?;
+        Ok(Some(moment.by(Utc::now())))
+    }
+
+    /// The segment of the path, where it is the id of a run.
+    pub fn run_id(&self) -> Result<Uuid, Refusal> {
+        let text = self.segment.as_deref().unwrap_or_default();
+        Uuid::try_parse(text).map_err(|_| invalid("the id of a run is a UUID, as GET /jobs/{name}/runs tells it"))
+    }
+
+    /// The body as JSON; one that is empty counts as `{}`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        if !self.body.is_empty() {
+            self.is_json()?;
+        }
+        let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
+        serde_json::from_slice(body).map_err(|error| invalid(format!("the body is not what is wanted: {error}")))
+    }
+
+    /// Refuses a body that says that it is something else than JSON.
+    pub fn is_json(&self) -> Result<(), Refusal> {
+        let kind = self.head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if kind.eq_ignore_ascii_case("application/json") {
+            return Ok(());
+        }
+        let detail = format!("found a body of type {kind:?}, wanted application/json");
+        Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+    }
+
+    /// How long the caller prefers to wait for the end: `Prefer: wait=SECONDS`.
+    pub fn wait(&self) -> Option<Duration> {
+        let values = self.head.headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
+        let mut preferences = values.flat_map(|value| value.split(',')).map(str::trim);
+        let seconds = preferences.find_map(|preference| preference.strip_prefix("wait=")?.trim().parse::<u64>().ok())?;
+        Some(Duration::from_secs(seconds).min(WAIT_MAX))
+    }
+}

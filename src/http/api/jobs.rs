@@ -1,0 +1,294 @@
+//! Jobs: how they stand, and run, pause and resume.
+
+use chrono::Utc;
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::act::{Acting, Change, Done, Effect, detached};
+use super::input::invalid;
+use super::runs;
+use crate::audit::{self, Event};
+use crate::config::{Config, JobName};
+use crate::db::{Error, Tx, TxFuture};
+use crate::http::answer::json as answer;
+use crate::http::{Answer, Context, Desk, Refusal};
+use crate::schedule::listed::{self, Listed, State};
+use crate::store::overview::{self, Overview};
+use crate::store::pauses::{self, ALL_JOBS, Pause};
+use crate::store::requests::{self, Asked, Options};
+use crate::store::run_history;
+
+/// `GET /jobs`: the plan, and the ledger beside it. While the database is away, the plan and what this instance
+/// remembers.
+pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&[])?;
+    let (desk, config) = (context.desk()?, context.state.desks.config()?);
+    let read = read(desk).await;
+    let overview = read.as_ref().ok();
+    let standing = desk.standing.read();
+    let listed = listed::merge(&config, desk.db.name(), overview, Utc::now());
+    let jobs: Vec<Value> = listed
+        .iter()
+        .map(|job| {
+            let mut told = told(job);
+            if let (None, Some(known)) = (overview, standing.get(&JobName::new(&job.name))) {
+                remembered(&mut told, known);
+            }
+            told
+        })
+        .collect();
+    let body = json!({
+        "target": desk.db.name(),
+        "source": if overview.is_some() { "database" } else { "memory" },
+        "reason": read.as_ref().err().map(|refusal| &refusal.detail),
+        "observer": overview.and_then(|overview| overview.observer.as_ref()),
+        "paused": overview.and_then(|overview| overview.paused.as_ref()),
+        "jobs": jobs,
+    });
+    Ok(answer(StatusCode::OK, "application/json", &body))
+}
+
+async fn read(desk: &Desk) -> Result<Overview, Refusal> {
+    let mut conn = desk.conn().await?;
+    overview::read(&mut conn, desk.db.query_timeout()).await.map_err(|error| desk.refusal(&error))
+}
+
+fn told(job: &Listed) -> Value {
+    let mut told = json!({
+        "name": job.name,
+        "kind": job.work,
+        "state": job.state,
+        "enabled": !matches!(job.state, State::Disabled | State::NotConfigured),
+        "ticks": job.state == State::Measured,
+        "schedule": job.schedule,
+        "after": job.after,
+        "timezone": job.timezone,
+        "next_due": job.next.first().map(|at| at.to_utc()),
+        "next_dues": job.next.iter().map(|at| at.to_utc()).collect::<Vec<_>>(),
+        "differs": job.differs,
+    });
+    // Its members are named alike; without a row they are there, and empty.
+    let ledger = serde_json::to_value(job.ledger.as_ref()).unwrap_or_default();
+    for name in LEDGER {
+        let value = ledger.get(name).cloned().unwrap_or_default();
+        told[name] = if name.ends_with("_total") || name == "failures_in_a_row" { counted(value) } else { value };
+    }
+    told
+}
+
+const LEDGER: [&str; 12] = [
+    "paused",
+    "running",
+    "queued",
+    "quarantined",
+    "last",
+    "last_success_at",
+    "failures_in_a_row",
+    "succeeded_total",
+    "failed_total",
+    "skipped_total",
+    "average_ms",
+    "p95_ms",
+];
+
+fn counted(value: Value) -> Value {
+    if value.is_null() { json!(0) } else { value }
+}
+
+fn remembered(told: &mut Value, known: &crate::schedule::JobStanding) {
+    told["last_success_at"] = json!(known.last_success_at);
+    told["failures_in_a_row"] = json!(known.failures);
+}
+
+/// `GET /jobs/{name}/runs`
+pub async fn runs(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&["limit", "failed"])?;
+    let (desk, name) = (context.desk()?, name(context)?);
+    let (limit, failed) = (context.number("limit", 20, 1, 1000)?, context.flag("failed")?);
+    let mut conn = desk.conn().await?;
+    let read = run_history::of_job(&mut conn, name, failed, limit, desk.db.query_timeout()).await;
+    let entries = read.map_err(|error| desk.refusal(&error))?;
+    if entries.is_empty() && !is_configured(&*context.state.desks.config()?, desk, name) {
+        return Err(no_such_job(name));
+    }
+    let runs: Vec<Value> = entries.into_iter().map(|entry| runs::told(desk, entry)).collect();
+    Ok(answer(StatusCode::OK, "application/json", &json!({ "target": desk.db.name(), "job": name, "runs": runs })))
+}
+
+/// `POST /jobs/{name}/run`
+pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&[])?;
+    let Empty {} = context.json()?;
+    let job = name(context)?.to_owned();
+    let wait = context.wait();
+    let (id, done, replayed) = detached(context, |state, acting| async move {
+        let desk = state.desks.of(acting.target.as_deref())?;
+        let (done, replayed) = ask(desk, &acting, &job, None).await?;
+        Ok((run_id(&done), done, replayed))
+    })
+    .await?;
+    match (wait, id) {
+        (Some(wait), Some(id)) => runs::ended_within(context, id, wait, &done).await,
+        _ => Ok(done.answer(replayed)),
+    }
+}
+
+/// A body without members.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
+/// The run that an answer names.
+pub fn run_id(done: &Done) -> Option<Uuid> {
+    Uuid::try_parse(done.body["run_id"].as_str()?).ok()
+}
+
+/// Asks for a run through the ledger.
+pub async fn ask(
+    desk: &Desk,
+    acting: &Acting,
+    job: &str,
+    options: Option<&Options>,
+) -> Result<(Done, bool), Refusal> {
+    acting.once(desk, &Ask { job, options }).await
+}
+
+struct Ask<'a> {
+    job: &'a str,
+    options: Option<&'a Options>,
+}
+
+impl Change for Ask<'_> {
+    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
+        Box::pin(ask_in(tx, acting, self.job, self.options))
+    }
+}
+
+/// The same inside a transaction.
+pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, job: &str, options: Option<&Options>) -> Result<Effect, Error> {
+    tx.batch("mark where to go back to", "SAVEPOINT asked").await?;
+    let asked = requests::ask_with(tx, job, acting.actor(), options).await?;
+    let id = match asked {
+        Asked::Queued { id, .. } => id,
+        Asked::Waiting { id } => return Ok(Effect::refused(waiting(job, id))),
+        Asked::Paused { pause, all } => return Ok(Effect::refused(paused(job, &pause, all))),
+        Asked::Unknown { .. } => return Ok(Effect::refused(no_such_job(job))),
+    };
+    if requests::hearer(tx).await?.is_none() {
+        tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT asked").await?;
+        return Ok(Effect::refused(nobody()));
+    }
+    let details = json!({ "run_id": id, "options": options });
+    let event = Event::new(acting.actor(), "job.run", "job", job, &details);
+    audit::record(tx, &event.from(&acting.origin)).await?;
+    Ok(Effect::Done(Done::accepted(json!({ "run_id": id, "job": job, "state": "queued" }), format!("/runs/{id}"))))
+}
+
+fn waiting(job: &str, id: Uuid) -> Refusal {
+    let detail = format!("a run of {job} waits already: POST /runs/{id}/cancel takes it out of the queue");
+    Refusal::new(StatusCode::CONFLICT, "waiting", detail).with("run_id", id.to_string())
+}
+
+fn paused(job: &str, pause: &Pause, all: bool) -> Refusal {
+    let (what, resume) = if all { ("all jobs are", ALL_JOBS) } else { ("it is", job) };
+    let detail = format!("{what} paused by {}; POST /jobs/{resume}/resume resumes", pause.by);
+    Refusal::new(StatusCode::CONFLICT, "paused", detail).with("paused", json!(pause))
+}
+
+/// No job of this name.
+pub fn no_such_job(name: &str) -> Refusal {
+    let detail = format!("no instance of this database has a job {name:?}; GET /jobs lists them");
+    Refusal::new(StatusCode::NOT_FOUND, "no_such_job", detail)
+}
+
+fn nobody() -> Refusal {
+    let detail = "no instance observes this database at the moment, so nobody would pick the run up";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_observer", detail).later(std::time::Duration::from_secs(5))
+}
+
+/// The body of a pause.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    reason: Option<String>,
+}
+
+/// `POST /jobs/{name}/pause`; the name `*` stands for all jobs.
+pub async fn pause(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&[])?;
+    let Why { reason } = context.json()?;
+    if reason.as_ref().is_some_and(|reason| reason.chars().count() > 1000 || reason.contains('\0')) {
+        return Err(invalid("reason: wanted at most 1,000 characters without NUL"));
+    }
+    set(context, true, reason).await
+}
+
+/// `POST /jobs/{name}/resume`
+pub async fn resume(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&[])?;
+    let Empty {} = context.json()?;
+    set(context, false, None).await
+}
+
+async fn set(context: &Context<'_>, pause: bool, reason: Option<String>) -> Result<Answer, Refusal> {
+    let job = name(context)?.to_owned();
+    detached(context, move |state, acting| async move {
+        let desk = state.desks.of(acting.target.as_deref())?;
+        let configured = job == ALL_JOBS || is_configured(&*state.desks.config()?, desk, &job);
+        let (done, replayed) = acting.once(desk, &Set { job, pause, reason, configured }).await?;
+        Ok(done.answer(replayed))
+    })
+    .await
+}
+
+struct Set {
+    job: String,
+    pause: bool,
+    reason: Option<String>,
+    /// A job of the configuration may be paused before an instance has registered it.
+    configured: bool,
+}
+
+impl Change for Set {
+    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
+        Box::pin(set_in(tx, acting, self))
+    }
+}
+
+async fn set_in(tx: &Tx<'_>, acting: &Acting, set: &Set) -> Result<Effect, Error> {
+    let Set { job, pause, reason, configured } = set;
+    let (job, pause, reason) = (job.as_str(), *pause, reason.as_deref());
+    if !configured && !requests::known(tx).await?.iter().any(|known| known == job) {
+        return Ok(Effect::refused(no_such_job(job)));
+    }
+    let before = match pause {
+        true => pauses::pause(tx, job, acting.actor(), reason).await?,
+        false => pauses::resume(tx, job).await?,
+    };
+    let changed = pause == before.is_none();
+    if changed {
+        let (action, kind) = match (job == ALL_JOBS, pause) {
+            (true, true) => ("jobs.pause", "jobs"),
+            (true, false) => ("jobs.resume", "jobs"),
+            (false, true) => ("job.pause", "job"),
+            (false, false) => ("job.resume", "job"),
+        };
+        let details = json!({ "reason": reason });
+        audit::record(tx, &Event::new(acting.actor(), action, kind, job, &details).from(&acting.origin)).await?;
+    }
+    let now = pauses::of(tx, job).await?;
+    Ok(Effect::Done(Done::ok(json!({ "job": job, "paused": now, "changed": changed }))))
+}
+
+/// The job that the path names.
+pub fn name<'c>(context: &'c Context<'_>) -> Result<&'c str, Refusal> {
+    let name = context.segment.as_deref().unwrap_or_default();
+    if name.len() > 128 || name.contains('\0') { Err(no_such_job("(too long)")) } else { Ok(name) }
+}
+
+fn is_configured(config: &Config, desk: &Desk, name: &str) -> bool {
+    config.jobs.all.get(name).is_some_and(|job| job.is_for(desk.db.name()))
+}
+

@@ -1,0 +1,163 @@
+//! `POST /health/database/optimize`: VACUUM, ANALYZE and REFRESH, of what needs it.
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::act::{Acting, Change, Done, Effect, detached};
+use super::input::invalid;
+use crate::config::{Builtin, Config, Mode};
+use crate::db::{Error, Tx, TxFuture, TxOptions};
+use crate::http::answer::json as answer;
+use crate::http::{Answer, Context, Desk, Refusal};
+use crate::jobs::{refresh, vacuum};
+use crate::store::requests::Options;
+
+/// So many objects may be named in one request.
+pub const TABLES_MAX: usize = 1000;
+
+/// The body.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(default)]
+    dry_run: bool,
+    /// Only these: `schema.table`, views as well.
+    tables: Option<Vec<String>>,
+    #[serde(default = "yes")]
+    vacuum: bool,
+    #[serde(default = "yes")]
+    refresh: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The runs that do it. VACUUM answers for ANALYZE, too.
+pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
+    context.only(&[])?;
+    let wanted: Wanted = context.json()?;
+    check_names(wanted.tables.as_deref())?;
+    let config = context.state.desks.config()?;
+    if config.mode == Mode::Observe {
+        let detail = "mode = \"observe\": nothing of the user's is changed";
+        return Err(Refusal::new(StatusCode::CONFLICT, "observe_mode", detail));
+    }
+    let options = Options { tables: wanted.tables.clone(), keep_days: None };
+    if wanted.dry_run {
+        return plan(context.desk()?, &config, &wanted, &options).await;
+    }
+    let wait = context.wait();
+    let (done, replayed) = detached(context, move |state, acting| async move {
+        let desk = state.desks.of(acting.target.as_deref())?;
+        let zentry = desk.standing.migrations.read().zentry;
+        let jobs = jobs(&wanted, &config, zentry);
+        if jobs.is_empty() {
+            return Err(invalid("there is nothing to do: none of these is a table, or a view of refresh.views"));
+        }
+        acting.once(desk, &Optimize { jobs, options }).await
+    })
+    .await?;
+    match (wait, super::jobs::run_id(&done)) {
+        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, &done).await,
+        _ => Ok(done.answer(replayed)),
+    }
+}
+
+/// Refuses what is no name of a table.
+pub fn check_names(tables: Option<&[String]>) -> Result<(), Refusal> {
+    let Some(tables) = tables else { return Ok(()) };
+    if tables.is_empty() || tables.len() > TABLES_MAX {
+        return Err(invalid(format!("tables: found {} names, wanted 1 to {TABLES_MAX}", tables.len())));
+    }
+    let fits = |name: &&String| {
+        name.split_once('.').is_some_and(|(schema, table)| !schema.is_empty() && !table.is_empty())
+            && name.len() <= 128
+            && !name.contains('\0')
+    };
+    match tables.iter().find(|name| !fits(name)) {
+        None => Ok(()),
+        Some(wrong) => {
+            let wrong: String = wrong.chars().take(128).collect();
+            Err(invalid(format!("tables: found {wrong:?}, wanted a name with its schema, such as \"public.vms\"")))
+        }
+    }
+}
+
+/// The jobs that do what is wanted.
+fn jobs(wanted: &Wanted, config: &Config, zentry: bool) -> Vec<Builtin> {
+    let views = refresh::configured(config, zentry);
+    let is_view = |name: &String| views.contains(&name.as_str());
+    let (any_view, any_table) = match &wanted.tables {
+        None => (!views.is_empty(), true),
+        Some(names) => (names.iter().any(is_view), !names.iter().all(is_view)),
+    };
+    let vacuum = (wanted.vacuum && any_table).then_some(Builtin::Vacuum);
+    let refresh = (wanted.refresh && any_view).then_some(Builtin::Refresh);
+    vacuum.into_iter().chain(refresh).collect()
+}
+
+struct Optimize {
+    jobs: Vec<Builtin>,
+    options: Options,
+}
+
+impl Change for Optimize {
+    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
+        Box::pin(ask(tx, acting, self))
+    }
+}
+
+/// All or none: one that waits or is paused is a reason to ask for nothing.
+async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, Error> {
+    tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
+    let mut runs: Vec<Value> = Vec::new();
+    for job in &asked.jobs {
+        match super::jobs::ask_in(tx, acting, job.as_str(), Some(&asked.options)).await? {
+            Effect::Done(done) => {
+                runs.push(json!({ "job": job.as_str(), "id": done.body["run_id"], "state": "queued" }));
+            }
+            refused => {
+                tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT optimize").await?;
+                return Ok(refused);
+            }
+        }
+    }
+    let first = runs.first().map(|run| run["id"].clone()).unwrap_or_default();
+    let location = format!("/runs/{}", first.as_str().unwrap_or_default());
+    Ok(Effect::Done(Done::accepted(json!({ "run_id": first, "runs": runs }), location)))
+}
+
+async fn plan(desk: &Desk, config: &Config, wanted: &Wanted, options: &Options) -> Result<Answer, Refusal> {
+    let zentry = desk.standing.migrations.read().zentry;
+    let mut conn = desk.conn().await?;
+    let within = TxOptions::within(desk.db.query_timeout()).read_only();
+    let read = conn.transaction(&within, |tx| {
+        Box::pin(async move {
+            let tables = if wanted.vacuum { vacuum::plan(tx, &config.vacuum, options).await? } else { Vec::new() };
+            let views = if wanted.refresh { refresh::plan(tx, config, zentry, options).await? } else { Vec::new() };
+            Ok((tables, views))
+        })
+    });
+    let (tables, views) = read.await.map_err(|error| desk.refusal(&error))?;
+    let of_table = |table: vacuum::Planned| {
+        let why = format!(
+            "{} dead of {} rows, {} changed since the last ANALYZE",
+            table.dead_rows, table.live_rows, table.changed_rows
+        );
+        json!({
+            "object": table.object, "vacuum": table.vacuum, "analyze": table.analyze, "refresh": false,
+            "why": why, "skipped": table.skipped,
+        })
+    };
+    let of_view = |view: refresh::Planned| {
+        json!({
+            "object": view.object, "vacuum": false, "analyze": false, "refresh": view.refresh,
+            "why": view.why, "skipped": view.skipped,
+        })
+    };
+    let plan: Vec<Value> = tables.into_iter().map(of_table).chain(views.into_iter().map(of_view)).collect();
+    let body = json!({ "target": desk.db.name(), "dry_run": true, "plan": plan });
+    Ok(answer(StatusCode::OK, "application/json", &body))
+}

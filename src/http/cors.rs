@@ -1,0 +1,39 @@
+//! Pages of other origins: only those that the configuration names may read answers.
+
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
+};
+use hyper::http::request::Parts;
+
+use super::answer::set;
+use super::{Answer, Gate};
+
+/// Lets the page read this answer, where its origin is one of the configured. Credentials are sent in a header by
+/// the page itself, never by the browser on its own, so none are allowed for.
+pub fn mark(answer: &mut Answer, head: &Parts, gate: &Gate) {
+    let rules = gate.rules();
+    if rules.cors_origins.is_empty() {
+        return;
+    }
+    answer.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin(head).filter(|origin| rules.cors_origins.iter().any(|known| known == origin)) {
+        set(answer, ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        set(answer, ACCESS_CONTROL_EXPOSE_HEADERS, "location, retry-after, x-request-id");
+    }
+}
+
+/// The answer to a browser that asks beforehand.
+pub fn allow(answer: &mut Answer, head: &Parts, gate: &Gate, methods: &str) {
+    let asks = head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    if asks && origin(head).is_some_and(|origin| gate.rules().cors_origins.iter().any(|known| known == origin)) {
+        set(answer, ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let headers = "authorization, content-type, idempotency-key, prefer, x-request-id";
+        set(answer, ACCESS_CONTROL_ALLOW_HEADERS, headers);
+        set(answer, ACCESS_CONTROL_MAX_AGE, "600");
+    }
+}
+
+fn origin(head: &Parts) -> Option<&str> {
+    head.headers.get(ORIGIN)?.to_str().ok()
+}

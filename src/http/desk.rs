@@ -1,0 +1,131 @@
+//! The databases themselves, for the routes that ask them.
+//!
+//! A route takes a connection of the purpose `api`, of which there are `pool_max_size` at most, holds it for one
+//! short transaction and gives it back. Where there is none in time, or the database is away, the answer says so.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::{Context, Refusal};
+use crate::config::Config;
+use crate::db::{Database, Error, Kind, Pooled, Purpose};
+use crate::health::Board;
+use crate::schedule::Standing;
+use crate::schedule::pipeline::Errand;
+
+/// When it is worth trying again, where a database is away.
+const AWAY_RETRY: Duration = Duration::from_secs(5);
+
+/// All databases; none until they are opened.
+#[derive(Debug, Default)]
+pub struct Desks(OnceLock<Open>);
+
+#[derive(Debug)]
+struct Open {
+    config: watch::Receiver<Arc<Config>>,
+    desks: BTreeMap<String, Desk>,
+    streams: Arc<Semaphore>,
+}
+
+/// Answers that are made while they are sent, at a time: each asks the database again and again.
+const STREAMS: usize = 16;
+
+/// One database, as routes see it.
+pub struct Desk {
+    pub db: Arc<Database>,
+    pub board: Arc<Board>,
+    pub standing: Arc<Standing>,
+    pub errands: mpsc::Sender<Errand>,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Desk").field(&self.db.name()).finish()
+    }
+}
+
+impl Desks {
+    /// Opens them, once.
+    pub fn open(&self, config: watch::Receiver<Arc<Config>>, desks: impl IntoIterator<Item = Desk>) {
+        let desks = desks.into_iter().map(|desk| (desk.db.name().to_owned(), desk)).collect();
+        // Who came first is the one that counts; there is one who opens.
+        let _ = self.0.set(Open { config, desks, streams: Arc::new(Semaphore::new(STREAMS)) });
+    }
+
+    /// The configuration as it is now.
+    pub fn config(&self) -> Result<Arc<Config>, Refusal> {
+        Ok(Arc::clone(&self.opened()?.config.borrow()))
+    }
+
+    /// The desk of `?target=`; the first one by name where there is none.
+    pub fn of(&self, target: Option<&str>) -> Result<&Desk, Refusal> {
+        let desks = &self.opened()?.desks;
+        let found = match target {
+            Some(name) => desks.get(name),
+            None => desks.values().next(),
+        };
+        found.ok_or_else(|| no_such_target(desks.keys().map(String::as_str)))
+    }
+
+    /// A place among the answers that are made while they are sent.
+    pub fn stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let place = Arc::clone(&self.opened()?.streams).try_acquire_owned();
+        place.map_err(|_| {
+            let detail = format!("{STREAMS} exports and followed runs are under way already");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(AWAY_RETRY)
+        })
+    }
+
+    fn opened(&self) -> Result<&Open, Refusal> {
+        self.0.get().ok_or_else(|| {
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "pgsteward is starting");
+            refusal.later(Duration::from_secs(1))
+        })
+    }
+}
+
+impl Context<'_> {
+    /// The database that the request is about.
+    pub fn desk(&self) -> Result<&Desk, Refusal> {
+        self.state.desks.of(self.query.first("target"))
+    }
+}
+
+/// No database of this name.
+pub fn no_such_target<'n>(known: impl Iterator<Item = &'n str>) -> Refusal {
+    let known: Vec<&str> = known.collect();
+    let detail = format!("no database of this name is kept here; there are: {}", known.join(", "));
+    Refusal::new(StatusCode::NOT_FOUND, "no_such_target", detail)
+}
+
+impl Desk {
+    /// A connection on behalf of a caller.
+    pub async fn conn(&self) -> Result<Pooled<'static>, Refusal> {
+        self.db.acquire(Purpose::Api).await.map_err(|error| self.refusal(&error))
+    }
+
+    /// What to tell of an error: its kind. What the server said may name anything, and goes to the log.
+    pub fn refusal(&self, error: &Error) -> Refusal {
+        let (database, kind) = (self.db.name(), error.kind());
+        tracing::debug!(database, kind = kind.as_str(), error = %error, "a request met an error of the database");
+        if kind == Kind::PoolTimeout {
+            let detail = "every connection for callers is in use (database.pool_max_size)";
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(Duration::from_secs(1));
+        }
+        if kind == Kind::Sql {
+            // A statement of ours that the server refuses: the tables are not as they should be.
+            tracing::warn!(database, error = %error, "a request's statement was refused by the database");
+            let detail = "the database refused the statement; the log says why";
+            return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "refused_by_database", detail);
+        }
+        let detail = format!("the database does not answer as it should: {}", kind.as_str());
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail)
+            .with("reason", kind.as_str())
+            .later(AWAY_RETRY)
+    }
+}

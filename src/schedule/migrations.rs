@@ -1,0 +1,89 @@
+//! How one database's migrations stand, for whoever shows it, and the attempt that somebody asked for.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// The current standing; changes can be waited for.
+#[derive(Debug)]
+pub struct Migrations(watch::Sender<Standing>);
+
+/// Where the migrations are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// To be looked at; where that failed for a passing reason, again in a while.
+    #[default]
+    Waiting,
+    Migrating,
+    Failed,
+    Ready,
+}
+
+/// What is known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Standing {
+    pub state: Stage,
+    /// Which file failed, and why.
+    pub failed: Option<String>,
+    /// Edited files and missing objects.
+    pub mismatches: Vec<String>,
+    /// Whether the history holds the bundled set.
+    #[serde(skip)]
+    pub zentry: bool,
+    /// The last attempt that somebody asked for.
+    #[serde(skip)]
+    pub asked: Option<Attempt>,
+}
+
+/// An attempt that somebody asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    pub id: Uuid,
+    pub actor: String,
+    pub asked_at: DateTime<Utc>,
+    pub outcome: Option<Outcome>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub finished_at: DateTime<Utc>,
+    /// What was applied, `set/version_name`; of a failed attempt, see the history.
+    pub applied: Vec<String>,
+    /// Why not all was, in words that may be told: they name files and lines, not what is in them.
+    pub error: Option<String>,
+}
+
+impl Standing {
+    /// Ends the attempt that somebody asked for, if one is open.
+    pub(super) fn end(&mut self, applied: &[String], error: Option<String>) {
+        if let Some(attempt) = self.asked.as_mut().filter(|attempt| attempt.outcome.is_none()) {
+            attempt.outcome = Some(Outcome { finished_at: Utc::now(), applied: applied.to_vec(), error });
+        }
+    }
+}
+
+impl Default for Migrations {
+    fn default() -> Migrations {
+        Migrations(watch::Sender::new(Standing::default()))
+    }
+}
+
+impl Migrations {
+    /// What is known.
+    pub fn read(&self) -> Standing {
+        self.0.borrow().clone()
+    }
+
+    /// Follows it.
+    pub fn follow(&self) -> watch::Receiver<Standing> {
+        self.0.subscribe()
+    }
+
+    /// Changes what is known, and tells who follows.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Standing)) {
+        self.0.send_modify(change);
+    }
+}
