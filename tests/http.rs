@@ -31,6 +31,7 @@ fn limits() -> config::Http {
         header_timeout: Duration::from_secs(10),
         request_timeout: Duration::from_secs(10),
         body_limit_bytes: 1024,
+        ..config::Http::default()
     }
 }
 

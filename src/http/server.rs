@@ -200,6 +200,7 @@ mod tests {
             header_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
             body_limit_bytes: 1024,
+            ..config::Http::default()
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let readiness = Arc::new(Readiness::new([], Duration::from_secs(60)));

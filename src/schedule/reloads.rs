@@ -65,6 +65,7 @@ fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
         refresh,
         spool,
         audit,
+        auth,
     } = before;
     let changed = [
         ("environment", *environment != after.environment),
@@ -82,6 +83,7 @@ fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
         ("refresh", *refresh != after.refresh),
         ("spool", *spool != after.spool),
         ("audit", *audit != after.audit),
+        ("auth", *auth != after.auth),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
