@@ -11,6 +11,7 @@
 //! that is slow to ask, to send, or to read is cut off by a time-out each.
 
 mod answer;
+pub mod auth;
 mod bind;
 mod dispatch;
 mod health;
