@@ -25,14 +25,16 @@ use crate::db::ephemeral::{Ephemeral, EphemeralError, Fallback, Options, PATIENC
 use crate::db::retry::Backoff;
 use crate::db::{Database, Purpose, Route};
 use crate::health::{Board, Readiness};
+use crate::http::auth::AuthError;
 use crate::http::{self, BindError, Desk, Desks, Gate, Rules};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::{Signal, Signals};
 use crate::schedule::Standing;
 use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
-use crate::schedule::reloads::Reload;
+use crate::schedule::notices::Notice;
 use crate::schedule::ticker::Ticker;
+use crate::store::audit::Origin;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::Logs;
 
@@ -43,8 +45,10 @@ const DRAIN_BOUND: Duration = Duration::from_secs(25);
 /// Of it, what requests may take after the pipelines have ended.
 const REQUESTS_BOUND: Duration = Duration::from_secs(4);
 const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
-/// Reloads that a pipeline has not taken yet: it takes one each round at least.
-const RELOADS_AHEAD: usize = 16;
+/// Notices that a pipeline has not taken yet: it takes one each round at least.
+const NOTICES_AHEAD: usize = 64;
+/// How often failed attempts to call are told.
+const TELL_FAILURES_EVERY: Duration = Duration::from_secs(5);
 /// What callers ask of a pipeline and it has not heard yet.
 const ERRANDS_AHEAD: usize = 4;
 /// How often to look whether the pipelines advance, where no watchdog says how often.
@@ -55,6 +59,8 @@ const LOOK_ALIVE: Duration = Duration::from_secs(60);
 pub enum Fatal {
     #[error("{0}")]
     Listen(#[from] BindError),
+    #[error("credentials of callers: {}", chain(.0))]
+    Credentials(#[from] AuthError),
     #[error("throw-away server: {0}")]
     Ephemeral(#[from] EphemeralError),
     #[error("migrating failed, and migrations.on_failure is \"exit\": {0}")]
@@ -85,7 +91,8 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     let boards: BTreeMap<String, Arc<Board>> =
         targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
-    let (gate, desks) = (Arc::new(Gate::new(Rules::default())), Arc::new(Desks::default()));
+    let rules = Rules::load(&config).await?;
+    let (gate, desks) = (Arc::new(Gate::new(rules)), Arc::new(Desks::default()));
     let state = http::State {
         boards: boards.clone(),
         readiness: Arc::clone(&readiness),
@@ -112,7 +119,7 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         watchdog_at: begun,
         started_with: config.clone(),
         last_read: config.clone(),
-        reloads: Vec::new(),
+        notices: Vec::new(),
         gate,
         desks,
     };
@@ -138,8 +145,8 @@ struct Daemon {
     started_with: Config,
     /// And as it was last read: what a reload changes is compared with this.
     last_read: Config,
-    /// To each pipeline, what came of each reload.
-    reloads: Vec<mpsc::Sender<Reload>>,
+    /// To each pipeline, what is to be told the audit trail.
+    notices: Vec<mpsc::Sender<Notice>>,
     gate: Arc<Gate>,
     /// What the API asks, once there is something to ask.
     desks: Arc<Desks>,
@@ -187,8 +194,8 @@ impl Daemon {
         let mut desks = Vec::new();
         for (name, board) in boards {
             let Some(database) = config.databases.get(&name) else { continue };
-            let (tell, reloads) = mpsc::channel(RELOADS_AHEAD);
-            self.reloads.push(tell);
+            let (tell, notices) = mpsc::channel(NOTICES_AHEAD);
+            self.notices.push(tell);
             let (errands, asked) = mpsc::channel(ERRANDS_AHEAD);
             let db = Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics);
             let standing = Arc::new(Standing::default());
@@ -196,7 +203,7 @@ impl Daemon {
             let pipeline = Pipeline::new(Parts {
                 db,
                 config: configuration.clone(),
-                reloads,
+                notices,
                 errands: asked,
                 board,
                 readiness: Arc::clone(&self.readiness),
@@ -212,13 +219,15 @@ impl Daemon {
         self.desks.open(configuration, desks);
         let mut tended = std::pin::pin!(tend(server.as_mut()));
         let mut pulse_at = self.begun;
+        let mut failures = tokio::time::interval(TELL_FAILURES_EVERY);
         let outcome = loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
-                    Some(Signal::Reload) => self.reload(&reload, &publish),
+                    Some(Signal::Reload) => self.reload(&reload, &publish).await,
                     Some(Signal::Stop) | None => break Ok(()),
                 },
                 Some(message) = fatals.recv() => break Err(Fatal::Migration(message)),
+                _ = failures.tick() => self.tell_failures(),
                 () = self.readiness.changed() => pulse_at = self.pulse(),
                 () = tokio::time::sleep_until(pulse_at.into()) => pulse_at = self.pulse(),
                 never = &mut tended => match never {},
@@ -248,21 +257,30 @@ impl Daemon {
     }
 
     /// An invalid file changes nothing, and says so.
-    fn reload(&mut self, read: &impl Fn() -> Result<Loaded, Problems>, publish: &watch::Sender<Arc<Config>>) {
+    async fn reload(&mut self, read: &impl Fn() -> Result<Loaded, Problems>, publish: &watch::Sender<Arc<Config>>) {
         // Of a daemon that is not ready yet, READY=1 would be untrue.
         if self.announced {
             told(self.notifier.reloading());
         }
         match read() {
-            Ok(loaded) => {
-                self.adopt(loaded, publish);
-                self.metrics.config_reload_ok.set(1);
-                self.metrics.config_reload_time.set(Utc::now().timestamp() as f64);
-            }
+            Ok(loaded) => match Rules::load(&loaded.config).await {
+                Ok(rules) => {
+                    self.adopt(loaded, publish);
+                    self.gate.set_rules(rules);
+                    self.metrics.config_reload_ok.set(1);
+                    self.metrics.config_reload_time.set(Utc::now().timestamp() as f64);
+                }
+                Err(error) => {
+                    self.metrics.config_reload_ok.set(0);
+                    tracing::error!(error = &error as &dyn std::error::Error,
+                        "the credentials of the new configuration cannot be used; the old configuration stays");
+                    self.tell(&Notice::unusable("auth"));
+                }
+            },
             Err(problems) => {
                 self.metrics.config_reload_ok.set(0);
                 tracing::error!(problems = %problems, "the new configuration is invalid; the old one stays");
-                self.tell(&Reload::rejected(&problems));
+                self.tell(&Notice::rejected(&problems));
             }
         }
         if self.announced {
@@ -270,11 +288,31 @@ impl Daemon {
         }
     }
 
+    /// Tells of calls that were refused for their credentials.
+    fn tell_failures(&self) {
+        let taken = self.gate.take_failures();
+        for attempts in taken.attempts {
+            let origin = Origin {
+                ip_address: Some(attempts.address),
+                user_agent: attempts.user_agent,
+                ..Origin::default()
+            };
+            let details = serde_json::json!({
+                "reason": attempts.reason.code(), "attempts": attempts.count,
+                "first": attempts.first, "last": attempts.last,
+            });
+            self.tell(&Notice::refused_call(attempts.route, origin, details));
+        }
+        if taken.overflow > 0 {
+            tracing::warn!(attempts = taken.overflow, "more calls were refused than the audit trail is told of");
+        }
+    }
+
     /// Leaves it to each pipeline to record it in its database.
-    fn tell(&self, reload: &Reload) {
-        for pipeline in &self.reloads {
-            if pipeline.try_send(reload.clone()).is_err() {
-                tracing::warn!("a pipeline is too far behind to record this reload in the audit trail");
+    fn tell(&self, notice: &Notice) {
+        for pipeline in &self.notices {
+            if pipeline.try_send(notice.clone()).is_err() {
+                tracing::warn!("a pipeline is too far behind to record this in the audit trail");
             }
         }
     }
@@ -291,7 +329,7 @@ impl Daemon {
         for key in fixed(&self.started_with, &config) {
             tracing::warn!(key, "this change takes effect at the next start");
         }
-        self.tell(&Reload::adopted(&self.last_read, &config));
+        self.tell(&Notice::adopted(&self.last_read, &config));
         self.last_read = config.clone();
         // As a throw-away server may have changed them.
         config.databases = current.databases.clone();
@@ -417,6 +455,12 @@ pub fn instance() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let random = Uuid::new_v4().simple().to_string();
     format!("{host}/{}/{}", std::process::id(), &random[..8])
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    error.to_string() + &causes.collect::<String>()
 }
 
 fn internal(what: &str, error: impl std::fmt::Display) -> Fatal {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use pgsteward::config;
 use pgsteward::health::{Board, Component, Readiness, Report, Status};
-use pgsteward::http::{Access, Answer, App, BindError, Route, State, bind, routes, serve};
+use pgsteward::http::{Access, Answer, App, BindError, Body, BodyLimit, Gate, Route, Rules, State, bind, routes, serve};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::telemetry::Metrics;
 use serde_json::Value;
@@ -31,6 +31,7 @@ fn limits() -> config::Http {
         header_timeout: Duration::from_secs(10),
         request_timeout: Duration::from_secs(10),
         body_limit_bytes: 1024,
+        ..config::Http::default()
     }
 }
 
@@ -63,11 +64,18 @@ impl Server {
             targets.iter().map(|t| ((*t).to_owned(), Arc::new(Board::new(t, stale_after)))).collect();
         let readiness = Arc::new(Readiness::new(targets.iter().copied(), Duration::from_secs(30)));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let state = State { boards: boards.clone(), readiness: Arc::clone(&readiness), metrics: Arc::clone(&metrics) };
+        let tasks = Tasks::new();
+        let state = State {
+            boards: boards.clone(),
+            readiness: Arc::clone(&readiness),
+            metrics: Arc::clone(&metrics),
+            gate: Arc::new(Gate::new(Rules::default())),
+            desks: Arc::default(),
+            tasks: tasks.clone(),
+        };
         let app = App::with_routes(state, &limits, routes).drain_within(drain);
         let listener = bind(limits.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tasks = Tasks::new();
         tasks.spawn("listener", serve(listener, app, tasks.clone(), tasks.stopping()));
         Server { address, boards, readiness, metrics, tasks }
     }
@@ -102,16 +110,8 @@ impl Server {
             since: chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
             measured: serde_json::json!({"host": "db.internal", "statement": "SELECT secret"}),
         };
-        self.boards[target].publish(Report {
-            target: target.to_owned(),
-            status,
-            checked_at: chrono::Utc::now(),
-            response_ms: Some(1.5),
-            components: vec![component],
-            server: None,
-            unseen: Vec::new(),
-            connect_ms: None,
-        });
+        let now = chrono::Utc::now();
+        self.boards[target].publish(Report::new(target, status, now, Some(1.5), vec![component]));
     }
 
     /// The count of requests of a route with a code.
@@ -637,11 +637,11 @@ async fn garbage_is_refused_and_harms_nobody() {
 /// Routes that the daemon does not have: to fail, to dawdle, to read a body, to be private.
 fn with_more_routes() -> Vec<Route> {
     fn text(body: impl Into<hyper::body::Bytes>) -> Answer {
-        Answer::new(http_body_util::Full::new(body.into()))
+        Answer::new(Body::whole(body.into()))
     }
     let mut table = routes();
     let mut add = |method, path, access, handler| {
-        table.push(Route { method, path, access, about: "for a test", handler });
+        table.push(Route { method, path, access, body: BodyLimit::Usual, about: "for a test", handler });
     };
     add(Method::GET, "/panic", Access::Open, |_| Box::pin(async { panic!("on purpose") }));
     add(Method::GET, "/panic-at-once", Access::Open, |_| panic!("on purpose"));

@@ -1,5 +1,6 @@
 //! What contradicts itself, though each value by itself is fine; and which database is meant.
 
+mod auth;
 mod jobs;
 
 use std::path::Path;
@@ -82,6 +83,7 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
     );
     staleness(&mut findings, config, tree);
     jobs::jobs(&mut findings, config, tree);
+    auth::auth(&mut findings, config, tree, chrono::Utc::now());
     findings
 }
 

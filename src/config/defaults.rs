@@ -33,6 +33,7 @@ impl Default for Config {
             refresh: Refresh::default(),
             spool: Spool::default(),
             audit: Audit::default(),
+            auth: Auth::default(),
         }
     }
 }
@@ -76,6 +77,10 @@ impl Default for Http {
             header_timeout: 5 * SECOND,
             request_timeout: 30 * SECOND,
             body_limit_bytes: 64 * 1024,
+            tls: None,
+            allow_plain_http: false,
+            cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -107,7 +107,7 @@ pub fn environment() -> BTreeMap<String, String> {
 /// The paths of all keys that may stand in a file, with `NAME` and `schema.table` for names that
 /// are the user's.
 pub fn known_keys() -> BTreeSet<String> {
-    let sample = "[databases.NAME]\n[jobs.NAME]\n[retention.tables.\"schema.table\"]\n";
+    let sample = "[databases.NAME]\n[jobs.NAME]\n[retention.tables.\"schema.table\"]\n[auth.tokens.NAME]\n";
     let (tree, _) = tree::parse(sample, Path::new(""));
     let report = Report::default();
     Section::root(&tree, &report, tables::config);

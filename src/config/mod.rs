@@ -13,7 +13,9 @@
 //! `config.example.toml` is the manual: it documents every key, and a test holds it equal to the
 //! defaults here. Where a secret comes from is known here; it is read at every connect.
 
+pub mod auth;
 mod check;
+pub mod cidr;
 mod defaults;
 pub mod job;
 pub mod load;
@@ -32,6 +34,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use auth::{Auth, Role};
+pub use cidr::Cidr;
 pub use defaults::MAIN;
 pub use job::{AfterFailure, Builtin, CatchUp, Job, JobName, ON_TIME, Overlap, SqlWork, Trigger, Work};
 pub use load::{Args, Loaded, load};
@@ -76,6 +80,8 @@ pub struct Config {
     pub spool: Spool,
     /// `[audit]`
     pub audit: Audit,
+    /// `[auth]`
+    pub auth: Auth,
 }
 
 /// Where this process runs.
@@ -201,6 +207,23 @@ pub struct Http {
     pub request_timeout: Duration,
     /// `body_limit`, default 64 KiB.
     pub body_limit_bytes: usize,
+    /// `tls_cert_file` and `tls_key_file`: HTTPS instead of HTTP. Default none.
+    pub tls: Option<TlsFiles>,
+    /// `allow_plain_http`, default false: whether credentials are taken over plain HTTP from other machines.
+    pub allow_plain_http: bool,
+    /// `cors_origins`: pages of these origins may call. Default none.
+    pub cors_origins: Vec<String>,
+    /// `trusted_proxies`: whose `X-Forwarded-For` is believed. Default none.
+    pub trusted_proxies: Vec<Cidr>,
+}
+
+/// Where the listener's certificate and its key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `tls_cert_file`: PEM, the server's own certificate first, then those that lead to a root.
+    pub cert: PathBuf,
+    /// `tls_key_file`: PEM, not encrypted.
+    pub key: PathBuf,
 }
 
 /// `[log]`

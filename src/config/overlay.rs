@@ -30,8 +30,11 @@ const DATABASE_VARIABLES: [(&str, &[&str]); 7] = [
 ];
 
 /// Variables of the process, by plain name.
-const PROCESS_VARIABLES: [(&str, &[&str]); 2] =
-    [("ENVIRONMENT", &["environment"]), ("USE_IN_MEMORY_DB", &["development", "ephemeral"])];
+const PROCESS_VARIABLES: [(&str, &[&str]); 3] = [
+    ("ENVIRONMENT", &["environment"]),
+    ("USE_IN_MEMORY_DB", &["development", "ephemeral"]),
+    ("SUPABASE_JWT_SECRET", &["auth", "jwt", "secret"]),
+];
 
 /// Files in systemd's credentials directory, with the secret of the database that each stands for.
 const CREDENTIALS: [(&str, &[&str]); 5] = [
@@ -42,8 +45,9 @@ const CREDENTIALS: [(&str, &[&str]); 5] = [
     ("supabase_db_password", &["supabase", "db_password"]),
 ];
 
-/// Secrets of databases, jobs and sinks, each of which has several forms.
-const SECRETS: [&str; 7] = ["url", "direct_url", "password", "service_key", "db_password", "login_url", "webhook_url"];
+/// Secrets of databases, jobs, sinks and callers, each of which has several forms.
+const SECRETS: [&str; 8] =
+    ["url", "direct_url", "password", "service_key", "db_password", "login_url", "webhook_url", "secret"];
 const FORMS: [&str; 3] = ["", "_file", "_command"];
 
 /// What came out beside the tree.
@@ -203,7 +207,9 @@ fn resolve(tree: &Node, database: Option<&[String]>, segments: &[&str]) -> Vec<S
 /// Lays one value over the tree, and takes away the weaker forms of the same secret.
 fn lay(tree: &mut Node, path: Vec<String>, node: Node) {
     if let Some((key, table)) = path.split_last()
-        && path.first().is_some_and(|first| first.starts_with("database") || first == "jobs" || first == "audit")
+        && path
+            .first()
+            .is_some_and(|first| first.starts_with("database") || ["jobs", "audit", "auth"].contains(&first.as_str()))
         && let Some(secret) = SECRETS.iter().find(|secret| FORMS.iter().any(|form| *key == format!("{secret}{form}")))
     {
         for other in FORMS.iter().map(|form| format!("{secret}{form}")).filter(|other| other != key) {

@@ -132,7 +132,7 @@ impl<'a> Section<'a> {
 
     /// Keys whose text is shown to nobody, whatever is wrong with it.
     fn tells_secrets(&self, key: &str) -> bool {
-        ["url", "password", "_key", "command"].iter().any(|part| key.contains(part))
+        ["url", "password", "_key", "command", "secret"].iter().any(|part| key.contains(part))
     }
 
     /// Reads a key with `parse`; reports what does not parse as wanting `wanted`.
@@ -307,6 +307,7 @@ fn describe(node: &Node, secret: bool) -> String {
         Value::Boolean(flag) => flag.to_string(),
         Value::Array(_) => "a list".to_owned(),
         Value::Table(_) => "a table".to_owned(),
+        Value::Date(_) => "a date or time".to_owned(),
         Value::Other(what) => (*what).to_owned(),
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn config(root: &Section<'_>) -> Config {
         refresh: root.section("refresh", refresh),
         spool: root.section("spool", spool),
         audit: root.section("audit", audit),
+        auth: root.section("auth", auth::table::auth),
     }
 }
 
@@ -179,6 +180,7 @@ fn migrations(section: &Section<'_>) -> Migrations {
 
 fn http(section: &Section<'_>) -> Http {
     let default = Http::default();
+    let (cert, key) = (section.path("tls_cert_file"), section.path("tls_key_file"));
     let wanted = r#"an address with a port, such as "127.0.0.1:8432", "0.0.0.0:8432" or "[::1]:8432""#;
     Http {
         listen: section
@@ -188,6 +190,10 @@ fn http(section: &Section<'_>) -> Http {
         header_timeout: section.duration("header_timeout", default.header_timeout, ms(100), secs(300)),
         request_timeout: section.duration("request_timeout", default.request_timeout, ms(100), secs(600)),
         body_limit_bytes: section.size("body_limit", default.body_limit_bytes, 1 << 10, 16 << 20),
+        tls: cert.zip(key).map(|(cert, key)| TlsFiles { cert, key }),
+        allow_plain_http: section.boolean("allow_plain_http", default.allow_plain_http),
+        cors_origins: auth::table::cors_origins(section),
+        trusted_proxies: auth::table::cidrs(section, "trusted_proxies"),
     }
 }
 

@@ -29,7 +29,9 @@ pub(super) enum Value {
     Boolean(bool),
     Array(Vec<Node>),
     Table(Table),
-    /// What no key wants: dates, and integers beyond 64 bits.
+    /// A date, a time, or both, as it is written.
+    Date(String),
+    /// What no key wants: integers beyond 64 bits.
     Other(&'static str),
 }
 
@@ -148,7 +150,7 @@ fn convert(value: &DeValue<'_>, at: &mut dyn FnMut(usize) -> Origin) -> Node {
             .map_or(Value::Other("an integer beyond 64 bits"), Value::Integer),
         DeValue::Float(number) => number.as_str().parse().map_or(Value::Other("a number"), Value::Float),
         DeValue::Boolean(flag) => Value::Boolean(*flag),
-        DeValue::Datetime(_) => Value::Other("a date or time"),
+        DeValue::Datetime(date) => Value::Date(date.to_string()),
         DeValue::Array(items) => Value::Array(
             items
                 .iter()

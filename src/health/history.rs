@@ -49,16 +49,7 @@ impl History {
     ) -> Report {
         let components: Vec<Component> = verdicts.into_iter().map(|verdict| self.component(now, verdict)).collect();
         let status = Status::overall(components.iter().map(|component| component.status));
-        Report {
-            target: target.to_owned(),
-            status,
-            checked_at: now,
-            response_ms,
-            components,
-            server: None,
-            unseen: Vec::new(),
-            connect_ms: None,
-        }
+        Report::new(target, status, now, response_ms, components)
     }
 
     fn component(&mut self, now: DateTime<Utc>, verdict: Verdict) -> Component {

@@ -123,6 +123,19 @@ pub struct Report {
 }
 
 impl Report {
+    /// Components alone, with the worst of them as the status of the whole.
+    pub fn new(
+        target: &str,
+        status: Status,
+        checked_at: DateTime<Utc>,
+        response_ms: Option<f64>,
+        components: Vec<Component>,
+    ) -> Report {
+        let target = target.to_owned();
+        let (server, unseen, connect_ms) = (None, Vec::new(), None);
+        Report { target, status, checked_at, response_ms, components, server, unseen, connect_ms }
+    }
+
     /// A component by name.
     pub fn component(&self, name: &str) -> Option<&Component> {
         self.components.iter().find(|component| component.name == name)

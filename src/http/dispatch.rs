@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
@@ -16,7 +17,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{set, text};
-use super::gate::Wire;
+use super::gate::{Admitted, Call};
 use super::query::Query;
 use super::routes::{Found, allow, find};
 use super::{Answer, App, BATCH_MAX_BYTES, BodyLimit, Context, Refusal, cors};
@@ -30,7 +31,7 @@ const DISCARD_MAX: usize = 1 << 20;
 const DISCARD_FOR: Duration = Duration::from_secs(1);
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
-pub async fn answer(app: &App, request: Request<Incoming>, wire: Wire) -> Answer {
+pub async fn answer(app: &App, request: Request<Incoming>, peer: SocketAddr) -> Answer {
     let begun = Instant::now();
     let (head, body) = request.into_parts();
     let request_id = request_id(&head);
@@ -40,7 +41,7 @@ pub async fn answer(app: &App, request: Request<Incoming>, wire: Wire) -> Answer
         Found::OtherMethods { path, .. } => path,
         Found::Nothing | Found::Malformed => "unmatched",
     };
-    let asked = Asked { head: &head, request_id: &request_id, wire, begun };
+    let asked = Asked { head: &head, request_id: &request_id, peer, begun };
     let mut answer = match respond(app, &asked, body, found).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.answer(&request_id),
@@ -65,7 +66,7 @@ pub async fn answer(app: &App, request: Request<Incoming>, wire: Wire) -> Answer
 struct Asked<'a> {
     head: &'a Parts,
     request_id: &'a str,
-    wire: Wire,
+    peer: SocketAddr,
     begun: Instant,
 }
 
@@ -92,7 +93,8 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         }
         Found::Malformed => return Err(malformed("the path is not percent-encoded UTF-8")),
     };
-    let caller = app.state.gate.admit(route.access, head, asked.wire, route.path, &app.state.metrics)?;
+    let call = Call { head, peer: asked.peer, access: route.access, route: route.path };
+    let Admitted { caller, from } = app.state.gate.admit(call, &app.state.metrics)?;
     let query = head.uri.query().unwrap_or_default();
     let query = Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
     let deadline = asked.begun + app.limits.request_timeout;
@@ -117,7 +119,7 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         body,
         caller,
         request_id: asked.request_id,
-        from: asked.wire.peer.ip(),
+        from,
         deadline,
     };
     match timeout_at(deadline, unpanicked(async { (route.handler)(&context).await })).await {

@@ -8,53 +8,82 @@
 //! wrong credential looks the same.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use chrono::Utc;
 use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, USER_AGENT};
 use hyper::http::request::Parts;
 
-use super::auth::{Auth, Caller, Role};
+use super::auth::failures::{Failures, Taken};
+use super::auth::limiter::Limiter;
+use super::auth::{Auth, AuthError, Caller, Role, address, may_carry_credentials};
 use super::{Access, Refusal};
+use crate::config::{Cidr, Config};
 use crate::telemetry::Metrics;
 
 /// The rules as they are now, and what is remembered of failed attempts.
 #[derive(Debug)]
 pub struct Gate {
     rules: RwLock<Arc<Rules>>,
+    limiter: Limiter,
+    failures: Failures,
 }
 
 /// What the configuration says; replaced as a whole when it is read again.
 #[derive(Debug, Default)]
 pub struct Rules {
-    pub auth: Auth,
+    auth: Auth,
     /// Origins whose pages may call, as a browser names them.
     pub cors_origins: Vec<String>,
-    /// Whether credentials may cross the network in the clear.
-    pub allow_plain: bool,
+    /// Whether credentials may come by this listener.
+    carries_credentials: bool,
+    trusted_proxies: Vec<Cidr>,
 }
 
-/// Where a request comes from, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct Wire {
-    pub peer: SocketAddr,
-    /// The listener's own address.
-    pub local: SocketAddr,
-    pub encrypted: bool,
-}
-
-impl Wire {
-    /// Whether nobody on the way can read along.
-    fn is_private(&self) -> bool {
-        self.encrypted || self.local.ip().to_canonical().is_loopback()
+impl Rules {
+    /// Reads what the configuration names.
+    ///
+    /// # Errors
+    /// When a secret cannot be read or used.
+    pub async fn load(config: &Config) -> Result<Rules, AuthError> {
+        let auth = Auth::load(config).await?;
+        for warning in auth.warnings() {
+            tracing::warn!(warning, "credentials of callers");
+        }
+        Ok(Rules {
+            auth,
+            cors_origins: config.http.cors_origins.clone(),
+            carries_credentials: may_carry_credentials(&config.http),
+            trusted_proxies: config.http.trusted_proxies.clone(),
+        })
     }
+}
+
+/// A request at the gate.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    pub head: &'a Parts,
+    pub peer: SocketAddr,
+    pub access: Access,
+    /// As the table of routes names it.
+    pub route: &'a str,
+}
+
+/// Who was let in, and from where.
+#[derive(Debug)]
+pub struct Admitted {
+    /// None on open routes, where no credentials were sent.
+    pub caller: Option<Caller>,
+    /// The client's own address, as far as proxies are trusted.
+    pub from: IpAddr,
 }
 
 impl Gate {
     /// Begins with these rules.
     pub fn new(rules: Rules) -> Gate {
-        Gate { rules: RwLock::new(Arc::new(rules)) }
+        Gate { rules: RwLock::new(Arc::new(rules)), limiter: Limiter::default(), failures: Failures::default() }
     }
 
     /// Goes by other rules from now on. What is remembered of failed attempts stays.
@@ -67,47 +96,58 @@ impl Gate {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Who calls, where that is to be known. None on open routes without credentials.
-    ///
-    /// # Errors
-    /// The refusal to send.
-    pub fn admit(
-        &self,
-        access: Access,
-        head: &Parts,
-        wire: Wire,
-        route: &'static str,
-        metrics: &Metrics,
-    ) -> Result<Option<Caller>, Refusal> {
-        if access == Access::Open {
-            return Ok(None);
-        }
+    /// Takes what failed since the last time, for the audit trail.
+    pub fn take_failures(&self) -> Taken {
+        self.failures.take()
+    }
+
+    /// Lets a call in, or refuses it.
+    pub fn admit(&self, call: Call<'_>, metrics: &Metrics) -> Result<Admitted, Refusal> {
         let rules = self.rules();
-        let more = access == Access::OpenAndMore;
-        if !rules.auth.is_configured() {
-            return if more { Ok(None) } else { Err(nothing_configured()) };
-        }
-        if !wire.is_private() && !rules.allow_plain {
-            return if more && !has_credentials(head) { Ok(None) } else { Err(in_the_clear()) };
-        }
-        let caller = match rules.auth.check(&head.headers, wire.peer.ip(), Utc::now()) {
-            Ok(Some(caller)) => caller,
-            Ok(None) if more => return Ok(None),
-            Ok(None) => return Err(unauthenticated()),
-            Err(denied) => {
-                let _ = (denied.code(), route, metrics);
-                return Err(invalid());
+        let from = address::client(call.peer.ip(), &call.head.headers, &rules.trusted_proxies);
+        let caller = match call.access {
+            Access::Open => None,
+            Access::OpenAndMore if !rules.carries_credentials || !has_credentials(call.head) => None,
+            access => {
+                let caller = self.caller(&rules, call, from, metrics)?;
+                if !access.allows(caller.role) {
+                    return Err(forbidden(access, caller.role));
+                }
+                Some(caller)
             }
         };
-        if !access.allows(caller.role) {
-            return Err(forbidden(access, caller.role));
+        Ok(Admitted { caller, from })
+    }
+
+    fn caller(&self, rules: &Rules, call: Call<'_>, from: IpAddr, metrics: &Metrics) -> Result<Caller, Refusal> {
+        if !rules.auth.is_configured() {
+            return Err(nothing_configured());
         }
-        Ok(Some(caller))
+        if !rules.carries_credentials {
+            return Err(in_the_clear());
+        }
+        if let Err(wait) = self.limiter.admit(from, Instant::now()) {
+            return Err(too_many_failures().later(wait));
+        }
+        let now = Utc::now();
+        match rules.auth.check(&call.head.headers, from, now) {
+            Ok(Some(caller)) => Ok(caller),
+            Ok(None) => Err(unauthenticated()),
+            Err(denied) => {
+                let reason = denied.code();
+                self.limiter.failed(from, Instant::now());
+                let agent = call.head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+                self.failures.record(from, denied, call.route, agent, now);
+                metrics.http_auth_failures.with_label_values(&[reason]).inc();
+                tracing::debug!(%from, reason, route = call.route, "credentials are not accepted");
+                Err(denied.refusal())
+            }
+        }
     }
 }
 
 fn has_credentials(head: &Parts) -> bool {
-    head.headers.contains_key(hyper::header::AUTHORIZATION) || head.headers.contains_key("apikey")
+    head.headers.contains_key(AUTHORIZATION) || head.headers.contains_key("apikey")
 }
 
 fn nothing_configured() -> Refusal {
@@ -127,10 +167,9 @@ fn unauthenticated() -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
 }
 
-fn invalid() -> Refusal {
-    // Which of its parts is wrong is for the audit trail, not for who guesses.
-    let detail = "these credentials are not accepted";
-    Refusal::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail)
+fn too_many_failures() -> Refusal {
+    let detail = "too many calls from this address had credentials that are not accepted";
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", detail)
 }
 
 fn forbidden(access: Access, role: Role) -> Refusal {

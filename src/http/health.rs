@@ -319,16 +319,7 @@ mod tests {
             component("connections", Status::Degraded, "connections_high", 10),
             component("replication", Status::Unknown, "not_permitted", 5),
         ];
-        board.publish(Report {
-            target: "main".to_owned(),
-            status: Status::Degraded,
-            checked_at: Utc::now(),
-            response_ms: None,
-            components,
-            server: None,
-            unseen: Vec::new(),
-            connect_ms: None,
-        });
+        board.publish(Report::new("main", Status::Degraded, Utc::now(), None, components));
         let summary = Summary::new("main", board.read());
         assert_eq!((summary.reason, summary.since.map(|s| s.timestamp())), ("connections_high", Some(10)));
         assert_eq!(summary.words(), "degraded (connections_high)");

@@ -8,6 +8,9 @@ use hyper::header::{ACCEPT, CONTENT_SECURITY_POLICY};
 use super::answer::{body, set, text};
 use super::{Answer, Context, Refusal};
 
+/// Written by hand; the shapes are those of the handlers.
+const OPENAPI: &[u8] = include_bytes!("openapi.json");
+
 /// `GET /`: plain text, or a page with links for a browser.
 pub fn index(context: &Context<'_>) -> Answer {
     let title = concat!("pgsteward ", env!("CARGO_PKG_VERSION"));
@@ -31,6 +34,11 @@ pub fn index(context: &Context<'_>) -> Answer {
     let mut answer = body(StatusCode::OK, "text/html; charset=utf-8", page);
     set(&mut answer, CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
     answer
+}
+
+/// `GET /openapi.json`: OpenAPI 3.1, held against the table of routes by a test.
+pub fn openapi(_: &Context<'_>) -> Answer {
+    body(StatusCode::OK, "application/json", OPENAPI)
 }
 
 /// `GET /metrics`: text format 0.0.4.

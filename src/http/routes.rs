@@ -35,6 +35,7 @@ fn probes() -> Vec<Route> {
         open("/healthz/{check}", "one check of /healthz; /healthz/database is the databases' own", |c| {
             Box::pin(ready(probes::healthz_check(c)))
         }),
+        open("/openapi.json", "this API, for programs", |c| Box::pin(ready(Ok(index::openapi(c))))),
         open("/metrics", "metrics for Prometheus", |c| Box::pin(ready(index::metrics(c)))),
     ]
 }

@@ -15,7 +15,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::gate::Wire;
 use super::stall::Stall;
 use super::{App, dispatch};
 use crate::lifecycle::Tasks;
@@ -123,15 +122,12 @@ async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, o
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY is not set");
     }
-    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
-        // It is gone already.
-        return;
-    };
-    let wire = Wire { peer, local, encrypted: false };
+    // Without one it is gone already.
+    let Ok(peer) = stream.peer_addr() else { return };
     let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(dispatch::answer(&app, request, wire).await) }
+        async move { Ok::<_, Infallible>(dispatch::answer(&app, request, peer).await) }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -206,6 +202,7 @@ mod tests {
             header_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
             body_limit_bytes: 1024,
+            ..config::Http::default()
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let readiness = Arc::new(Readiness::new([], Duration::from_secs(60)));

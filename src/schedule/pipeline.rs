@@ -29,7 +29,7 @@ use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
 use super::pause::Pause;
-use super::reloads::{Reload, Reloads};
+use super::notices::{Notice, Notices};
 use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
@@ -49,8 +49,8 @@ pub const STOP_BOUND: Duration = Duration::from_secs(runner::STOP_BOUND.as_secs(
 pub struct Parts {
     pub db: Arc<Database>,
     pub config: watch::Receiver<Arc<Config>>,
-    /// What came of each reload, for the audit trail.
-    pub reloads: mpsc::Receiver<Reload>,
+    /// What the process tells, for the audit trail.
+    pub notices: mpsc::Receiver<Notice>,
     /// What callers ask of this pipeline itself.
     pub errands: mpsc::Receiver<Errand>,
     pub board: Arc<Board>,
@@ -83,7 +83,7 @@ pub struct Pipeline {
     measurements: Measurements,
     schema: Schema,
     trail: Trail,
-    reloads: Reloads,
+    notices: Notices,
     connected: bool,
     role: Role,
     pause: Pause,
@@ -126,7 +126,7 @@ impl Pipeline {
             measurements: Measurements::new(Arc::clone(&parts.board), Arc::clone(&runner), &config),
             schema,
             trail: Trail::default(),
-            reloads: Reloads::default(),
+            notices: Notices::default(),
             ledger,
             runner,
             connected: false,
@@ -162,7 +162,7 @@ impl Pipeline {
                 () = self.runner.lane_free() => {}
                 () = tokio::time::sleep(idle) => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
-                Some(reload) = self.parts.reloads.recv() => self.tell(&reload),
+                Some(notice) = self.parts.notices.recv() => self.tell(&notice),
                 Some(Errand::Migrate { id, actor }) = self.parts.errands.recv() => self.schema.ask(id, actor),
             }
         }
@@ -193,10 +193,10 @@ impl Pipeline {
         self.schema.again();
     }
 
-    /// A row of the audit trail for a reload, written as soon as it can be.
-    fn tell(&mut self, reload: &Reload) {
+    /// A row of the audit trail, written as soon as it can be.
+    fn tell(&mut self, notice: &Notice) {
         let (at, instance) = (self.measurements.now(), self.ledger.instance());
-        self.reloads.take(reload, at, instance, self.parts.db.name());
+        self.notices.take(notice, at, instance, self.parts.db.name());
         self.upkeep_at = Instant::now();
     }
 
@@ -293,9 +293,9 @@ impl Pipeline {
         }
         if self.role.writes()
             && self.schema.ready().is_some()
-            && let Err(error) = self.reloads.write(&self.ledger).await
+            && let Err(error) = self.notices.write(&self.ledger).await
         {
-            tracing::debug!(database = self.target(), error = %error, "reloads wait to be recorded in the audit trail");
+            tracing::debug!(database = self.target(), error = %error, "notices wait to be recorded in the audit trail");
         }
         if self.role.is_observer() {
             self.reap().await?;
@@ -442,7 +442,7 @@ impl Pipeline {
             self.measurements.stop(&surroundings).await;
             self.ledger.flush().await?;
             if self.role.writes() {
-                self.reloads.write(&self.ledger).await?;
+                self.notices.write(&self.ledger).await?;
             }
             if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
         };

@@ -127,6 +127,10 @@ pub struct EventRow {
     pub old_values: Option<Value>,
     pub new_values: Option<Value>,
     pub details: Option<Value>,
+    #[serde(default)]
+    pub ip_address: Option<IpAddr>,
+    #[serde(default)]
+    pub user_agent: Option<String>,
 }
 
 impl EventRow {
@@ -147,6 +151,8 @@ impl EventRow {
             old_values: event.old_values.cloned(),
             new_values: event.new_values.cloned(),
             details: event.details.cloned(),
+            ip_address: event.origin.and_then(|origin| origin.ip_address),
+            user_agent: event.origin.and_then(|origin| origin.user_agent.clone()),
         }
     }
 }
@@ -155,10 +161,11 @@ impl EventRow {
 pub async fn insert(tx: &Tx<'_>, row: &EventRow) -> Result<u64, Error> {
     const SQL: &str = "
         INSERT INTO steward.audit_logs
-               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details, source)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pgsteward')
+               (id, created_at, actor, action, resource_type, resource_id, old_values, new_values, details,
+                ip_address, user_agent, source)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pgsteward')
             ON CONFLICT DO NOTHING";
-    let params: [crate::db::Param<'_>; 9] = [
+    let params: [crate::db::Param<'_>; 11] = [
         (&row.id, Type::UUID),
         (&row.created_at, Type::TIMESTAMPTZ),
         (&row.actor, Type::TEXT),
@@ -168,6 +175,8 @@ pub async fn insert(tx: &Tx<'_>, row: &EventRow) -> Result<u64, Error> {
         (&row.old_values, Type::JSONB),
         (&row.new_values, Type::JSONB),
         (&row.details, Type::JSONB),
+        (&row.ip_address, Type::INET),
+        (&row.user_agent, Type::TEXT),
     ];
     tx.execute("write an audit row that waited", SQL, &params).await
 }

@@ -80,6 +80,7 @@ pub struct Metrics {
     pub http_connections: IntGauge,
     pub http_rejected: IntCounter,
     pub http_accept_errors: IntCounter,
+    pub http_auth_failures: IntCounterVec,
 
     // The server, by the names of postgres_exporter.
     pub pg_up: IntGaugeVec,
@@ -379,6 +380,12 @@ impl Metrics {
                 &r,
                 "pgsteward_http_accept_errors_total",
                 "Failures to accept connections, for want of file descriptors or memory.",
+            )?,
+            http_auth_failures: counters(
+                &r,
+                "pgsteward_http_auth_failures_total",
+                "Requests whose credentials were not accepted, by reason.",
+                &["reason"],
             )?,
             pg_up: gauges(&r, "pg_up", "Whether the last measurement reached the server.", &["target"])?,
             pg_stat_activity_connections: gauges(

@@ -3,6 +3,7 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod auth;
 mod jobs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +86,7 @@ fn example() -> String {
 }
 
 /// Keys that have no default: the example shows what they look like.
-const WITHOUT_DEFAULT: [&str; 22] = [
+const WITHOUT_DEFAULT: [&str; 30] = [
     "state_dir",
     "database.url",
     "database.url_file",
@@ -108,6 +109,14 @@ const WITHOUT_DEFAULT: [&str; 22] = [
     "audit.head_dir",
     "audit.webhook_url",
     "audit.webhook_url_file",
+    "http.tls_cert_file",
+    "http.tls_key_file",
+    "auth.tokens.grafana.",
+    "auth.jwt.secret",
+    "auth.jwt.secret_file",
+    "auth.jwt.jwks_file",
+    "auth.jwt.issuer",
+    "auth.jwt.audience",
 ];
 
 /// The example with those keys said that `wanted` picks by path, and the paths of all that it documents.
@@ -118,7 +127,9 @@ fn uncommented(wanted: impl Fn(&str) -> bool) -> (String, BTreeSet<String>) {
     for line in example().lines() {
         let said = line.strip_prefix("# ").unwrap_or(line);
         let key = said.split(" = ").next().filter(|key| {
-            said.contains(" = ") && !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            said.contains(" = ")
+                && !key.is_empty()
+                && key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         });
         if let Some(name) = said.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = format!("{name}.");
@@ -160,7 +171,8 @@ fn the_example_shows_the_defaults() {
 
 #[test]
 fn the_example_shows_usable_values_for_the_rest() {
-    let has_forms = |path: &str| ["url", "password", "service_key"].iter().any(|secret| path.contains(secret));
+    let has_forms =
+        |path: &str| ["url", "password", "service_key", "jwt.secret"].iter().any(|secret| path.contains(secret));
     for form in ["", "_file", "_command"] {
         let (text, _) = uncommented(|path| {
             let other = ["_file", "_command"].iter().any(|other| path.ends_with(other));
@@ -219,7 +231,7 @@ fn the_example_documents_every_key_and_no_other() {
     let known: BTreeSet<String> = known
         .iter()
         .filter(|key| !key.starts_with("databases.") && own(key).is_none() && !stands_there(key))
-        .map(|key| key.replace("schema.table", "public.events"))
+        .map(|key| key.replace("schema.table", "public.events").replace("auth.tokens.NAME.", "auth.tokens.grafana."))
         .collect();
     assert_eq!(documented, known);
     let (_, documented) = uncommented(|_| false);
@@ -519,7 +531,7 @@ keep = "30d"
         .env("USE_IN_MEMORY_DB", "perhaps");
     given.args.migrations_dir = Some(PathBuf::from(""));
     let expected = r#"config.toml:1: mode: found "observer", did you mean "observe"?
-config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool, audit
+config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool, audit, auth
 config.toml:5: database.url: found a number, wanted a string
 config.toml:7: database.password_file: found password and password_file together, wanted one of them
 config.toml:8: database.pool_min_size: found pool_min_size = 5 with pool_max_size = 3, wanted a minimum up to the maximum

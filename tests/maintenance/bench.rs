@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use pgsteward::config::{self, Builtin, Config, JobName, RetentionTable, Secret, SecretSource};
 use pgsteward::db::{Database, Error, Purpose};
+use pgsteward::jobs::progress::Progresses;
+use pgsteward::store::requests::Options;
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::telemetry::Metrics;
@@ -165,6 +167,8 @@ impl Bench {
             spec: &config.jobs.all[&name],
             unfenced: false,
             attempt: 1,
+            progress: &Progresses::default(),
+            options: Options::default(),
         };
         let outcome = match job {
             Job::Partitions => jobs::partitions::run(&mut ctx).await,

@@ -13,6 +13,30 @@ impl Section<'_> {
         &self,
         key: &str,
         wanted: &str,
+        fits: impl FnMut(&str) -> Result<(), Fault>,
+    ) -> Vec<String> {
+        self.texts(key, wanted, items, fits)
+    }
+
+    /// The same, where one text stands for a list of one.
+    pub(in crate::config) fn list_or_one(
+        &self,
+        key: &str,
+        wanted: &str,
+        fits: impl FnMut(&str) -> Result<(), Fault>,
+    ) -> Vec<String> {
+        let one_too = |node: &Node| match &node.value {
+            Value::Text(_) => Some(vec![node.clone()]),
+            _ => items(node),
+        };
+        self.texts(key, wanted, one_too, fits)
+    }
+
+    fn texts(
+        &self,
+        key: &str,
+        wanted: &str,
+        items: impl FnOnce(&Node) -> Option<Vec<Node>>,
         mut fits: impl FnMut(&str) -> Result<(), Fault>,
     ) -> Vec<String> {
         let Some(node) = self.get(key) else { return Vec::new() };

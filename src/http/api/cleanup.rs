@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::act::detached;
 use super::input::{invalid, unprocessable};
-use super::{jobs, optimize};
+use super::jobs::{self, Ask};
+use super::optimize;
 use crate::config::{Builtin, Config};
 use crate::db::TxOptions;
 use crate::http::answer::json as answer;
@@ -55,7 +56,8 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (mut done, replayed) = detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
         let options = (options != Options::default()).then_some(&options);
-        jobs::ask(desk, &acting, Builtin::Retention.as_str(), options).await
+        let ask = Ask { job: Builtin::Retention.as_str(), options, configured: true };
+        acting.once(desk, &ask).await
     })
     .await?;
     let id = jobs::run_id(&done);

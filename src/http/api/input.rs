@@ -88,6 +88,10 @@ impl Context<'_> {
             self.is_json()?;
         }
         let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
+        // Members may otherwise be given by their place, in an array.
+        if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(invalid("the body is not what is wanted: an object"));
+        }
         serde_json::from_slice(body).map_err(|error| invalid(format!("the body is not what is wanted: {error}")))
     }
 

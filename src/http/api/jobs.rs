@@ -125,7 +125,8 @@ pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
     let wait = context.wait();
     let (id, done, replayed) = detached(context, |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let (done, replayed) = ask(desk, &acting, &job, None).await?;
+        let configured = is_configured(&*state.desks.config()?, desk, &job);
+        let (done, replayed) = acting.once(desk, &Ask { job: &job, options: None, configured }).await?;
         Ok((run_id(&done), done, replayed))
     })
     .await?;
@@ -145,35 +146,31 @@ pub fn run_id(done: &Done) -> Option<Uuid> {
     Uuid::try_parse(done.body["run_id"].as_str()?).ok()
 }
 
-/// Asks for a run through the ledger.
-pub async fn ask(
-    desk: &Desk,
-    acting: &Acting,
-    job: &str,
-    options: Option<&Options>,
-) -> Result<(Done, bool), Refusal> {
-    acting.once(desk, &Ask { job, options }).await
-}
-
-struct Ask<'a> {
-    job: &'a str,
-    options: Option<&'a Options>,
+/// A run that is asked for through the ledger.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    pub job: &'a str,
+    pub options: Option<&'a Options>,
+    /// Whether this instance's configuration has the job: then one of them will register it.
+    pub configured: bool,
 }
 
 impl Change for Ask<'_> {
     fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
-        Box::pin(ask_in(tx, acting, self.job, self.options))
+        Box::pin(ask_in(tx, acting, self))
     }
 }
 
 /// The same inside a transaction.
-pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, job: &str, options: Option<&Options>) -> Result<Effect, Error> {
+pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, ask: &Ask<'_>) -> Result<Effect, Error> {
+    let Ask { job, options, configured } = *ask;
     tx.batch("mark where to go back to", "SAVEPOINT asked").await?;
     let asked = requests::ask_with(tx, job, acting.actor(), options).await?;
     let id = match asked {
         Asked::Queued { id, .. } => id,
         Asked::Waiting { id } => return Ok(Effect::refused(waiting(job, id))),
         Asked::Paused { pause, all } => return Ok(Effect::refused(paused(job, &pause, all))),
+        Asked::Unknown { .. } if configured => return Ok(Effect::refused(not_registered(job))),
         Asked::Unknown { .. } => return Ok(Effect::refused(no_such_job(job))),
     };
     if requests::hearer(tx).await?.is_none() {
@@ -201,6 +198,11 @@ fn paused(job: &str, pause: &Pause, all: bool) -> Refusal {
 pub fn no_such_job(name: &str) -> Refusal {
     let detail = format!("no instance of this database has a job {name:?}; GET /jobs lists them");
     Refusal::new(StatusCode::NOT_FOUND, "no_such_job", detail)
+}
+
+fn not_registered(job: &str) -> Refusal {
+    let detail = format!("{job} is configured, and the instance that observes has not taken it up yet");
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_registered", detail).later(std::time::Duration::from_secs(1))
 }
 
 fn nobody() -> Refusal {

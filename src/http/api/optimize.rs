@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::invalid;
+use super::jobs::Ask;
 use crate::config::{Builtin, Config, Mode};
 use crate::db::{Error, Tx, TxFuture, TxOptions};
 use crate::http::answer::json as answer;
@@ -114,7 +115,7 @@ async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, E
     tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
     let mut runs: Vec<Value> = Vec::new();
     for job in &asked.jobs {
-        match super::jobs::ask_in(tx, acting, job.as_str(), Some(&asked.options)).await? {
+        match super::jobs::ask_in(tx, acting, &Ask { job: job.as_str(), options: Some(&asked.options), configured: true }).await? {
             Effect::Done(done) => {
                 runs.push(json!({ "job": job.as_str(), "id": done.body["run_id"], "state": "queued" }));
             }

@@ -58,13 +58,7 @@ mod tests {
     use super::*;
 
     fn report(status: Status) -> Report {
-        Report {
-            target: "main".to_owned(),
-            status,
-            checked_at: DateTime::UNIX_EPOCH,
-            response_ms: None,
-            components: Vec::new(),
-        }
+        Report::new("main", status, DateTime::UNIX_EPOCH, None, Vec::new())
     }
 
     /// Whether each measurement in turn left a row; `true` of those taken as the observer.

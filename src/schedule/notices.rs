@@ -1,8 +1,8 @@
-//! Reloads of the configuration, on their way into the audit trail of each database.
+//! What the process tells the audit trail of each database: reloads of the configuration, attempts to call it with
+//! credentials that are not accepted.
 //!
-//! A reload happens whether the database is there or not. Its row has its id and instant from then on, waits in
-//! memory, and is written at the next upkeep that finds the tables. Of configurations only names are told: values may
-//! be secret.
+//! It happens whether the database is there or not. Its row has its id and instant from then on, waits in memory, and
+//! is written at the next upkeep that finds the tables. Of configurations only names are told: values may be secret.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::ledger::Ledger;
 use crate::config::{Config, Problems};
 use crate::db::Error;
-use crate::store::audit::{Event, EventRow};
+use crate::store::audit::{Event, EventRow, Origin};
 
 /// Rows that wait; the oldest go first.
 const WAITING_MAX: usize = 64;
@@ -20,21 +20,39 @@ const WAITING_MAX: usize = 64;
 const KEYS_MAX: usize = 50;
 const KEY_CHARS_MAX: usize = 100;
 
-/// What came of reading the configuration again.
+/// Something that the process has to tell.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reload {
+pub struct Notice {
     action: &'static str,
+    resource_type: &'static str,
+    /// The database itself where there is none.
+    resource_id: Option<String>,
     details: Value,
+    origin: Origin,
 }
 
-impl Reload {
+impl Notice {
+    /// Somebody called with credentials that are not accepted.
+    pub fn refused_call(route: String, origin: Origin, details: Value) -> Notice {
+        Notice { action: "auth.failed", resource_type: "route", resource_id: Some(route), details, origin }
+    }
+
+    /// It was valid, and something that it names could not be used; what was before stays.
+    pub fn unusable(table: &str) -> Notice {
+        Notice::of_configuration("config.rejected", json!({ "problems": 1, "keys": [table] }))
+    }
+
+    fn of_configuration(action: &'static str, details: Value) -> Notice {
+        Notice { action, resource_type: "configuration", resource_id: None, details, origin: Origin::default() }
+    }
+
     /// It was taken in, in place of what was read before.
-    pub fn adopted(before: &Config, after: &Config) -> Reload {
-        Reload { action: "config.reloaded", details: json!({ "changed": changed(before, after) }) }
+    pub fn adopted(before: &Config, after: &Config) -> Notice {
+        Notice::of_configuration("config.reloaded", json!({ "changed": changed(before, after) }))
     }
 
     /// It was invalid, and the one before stays.
-    pub fn rejected(problems: &Problems) -> Reload {
+    pub fn rejected(problems: &Problems) -> Notice {
         let keys: BTreeSet<String> = problems
             .iter()
             // jsonb holds no such character.
@@ -42,7 +60,7 @@ impl Reload {
             .filter(|key| !key.is_empty())
             .collect();
         let keys: Vec<String> = keys.into_iter().take(KEYS_MAX).collect();
-        Reload { action: "config.rejected", details: json!({ "problems": problems.len(), "keys": keys }) }
+        Notice::of_configuration("config.rejected", json!({ "problems": problems.len(), "keys": keys }))
     }
 }
 
@@ -65,6 +83,7 @@ fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
         refresh,
         spool,
         audit,
+        auth,
     } = before;
     let changed = [
         ("environment", *environment != after.environment),
@@ -82,25 +101,28 @@ fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
         ("refresh", *refresh != after.refresh),
         ("spool", *spool != after.spool),
         ("audit", *audit != after.audit),
+        ("auth", *auth != after.auth),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
 
 /// The rows of one database that are not written yet.
 #[derive(Debug, Default)]
-pub struct Reloads {
+pub struct Notices {
     waiting: VecDeque<EventRow>,
 }
 
-impl Reloads {
-    /// Takes a reload of this instant, by the database's clock.
-    pub fn take(&mut self, reload: &Reload, at: DateTime<Utc>, instance: &str, target: &str) {
+impl Notices {
+    /// Takes a notice of this instant, by the database's clock.
+    pub fn take(&mut self, notice: &Notice, at: DateTime<Utc>, instance: &str, target: &str) {
         let actor = format!("instance:{instance}");
         if self.waiting.len() == WAITING_MAX {
             self.waiting.pop_front();
-            tracing::warn!(database = target, "too many reloads wait for the audit trail; the oldest is not told");
+            tracing::warn!(database = target, "too many notices wait for the audit trail; the oldest is not told");
         }
-        let event = Event::new(&actor, reload.action, "configuration", target, &reload.details);
+        let resource_id = notice.resource_id.as_deref().unwrap_or(target);
+        let event = Event::new(&actor, notice.action, notice.resource_type, resource_id, &notice.details);
+        let event = event.from(&notice.origin);
         self.waiting.push_back(EventRow::new(at, &event));
     }
 
@@ -129,9 +151,9 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first() {
-        let (mut reloads, reload) = (Reloads::default(), Reload::adopted(&Config::default(), &Config::default()));
+        let (mut notices, notice) = (Notices::default(), Notice::adopted(&Config::default(), &Config::default()));
         let at = |second| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second);
-        (0..70).for_each(|second| reloads.take(&reload, at(second), "i", "main"));
-        assert_eq!((reloads.waiting.len(), reloads.waiting[0].created_at), (WAITING_MAX, at(6)));
+        (0..70).for_each(|second| notices.take(&notice, at(second), "i", "main"));
+        assert_eq!((notices.waiting.len(), notices.waiting[0].created_at), (WAITING_MAX, at(6)));
     }
 }
