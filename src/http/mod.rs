@@ -21,6 +21,7 @@ mod query;
 mod routes;
 mod server;
 mod stall;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;
