@@ -32,7 +32,7 @@ struct Door {
 const DOORS: &[Door] = &[
     Door {
         signs: &["rustls::", "rustls_native_certs::", "tokio_postgres_rustls::", "tokio_rustls::"],
-        behind: &["src/db/tls.rs", "src/db/tls/", "src/http/tls.rs", "src/webhook/tls.rs"],
+        behind: &["src/db/tls.rs", "src/db/tls/", "src/http/tls.rs", "src/http/tls/", "src/webhook/tls.rs"],
         except: &[],
         why: "what each sslmode means is decided in one place",
     },
@@ -403,6 +403,7 @@ mod the_rules_can_fail {
         for (path, good) in [
             ("src/db/tls.rs", "use rustls::ClientConfig;"),
             ("src/webhook/tls.rs", "use rustls::ClientConfig;"),
+            ("src/http/tls.rs", "use rustls::ServerConfig;"),
             ("src/lifecycle.rs", "tokio::spawn(async {});"),
             ("src/store/runs.rs", "INSERT INTO steward.job_runs"),
             ("src/observe/tables.rs", "FROM pg_stat_user_tables"),

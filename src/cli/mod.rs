@@ -12,6 +12,7 @@ mod migrate;
 mod pause;
 mod role;
 mod run;
+mod token;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ Examples:
   pgsteward check --connect                   is the configuration right, is the server there?
   DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations
   pgsteward role | psql                       make a least-privilege role
+  pgsteward token new grafana --role viewer   make a token for the HTTP API
   pgsteward job run retention --wait          run a job now, and see how it ends
   pgsteward audit verify                      is the audit trail as it was sealed?
 
@@ -76,6 +78,9 @@ enum Command {
     Health(health::Health),
     /// Print the SQL of a least-privilege role
     Role(role::Role),
+    /// Make tokens for the HTTP API
+    #[command(subcommand)]
+    Token(token::Token),
     /// Pause all jobs of the database, on every instance
     Pause(pause::Pause),
     /// Resume all jobs of the database
@@ -123,9 +128,11 @@ fn execute(cli: Cli) -> Exit {
             _ => None,
         },
     };
-    // Needs no configuration.
-    if let Command::Role(role) = &cli.command {
-        return role.print();
+    // These need no configuration.
+    match &cli.command {
+        Command::Role(role) => return role.print(),
+        Command::Token(token) => return token.print(cli.json),
+        _ => {}
     }
     let env = load::environment();
     let loaded = match load::load(&args, &env) {
@@ -146,6 +153,7 @@ fn execute(cli: Cli) -> Exit {
         Command::Pause(pause) => block_on(pause.execute(session)),
         Command::Resume(resume) => block_on(resume.execute(session)),
         Command::Role(role) => role.print(),
+        Command::Token(token) => token.print(session.json),
     }
 }
 

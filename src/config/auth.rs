@@ -29,8 +29,8 @@ impl Auth {
     }
 }
 
-/// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// What a caller may do. Roles have no order: see [`Role::covers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Sees what it did itself.
     User,

@@ -26,6 +26,7 @@ mod query;
 mod routes;
 mod server;
 mod stall;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::future::Future;

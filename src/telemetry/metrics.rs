@@ -8,6 +8,7 @@
 //! postgres_exporter's names where Prometheus' conventions allow.
 
 mod audit;
+mod tls;
 
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -15,6 +16,7 @@ use prometheus::{
 };
 
 pub use audit::Audit;
+pub use tls::Tls;
 
 /// Every family of metrics, on a registry of its own.
 #[derive(Debug)]
@@ -43,6 +45,7 @@ pub struct Metrics {
 
     /// The audit trail and its seals.
     pub audit: Audit,
+    pub tls: Tls,
 
     // Jobs.
     pub job_runs: IntCounterVec,
@@ -202,6 +205,7 @@ impl Metrics {
                 &["target", "table"],
             )?,
             audit: Audit::new(&r)?,
+            tls: Tls::new(&r)?,
             job_runs: counters(
                 &r,
                 "pgsteward_job_runs_total",

@@ -39,8 +39,8 @@ fn expressions() -> Vec<Named> {
 fn declared() -> BTreeMap<String, BTreeSet<String>> {
     let source = read("src/telemetry/metrics.rs");
     let code = &source[source.find("pub fn new()").unwrap()..source.find("/// The page for Prometheus").unwrap()];
-    let audit = read("src/telemetry/metrics/audit.rs");
-    let code = &format!("{code}{audit}");
+    let parts = ["audit", "tls"].map(|part| read(&format!("src/telemetry/metrics/{part}.rs")));
+    let code = &format!("{code}{}", parts.concat());
     let mut families = BTreeMap::new();
     for (start, _) in code.match_indices("\"pg") {
         let call = &code[start + 1..];
@@ -55,9 +55,14 @@ fn declared() -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     let fields = |source: &str| source.lines().filter(|l| l.starts_with("    pub ") && l.ends_with(',')).count();
-    let fields = fields(&source) + fields(&audit);
-    // pgsteward_build_info has no field: it never changes. The field `audit` is no family.
-    assert_eq!(families.len(), fields, "the reading of the source misses some: {:?}", families.keys());
+    let fields = fields(&source) + parts.iter().map(|part| fields(part)).sum::<usize>();
+    // pgsteward_build_info has no field: it never changes. The field of a part is no family.
+    assert_eq!(
+        families.len(),
+        fields + 1 - parts.len(),
+        "the reading of the source misses some: {:?}",
+        families.keys()
+    );
     families
 }
 

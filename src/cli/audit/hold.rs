@@ -149,7 +149,7 @@ where
     F: for<'c, 't> FnMut(&'t Tx<'c>) -> TxFuture<'t, T>,
 {
     let timeout = db.query_timeout();
-    let bound = timeout * 2 + WAITS.iter().sum();
+    let bound = timeout * 2 + WAITS.iter().sum::<Duration>();
     let changed = bounded("change holds", bound, async {
         let mut conn = db.acquire(Purpose::Check).await?;
         let mut attempt = async |wait: Duration| {

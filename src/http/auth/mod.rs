@@ -229,9 +229,10 @@ fn whole(found: Result<(&str, Role), Denied>) -> Result<Caller, Denied> {
     found.map(|(actor, role)| Caller { actor: actor.to_owned(), role, user: None })
 }
 
-/// Whether credentials may come by this listener: they shall not cross a network in the clear.
-pub fn may_carry_credentials(http: &config::Http) -> bool {
-    http.tls.is_some() || http.allow_plain_http || http.listen.ip().to_canonical().is_loopback()
+/// Whether credentials may come by this listener: they shall not cross a network in the clear. `listening_on` is what
+/// the socket itself says, since systemd may have bound another than `http.listen`.
+pub fn may_carry_credentials(http: &config::Http, listening_on: IpAddr) -> bool {
+    http.tls.is_some() || http.allow_plain_http || listening_on.to_canonical().is_loopback()
 }
 
 /// Of several one cannot be chosen: who stands between may have looked at another.

@@ -94,11 +94,16 @@ async fn what_cannot_be_used_is_refused_and_not_shown() {
     missing.auth.jwt.secret = Some(SecretSource::File(absent.clone()));
     let mut no_set = Config::default();
     no_set.auth.jwt.jwks_file = Some(absent);
+    let mut bad_set = Config::default();
+    let path = folder.path().join("jwks.json");
+    std::fs::write(&path, r#"{"keys":[{"kty":"oct","k":"hunter2"}]}"#).unwrap();
+    bad_set.auth.jwt.jwks_file = Some(path);
     for (config, said) in [
         (weak, "databases.other.supabase.service_key is shorter than 32 bytes: it could be guessed"),
         (public, "database.supabase.service_key is Supabase's public key, which everybody has"),
         (missing, "auth.jwt.secret cannot be read"),
         (no_set, "auth.jwt.jwks_file cannot be read"),
+        (bad_set, "auth.jwt.jwks_file has no key that can be used: key 0 is not used"),
     ] {
         let error = Auth::load(&config).await.unwrap_err();
         assert!(error.to_string().starts_with(said), "{error}");
@@ -139,10 +144,20 @@ fn roles_cover_what_they_should() {
 
 #[test]
 fn credentials_do_not_cross_a_network_in_the_clear() {
-    let http = |listen: &str| config::Http { listen: listen.parse().unwrap(), ..config::Http::default() };
-    assert!(may_carry_credentials(&http("127.0.0.2:1")) && may_carry_credentials(&http("[::1]:1")));
-    assert!(!may_carry_credentials(&http("0.0.0.0:1")) && !may_carry_credentials(&http("[::]:1")));
-    assert!(may_carry_credentials(&config::Http { allow_plain_http: true, ..http("0.0.0.0:1") }));
+    let http = config::Http::default();
+    for (listening_on, plain) in [
+        ("127.0.0.2", true),
+        ("::1", true),
+        ("::ffff:127.0.0.1", true),
+        ("0.0.0.0", false),
+        ("::", false),
+        ("10.0.0.1", false),
+    ] {
+        assert_eq!(may_carry_credentials(&http, listening_on.parse().unwrap()), plain, "{listening_on}");
+    }
+    let everywhere = IpAddr::from([0, 0, 0, 0]);
+    let behind_a_proxy = config::Http { allow_plain_http: true, ..http.clone() };
     let tls = Some(config::TlsFiles { cert: "c".into(), key: "k".into() });
-    assert!(may_carry_credentials(&config::Http { tls, ..http("0.0.0.0:1") }));
+    assert!(may_carry_credentials(&behind_a_proxy, everywhere));
+    assert!(may_carry_credentials(&config::Http { tls, ..http }, everywhere));
 }

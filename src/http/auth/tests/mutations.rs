@@ -11,7 +11,7 @@ async fn no_mutation_of_a_credential_is_accepted() {
     let (rsa, ec) = (Signer::rsa(), Signer::p256());
     let folder = tempfile::tempdir().unwrap();
     let jwks = folder.path().join("jwks.json");
-    std::fs::write(&jwks, json!({ "keys": [rsa.jwk("r"), ec.jwk("e")] }).to_string()).unwrap();
+    std::fs::write(&jwks, json!({ "keys": [rsa.jwk("r"), ec.jwk("e"), {}] }).to_string()).unwrap();
     let bearer = token::generate().unwrap().expose().to_owned();
     let mut config = Config::default();
     config.auth.jwt.secret = Some(SecretSource::Inline(Secret::new(SECRET)));
@@ -20,6 +20,7 @@ async fn no_mutation_of_a_credential_is_accepted() {
         config::auth::Token { role: Role::Admin, sha256: token::digest(&bearer), expires: None, cidrs: Vec::new() };
     config.auth.tokens.insert("t".to_owned(), known);
     let auth = Auth::load(&config).await.unwrap();
+    assert_eq!(auth.warnings().len(), 1, "{:?}", auth.warnings());
     let claims = json!({ "role": "service_role", "sub": "s", "exp": 2_000_000_000_u32 });
     let tokens = [
         Signer::Hs256(SECRET).token(None, &claims),
