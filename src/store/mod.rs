@@ -10,6 +10,7 @@ pub mod health;
 pub mod history;
 pub mod holds;
 pub mod leases;
+pub mod measured;
 pub mod orphans;
 pub mod overview;
 pub mod partitions;
