@@ -29,7 +29,7 @@ struct Bench {
 impl Bench {
     async fn new() -> Bench {
         let database = TestDatabase::create(Template::Migrated).await;
-        let url = Some(SecretSource::Inline(Secret::new(&database.url())));
+        let url = Some(SecretSource::Inline(Secret::new(database.url())));
         let config = config::Database { url, ..config::Database::default() };
         let metrics = Arc::new(Metrics::new().unwrap());
         let db = Database::new("main", &config, 1, &Tasks::new(), &metrics);
