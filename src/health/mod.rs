@@ -14,6 +14,7 @@ pub mod history;
 pub mod judge;
 pub mod reason;
 pub mod readiness;
+pub mod recent;
 pub mod spool;
 
 use chrono::{DateTime, Utc};
@@ -23,6 +24,7 @@ pub use board::Board;
 pub use history::History;
 pub use judge::{Audit, FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
 pub use readiness::{Check, Readiness};
+pub use recent::Recent;
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
