@@ -92,11 +92,7 @@ const SQL: &str = "
 WITH RECURSIVE idx AS MATERIALIZED (
   SELECT i.indexrelid AS oid, i.indrelid, n.nspname, t.relname AS table_name, x.relname AS name, x.relkind,
          x.relispartition, x.relpages, x.relam, i.indisunique, i.indisprimary, i.indisexclusion, i.indisreplident,
-         i.indisvalid, i.indislive, i.indimmediate, i.indnkeyatts,
-         i.indkey::text, i.indclass::text, i.indcollation::text, i.indoption::text,
-         coalesce(regexp_replace(i.indexprs::text, ':location -?[0-9]+', '', 'g'), '') AS exprs,
-         coalesce(regexp_replace(i.indpred::text, ':location -?[0-9]+', '', 'g'), '') AS pred,
-         to_jsonb(i) ->> 'indnullsnotdistinct' AS nulls
+         i.indisvalid, i.indislive, i.indkey::text AS columns
     FROM pg_index i
     JOIN pg_class x ON x.oid = i.indexrelid
     JOIN pg_class t ON t.oid = i.indrelid
@@ -119,14 +115,19 @@ WITH RECURSIVE idx AS MATERIALIZED (
     FROM idx i JOIN whole w ON w.root = i.oid
 ), read_by_index AS (
   SELECT indrelid FROM found GROUP BY indrelid HAVING sum(scans) > 0
+), twin AS MATERIALIZED (
+  SELECT t.*, row(t.indrelid, t.columns, t.relam, i.indnkeyatts, i.indclass::text, i.indcollation::text,
+                  i.indoption::text, i.indimmediate, to_jsonb(i) ->> 'indnullsnotdistinct',
+                  regexp_replace(i.indexprs::text, ':location -?[0-9]+', '', 'g'),
+                  regexp_replace(i.indpred::text, ':location -?[0-9]+', '', 'g'))::text AS key
+    FROM (SELECT f.oid, f.indrelid, f.columns, f.relam, f.bytes,
+                 count(*) OVER (PARTITION BY f.indrelid, f.columns) AS twins
+            FROM found f
+           WHERE f.indisvalid AND f.indislive AND NOT f.indisexclusion) AS t
+    JOIN pg_index i ON i.indexrelid = t.oid
+   WHERE t.twins > 1
 ), same AS (
-  SELECT f.*, dense_rank() OVER key AS place, count(*) OVER (PARTITION BY
-           indrelid, relam, indnkeyatts, indkey, indclass, indcollation, indoption, exprs, pred, nulls, indimmediate
-         ) AS members
-    FROM found f
-   WHERE f.indisvalid AND f.indislive AND NOT f.indisexclusion
-  WINDOW key AS (ORDER BY
-           indrelid, relam, indnkeyatts, indkey, indclass, indcollation, indoption, exprs, pred, nulls, indimmediate)
+  SELECT oid, bytes, dense_rank() OVER (ORDER BY key) AS place, count(*) OVER (PARTITION BY key) AS members FROM twin
 ), builds AS MATERIALIZED (
   SELECT index_relid AS oid FROM pg_stat_progress_create_index WHERE index_relid <> 0
 ), locks AS MATERIALIZED (

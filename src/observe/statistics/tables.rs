@@ -66,31 +66,16 @@ pub(super) async fn read(tx: &Tx<'_>) -> Result<Tables, Error> {
     let sql = format!(
         "{BY_SIZE}, looked AS MATERIALIZED (
              SELECT m.* FROM top JOIN member m USING (root) WHERE m.relkind <> 'p' ORDER BY m.pages DESC LIMIT $2
-         ), {BLOAT}
+         ), {BLOAT}, {COUNTED}
          SELECT r.nspname::text, r.relname::text, r.relkind::text, t.leaves,
-                s.rows, t.pages * b.size, t.index_pages * b.size, t.toast_pages * b.size,
-                s.live, s.dead, s.changed, e.bloat_pages * b.size,
-                s.vacuumed, s.autovacuumed, s.analyzed, s.autoanalyzed, s.seq_scans, s.index_scans, s.xid_age,
-                t.tables, (SELECT count(*) FROM estimated WHERE unreadable)
+                coalesce(s.rows, 0), t.pages * b.size, t.index_pages * b.size, t.toast_pages * b.size,
+                coalesce(s.live, 0), coalesce(s.dead, 0), coalesce(s.changed, 0), e.bloat_pages * b.size,
+                s.vacuumed, s.autovacuumed, s.analyzed, s.autoanalyzed,
+                coalesce(s.seq_scans, 0), coalesce(s.index_scans, 0), s.xid_age, t.tables, (SELECT count(*) FROM estimated WHERE unreadable)
            FROM top t
            JOIN rel r ON r.oid = t.root
           CROSS JOIN block b
-          CROSS JOIN LATERAL (
-                SELECT coalesce(sum(CASE WHEN m.reltuples < 0 THEN pg_stat_get_live_tuples(m.oid)
-                                         ELSE m.reltuples END), 0)::int8,
-                       coalesce(sum(pg_stat_get_live_tuples(m.oid)), 0)::int8,
-                       coalesce(sum(pg_stat_get_dead_tuples(m.oid)), 0)::int8,
-                       coalesce(sum(pg_stat_get_mod_since_analyze(m.oid)), 0)::int8,
-                       max(pg_stat_get_last_vacuum_time(m.oid)), max(pg_stat_get_last_autovacuum_time(m.oid)),
-                       max(pg_stat_get_last_analyze_time(m.oid)), max(pg_stat_get_last_autoanalyze_time(m.oid)),
-                       coalesce(sum(pg_stat_get_numscans(m.oid)), 0)::int8,
-                       coalesce(sum((SELECT sum(pg_stat_get_numscans(i.indexrelid)) FROM pg_index i
-                                      WHERE i.indrelid = m.oid)), 0)::int8,
-                       max(age(nullif(m.relfrozenxid::text, '0')::xid))::int8
-                  FROM member m
-                 WHERE m.root = t.root AND m.relkind <> 'p'
-                ) AS s (rows, live, dead, changed, vacuumed, autovacuumed, analyzed, autoanalyzed, seq_scans, index_scans,
-                        xid_age)
+           LEFT JOIN counted s ON s.root = t.root
            LEFT JOIN (SELECT root, sum(bloat_pages)::int8 AS bloat_pages FROM estimated GROUP BY root) e
              ON e.root = t.root
           ORDER BY t.pages + t.index_pages + t.toast_pages DESC, r.nspname, r.relname"
@@ -136,6 +121,26 @@ WITH RECURSIVE block AS (
 ), top AS MATERIALIZED (
   SELECT *, count(*) OVER () AS tables
     FROM summed ORDER BY pages + index_pages + toast_pages DESC, root LIMIT $1
+)";
+
+/// The counters of the largest; a partitioned table without partitions has none.
+const COUNTED: &str = "counted AS MATERIALIZED (
+  SELECT root,
+         sum(CASE WHEN m.reltuples < 0 THEN pg_stat_get_live_tuples(m.oid) ELSE m.reltuples END)::int8 AS rows,
+         sum(pg_stat_get_live_tuples(m.oid))::int8 AS live,
+         sum(pg_stat_get_dead_tuples(m.oid))::int8 AS dead,
+         sum(pg_stat_get_mod_since_analyze(m.oid))::int8 AS changed,
+         max(pg_stat_get_last_vacuum_time(m.oid)) AS vacuumed,
+         max(pg_stat_get_last_autovacuum_time(m.oid)) AS autovacuumed,
+         max(pg_stat_get_last_analyze_time(m.oid)) AS analyzed,
+         max(pg_stat_get_last_autoanalyze_time(m.oid)) AS autoanalyzed,
+         sum(pg_stat_get_numscans(m.oid))::int8 AS seq_scans,
+         sum((SELECT sum(pg_stat_get_numscans(i.indexrelid)) FROM pg_index i WHERE i.indrelid = m.oid))::int8
+           AS index_scans,
+         max(age(nullif(m.relfrozenxid::text, '0')::xid))::int8 AS xid_age
+    FROM top JOIN member m USING (root)
+   WHERE m.relkind <> 'p'
+   GROUP BY root
 )";
 
 /// Pages more than the rows would need, after the widely used estimate of ioguix/pgsql-bloat-estimation
