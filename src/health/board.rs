@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Report, Status};
+use super::{Recent, Report, Status};
 
 /// What every answer about a database's health is read from.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub struct Board {
     target: String,
     stale_after: Duration,
     current: Mutex<Option<(Instant, Arc<Report>)>>,
+    recent: Arc<Recent>,
 }
 
 /// A report with its age, or none yet.
@@ -27,12 +28,17 @@ pub struct Reading {
 impl Board {
     /// Nothing known yet.
     pub fn new(target: &str, stale_after: Duration) -> Board {
-        Board { target: target.to_owned(), stale_after, current: Mutex::new(None) }
+        Board { target: target.to_owned(), stale_after, current: Mutex::new(None), recent: Arc::default() }
     }
 
     /// The database it is about.
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// What was measured before it, as far as memory holds it.
+    pub fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// Replaces the current truth.

@@ -15,6 +15,7 @@ pub mod judge;
 pub mod reason;
 pub mod readiness;
 pub mod server;
+pub mod recent;
 pub mod spool;
 
 use chrono::{DateTime, Utc};
@@ -27,6 +28,7 @@ pub use history::History;
 pub use judge::{Audit, FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
 pub use readiness::{Check, Readiness};
 pub use server::{ConnectMs, Server};
+pub use recent::Recent;
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

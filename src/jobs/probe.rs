@@ -304,6 +304,7 @@ async fn write(
         details: component.measured.clone(),
     };
     let rows = report.components.iter().map(|component| Row::Health(row(component))).chain(event).collect();
+    state.unwritten.show_in(probe.board.recent());
     // What was not written is kept, and the log has told why.
     state.unwritten.record(&probe.destination(), rows, failed).await.unwrap_or_default()
 }

@@ -20,6 +20,7 @@ pub mod objects;
 pub mod privileges;
 pub mod sessions;
 mod snapshot;
+pub mod statistics;
 pub mod tables;
 
 use std::time::{Duration, Instant};

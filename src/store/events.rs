@@ -163,6 +163,12 @@ impl fmt::Display for Cursor {
     }
 }
 
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for Cursor {
     type Err = String;
     fn from_str(text: &str) -> Result<Cursor, String> {

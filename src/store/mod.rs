@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod ingest;
 pub mod leases;
 pub mod moment;
+pub mod measured;
 pub mod orphans;
 pub mod overview;
 pub mod partitions;

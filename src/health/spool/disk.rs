@@ -195,6 +195,19 @@ impl Disk {
         Vec::new()
     }
 
+    /// What waits, from the newest on, read as it is asked for; what cannot be read is passed over.
+    pub fn newest_first(&self) -> impl Iterator<Item = Record> {
+        self.segments.iter().rev().flat_map(|segment| {
+            let bytes = self.read(segment.number, segment.settled).unwrap_or_default();
+            let records = Pieces::new(&bytes, 0).filter_map(|(_, piece)| match piece {
+                Piece::Record(record) => Some(record),
+                Piece::Damage => None,
+            });
+            let records: Vec<Record> = records.collect();
+            records.into_iter().rev()
+        })
+    }
+
     /// The first so many of those last peeked at are done.
     pub fn settle(&mut self, records: usize, drops: &mut Drops) {
         let Some((number, ends)) = self.peeked.take() else { return };

@@ -54,6 +54,11 @@ impl Memory {
         self.records.iter().take(records_max).take_while(fits).cloned().collect()
     }
 
+    /// Everything, from the newest on.
+    pub fn newest_first(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().rev()
+    }
+
     /// Drops what stands before a place.
     pub fn settle(&mut self, place: u64) {
         while self.taken < place && self.pop().is_some() {}

@@ -20,7 +20,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -280,6 +280,26 @@ impl Spool {
             // What was dropped since for want of room counts as taken, too.
             Peeked::Memory(place) => self.memory.settle(place + records as u64),
         }
+    }
+
+    /// The newest records, about so many bytes of them, oldest first: to be looked at only. Of records of one instant
+    /// all or none.
+    pub fn newest(&self, bytes_max: usize) -> Vec<Record> {
+        let mut records = VecDeque::new();
+        let (mut bytes, mut cut) = (0, None);
+        let disk = self.disk.as_ref().into_iter().flat_map(Disk::newest_first);
+        for record in self.memory.newest_first().cloned().chain(disk) {
+            bytes += record.size();
+            if bytes > bytes_max {
+                cut = Some(record.at);
+                break;
+            }
+            records.push_front(record);
+        }
+        while records.front().is_some_and(|record| Some(record.at) == cut) {
+            records.pop_front();
+        }
+        records.into()
     }
 
     /// Drops what is too old to be kept at `now`: on disk by whole segments, so up to a sixteenth of

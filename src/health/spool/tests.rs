@@ -330,3 +330,27 @@ fn a_path_that_can_be_no_folder_is_survived() {
     assert_eq!(spool.place(), Place::Folder(dir.path().join("spool/main")));
     assert_eq!(drain(&mut spool), (0..3).map(record).collect::<Vec<_>>());
 }
+
+#[test]
+fn the_newest_are_looked_at_and_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = filled(dir.path(), 0..1000, LIMITS);
+    assert!(segments(dir.path()).len() > 3);
+    let whole = spool.depth();
+    let newest = spool.newest(8 * 1024);
+    assert!(newest.len() > 50, "{}", newest.len());
+    assert!(newest.iter().map(Record::size).sum::<usize>() <= 8 * 1024);
+    let first = 1000 - i64::try_from(newest.len()).unwrap();
+    assert_eq!(newest, (first..1000).map(record).collect::<Vec<_>>());
+    assert_eq!(spool.depth(), whole);
+    assert_eq!(spool.newest(ALL), drain(&mut spool), "all that waits, in order");
+    assert!(spool.newest(ALL).is_empty());
+
+    // Of one instant all or none.
+    let mut spool = Spool::open(None, "main", LIMITS);
+    for number in 0..100 {
+        spool.append(Record { at: at(number / 10), ..record(number) });
+    }
+    let newest = spool.newest(2_000);
+    assert!(!newest.is_empty() && newest.len() % 10 == 0, "{}", newest.len());
+}

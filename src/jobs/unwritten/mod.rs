@@ -15,6 +15,7 @@
 mod queue;
 mod rows;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
@@ -22,21 +23,23 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Retention};
 use crate::db::{Database, Error, Kind, Purpose, TxOptions};
-use crate::health::reason;
 use crate::health::spool::{Limits, Reason, Record, Table};
+use crate::health::{Recent, reason};
 use crate::store::health::{Row, Written, insert};
 use crate::store::partitions::{Every, OWN, ensure_from};
 use crate::telemetry::Metrics;
 
 use super::probe::within;
 use queue::{Asked, Queue};
-use rows::{encode, is_refusal, sort};
+use rows::{decode, encode, is_refusal, sort};
 
 /// Rows of one transaction, and about how many bytes: a tenth of a second's work.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 512 * 1024;
 /// A partition is waited for so briefly that nobody queues behind us.
 const PARTITION_LOCK: Duration = Duration::from_secs(1);
+/// What is read of an earlier run's rows to be shown: an hour of them, or so.
+const SHOWN_BYTES: usize = 1024 * 1024;
 /// As `steward.ensure_partitions` takes it.
 const BEHIND_MAX: i64 = 400;
 
@@ -70,6 +73,8 @@ pub struct Unwritten {
     /// How long the rows of each table are worth writing: no longer than retention keeps them.
     keep: [TimeDelta; Table::ALL.len()],
     outage: Option<Outage>,
+    /// Where rows are seen before they are written.
+    recent: Option<Arc<Recent>>,
     /// Fewer than [`BATCH_ROWS`] after a batch took too long.
     batch: usize,
 }
@@ -90,8 +95,8 @@ impl Unwritten {
     pub fn new(config: &Config) -> Unwritten {
         let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
         let queue = Queue::new(state_dir, limits(config));
-        let mut unwritten =
-            Unwritten { queue, keep: [TimeDelta::MAX; Table::ALL.len()], outage: None, batch: BATCH_ROWS };
+        let keep = [TimeDelta::MAX; Table::ALL.len()];
+        let mut unwritten = Unwritten { queue, keep, outage: None, recent: None, batch: BATCH_ROWS };
         unwritten.configure(config);
         unwritten
     }
@@ -105,6 +110,13 @@ impl Unwritten {
         self.keep = keep.map(worth);
     }
 
+    /// Shows from now on what is recorded, and what an earlier process left when it is found.
+    pub fn show_in(&mut self, recent: &Arc<Recent>) {
+        if self.recent.is_none() {
+            self.recent = Some(Arc::clone(recent));
+        }
+    }
+
     /// Takes rows that were just measured: writes them, or keeps them. `failed` is why the database
     /// was not to be measured; one that was away an instant ago is not asked again. Returns how many
     /// of them were written.
@@ -112,6 +124,9 @@ impl Unwritten {
     /// # Errors
     /// Why they were not; they are kept.
     pub async fn record(&mut self, to: &Destination<'_>, rows: Vec<Row>, failed: Option<&Error>) -> Result<u64, Error> {
+        if let Some(recent) = &self.recent {
+            recent.take(&rows);
+        }
         if let Some(error) = failed.filter(|error| !reason::reached(error.kind())) {
             self.keep(to, rows, Some(error)).await;
             return Ok(0);
@@ -264,6 +279,10 @@ impl Unwritten {
             "measurements of an earlier run wait to be written");
         let outage = self.outage.get_or_insert(Outage { from: oldest, to: oldest, written: 0, told: true });
         outage.from = outage.from.min(oldest);
+        let Some(recent) = self.recent.clone() else { return };
+        let newest = self.queue.ask(to, |spool| spool.newest(SHOWN_BYTES)).await.unwrap_or_default();
+        let rows: Vec<Row> = newest.iter().filter_map(decode).collect();
+        recent.take(&rows);
     }
 
     /// Rows of past days need the partitions of those days; the trail has a default one.

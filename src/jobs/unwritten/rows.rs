@@ -16,7 +16,8 @@ pub(super) fn encode(row: &Row) -> Option<Record> {
     Some(Record { at: row.created_at(), table, body: body.ok()? })
 }
 
-fn decode(record: &Record) -> Option<Row> {
+/// None for a record of another make.
+pub(super) fn decode(record: &Record) -> Option<Row> {
     match record.table {
         Table::SystemHealth => serde_json::from_slice(&record.body).ok().map(Row::Health),
         Table::ConnectionMetrics => serde_json::from_slice(&record.body).ok().map(Row::Connections),
