@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::db::retry::Backoff;
 use crate::db::{Database, Purpose, Route};
 use crate::health::{Board, Readiness};
 use crate::http::auth::AuthError;
+use crate::http::tls::{Tls, TlsError};
 use crate::http::{self, BindError, Desk, Desks, Gate, Rules};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::notify::Notifier;
@@ -47,8 +49,8 @@ const REQUESTS_BOUND: Duration = Duration::from_secs(4);
 const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
 /// Notices that a pipeline has not taken yet: it takes one each round at least.
 const NOTICES_AHEAD: usize = 64;
-/// How often failed attempts to call are told.
-const TELL_FAILURES_EVERY: Duration = Duration::from_secs(5);
+/// How often calls that were refused are told, and the certificate is looked at.
+const OFTEN: Duration = Duration::from_secs(5);
 /// What callers ask of a pipeline and it has not heard yet.
 const ERRANDS_AHEAD: usize = 4;
 /// How often to look whether the pipelines advance, where no watchdog says how often.
@@ -61,6 +63,8 @@ pub enum Fatal {
     Listen(#[from] BindError),
     #[error("credentials of callers: {}", chain(.0))]
     Credentials(#[from] AuthError),
+    #[error("certificate of the listener: {}", chain(.0))]
+    Tls(#[from] TlsError),
     #[error("throw-away server: {0}")]
     Ephemeral(#[from] EphemeralError),
     #[error("migrating failed, and migrations.on_failure is \"exit\": {0}")]
@@ -91,7 +95,11 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     let boards: BTreeMap<String, Arc<Board>> =
         targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
-    let rules = Rules::load(&config).await?;
+    let rules = Rules::load(&config, address.ip()).await?;
+    let tls = match &config.http.tls {
+        Some(files) => Some(Arc::new(Tls::load(&files.cert, &files.key, &metrics).await?)),
+        None => None,
+    };
     let (gate, desks) = (Arc::new(Gate::new(rules)), Arc::new(Desks::default()));
     let state = http::State {
         boards: boards.clone(),
@@ -102,7 +110,7 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         tasks: tasks.clone(),
     };
     let closing = CancellationToken::new();
-    let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND);
+    let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND).encrypted_by(tls.clone());
     tasks.spawn("http", http::serve(listener, app, tasks.clone(), closing.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %address, mode = config.mode.as_str(),
         databases = targets.join(","), "pgsteward starts");
@@ -122,6 +130,8 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         notices: Vec::new(),
         gate,
         desks,
+        tls,
+        address,
     };
     let outcome = daemon.serve(config, boards, &mut signals, reload).await;
     tracing::info!("stopped");
@@ -150,6 +160,9 @@ struct Daemon {
     gate: Arc<Gate>,
     /// What the API asks, once there is something to ask.
     desks: Arc<Desks>,
+    tls: Option<Arc<Tls>>,
+    /// Of the listener.
+    address: SocketAddr,
 }
 
 impl Daemon {
@@ -199,7 +212,7 @@ impl Daemon {
             let (errands, asked) = mpsc::channel(ERRANDS_AHEAD);
             let db = Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics);
             let standing = Arc::new(Standing::default());
-            desks.push(Desk { db: Arc::clone(&db), board: Arc::clone(&board), standing: Arc::clone(&standing), errands });
+            desks.push(Desk::new(Arc::clone(&db), Arc::clone(&board), Arc::clone(&standing), errands));
             let pipeline = Pipeline::new(Parts {
                 db,
                 config: configuration.clone(),
@@ -219,7 +232,7 @@ impl Daemon {
         self.desks.open(configuration, desks);
         let mut tended = std::pin::pin!(tend(server.as_mut()));
         let mut pulse_at = self.begun;
-        let mut failures = tokio::time::interval(TELL_FAILURES_EVERY);
+        let mut often = tokio::time::interval(OFTEN);
         let outcome = loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
@@ -227,7 +240,10 @@ impl Daemon {
                     Some(Signal::Stop) | None => break Ok(()),
                 },
                 Some(message) = fatals.recv() => break Err(Fatal::Migration(message)),
-                _ = failures.tick() => self.tell_failures(),
+                _ = often.tick() => {
+                    self.tell_failures();
+                    self.look_at_certificate().await;
+                }
                 () = self.readiness.changed() => pulse_at = self.pulse(),
                 () = tokio::time::sleep_until(pulse_at.into()) => pulse_at = self.pulse(),
                 never = &mut tended => match never {},
@@ -262,8 +278,9 @@ impl Daemon {
         if self.announced {
             told(self.notifier.reloading());
         }
+        self.look_at_certificate().await;
         match read() {
-            Ok(loaded) => match Rules::load(&loaded.config).await {
+            Ok(loaded) => match Rules::load(&loaded.config, self.address.ip()).await {
                 Ok(rules) => {
                     self.adopt(loaded, publish);
                     self.gate.set_rules(rules);
@@ -285,6 +302,13 @@ impl Daemon {
         }
         if self.announced {
             told(self.notifier.ready("keeping house"));
+        }
+    }
+
+    /// Takes in a certificate that has changed on the disk; what cannot be used is told by itself.
+    async fn look_at_certificate(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload_if_changed().await;
         }
     }
 

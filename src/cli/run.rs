@@ -52,7 +52,7 @@ pub fn execute(session: Session, args: load::Args, env: BTreeMap<String, String>
             tracing::error!(error = %error, "pgsteward ends");
             match error {
                 app::Fatal::Listen(_) | app::Fatal::Ephemeral(_) => Exit::Unavailable,
-                app::Fatal::Credentials(_) => Exit::Config,
+                app::Fatal::Credentials(_) | app::Fatal::Tls(_) => Exit::Config,
                 app::Fatal::Migration(_) => Exit::Migration,
                 app::Fatal::Internal(_) => Exit::Internal,
             }

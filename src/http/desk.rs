@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::api::statistics::Kept;
 use super::{Context, Refusal};
 use crate::config::Config;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
@@ -41,6 +42,7 @@ pub struct Desk {
     pub board: Arc<Board>,
     pub standing: Arc<Standing>,
     pub errands: mpsc::Sender<Errand>,
+    pub statistics: Kept,
 }
 
 impl fmt::Debug for Desk {
@@ -104,6 +106,11 @@ pub fn no_such_target<'n>(known: impl Iterator<Item = &'n str>) -> Refusal {
 }
 
 impl Desk {
+    /// Nothing is known of it yet.
+    pub fn new(db: Arc<Database>, board: Arc<Board>, standing: Arc<Standing>, errands: mpsc::Sender<Errand>) -> Desk {
+        Desk { db, board, standing, errands, statistics: Kept::default() }
+    }
+
     /// A connection on behalf of a caller.
     pub async fn conn(&self) -> Result<Pooled<'static>, Refusal> {
         self.db.acquire(Purpose::Api).await.map_err(|error| self.refusal(&error))

@@ -47,7 +47,7 @@ impl Rules {
     ///
     /// # Errors
     /// When a secret cannot be read or used.
-    pub async fn load(config: &Config) -> Result<Rules, AuthError> {
+    pub async fn load(config: &Config, listening_on: IpAddr) -> Result<Rules, AuthError> {
         let auth = Auth::load(config).await?;
         for warning in auth.warnings() {
             tracing::warn!(warning, "credentials of callers");
@@ -55,7 +55,7 @@ impl Rules {
         Ok(Rules {
             auth,
             cors_origins: config.http.cors_origins.clone(),
-            carries_credentials: may_carry_credentials(&config.http),
+            carries_credentials: may_carry_credentials(&config.http, listening_on),
             trusted_proxies: config.http.trusted_proxies.clone(),
         })
     }

@@ -46,6 +46,7 @@ use crate::lifecycle::Tasks;
 use crate::telemetry::Metrics;
 
 use auth::{Caller, Role};
+use tls::Tls;
 
 pub use answer::{Answer, Refusal};
 pub use bind::{BindError, Owner, bind};
@@ -179,6 +180,7 @@ pub struct App {
     limits: config::Http,
     routes: Vec<Route>,
     drain: Duration,
+    tls: Option<Arc<Tls>>,
 }
 
 impl App {
@@ -190,7 +192,12 @@ impl App {
     /// Any table of routes; the first that matches wins.
     pub fn with_routes(state: State, limits: &config::Http, routes: Vec<Route>) -> App {
         let batches = Semaphore::new(BATCHES);
-        App { state: Arc::new(state), batches, limits: limits.clone(), routes, drain: Duration::from_secs(10) }
+        App { state: Arc::new(state), batches, limits: limits.clone(), routes, drain: Duration::from_secs(10), tls: None }
+    }
+
+    /// HTTPS instead of HTTP, where there is a certificate.
+    pub fn encrypted_by(self, tls: Option<Arc<Tls>>) -> App {
+        App { tls, ..self }
     }
 
     /// How long requests in flight may go on once the listener is told to stop. Default 10 s.

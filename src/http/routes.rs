@@ -50,6 +50,15 @@ fn reads() -> Vec<Route> {
         get("/health/database", Viewer, "everything known of a database, from memory", |c| {
             Box::pin(ready(api::database::database(c)))
         }),
+        get("/health/database/statistics", Viewer, "tables and indexes: sizes, dead rows, what is of no use", |c| {
+            Box::pin(api::statistics::statistics(c))
+        }),
+        get("/health/system", Viewer, "the history of measurements, in pages or buckets", |c| {
+            Box::pin(api::history::system(c))
+        }),
+        get("/health/connections", Viewer, "the history of connections, in pages or buckets", |c| {
+            Box::pin(api::history::connections(c))
+        }),
         get("/health/database/migrations", Viewer, "which migrations are applied and pending", |c| {
             Box::pin(api::migrations::status(c))
         }),

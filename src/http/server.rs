@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -124,6 +126,27 @@ async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, o
     }
     // Without one it is gone already.
     let Ok(peer) = stream.peer_addr() else { return };
+    let Some(tls) = app.tls.clone() else { return converse(stream, peer, app, stop, open).await };
+    // The handshake is the head of the first request's head, and has its bound.
+    let shaken = tokio::select! {
+        shaken = timeout(app.limits.header_timeout, tls.accept(stream)) => shaken,
+        () = stop.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => converse(stream, peer, app, stop, open).await,
+        Ok(Err(error)) => {
+            app.state.metrics.http_requests.with_label_values(&["handshake", "none"]).inc();
+            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection did not come to TLS");
+        }
+        Err(_) => tracing::debug!(%peer, "a connection took too long over its TLS handshake"),
+    }
+}
+
+/// Requests and answers over one connection, until it ends.
+async fn converse<S>(stream: S, peer: SocketAddr, app: Arc<App>, stop: CancellationToken, open: Open)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
