@@ -33,11 +33,10 @@ export function onRefused(call) {
 
 // Relative, so that it works behind a proxy's path prefix.
 function address(path, query) {
-  const url = new URL(`./${path}`, document.baseURI);
+  const url = new URL(`./${path}`, document.baseURI.split(/[?#]/)[0]);
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value != null && value !== "" && value !== false) url.searchParams.set(name, value);
   }
-  url.hash = "";
   return url;
 }
 
@@ -83,10 +82,8 @@ function readClock(answer) {
 }
 
 async function problem(answer, used) {
-  let body = null;
-  try {
-    body = await answer.json();
-  } catch { /* a proxy's page, most likely */ }
+  // No JSON: a proxy's page, most likely.
+  const body = await answer.json().catch(() => null);
   const code = body?.code ?? (answer.status >= 502 ? "unreachable" : `http_${answer.status}`);
   const detail = body?.detail ?? body?.title ?? `the answer was ${answer.status} ${answer.statusText}`;
   const retryAfter = Number(answer.headers.get("Retry-After")) || null;
@@ -115,58 +112,50 @@ export async function request(path, options = {}) {
 export const get = (path, query, signal) => request(path, { query, signal });
 export const post = (path, query, body = {}) => request(path, { method: "POST", query, body, timeout: 60000 });
 
-/** Follows a run: calls `seen` at each change, ends with the run. */
-export async function follow(id, query, signal, seen) {
+/** An answer that comes piece by piece, until its end or the caller's. */
+async function* pieces(path, options) {
   const used = token;
-  const answer = await send(`runs/${encodeURIComponent(id)}/events`, { query, accept: "text/event-stream", signal });
+  const answer = await send(path, options);
   if (!answer.ok) throw await problem(answer, used);
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = answer.body.getReader();
   const leave = () => reader.cancel().catch(() => {});
-  signal.addEventListener("abort", leave);
-  let text = "";
+  options.signal.addEventListener("abort", leave);
   try {
     for (;;) {
       const { value, done } = await reader.read();
+      options.signal.throwIfAborted();
       if (done) return;
-      const events = (text + value.replaceAll("\r", "")).split("\n\n");
-      text = events.pop();
-      for (const event of events) {
-        const lines = event.split("\n");
-        const field = (name) => lines.filter((l) => l.startsWith(`${name}:`)).map((l) => l.slice(name.length + 1).trim()).join("\n");
-        if (field("event") === "run") seen(JSON.parse(field("data")));
-        if (field("event") === "end") return;
-      }
+      yield value;
     }
   } finally {
-    signal.removeEventListener("abort", leave);
+    options.signal.removeEventListener("abort", leave);
     leave();
   }
 }
 
-/** The audit trail as a CSV file, read as it comes so that its size can be told and bounded. */
-export async function exportCsv(query, signal, progress) {
-  const used = token;
-  const answer = await send("health/audit", { query, accept: "text/csv", signal, timeout: 60000 });
-  if (!answer.ok) throw await problem(answer, used);
-  const reader = answer.body.getReader();
-  const leave = () => reader.cancel().catch(() => {});
-  signal.addEventListener("abort", leave);
+/** Follows a run: calls `seen` at each change, ends with the run. */
+export async function follow(id, query, signal, seen) {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const piece of pieces(`runs/${encodeURIComponent(id)}/events`, { query, accept: "text/event-stream", signal })) {
+    const events = (text + decoder.decode(piece, { stream: true }).replaceAll("\r", "")).split("\n\n");
+    text = events.pop();
+    for (const event of events) {
+      const field = (name) => event.split("\n").filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trim()).join("\n");
+      if (field("event") === "run") seen(JSON.parse(field("data")));
+      if (field("event") === "end") return;
+    }
+  }
+}
+
+/** The audit trail as a CSV file; bounded, since it is held here whole. */
+export async function exportCsv(query, signal) {
   const parts = [];
   let size = 0;
-  try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (signal.aborted) throw new DOMException("stopped", "AbortError");
-      if (done) return new Blob(parts, { type: "text/csv" });
-      parts.push(value);
-      size += value.length;
-      progress(size);
-      if (size > EXPORT_BYTES) {
-        throw new ApiError({ code: "too_large", detail: "the export is larger than a page should hold; narrow the search, or use pgsteward audit export" });
-      }
-    }
-  } finally {
-    signal.removeEventListener("abort", leave);
-    leave();
+  for await (const piece of pieces("health/audit", { query, accept: "text/csv", signal, timeout: 60000 })) {
+    parts.push(piece);
+    size += piece.length;
+    if (size > EXPORT_BYTES) throw new ApiError({ code: "too_large", detail: "the export is larger than a page should hold; narrow the search, or use `pgsteward audit export`" });
   }
+  return new Blob(parts, { type: "text/csv" });
 }

@@ -3,11 +3,11 @@
 import { ApiError, get, hasToken, onRefused, request, useToken } from "./api.js";
 import { audit } from "./audit.js";
 import { h, patch } from "./dom.js";
-import { ago, brief, clock, instant, lasting, millis, now, tick, words } from "./format.js";
+import { ago, brief, clock, lasting, millis, now, tick, words } from "./format.js";
 import { jobs } from "./jobs.js";
 import { migrations } from "./migrations.js";
 import { overview } from "./overview.js";
-import { button, choices, explain, field, prose, status } from "./parts.js";
+import { button, explain, loading, muted, prose, status } from "./parts.js";
 import { Poll } from "./poll.js";
 import { tables } from "./tables.js";
 import { upkeep } from "./upkeep.js";
@@ -40,7 +40,7 @@ let told = "";
 // ---- what is asked for all the time
 
 const health = new Poll((signal) => get("health/", {}, signal), HEALTH_MS, onHealth, { patient: false });
-const database = new Poll((signal) => get("health/database", ctx.query(), signal), HEALTH_MS, onDatabase, { patient: false });
+const database = new Poll((signal) => get("health/database", ctx.query(), signal), HEALTH_MS, schedule, { patient: false });
 ctx.health = health;
 ctx.database = database;
 
@@ -54,18 +54,7 @@ function onHealth() {
   schedule();
 }
 
-function onDatabase() {
-  schedule();
-}
-
 const current = () => health.data?.targets[ctx.target] ?? null;
-
-/** What is shown of the chosen database: signed in, with more to it. */
-function standing() {
-  const open = current();
-  const own = ctx.who && database.data?.target === ctx.target ? database.data : null;
-  return open && { ...own, ...open };
-}
 
 /** Changes are said aloud, once; and what waited for the database is asked for again when it is back. */
 function announce() {
@@ -144,7 +133,7 @@ function draw() {
     h("a", { key: name, href: `#${hashOf({ ...place(), view: name })}`, "aria-current": place().view === name ? "page" : null }, title)));
   patch(at("banners"), banners());
   patch(at("status"), bar());
-  patch(at("content"), view && health.data ? view.render() : [h("p", { class: "muted loading" }, health.error ? "" : "Loading …")]);
+  patch(at("content"), view && health.data ? view.render() : [health.error ? null : loading()]);
   document.body.classList.toggle("lost", reachable.since !== null);
   const is = current();
   document.title = `${reachable.since ? "no answer" : is?.status ?? "…"} · ${ctx.target ?? ""} · pgsteward`;
@@ -171,7 +160,7 @@ function tools() {
 }
 
 function banners() {
-  const is = standing();
+  const is = current();
   const found = [];
   if (reachable.since) {
     found.push(h("div", { key: "lost", class: "banner bad", id: "banner-lost" }, h("strong", {}, "pgsteward does not answer"), " since ", brief(reachable.since), " (", lasting(reachable.since), "). ",
@@ -179,7 +168,7 @@ function banners() {
   } else if (health.error) {
     found.push(h("div", { key: "error", class: "banner bad" }, prose(explain(health.error))));
   }
-  const reach = is?.components?.connectivity ?? (Array.isArray(is?.components) ? is.components.find((c) => c.name === "connectivity") : null);
+  const reach = is?.components.connectivity;
   if (!reachable.since && reach?.status === "unhealthy") {
     found.push(h("div", { key: "outage", class: "banner bad", id: "banner-outage" }, h("strong", {}, `The database ${ctx.target} cannot be reached`), ` (${words(reach.reason)}) since `, brief(reach.since), " (", lasting(reach.since),
       "). ", "Health and what is kept in memory go on below; what needs the database says so, and comes back by itself."));
@@ -190,7 +179,7 @@ function banners() {
 }
 
 function bar() {
-  const is = standing();
+  const is = current();
   if (!is) return [];
   const level = reachable.since ? "unknown" : is.status;
   const measured = new Date(now() - ((is.age_seconds ?? 0) * 1000 + (health.at ? Date.now() - health.at : 0)));
@@ -204,7 +193,7 @@ function bar() {
   return [h("div", { class: `bar ${level}`, id: "overall", "data-status": is.status, "data-reason": is.reason ?? "" },
     h("div", { class: "verdict" }, status(level, reachable.since ? `was ${is.status}` : is.status),
       h("span", { class: "because" }, is.status === "healthy" ? "" : words(is.reason ?? "")),
-      is.since && h("span", { class: "muted" }, "since ", brief(is.since), " (", lasting(is.since), ")")),
+      is.since && muted("since ", brief(is.since), " (", lasting(is.since), ")")),
     h("dl", {}, facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))))];
 }
 

@@ -3,7 +3,7 @@
 import { exportCsv, get } from "./api.js";
 import { h, slot } from "./dom.js";
 import { bytes, clock, instant, plural, value, when, words } from "./format.js";
-import { button, explain, field, opener, panel, prose, table } from "./parts.js";
+import { button, field, flip, loading, muted, opener, panel, refusal, small, table } from "./parts.js";
 
 const PAGE = 50;
 const SPANS = [["", "any time"], ["1", "last hour"], ["24", "last 24 hours"], ["168", "last 7 days"], ["own", "from … to …"]];
@@ -30,9 +30,7 @@ export function audit(ctx) {
   }
   const search = () => {
     state.query = read(form);
-    state.pages = [null];
-    state.opened.clear();
-    load();
+    turn([null]);
   };
   const turn = (pages) => {
     state.pages = pages;
@@ -53,8 +51,8 @@ export function audit(ctx) {
       actions: ctx.who && button(state.saving ? "Stop the export" : "Export as CSV", () => save(ctx, state), { id: "csv" }),
       body: () => [
         slot("audit-form", form),
-        state.error && h("p", { class: "note bad", key: "error" }, prose(explain(state.error, ctx.role()))),
-        state.busy && !state.data && h("p", { class: "muted loading", key: "busy" }, "Searching …"),
+        refusal(ctx, state.error),
+        state.busy && !state.data && loading("Searching …"),
         state.data && h("div", { key: "events", class: state.error ? "aged" : null, "aria-busy": String(state.busy) }, events(ctx, state), pager(state, turn)),
       ],
     })],
@@ -88,19 +86,15 @@ function read(form) {
 }
 
 function events(ctx, state) {
-  const toggle = (id) => {
-    if (!state.opened.delete(id)) state.opened.add(id);
-    ctx.rerender();
-  };
   return table({
     caption: "Events", name: "event-list", rows: state.data.items, key: (one) => one.id, empty: "No event is like that.",
     columns: [
-      { head: "When", lead: true, cell: (one) => opener(when(one.created_at), state.opened.has(one.id), () => toggle(one.id), `${instant(one.created_at)}, ${one.action}: details`) },
-      { head: "Action", cell: (one) => h("code", {}, one.action) },
-      { head: "Who", cell: (one) => [h("span", { class: "name" }, one.user_id ?? one.actor ?? one.session_user_name ?? "–"), one.user_id && one.actor && h("small", {}, one.actor)] },
-      { head: "What", cell: (one) => [h("span", { class: "name" }, one.resource_id ?? "–"), one.resource_type && h("small", {}, one.resource_type)] },
-      { head: "Changed", class: "wide", cell: (one) => changed(one) },
-      { head: "From", cell: (one) => [one.ip_address ?? "–", one.source && h("small", {}, one.source)] },
+      ["When", "lead", (one) => opener(when(one.created_at), state.opened.has(one.id), () => flip(ctx, state.opened, one.id), `${instant(one.created_at)}, ${one.action}: details`)],
+      ["Action", "", (one) => h("code", {}, one.action)],
+      ["Who", "", (one) => [one.user_id ?? one.actor ?? one.session_user_name ?? "–", one.user_id && one.actor && small(one.actor)]],
+      ["What", "", (one) => [one.resource_id ?? "–", one.resource_type && small(one.resource_type)]],
+      ["Changed", "wide", (one) => changed(one)],
+      ["From", "", (one) => [one.ip_address ?? "–", one.source && small(one.source)]],
     ],
     more: (one) => state.opened.has(one.id) && whole(one),
   });
@@ -142,10 +136,10 @@ function diff(one) {
 
 function pager(state, turn) {
   const { pages, data } = state;
-  return h("div", { class: "row pager", key: "pager" }, button("First", () => turn([null]), { lacks: pages.length > 1 ? null : "this is the first page" }),
-    button("Back", () => turn(pages.slice(0, -1)), { lacks: pages.length > 1 ? null : "this is the first page" }),
+  const first = pages.length > 1 ? null : "this is the first page";
+  return h("div", { class: "row pager", key: "pager" }, button("First", () => turn([null]), { lacks: first }), button("Back", () => turn(pages.slice(0, -1)), { lacks: first }),
     button("Next", () => turn([...pages, data.next]), { lacks: data.next ? null : "this is the last page", id: "audit-next" }),
-    h("span", { class: "muted" }, `Page ${pages.length}, ${plural(data.items.length, "event")}, read at ${instant(state.at, "time")}`));
+    muted(`Page ${pages.length}, ${plural(data.items.length, "event")}, read at ${instant(state.at, "time")}`));
 }
 
 async function save(ctx, state) {
@@ -156,11 +150,7 @@ async function save(ctx, state) {
   const mine = state.saving = new AbortController();
   ctx.rerender();
   try {
-    let shown = 0;
-    const file = await exportCsv(ctx.query(state.query), mine.signal, (size) => {
-      // A word each 10 MiB: that it goes on, not how fast.
-      if (size - shown > 10 * 1024 * 1024) ctx.notify(`Export: ${bytes(shown = size)} so far.`);
-    });
+    const file = await exportCsv(ctx.query(state.query), mine.signal);
     const link = h("a", { href: URL.createObjectURL(file), download: `audit-${ctx.target}-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.csv` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);

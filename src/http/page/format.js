@@ -32,14 +32,17 @@ export function millis(value) {
   return value < 60000 ? `${(value / 1000).toFixed(1)} s` : span(value / 1000);
 }
 
-/** A duration in two units at most. */
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+
+/** A duration in two units at most, the second one while the first is small. */
 export function span(seconds) {
   if (seconds == null) return NOTHING;
   const whole = Math.max(0, Math.round(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min${whole < 600 && whole % 60 ? ` ${whole % 60} s` : ""}`;
-  if (whole < 86400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  return `${Math.floor(whole / 86400)} d ${Math.floor((whole % 86400) / 3600)} h`;
+  const at = Math.max(0, UNITS.findIndex(([size]) => whole >= size));
+  if (whole === 0) return "0 s";
+  const [[size, unit], [less, smaller] = []] = UNITS.slice(at);
+  const [first, second] = [Math.floor(whole / size), less ? Math.floor((whole % size) / less) : 0];
+  return `${first} ${unit}${second && first < 10 ? ` ${second} ${smaller}` : ""}`;
 }
 
 export function percent(share, digits = 0) {
@@ -119,7 +122,8 @@ function scalar(name, value) {
 }
 
 const label = (name) => words(String(name).replace(/_(ms|seconds|bytes|at)$/, ""));
-const isRecord = (value) => value != null && typeof value === "object" && !Array.isArray(value);
+const isRecord = (it) => it != null && typeof it === "object" && !Array.isArray(it);
+const rest = (count) => count > SHOWN && h("p", { class: "muted" }, `and ${count - SHOWN} more`);
 
 /** Any JSON value, as lists and small tables; units are read from the names. */
 export function value(it, name = "", depth = 0) {
@@ -128,16 +132,13 @@ export function value(it, name = "", depth = 0) {
   const items = Array.isArray(it) ? it : Object.entries(it);
   if (items.length === 0) return h("span", { class: "muted" }, "none");
   if (Array.isArray(it)) {
-    return it.every(isRecord) ? records(it.map((row) => [null, row]), depth) : h("ul", { class: "plain" },
-      it.slice(0, SHOWN).map((item) => h("li", {}, value(item, name, depth + 1))), rest(it.length));
+    if (it.every(isRecord)) return records(it.map((row) => [null, row]), depth);
+    return h("ul", { class: "plain" }, it.slice(0, SHOWN).map((item) => h("li", {}, value(item, name, depth + 1))), rest(it.length));
   }
-  const uniform = items.length > 1 || depth > 0 || Object.keys(items[0][1] ?? {}).length > 1;
-  if (uniform && items.every(([, item]) => isRecord(item) && Object.keys(item).length > 0)) return records(items, depth);
-  return h("dl", { class: "facts" }, items.slice(0, SHOWN * 2).map(([key, item]) =>
-    h("div", {}, h("dt", {}, label(key) || "(all)"), h("dd", {}, value(item, key, depth + 1)))), rest(items.length / 2));
+  if (items.every(([, item]) => isRecord(item) && Object.keys(item).length > 0)) return records(items, depth);
+  return h("dl", { class: "facts" }, items.slice(0, SHOWN).map(([key, item]) =>
+    h("div", {}, h("dt", {}, label(key) || "(all)"), h("dd", {}, value(item, key, depth + 1)))), rest(items.length));
 }
-
-const rest = (count) => count > SHOWN && h("p", { class: "muted" }, `and ${Math.ceil(count - SHOWN)} more`);
 
 function records(rows, depth) {
   const columns = [...new Set(rows.flatMap(([, row]) => Object.keys(row)))];

@@ -3,9 +3,9 @@
 import { get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, millis, number, plural, when, words } from "./format.js";
-import { button, explain, field, iconOnly, opener, panel, prose, status, table } from "./parts.js";
+import { aside, button, field, flip, loading, muted, opener, panel, prose, refusal, small, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
-import { Watches, details, isOver, outcome, progress, tell } from "./runs.js";
+import { Watches, details, isOver, progress } from "./runs.js";
 
 const EVERY = 5000;
 const HISTORY_EVERY = 15000;
@@ -18,12 +18,7 @@ export function jobs(ctx) {
     ctx.rerender();
   });
   const opened = new Map();
-  const watches = new Watches(ctx, (run) => {
-    tell(ctx, run);
-    list.now();
-    opened.get(run.job)?.now();
-    ctx.rerender();
-  });
+  const watches = new Watches(ctx, () => [list, ...opened.values()]);
   const state = { ctx, list, opened, watches, read: new Set() };
   return {
     polls: () => (ctx.can("viewer") ? [list, ...opened.values()] : []),
@@ -54,32 +49,32 @@ function overviewOf(state, rows) {
   return table({
     caption: "Jobs", name: "job-list", rows, key: (job) => job.name,
     columns: [
-      { head: "Job", lead: true, cell: (job) => [h("strong", {}, job.name), h("small", {}, job.kind === "sql" ? "own SQL" : "built in", job.enabled ? "" : ", disabled")] },
-      { head: "Schedule", cell: (job) => [h("span", {}, job.schedule ? h("code", {}, job.schedule) : "on request"), job.schedule && job.timezone !== "UTC" && h("small", {}, job.timezone)] },
-      { head: "Next", cell: next },
-      { head: "Last", class: "wide", cell: (job) => last(job, running(job)) },
-      { head: "Usually", class: "number", cell: (job) => (job.ticks ? "–" : [h("span", { title: "average" }, millis(job.average_ms)), job.p95_ms != null && h("small", { title: "95 of 100 runs take less" }, `p95 ${millis(job.p95_ms)}`)]) },
-      { head: "Runs", class: "number", cell: counts },
-      { head: "", class: "acts", cell: (job) => acts(state, job) },
+      ["Job", "lead", (job) => [h("strong", {}, job.name), small(job.kind === "sql" ? "own SQL" : "built in", job.enabled ? "" : ", disabled")]],
+      ["Schedule", "", (job) => [h("span", {}, job.schedule ? h("code", {}, job.schedule) : "on request"), job.schedule && job.timezone !== "UTC" && small(job.timezone)]],
+      ["Next", "", next],
+      ["Last", "wide", (job) => last(job, running(job))],
+      ["Usually", "number", (job) => (job.ticks ? "–" : [h("span", { title: "average" }, millis(job.average_ms)), job.p95_ms != null && h("small", { title: "95 of 100 runs take less" }, `p95 ${millis(job.p95_ms)}`)])],
+      ["Runs", "number", counts],
+      ["", "acts", (job) => acts(state, job)],
     ],
     more: (job) => below(state, job),
   });
 }
 
 function next(job) {
-  if (job.paused) return [status("paused"), h("small", {}, `by ${job.paused.by}`, job.paused.reason && `: ${job.paused.reason}`)];
+  if (job.paused) return [status("paused"), small(`by ${job.paused.by}`, job.paused.reason && `: ${job.paused.reason}`)];
   if (job.queued) return status("queued");
-  if (!job.next_due) return h("span", { class: "muted" }, job.ticks ? "on each tick" : "–");
+  if (!job.next_due) return muted(job.ticks ? "on each tick" : "–");
   const later = (job.next_dues ?? []).slice(1);
-  return [ago(job.next_due), h("small", {}, when(job.next_due), later.length > 0 && h("span", { title: `then ${later.join(", ")}` }, ` +${later.length}`))];
+  return [ago(job.next_due), small(when(job.next_due), later.length > 0 && h("span", { title: `then ${later.join(", ")}` }, ` +${later.length}`))];
 }
 
 function last(job, live) {
-  if (job.running) return [status("running"), h("small", {}, "since ", when(job.running.since), ` on ${job.running.instance}`)];
-  if (job.ticks) return h("span", { class: "muted" }, "measures on each tick; no runs are recorded");
-  if (!job.last) return h("span", { class: "muted" }, "has not run yet");
+  if (job.running) return [status("running"), small("since ", when(job.running.since), ` on ${job.running.instance}`)];
+  if (job.ticks) return muted("measures on each tick; no runs are recorded");
+  if (!job.last) return muted("has not run yet");
   const { last: run } = job;
-  return [h("span", { class: "line" }, outcome(run)), h("small", {}, [run.duration_ms != null && millis(run.duration_ms), run.rows_affected != null && plural(run.rows_affected, "row or object", "rows or objects"), run.reason && words(run.reason)].filter(Boolean).join(" · ")),
+  return [h("span", { class: "line" }, status(run.state), run.finished_at && muted(ago(run.finished_at))), small([run.duration_ms != null && millis(run.duration_ms), run.rows_affected != null && plural(run.rows_affected, "row or object", "rows or objects"), run.reason && words(run.reason)].filter(Boolean).join(" · ")),
     run.error && h("small", { class: "error", title: run.error }, prose(run.error))];
 }
 
@@ -94,7 +89,7 @@ function acts(state, job) {
   const { ctx } = state;
   const lacks = ctx.lacks("operator");
   const open = state.opened.has(job.name);
-  const name = (verb) => [verb, iconOnly(` ${job.name}`)];
+  const name = (verb) => [verb, aside(` ${job.name}`)];
   return [
     !job.ticks && button(name("Run"), () => run(state, job), { kind: "main", lacks: lacks ?? (job.running ? "it is running" : null), "data-act": "run" }),
     button(name(job.paused ? "Resume" : "Pause"), () => turn(state, job.name, job.paused ? "resume" : "pause"), { lacks, "data-act": job.paused ? "resume" : "pause" }),
@@ -167,22 +162,18 @@ function runsOf(state, job, poll) {
     poll.failed = event.target.checked;
     poll.now();
   } }), h("span", {}, "only what failed"));
-  const toggleRun = (id) => {
-    if (!read.delete(id)) read.add(id);
-    ctx.rerender();
-  };
-  if (poll.data === null) return h("p", { key: "history", class: poll.error ? "note bad" : "muted" }, poll.error ? prose(explain(poll.error, ctx.role())) : "Loading …");
+  if (poll.data === null) return refusal(ctx, poll.error) ?? loading();
   return h("div", { key: "history", class: "history" }, h("header", {}, h("h3", {}, `Runs of ${job.name}, newest first`), only),
-    poll.error && h("p", { class: "note" }, prose(explain(poll.error, ctx.role()))),
+    refusal(ctx, poll.error),
     table({
       caption: `Runs of ${job.name}`, rows: poll.data.runs, key: (one) => one.id, empty: poll.failed ? "None failed." : "None yet.",
       columns: [
-        { head: "Outcome", lead: true, cell: (one) => opener(status(one.state), read.has(one.id), () => toggleRun(one.id), `${words(one.state)}: details`) },
-        { head: "Started", cell: (one) => when(one.started_at ?? one.due_at) },
-        { head: "Took", class: "number", cell: (one) => millis(one.duration_ms) },
-        { head: "Did", class: "number", cell: (one) => number(one.rows_affected) },
-        { head: "By", cell: (one) => one.actor ?? "–" },
-        { head: "Note", class: "wide", cell: (one) => [one.reason && words(one.reason), one.error && h("small", { class: "error" }, prose(one.error)), one.progress && !isOver(one) && one.progress.object] },
+        ["Outcome", "lead", (one) => opener(status(one.state), read.has(one.id), () => flip(ctx, read, one.id), `${words(one.state)}: details`)],
+        ["Started", "", (one) => when(one.started_at ?? one.due_at)],
+        ["Took", "number", (one) => millis(one.duration_ms)],
+        ["Did", "number", (one) => number(one.rows_affected)],
+        ["By", "", (one) => one.actor ?? "–"],
+        ["Note", "wide", (one) => [one.reason && words(one.reason), one.error && h("small", { class: "error" }, prose(one.error)), one.progress && !isOver(one) && one.progress.object]],
       ],
       more: (one) => read.has(one.id) && details(one),
     }),

@@ -3,9 +3,9 @@
 import { get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, millis, plural, when, words } from "./format.js";
-import { button, panel, prose, status, table } from "./parts.js";
+import { button, panel, prose, small, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
-import { Watches, isOver, progress, tell } from "./runs.js";
+import { Watches, isOver, progress } from "./runs.js";
 
 const EVERY = 30000;
 const ORDER = ["edited", "out_of_order", "no_file", "pending", "applied"];
@@ -16,11 +16,7 @@ const MEANS = {
 export function migrations(ctx) {
   const poll = new Poll((signal) => get("health/database/migrations", ctx.query(), signal), EVERY, ctx.rerender);
   const state = { plan: null };
-  const watches = new Watches(ctx, (run) => {
-    tell(ctx, run);
-    poll.now();
-    ctx.rerender();
-  });
+  const watches = new Watches(ctx, () => [poll]);
   const preview = async () => {
     try {
       state.plan = (await post("health/database/migrations", ctx.query(), { dry_run: true })).pending;
@@ -83,11 +79,11 @@ function list(all) {
   return table({
     caption: "Migrations", name: "migration-list", rows, key: (one) => `${one.set}/${one.version}/${one.name}`, empty: "No migrations.",
     columns: [
-      { head: "Migration", lead: true, cell: (one) => [h("span", { class: "name" }, `${one.set} ${one.version} `, words(one.name)), h("small", {}, one.file)] },
-      { head: "State", cell: (one) => [status(one.state), MEANS[one.state] && h("small", {}, MEANS[one.state])] },
-      { head: "Applied", cell: (one) => (one.applied_at ? [ago(one.applied_at), h("small", {}, when(one.applied_at))] : "–") },
-      { head: "By", cell: (one) => one.applied_by ?? "–" },
-      { head: "Took", class: "number", cell: (one) => millis(one.duration_ms) },
+      ["Migration", "lead", (one) => [`${one.set} ${one.version} ${words(one.name)}`, small(one.file)]],
+      ["State", "", (one) => [status(one.state), MEANS[one.state] && small(MEANS[one.state])]],
+      ["Applied", "", (one) => (one.applied_at ? [ago(one.applied_at), small(when(one.applied_at))] : "–")],
+      ["By", "", (one) => one.applied_by ?? "–"],
+      ["Took", "number", (one) => millis(one.duration_ms)],
     ],
   });
 }

@@ -1,21 +1,25 @@
 // What every view is made of: panels, tables, status marks, and how a refusal is told.
 
 import { h, s } from "./dom.js";
-import { ago, brief, words } from "./format.js";
+import { brief, words } from "./format.js";
 
+const ROUND = "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z";
 const MARKS = {
-  healthy: ["M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z", "M5 8.2l2.100 2.200l4-4.600"],
-  degraded: ["M8 1.500L15 14.200H1z", "M8 6v4M8 11.700v.6"],
-  unhealthy: ["M5.200 1.500h5.600l3.700 3.700v5.600l-3.700 3.700H5.200L1.500 10.800V5.200z", "M5.600 5.600l4.800 4.800M10.400 5.600l-4.800 4.800"],
-  unknown: ["M8 1.500a6.500 6.500 0 1 0 0 13a6.500 6.500 0 0 0 0-13z", "M6 6.200a2 2 0 1 1 2.800 2c-.6.300-.8.700-.8 1.200M8 11.300v.6"],
-  running: ["M8 1.500a6.500 6.500 0 1 0 0 13a6.500 6.500 0 0 0 0-13z", "M6.500 5.200v5.600l4.500-2.800z"],
-  paused: ["M8 1.500a6.500 6.500 0 1 0 0 13a6.500 6.500 0 0 0 0-13z", "M6.300 5.500v5M9.700 5.500v5"],
+  healthy: [ROUND, "M5 8.2l2.1 2.2l4-4.6"],
+  degraded: ["M8 1.5L15 14.2H1z", "M8 6v4M8 11.7v.6"],
+  unhealthy: ["M5.2 1.5h5.6l3.7 3.7v5.6l-3.7 3.7H5.2L1.5 10.8V5.2z", "M5.6 5.6l4.8 4.8M10.4 5.6l-4.8 4.8"],
+  unknown: [ROUND, "M6 6.2a2 2 0 1 1 2.8 2c-.6.3-.8.7-.8 1.2M8 11.3v.6"],
+  running: [ROUND, "M6.5 5.2v5.6l4.5-2.8z"],
+  paused: [ROUND, "M6.3 5.5v5M9.7 5.5v5"],
 };
 // How a run or a migration went, in the four marks of health.
 const LIKE = {
   succeeded: "healthy", applied: "healthy", ok: "healthy", failed: "unhealthy", timed_out: "unhealthy", lost: "unhealthy", edited: "unhealthy",
   cancelled: "degraded", out_of_order: "degraded", no_file: "degraded", skipped: "unknown", queued: "paused", pending: "paused", cancelling: "running",
 };
+
+export const small = (...content) => h("small", {}, content);
+export const muted = (...content) => h("span", { class: "muted" }, content);
 
 /** A status by shape, colour and word. */
 export function status(name, text = words(name)) {
@@ -49,6 +53,9 @@ function kindOf(error) {
   return kind ? ` (${words(kind[1])})` : "";
 }
 
+/** The same as a note of its own. */
+export const refusal = (ctx, error) => error && h("p", { class: "note bad", key: "error" }, prose(explain(error, ctx.role())));
+
 /** A message in which `code` is set as such. */
 export const prose = (text) => String(text ?? "").split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
@@ -61,7 +68,8 @@ export function button(text, onclick, { kind = "", lacks = null, ...props } = {}
   }, text);
 }
 
-export const iconOnly = (text) => h("span", { class: "unseen" }, text);
+/** For those who hear the page. */
+export const aside = (text) => h("span", { class: "unseen" }, text);
 
 /** A statement to take along. */
 export function sql(text, ctx) {
@@ -76,6 +84,14 @@ export function sql(text, ctx) {
   return h("span", { class: "sql" }, h("code", {}, text), button("Copy", copy, { kind: "quiet", "aria-label": `Copy: ${text.slice(0, 60)}` }));
 }
 
+export const loading = (text = "Loading …") => h("p", { class: "muted loading", key: "loading" }, text);
+
+/** Puts something into a set, or takes it out, and shows that. */
+export function flip(ctx, set, key) {
+  if (!set.delete(key)) set.add(key);
+  ctx.rerender();
+}
+
 /**
  * A section fed by a poll. Says for itself that it loads, what keeps it from loading, and that what
  * it shows is of earlier.
@@ -85,7 +101,7 @@ export function panel(ctx, { id, title, about, actions, poll, needs = "viewer", 
   const section = (...content) => h("section", { key: id, id, class: "panel", "aria-labelledby": `${id}-title` }, head, content);
   if (needs && !ctx.can(needs)) return section(locked(ctx, needs));
   if (!poll) return section(body());
-  if (poll.data === null) return section(poll.error ? h("p", { class: "note bad", key: "note" }, prose(explain(poll.error, ctx.role()))) : h("p", { class: "muted loading", key: "note" }, "Loading …"));
+  if (poll.data === null) return section(refusal(ctx, poll.error) ?? loading());
   const old = poll.error && h("p", { class: "note", key: "note" }, h("strong", {}, "As of ", brief(poll.at), ". "), prose(explain(poll.error, ctx.role())));
   return section(old, h("div", { key: "body", class: poll.error ? "aged" : null }, body(poll.data)));
 }
@@ -96,22 +112,15 @@ function locked(ctx, needs) {
 }
 
 /**
- * A table that becomes cards where it is narrow. Columns: { head, cell(row), class, sort }. `more(row)` gives
+ * A table that becomes cards where it is narrow. Columns: [head, class, cell(row)]. `more(row)` gives
  * what belongs below a row, or null.
  */
-export function table({ caption, columns, rows, key, more, empty = "None.", sorted, onsort, name }) {
+export function table({ caption, columns, rows, key, more, empty = "None.", name }) {
   if (rows.length === 0) return h("p", { class: "muted empty", key: `empty-${caption}` }, empty);
-  const heads = columns.map((column) => {
-    const by = column.sort && sorted === column.sort;
-    return h("th", { scope: "col", class: column.class, "aria-sort": by ? "descending" : null },
-      column.sort ? button(column.head, () => onsort(column.sort), { kind: `sort${by ? " by" : ""}` }) : column.head || iconOnly("Actions"));
-  });
+  const heads = columns.map(([head, kind]) => h("th", { scope: "col", class: kind }, head || aside("Actions")));
   const body = rows.flatMap((row, i) => {
     const id = key ? key(row) : i;
-    const cells = columns.map((column, at) => {
-      const props = { class: [column.class, column.lead && "lead"].filter(Boolean).join(" ") || null, "data-label": column.head };
-      return at === 0 ? h("th", { ...props, scope: "row" }, column.cell(row)) : h("td", props, column.cell(row));
-    });
+    const cells = columns.map(([head, kind, cell], at) => h(at ? "td" : "th", { class: kind || null, "data-label": head, scope: at ? null : "row" }, cell(row)));
     const below = more?.(row);
     return [h("tr", { key: `row-${id}`, "data-key": id, class: below ? "opened" : null }, cells),
       below && h("tr", { key: `more-${id}`, class: "more" }, h("td", { colspan: columns.length }, below))];
@@ -133,8 +142,6 @@ export function choices(label, options, chosen, choose) {
 
 /** A number that matters, with its name. */
 export const figure = (name, ...shown) => h("div", { class: "figure" }, h("dt", {}, name), h("dd", {}, shown));
-
-export const sinceOf = (at) => (at ? ["since ", brief(at), " (", ago(at), ")"] : null);
 
 /** A labelled field of a form. */
 export function field(label, props, options) {

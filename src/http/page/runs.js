@@ -2,8 +2,8 @@
 
 import { follow, get, post } from "./api.js";
 import { h } from "./dom.js";
-import { ago, lasting, millis, number, value, when, words } from "./format.js";
-import { button, prose, status } from "./parts.js";
+import { lasting, millis, number, value, when, words } from "./format.js";
+import { button, muted, prose, status } from "./parts.js";
 
 const OVER = new Set(["succeeded", "failed", "timed_out", "cancelled", "skipped", "lost"]);
 // A browser opens six connections to one origin; polls need some of them.
@@ -14,9 +14,9 @@ export const isOver = (run) => OVER.has(run.state);
 
 /** Follows runs, over an event stream where there is room for one, else by asking. */
 export class Watches {
-  constructor(ctx, ended) {
-    Object.assign(this, { ctx, ended, runs: new Map(), streams: 0 });
-    this.off = new AbortController();
+  /** `polls()` are asked again when a run has ended. */
+  constructor(ctx, polls) {
+    Object.assign(this, { ctx, polls, runs: new Map(), streams: 0, off: new AbortController() });
   }
 
   get = (id) => this.runs.get(id) ?? null;
@@ -56,18 +56,20 @@ export class Watches {
       }
       if (!isOver(this.get(id))) await new Promise((done) => setTimeout(done, POLL_MS));
     }
-    if (!signal.aborted) this.ended(this.get(id));
+    if (signal.aborted) return;
+    tell(this.ctx, this.get(id));
+    for (const poll of this.polls()) poll.now();
+    this.ctx.rerender();
   }
 }
 
-/** What a run's end is told with. */
-export function tell(ctx, run) {
+function tell(ctx, run) {
   const good = run.state === "succeeded";
   const did = run.rows_affected != null ? `, ${number(run.rows_affected)} done` : "";
   ctx.notify(good ? `${run.job} succeeded in ${millis(run.duration_ms)}${did}.` : `${run.job} ${words(run.state)}${run.reason ? ` (${words(run.reason)})` : ""}${run.error ? `: ${run.error}` : "."}`, good ? "good" : "bad");
 }
 
-export function cancel(ctx, run) {
+function cancel(ctx, run) {
   return async () => {
     const sure = await ctx.confirm({ title: `Cancel ${run.job}?`, act: "Cancel the run", danger: true, content: h("p", {}, "What it has committed stays done; the statement that runs is cancelled on the server.") });
     if (!sure) return;
@@ -87,7 +89,7 @@ export function progress(ctx, run) {
   const bar = bounded ? h("progress", { max: done.total, value: done.done ?? 0, "aria-label": `${run.job}: ${done.done} of ${done.total}` }) : h("progress", { "aria-label": `${run.job} is running` });
   return h("div", { class: "live", "data-run": run.id },
     h("div", {}, status(run.state === "queued" ? "queued" : "running", words(run.state)), run.started_at && ["for ", lasting(run.started_at)],
-      run.actor && h("span", { class: "muted" }, `by ${run.actor}`),
+      run.actor && muted(`by ${run.actor}`),
       button("Cancel", cancel(ctx, run), { lacks: ctx.lacks("operator"), "data-act": "cancel", "aria-label": `Cancel ${run.job}` })),
     run.state !== "queued" && h("div", { class: "meter" }, bar, h("span", {}, bounded ? `${number(done.done)} of ${number(done.total)}` : "", done?.object && [" ", h("code", {}, done.object)], done?.note && ` ${done.note}`)));
 }
@@ -105,7 +107,3 @@ export function details(run) {
     empty ? h("p", { class: "muted" }, "It recorded nothing of single objects.") : value(run.detail));
 }
 
-/** Outcome in one line. */
-export function outcome(run) {
-  return [status(run.state), run.finished_at && h("span", { class: "muted" }, ago(run.finished_at))];
-}

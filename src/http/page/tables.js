@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { ago, bytes, number, percent, words } from "./format.js";
-import { button, choices, figure, panel, prose, sql, table } from "./parts.js";
+import { button, choices, figure, muted, panel, prose, small, sql, table } from "./parts.js";
 import { Poll } from "./poll.js";
 
 const EVERY = 60000;
@@ -68,17 +68,17 @@ function list(state, set, data) {
   const shown = state.all ? found : found.slice(0, FIRST);
   const largest = Math.max(1, ...data.tables.map((t) => t.total_bytes));
   return [table({
-    caption: "Tables", name: "table-list", rows: shown, key: nameOf, sorted: state.order, onsort: (order) => set({ order }), empty: state.find ? "No table has this in its name." : "No tables.",
+    caption: "Tables", name: "table-list", rows: shown, key: nameOf, empty: state.find ? "No table has this in its name." : "No tables.",
     columns: [
-      { head: "Table", lead: true, cell: (t) => [h("span", { class: "name" }, h("span", { class: "muted" }, `${t.schema}.`), t.name), t.kind !== "table" && h("small", {}, words(t.kind))] },
-      { head: "Size", class: "number", sort: "total", cell: (t) => [bytes(t.total_bytes), sizes(t, largest)] },
-      { head: "Rows", class: "number", cell: (t) => number(t.rows_estimate) },
-      { head: "Dead", class: "number", sort: "dead", cell: (t) => [number(t.dead_rows), t.dead_ratio != null && h("small", {}, percent(t.dead_ratio))] },
-      { head: "Bloat", class: "number", sort: "bloat", cell: (t) => [bytes(t.bloat_bytes), t.bloat_bytes > 0 && t.table_bytes > 0 && h("small", {}, percent(t.bloat_bytes / t.table_bytes))] },
-      { head: "Vacuumed", cell: (t) => latest(t.last_vacuum, t.last_autovacuum) },
-      { head: "Analyzed", cell: (t) => [latest(t.last_analyze, t.last_autoanalyze), t.changed_since_analyze > 0 && h("small", {}, `${number(t.changed_since_analyze)} changed since`)] },
-      { head: "Scans", class: "number", cell: (t) => [h("span", {}, `${number(t.index_scans)} by index`), h("small", {}, `${number(t.seq_scans)} of all`)] },
-      { head: "Id age", class: "number", sort: "age", cell: (t) => number(t.xid_age) },
+      ["Table", "lead", (t) => [muted(`${t.schema}.`), t.name, t.kind !== "table" && small(words(t.kind))]],
+      ["Size", "number", (t) => [bytes(t.total_bytes), sizes(t, largest)]],
+      ["Rows", "number", (t) => number(t.rows_estimate)],
+      ["Dead", "number", (t) => [number(t.dead_rows), t.dead_ratio != null && small(percent(t.dead_ratio))]],
+      ["Bloat", "number", (t) => [bytes(t.bloat_bytes), t.bloat_bytes > 0 && t.table_bytes > 0 && small(percent(t.bloat_bytes / t.table_bytes))]],
+      ["Vacuumed", "", (t) => latest(t.last_vacuum, t.last_autovacuum)],
+      ["Analyzed", "", (t) => [latest(t.last_analyze, t.last_autoanalyze), t.changed_since_analyze > 0 && small(`${number(t.changed_since_analyze)} changed since`)]],
+      ["Scans", "number", (t) => [h("span", {}, `${number(t.index_scans)} by index`), small(`${number(t.seq_scans)} of all`)]],
+      ["Id age", "number", (t) => number(t.xid_age)],
     ],
   }), found.length > FIRST && h("p", { key: "more" }, button(state.all ? `Only the first ${FIRST}` : `All ${number(found.length)}`, () => set({ all: !state.all })))];
 }
@@ -86,12 +86,12 @@ function list(state, set, data) {
 /** What a size is made of, against the largest table. */
 function sizes(t, largest) {
   const part = (name, of) => h("i", { class: name, css: { width: `${((of ?? 0) / largest) * 100}%` } });
-  return h("span", { class: "sizes", title: `table ${bytes(t.table_bytes)}, indexes ${bytes(t.index_bytes)}, TOAST ${bytes(t.toast_bytes)}` }, part("heap", t.table_bytes), part("index", t.index_bytes), part("toast", t.toast_bytes));
+  return h("span", { class: "sizes", title: `table ${bytes(t.table_bytes)}, indexes ${bytes(t.index_bytes)}, TOAST ${bytes(t.toast_bytes)}` }, part("active", t.table_bytes), part("idle", t.index_bytes), part("toast", t.toast_bytes));
 }
 
 function latest(manual, auto) {
   const at = [manual, auto].filter(Boolean).sort().at(-1);
-  return at ? [ago(at), at === auto && h("small", {}, "by autovacuum")] : h("span", { class: "muted" }, "never");
+  return at ? [ago(at), at === auto && small("by autovacuum")] : muted("never");
 }
 
 function unseen(ctx, data) {
@@ -100,15 +100,15 @@ function unseen(ctx, data) {
 }
 
 function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
-  const of = (one) => h("span", { class: "name" }, h("span", { class: "muted" }, `${one.schema}.`), one.table);
-  const mend = { head: "What mends it", class: "wide", cell: (one) => (one.being_built ? "It is being built: wait for it." : one.mend ? sql(one.mend, ctx) : "–") };
-  const size = { head: "Size", class: "number", cell: (one) => bytes(one.bytes) };
-  const index = { head: "Index", lead: true, cell: (one) => h("span", { class: "name" }, one.name ?? one.names.join(", ")) };
+  const of = (one) => h("span", {}, muted(`${one.schema}.`), one.table);
+  const mending = ["What mends it", "wide", (one) => (one.being_built ? "It is being built: wait for it." : one.mend ? sql(one.mend, ctx) : "–")];
+  const size = ["Size", "number", (one) => bytes(one.bytes)];
+  const index = ["Index", "lead", (one) => one.name ?? one.names.join(", ")];
   const kind = (title, about, rows, columns) => [h("h3", { key: title }, `${title} (${rows.length})`), rows.length > 0 && h("p", { class: "muted", key: `${title}-about` }, about), table({ caption: `${title} indexes`, rows, key: (one) => `${one.schema}.${one.name ?? one.names}`, columns })];
   return [
-    kind("Invalid", "A build that failed, or goes on: it costs writes and answers nothing.", invalid, [index, { head: "Table", cell: of }, size, mend]),
-    kind("Duplicate", "One of each is enough.", duplicate, [index, { head: "Table", cell: of }, size, mend]),
+    kind("Invalid", "A build that failed, or goes on: it costs writes and answers nothing.", invalid, [index, ["Table", "", of], size, mending]),
+    kind("Duplicate", "One of each is enough.", duplicate, [index, ["Table", "", of], size, mending]),
     kind("Unused", "Not scanned since its counters began. A standby counts its own scans: look there too.", unused,
-      [index, { head: "Table", cell: of }, size, { head: "Scans", class: "number", cell: (one) => number(one.scans) }, { head: "Counted since", cell: (one) => ago(one.since) }]),
+      [index, ["Table", "", of], size, ["Scans", "number", (one) => number(one.scans)], ["Counted since", "", (one) => ago(one.since)]]),
   ];
 }

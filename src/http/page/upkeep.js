@@ -3,9 +3,9 @@
 import { get, post } from "./api.js";
 import { h, slot } from "./dom.js";
 import { ago, number, plural, span, when } from "./format.js";
-import { button, explain, field, panel, prose, status, table } from "./parts.js";
+import { button, field, loading, panel, prose, refusal, small, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
-import { Watches, isOver, progress, tell } from "./runs.js";
+import { Watches, isOver, progress } from "./runs.js";
 
 const EVERY = 60000;
 
@@ -17,10 +17,10 @@ const ACTS = {
     rows: (answer) => answer.plan, key: (row) => row.object, due: (row) => !row.skipped, none: "Nothing needs it.",
     ask: (due) => `${plural(due.length, "object")} will be worked on. VACUUM and a concurrent refresh keep nobody from reading or writing.`,
     columns: [
-      { head: "Object", lead: true, cell: (row) => h("span", { class: "name" }, row.object) },
-      { head: "Would do", cell: (row) => ["vacuum", "analyze", "refresh"].filter((what) => row[what]).join(", ") || "–" },
-      { head: "Why", class: "wide", cell: (row) => prose(row.why) },
-      { head: "Left out", class: "wide", cell: (row) => (row.skipped ? prose(row.skipped) : "") },
+      ["Object", "lead", (row) => row.object],
+      ["Would do", "", (row) => ["vacuum", "analyze", "refresh"].filter((what) => row[what]).join(", ") || "–"],
+      ["Why", "wide", (row) => prose(row.why)],
+      ["Left out", "wide", (row) => (row.skipped ? prose(row.skipped) : "")],
     ],
   },
   cleanup: {
@@ -30,23 +30,19 @@ const ACTS = {
     rows: (answer) => answer.tables, key: (row) => row.table, due: (row) => row.rows_due > 0 || row.partitions?.length > 0, none: "Nothing is past its retention.",
     ask: (due) => `Rows and partitions of ${plural(due.length, "table")} will be gone for good: ${due.map((row) => row.table).join(", ")}.`,
     columns: [
-      { head: "Table", lead: true, cell: (row) => [h("span", { class: "name" }, row.table), h("small", {}, `by ${row.column}`)] },
-      { head: "Keeps", class: "number", cell: (row) => span(row.keep_days * 86400) },
-      { head: "Older than", cell: (row) => when(row.cutoff) },
-      { head: "Oldest", cell: (row) => ago(row.oldest) },
-      { head: "Rows due", class: "number", cell: (row) => [row.rows_due == null ? "not counted" : `${row.rows_due_at_least ? "at least " : ""}${number(row.rows_due)}`, h("small", {}, `of about ${number(row.rows_estimate)}`)] },
-      { head: "Partitions due", class: "wide", cell: (row) => row.partitions?.join(", ") || "none" },
+      ["Table", "lead", (row) => [row.table, small(`by ${row.column}`)]],
+      ["Keeps", "number", (row) => span(row.keep_days * 86400)],
+      ["Older than", "", (row) => when(row.cutoff)],
+      ["Oldest", "", (row) => ago(row.oldest)],
+      ["Rows due", "number", (row) => [row.rows_due == null ? "not counted" : `${row.rows_due_at_least ? "at least " : ""}${number(row.rows_due)}`, small(`of about ${number(row.rows_estimate)}`)]],
+      ["Partitions due", "wide", (row) => row.partitions?.join(", ") || "none"],
     ],
   },
 };
 
 export function upkeep(ctx) {
   const retention = new Poll((signal) => get("health/retention", ctx.query(), signal), EVERY, ctx.rerender);
-  const watches = new Watches(ctx, (run) => {
-    tell(ctx, run);
-    retention.now();
-    ctx.rerender();
-  });
+  const watches = new Watches(ctx, () => [retention]);
   const acts = Object.entries(ACTS).map(([id, spec]) => makeAct(ctx, watches, id, spec));
   return {
     polls: () => (ctx.can("viewer") ? [retention] : []),
@@ -59,12 +55,12 @@ export function upkeep(ctx) {
       panel(ctx, { id: "retention", title: "Retention", about: "What goes when.", poll: retention, body: (data) => table({
         caption: "Retention", rows: data.tables, key: (row) => row.table, empty: "No table has a retention: name it under [retention.tables] in the configuration.",
         columns: [
-          { head: "Table", lead: true, cell: (row) => [h("span", { class: "name" }, row.table), h("small", {}, `by ${row.column}`)] },
-          { head: "Keeps", class: "number", cell: (row) => span(row.keep_days * 86400) },
-          { head: "Now goes what is before", cell: (row) => when(row.cutoff) },
-          { head: "Oldest", cell: (row) => [ago(row.oldest), row.oldest && row.oldest < row.cutoff && h("small", {}, status("pending", "due"))] },
-          { head: "Partitions due", class: "wide", cell: (row) => row.partitions_due?.join(", ") || "none" },
-          { head: "Next run", cell: (row) => [ago(row.next_run_at), row.next_run_at && h("small", {}, when(row.next_run_at))] },
+          ["Table", "lead", (row) => [row.table, small(`by ${row.column}`)]],
+          ["Keeps", "number", (row) => span(row.keep_days * 86400)],
+          ["Now goes what is before", "", (row) => when(row.cutoff)],
+          ["Oldest", "", (row) => [ago(row.oldest), row.oldest && row.oldest < row.cutoff && small(status("pending", "due"))]],
+          ["Partitions due", "wide", (row) => row.partitions_due?.join(", ") || "none"],
+          ["Next run", "", (row) => [ago(row.next_run_at), row.next_run_at && small(when(row.next_run_at))]],
         ],
       }) }),
     ],
@@ -120,8 +116,7 @@ function makeAct(ctx, watches, id, spec) {
   };
   return () => panel(ctx, { id, title: spec.title, about: spec.about, needs: "operator", body: () => [
     slot(`${id}-form`, form),
-    state.busy && h("p", { class: "muted loading", key: "busy" }, "Asking …"),
-    state.error && h("p", { class: "note bad", key: "error" }, prose(explain(state.error, ctx.role()))),
+    state.busy && loading("Asking …"), refusal(ctx, state.error),
     state.plan && h("div", { key: "plan" }, result()),
     state.runs.map((asked) => {
       const run = watches.get(asked.id);
