@@ -289,7 +289,6 @@ function became(who) {
   database.data = null;
   if (ctx.target !== null) database.start();
   health.now();
-  notify(`Signed in as ${who.actor} (${who.role}).`);
   open();
 }
 
