@@ -1,0 +1,152 @@
+// Numbers, instants and values as a person reads them.
+
+import { h } from "./dom.js";
+
+const NOTHING = "–";
+const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+
+export const clock = { utc: false, skew: 0 };
+
+/** Now, by the daemon's clock: this machine's may be wrong by minutes. */
+export const now = () => Date.now() + clock.skew;
+
+export const number = (value) => (value == null ? NOTHING : plain.format(value));
+
+/** Binary units, as in the daemon's own messages. */
+export function bytes(value) {
+  if (value == null) return NOTHING;
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+  let at = 0;
+  let left = Math.abs(value);
+  while (left >= 1024 && at < units.length - 1) {
+    left /= 1024;
+    at += 1;
+  }
+  return `${value < 0 ? "−" : ""}${at === 0 || left >= 100 ? left.toFixed(0) : left.toFixed(1)} ${units[at]}`;
+}
+
+export function millis(value) {
+  if (value == null) return NOTHING;
+  if (value < 10) return `${plain.format(value)} ms`;
+  if (value < 1000) return `${value.toFixed(0)} ms`;
+  return value < 60000 ? `${(value / 1000).toFixed(1)} s` : span(value / 1000);
+}
+
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+
+/** A duration in two units at most, the second one while the first is small. */
+export function span(seconds) {
+  if (seconds == null) return NOTHING;
+  const whole = Math.max(0, Math.round(seconds));
+  const at = Math.max(0, UNITS.findIndex(([size]) => whole >= size));
+  if (whole === 0) return "0 s";
+  const [[size, unit], [less, smaller] = []] = UNITS.slice(at);
+  const [first, second] = [Math.floor(whole / size), less ? Math.floor((whole % size) / less) : 0];
+  return `${first} ${unit}${second && first < 10 ? ` ${second} ${smaller}` : ""}`;
+}
+
+export function percent(share, digits = 0) {
+  if (share == null) return NOTHING;
+  return share > 0 && share < 0.005 ? "<1 %" : `${(share * 100).toFixed(digits)} %`;
+}
+
+export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
+
+/** `idle_in_transaction` → `idle in transaction`. */
+export const words = (name) => String(name).replaceAll("_", " ");
+
+const zone = () => (clock.utc ? { timeZone: "UTC" } : {});
+const styles = {
+  time: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
+  minute: { hour: "2-digit", minute: "2-digit" },
+  day: { day: "numeric", month: "short" },
+  full: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" },
+};
+
+export function instant(at, style = "full") {
+  const text = new Intl.DateTimeFormat("en-GB", { ...styles[style], ...zone() }).format(new Date(at));
+  return style === "full" ? `${text}${clock.utc ? " UTC" : ""}` : text;
+}
+
+/** The time alone for what was today, else with the day. */
+export function brief(at) {
+  const near = Math.abs(now() - new Date(at)) < 20 * 3600e3;
+  return near ? instant(at, "time") : `${instant(at, "day")} ${instant(at, "minute")}`;
+}
+
+function distance(at) {
+  const seconds = (now() - new Date(at)) / 1000;
+  if (Math.abs(seconds) < 1) return "now";
+  return seconds > 0 ? `${span(seconds)} ago` : `in ${span(-seconds)}`;
+}
+
+/** An instant as its distance from now, kept current by `tick`. */
+export function ago(at) {
+  if (at == null) return h("span", { class: "muted" }, NOTHING);
+  const iso = new Date(at).toISOString();
+  return h("time", { datetime: iso, "data-ago": "", title: `${instant(at)} (${iso})` }, distance(at));
+}
+
+/** An instant as such. */
+export function when(at) {
+  if (at == null) return h("span", { class: "muted" }, NOTHING);
+  const iso = new Date(at).toISOString();
+  return h("time", { datetime: iso, title: `${iso}, ${distance(at)}` }, brief(at));
+}
+
+/** For how long, kept current. */
+export function lasting(since) {
+  const at = new Date(since);
+  return h("time", { datetime: at.toISOString(), "data-for": "" }, span((now() - at) / 1000));
+}
+
+export function tick() {
+  for (const element of document.querySelectorAll("time[data-ago], time[data-for]")) {
+    const at = new Date(element.dateTime);
+    const text = "ago" in element.dataset ? distance(at) : span((now() - at) / 1000);
+    if (element.textContent !== text) element.textContent = text;
+  }
+}
+
+const INSTANT = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/;
+const SHOWN = 50;
+
+function scalar(name, value) {
+  if (value == null) return NOTHING;
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "string") return INSTANT.test(value) && !Number.isNaN(Date.parse(value)) ? when(value) : value;
+  if (/(^|_)ms$/.test(name)) return millis(value);
+  if (/(^|_)seconds(_|$)/.test(name)) return span(value);
+  if (/(^|_)bytes$/.test(name)) return bytes(value);
+  return number(value);
+}
+
+const label = (name) => words(String(name).replace(/_(ms|seconds|bytes|at)$/, ""));
+const isRecord = (it) => it != null && typeof it === "object" && !Array.isArray(it);
+const rest = (count) => count > SHOWN && h("p", { class: "muted" }, `and ${count - SHOWN} more`);
+
+/** Any JSON value, as lists and small tables; units are read from the names. */
+export function value(it, name = "", depth = 0) {
+  if (it == null || typeof it !== "object") return h("span", { class: "value" }, scalar(name, it));
+  if (depth > 4) return h("code", {}, JSON.stringify(it));
+  const items = Array.isArray(it) ? it : Object.entries(it);
+  if (items.length === 0) return h("span", { class: "muted" }, "none");
+  if (Array.isArray(it)) {
+    if (it.every(isRecord)) return records(it.map((row) => [null, row]), depth);
+    return h("ul", { class: "plain" }, it.slice(0, SHOWN).map((item) => h("li", {}, value(item, name, depth + 1))), rest(it.length));
+  }
+  if (items.every(([, item]) => isRecord(item) && Object.keys(item).length > 0)) return records(items, depth);
+  return h("dl", { class: "facts" }, items.slice(0, SHOWN).map(([key, item]) =>
+    h("div", {}, h("dt", {}, label(key) || "(all)"), h("dd", {}, value(item, key, depth + 1)))), rest(items.length));
+}
+
+function records(rows, depth) {
+  const columns = [...new Set(rows.flatMap(([, row]) => Object.keys(row)))];
+  const named = rows.some(([name]) => name != null);
+  return h("div", { class: "scroll" }, h("table", { class: "small" },
+    h("thead", {}, h("tr", {}, named && h("th", { scope: "col" }, "object"), columns.map((c) => h("th", { scope: "col" }, label(c))))),
+    h("tbody", {}, rows.slice(0, SHOWN).map(([name, row]) => h("tr", {},
+      named && h("th", { scope: "row" }, name),
+      columns.map((c) => h("td", {}, c in row ? value(row[c], c, depth + 1) : ""))))),
+  ), rest(rows.length));
+}

@@ -1,0 +1,109 @@
+// Runs of jobs: followed while they go on, and shown with what they did to each object.
+
+import { follow, get, post } from "./api.js";
+import { h } from "./dom.js";
+import { lasting, millis, number, value, when, words } from "./format.js";
+import { button, muted, prose, status } from "./parts.js";
+
+const OVER = new Set(["succeeded", "failed", "timed_out", "cancelled", "skipped", "lost"]);
+// A browser opens six connections to one origin; polls need some of them.
+const STREAMS = 2;
+const POLL_MS = 2000;
+
+export const isOver = (run) => OVER.has(run.state);
+
+/** Follows runs, over an event stream where there is room for one, else by asking. */
+export class Watches {
+  /** `polls()` are asked again when a run has ended. */
+  constructor(ctx, polls) {
+    Object.assign(this, { ctx, polls, runs: new Map(), streams: 0, off: new AbortController() });
+  }
+
+  get = (id) => this.runs.get(id) ?? null;
+
+  /** `seen`: what is known of it already. */
+  add(id, seen = {}) {
+    if (this.runs.has(id)) return;
+    this.runs.set(id, { id, state: "queued", ...seen });
+    this.watch(id);
+  }
+
+  stop() {
+    this.off.abort();
+  }
+
+  /** Streams end while the page is hidden for long, or with the daemon: asked again when looked at. */
+  async watch(id) {
+    const { signal } = this.off;
+    const seen = (run) => {
+      this.runs.set(id, run);
+      this.ctx.rerender();
+    };
+    while (!signal.aborted && !isOver(this.get(id))) {
+      try {
+        if (this.streams < STREAMS) {
+          this.streams += 1;
+          await follow(id, this.ctx.query(), signal, seen).finally(() => { this.streams -= 1; });
+        }
+        // The stream's last word may be missed when it breaks.
+        if (!isOver(this.get(id))) seen(await get(`runs/${encodeURIComponent(id)}`, this.ctx.query(), signal));
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error.status === 404 || error.status === 401 || error.status === 403) {
+          this.runs.delete(id);
+          return;
+        }
+      }
+      if (!isOver(this.get(id))) await new Promise((done) => setTimeout(done, POLL_MS));
+    }
+    if (signal.aborted) return;
+    tell(this.ctx, this.get(id));
+    for (const poll of this.polls()) poll.now();
+    this.ctx.rerender();
+  }
+}
+
+function tell(ctx, run) {
+  const good = run.state === "succeeded";
+  const did = run.rows_affected != null ? `, ${number(run.rows_affected)} done` : "";
+  ctx.notify(good ? `${run.job} succeeded in ${millis(run.duration_ms)}${did}.` : `${run.job} ${words(run.state)}${run.reason ? ` (${words(run.reason)})` : ""}${run.error ? `: ${run.error}` : "."}`, good ? "good" : "bad");
+}
+
+function cancel(ctx, run) {
+  return async () => {
+    const sure = await ctx.confirm({ title: `Cancel ${run.job}?`, act: "Cancel the run", danger: true, content: h("p", {}, "What it has committed stays done; the statement that runs is cancelled on the server.") });
+    if (!sure) return;
+    try {
+      const { state } = await post(`runs/${encodeURIComponent(run.id)}/cancel`, ctx.query());
+      ctx.notify(`${run.job}: ${words(state)}.`);
+    } catch (error) {
+      ctx.failed(`${run.job} was not cancelled`, error);
+    }
+  };
+}
+
+/** A run that goes on. */
+export function progress(ctx, run) {
+  const { progress: done } = run;
+  const bounded = done?.total > 0;
+  const bar = bounded ? h("progress", { max: done.total, value: done.done ?? 0, "aria-label": `${run.job}: ${done.done} of ${done.total}` }) : h("progress", { "aria-label": `${run.job} is running` });
+  return h("div", { class: "live", "data-run": run.id },
+    h("div", {}, status(run.state === "queued" ? "queued" : "running", words(run.state)), run.started_at && ["for ", lasting(run.started_at)],
+      run.actor && muted(`by ${run.actor}`),
+      button("Cancel", cancel(ctx, run), { lacks: ctx.lacks("operator"), "data-act": "cancel", "aria-label": `Cancel ${run.job}` })),
+    run.state !== "queued" && h("div", { class: "meter" }, bar, h("span", {}, bounded ? `${number(done.done)} of ${number(done.total)}` : "", done?.object && [" ", h("code", {}, done.object)], done?.note && ` ${done.note}`)));
+}
+
+/** A run that is over, or not, in full. */
+export function details(run) {
+  const facts = [
+    ["Run", h("code", {}, run.id)], ["Due", run.due_at && when(run.due_at)], ["Asked for by", run.actor], ["Instance", run.instance],
+    ["Attempts", run.attempts > 1 ? number(run.attempts) : null], ["Cancel by", run.cancel_by],
+    ["Fenced", run.fenced === false ? "no: what it did and its record did not commit together" : null],
+  ].filter(([, shown]) => shown != null && shown !== "");
+  const empty = run.detail == null || (typeof run.detail === "object" && Object.keys(run.detail).length === 0);
+  return h("div", { class: "below" }, run.error && h("p", { class: "note bad" }, prose(run.error)),
+    h("dl", { class: "facts" }, facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))),
+    empty ? h("p", { class: "muted" }, "It recorded nothing of single objects.") : value(run.detail));
+}
+

@@ -1,0 +1,270 @@
+// Drives the page in a browser against a live daemon, as a person would.
+//
+//   BASE=http://127.0.0.1:8432/ TOKEN=… OUT=/tmp/shots BREAK_CMD='…' MEND_CMD='…' node tests/browser/run.mjs
+//
+// BASE       where the page is
+// TOKEN      a token with the role operator or admin
+// OUT        where screenshots go; none without it
+// BREAK_CMD, MEND_CMD   shell commands that take the database away and bring it back; without them the outage is left out
+// CHROMIUM   the browser (/usr/bin/chromium)
+
+import { execFile } from "node:child_process";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+import { Browser } from "./cdp.mjs";
+
+const { BASE, TOKEN, OUT, BREAK_CMD, MEND_CMD } = process.env;
+const WHOLE_MS = 8 * 60e3;
+const COMMAND_MS = 60e3;
+const OUTAGE_MS = 40e3;
+const RECOVERY_MS = 60e3;
+const RUN_MS = 120e3;
+const WIDTHS = [320, 360, 768, 1440, 2560];
+const VIEWS = ["overview", "jobs", "tables", "upkeep", "migrations", "audit"];
+
+if (!BASE || !TOKEN) {
+  console.error("BASE (the page's address) and TOKEN (an operator's or admin's) are needed");
+  process.exit(2);
+}
+
+const shell = (command) => promisify(execFile)("/bin/sh", ["-c", command], { timeout: COMMAND_MS });
+const text = (selector) => `(document.querySelector(${JSON.stringify(selector)})?.textContent ?? "")`;
+const has = (selector) => `document.querySelector(${JSON.stringify(selector)}) !== null`;
+const row = (job) => `#job-list tr[data-key="${job}"]`;
+
+function insist(holds, what) {
+  if (!holds) throw new Error(what);
+}
+
+async function step(name, work) {
+  const began = Date.now();
+  try {
+    await work();
+  } catch (error) {
+    throw new Error(`${name}: ${error.message}`);
+  }
+  console.log(`ok   ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+}
+
+/** Everything that a browser complained of, but answers that were refusals on purpose. */
+function complaints(page, allowed = []) {
+  return page.problems.filter(({ kind, text: said }) => kind !== "network" || !allowed.some((status) => said.includes(`status of ${status}`)));
+}
+
+async function go(page, view) {
+  await page.click(`#views a[href^="#${view}"]`);
+  await page.until(`${has(`#views a[href^="#${view}"][aria-current]`)} && ${has("#content .panel")}`, `the view ${view}`);
+}
+
+async function noOverflow(page, width) {
+  await page.size(width);
+  await page.until(`innerWidth === ${width}`, "the new width");
+  const [over, who] = await page.eval(`[document.documentElement.scrollWidth - innerWidth, [...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, pre")).slice(0, 3).map((e) => e.tagName + "." + e.className).join(", ")]`);
+  insist(over <= 0, `at ${width} px the page is ${over} px too wide (${who})`);
+}
+
+async function shots(page, state) {
+  if (!OUT) return;
+  await mkdir(OUT, { recursive: true });
+  for (const scheme of ["light", "dark"]) {
+    await page.scheme(scheme);
+    for (const width of [360, 1440]) {
+      await page.size(width);
+      // Charts are drawn anew for the width, and polls bring what belongs to it.
+      await new Promise((done) => setTimeout(done, 700));
+      await writeFile(join(OUT, `${state}-${scheme}-${width}.png`), await page.screenshot());
+    }
+  }
+  await page.scheme("light");
+  await page.size(1440);
+}
+
+/** Tabs on until the focus is on what is looked for. */
+async function tabTo(page, selector, what, most = 80) {
+  await page.eval("document.activeElement?.blur()");
+  for (let i = 0; i < most; i += 1) {
+    await page.key("Tab");
+    if (await page.eval(`document.activeElement?.matches(${JSON.stringify(selector)}) ?? false`)) {
+      const outline = await page.eval("getComputedStyle(document.activeElement).outlineStyle");
+      insist(outline !== "none", `the focus on ${what} cannot be seen`);
+      return;
+    }
+  }
+  throw new Error(`Tab does not reach ${what}`);
+}
+
+async function signIn(page, token) {
+  if (!await page.eval(has("#sign-in-dialog[open]"))) await page.click("#sign-in");
+  await page.until(has("#sign-in-dialog[open]"), "the sign-in");
+  await page.type("#token", token);
+  await page.click("#sign-in-send");
+}
+
+async function openView(page) {
+  await page.size(1440);
+  await page.open(BASE);
+  await page.until(`${has("#overall")} && ${has("#component-list tbody tr")}`, "the status and the components without a token");
+  const status = await page.eval("document.querySelector('#overall').dataset.status");
+  insist(["healthy", "degraded"].includes(status), `the database is to be well before the test, and is ${status}`);
+  insist(/Sign in/.test(await page.eval(text("#content"))), "the page does not say what a sign-in shows");
+  await new Promise((done) => setTimeout(done, 1000));
+  insist(page.problems.length === 0, `the browser complains: ${JSON.stringify(page.problems)}`);
+}
+
+async function wrongToken(page) {
+  await signIn(page, "not-a-token-of-this-daemon");
+  await page.until(`/not valid/.test(${text("#sign-in-said")})`, "a readable refusal");
+  insist(await page.eval("localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null"), "a refused token was stored");
+}
+
+async function rightToken(page) {
+  await signIn(page, TOKEN);
+  await page.until(has("#sign-out"), "to be signed in");
+  insist(await page.eval("localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null"), "the token is stored although that was not asked for");
+}
+
+async function liveData(page) {
+  await page.until(has(".stage.line .line, .stage.line .dot"), "points in the chart of response times", 40e3);
+  await page.until(has(".stage.strip .level"), "the strip of statuses");
+  insist(await page.eval("document.querySelectorAll('#component-list tbody tr').length >= 8"), "components are missing");
+  await page.eval("document.querySelector('.stage.line').focus()");
+  await page.key("ArrowLeft");
+  await page.until("/average/.test(document.querySelector('.stage.line').closest('figure').querySelector('output').textContent)", "a value read out by the keyboard", 3000);
+  await page.eval("document.querySelector('.stage.line').closest('figure').querySelector('summary').click()");
+  await page.until("document.querySelectorAll('figure details[open] tbody tr').length > 0", "the chart as a table");
+  await go(page, "tables");
+  await page.until(has("#table-list tbody tr"), "tables", 30e3);
+}
+
+async function runVacuum(page) {
+  await go(page, "jobs");
+  await page.until(has(`${row("vacuum")} [data-act=run]:not([aria-disabled])`), "the job vacuum", 30e3);
+  await page.click(`${row("vacuum")} [data-act=run]`);
+  await page.until(`/vacuum succeeded/.test(${text("#notes")})`, "vacuum to succeed", RUN_MS);
+  await page.until(`/succeeded/.test(${text(row("vacuum"))})`, "the list to show that");
+  await page.click(`${row("vacuum")} [aria-expanded=false]`);
+  await page.until(has(`${row("vacuum")} + .more tbody tr`), "the history of vacuum");
+}
+
+async function pauseAndResume(page) {
+  await page.click(`${row("refresh")} [data-act=pause]`);
+  await page.click("#confirm");
+  await page.until(has(`${row("refresh")} [data-act=resume]`), "refresh to be paused");
+  await page.click(`${row("refresh")} [data-act=resume]`);
+  await page.until(has(`${row("refresh")} [data-act=pause]`), "refresh to be resumed");
+}
+
+async function searchAudit(page) {
+  await go(page, "audit");
+  await page.until(has("#audit-form [name=action]"), "the search");
+  await page.type("#audit-form [name=action]", "job.run");
+  await page.click("#audit-search");
+  await page.until("document.querySelectorAll('#event-list tbody tr').length > 0 && [...document.querySelectorAll('#event-list tbody tr code')].every((e) => e.textContent === 'job.run')", "events of job.run only");
+  insist(/vacuum/.test(await page.eval(text("#event-list tbody tr"))), "the newest event is not the run of vacuum");
+  await page.click("#event-list tbody tr [aria-expanded=false]");
+  await page.until(has("#event-list .more .below"), "the event's details");
+}
+
+async function dryRun(page) {
+  await go(page, "upkeep");
+  await page.click("#optimize-form [type=submit]");
+  await page.until(`${has("#optimize table")} || ${has("#optimize .empty")}`, "the plan of a dry run", 30e3);
+}
+
+async function noScroll(page) {
+  for (const view of VIEWS) {
+    await page.size(1440);
+    await go(page, view);
+    await new Promise((done) => setTimeout(done, 500));
+    for (const width of WIDTHS) await noOverflow(page, width);
+  }
+  await page.size(1440);
+}
+
+async function keyboard(page) {
+  await go(page, "jobs");
+  await page.until(has(`${row("vacuum")} [data-act=run]`), "the job list");
+  await tabTo(page, "#sign-out", "sign-out");
+  await tabTo(page, "[data-act=run]", "a job's run button");
+}
+
+async function outage(page) {
+  await go(page, "overview");
+  await page.eval("globalThis.notReloaded = true");
+  await shell(BREAK_CMD);
+  await page.until(`${has("#banner-outage")} && document.querySelector("#overall").dataset.status === "unhealthy"`, "the outage to be told", OUTAGE_MS);
+  insist(/cannot be reached.*since/s.test(await page.eval(text("#banner-outage"))), "the banner does not say since when");
+  insist(await page.eval(has("#component-list tbody tr")), "the components are gone");
+  await page.until(`/cannot be reached/.test(${text("#wrong")})`, "what is wrong");
+  await shots(page, "outage");
+  await go(page, "tables");
+  await page.until(`/database is away/.test(${text("#tables")})`, "the panel of tables to say why it is empty", 30e3);
+  for (const width of WIDTHS) await noOverflow(page, width);
+  await page.size(1440);
+}
+
+async function recovery(page) {
+  await shell(MEND_CMD);
+  await page.until(`!${has("#banner-outage")} && document.querySelector("#overall").dataset.status !== "unhealthy"`, "the recovery to be told", RECOVERY_MS);
+  await page.until(has("#table-list tbody tr"), "tables to be shown again by themselves", 60e3);
+  insist(await page.eval("globalThis.notReloaded === true"), "the page was reloaded");
+}
+
+async function all(page) {
+  await step("opens without a token, and without a complaint of the browser", () => openView(page));
+  await step("Tab reaches the sign-in", () => tabTo(page, "#sign-in", "the sign-in"));
+  await step("a wrong token is refused readably", () => wrongToken(page));
+  await step("signs in", () => rightToken(page));
+  await step("shows live data", () => liveData(page));
+  await step("runs vacuum to its end", () => runVacuum(page));
+  await step("pauses and resumes a job", () => pauseAndResume(page));
+  await step("finds that in the audit trail", () => searchAudit(page));
+  await step("shows what an optimization would do", () => dryRun(page));
+  await step("Tab reaches a job's run button", () => keyboard(page));
+  await step(`needs no horizontal scrolling at ${WIDTHS.join(", ")} px`, () => noScroll(page));
+  await step("screenshots while healthy", async () => {
+    await go(page, "overview");
+    await page.until(has(".stage.line .line, .stage.line .dot"), "the charts", 30e3);
+    await shots(page, "healthy");
+  });
+  const allowed = [401, 403];
+  if (BREAK_CMD && MEND_CMD) {
+    allowed.push(503);
+    let ended = false;
+    try {
+      await step("tells an outage", () => outage(page));
+      ended = true;
+      await step("tells the recovery without being loaded again", () => recovery(page));
+    } finally {
+      if (!ended) await shell(MEND_CMD).catch(() => {});
+    }
+  }
+  const left = complaints(page, allowed);
+  insist(left.length === 0, `the browser complains: ${JSON.stringify(left)}`);
+  insist(page.dialogs === 0, "a script from data was run");
+  console.log("ok   no complaint of the browser in all of this");
+}
+
+const browser = await Browser.start();
+const watchdog = setTimeout(() => {
+  console.error(`FAIL not done within ${WHOLE_MS / 60e3} min`);
+  browser.kill();
+  process.exit(1);
+}, WHOLE_MS);
+let page = null;
+try {
+  page = await browser.page();
+  await all(page);
+} catch (error) {
+  console.error(`FAIL ${error.message}`);
+  process.exitCode = 1;
+  if (page && OUT) {
+    await mkdir(OUT, { recursive: true });
+    await writeFile(join(OUT, "failed.png"), await page.screenshot()).catch(() => {});
+  }
+} finally {
+  clearTimeout(watchdog);
+  await browser.stop();
+}
