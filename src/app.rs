@@ -33,8 +33,8 @@ use crate::lifecycle::Tasks;
 use crate::lifecycle::notify::Notifier;
 use crate::lifecycle::signals::{Signal, Signals};
 use crate::schedule::Standing;
-use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
 use crate::schedule::notices::Notice;
+use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
 use crate::schedule::ticker::Ticker;
 use crate::store::audit::Origin;
 use crate::telemetry::Metrics;
@@ -289,8 +289,10 @@ impl Daemon {
                 }
                 Err(error) => {
                     self.metrics.config_reload_ok.set(0);
-                    tracing::error!(error = &error as &dyn std::error::Error,
-                        "the credentials of the new configuration cannot be used; the old configuration stays");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the credentials of the new configuration cannot be used; the old configuration stays"
+                    );
                     self.tell(&Notice::unusable("auth"));
                 }
             },
@@ -316,11 +318,8 @@ impl Daemon {
     fn tell_failures(&self) {
         let taken = self.gate.take_failures();
         for attempts in taken.attempts {
-            let origin = Origin {
-                ip_address: Some(attempts.address),
-                user_agent: attempts.user_agent,
-                ..Origin::default()
-            };
+            let origin =
+                Origin { ip_address: Some(attempts.address), user_agent: attempts.user_agent, ..Origin::default() };
             let details = serde_json::json!({
                 "reason": attempts.reason.code(), "attempts": attempts.count,
                 "first": attempts.first, "last": attempts.last,

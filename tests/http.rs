@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use pgsteward::config;
 use pgsteward::health::{Board, Component, Readiness, Report, Status};
-use pgsteward::http::{Access, Answer, App, BindError, Body, BodyLimit, Gate, Route, Rules, State, bind, routes, serve};
+use pgsteward::http::{
+    Access, Answer, App, BindError, Body, BodyLimit, Gate, Route, Rules, State, bind, routes, serve,
+};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::telemetry::Metrics;
 use serde_json::Value;
@@ -225,8 +227,17 @@ async fn the_index_lists_every_route() {
     let refused = server.send("GET", "/", "Accept: text/html;q=0\r\n").await;
     assert_eq!(refused.header("content-type"), "text/plain; charset=utf-8");
     for route in routes() {
-        assert!(plain.body.contains(route.path) && page.body.contains(route.path), "{}", route.path);
+        assert!(plain.body.contains(route.path), "{}", route.path);
     }
+    // What the browser gets runs nothing that is not in the binary's own files.
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
+    let script = server.get("/page/app.js").await;
+    assert_eq!((script.code, script.header("content-type")), (200, "text/javascript; charset=utf-8"));
+    let again = server.send("GET", "/page/app.js", &format!("If-None-Match: {}\r\n", script.header("etag"))).await;
+    assert_eq!((again.code, again.body.as_str()), (304, ""));
+    server.get("/page/../Cargo.toml").await.problem(404, "not_found");
+    server.get("/page/..%2fopenapi.json").await.problem(404, "not_found");
 }
 
 #[tokio::test]
@@ -410,9 +421,9 @@ async fn what_is_not_there_or_not_allowed_is_a_problem_with_a_code() {
         got.problem(405, "method_not_allowed");
         assert_eq!(got.header("allow"), "GET, HEAD, OPTIONS");
     }
-    for target in ["/metrics", "*"] {
+    for (target, methods) in [("/metrics", "GET, HEAD, OPTIONS"), ("*", "GET, HEAD, OPTIONS, POST")] {
         let got = server.send("OPTIONS", target, "").await;
-        assert_eq!((got.code, got.header("allow"), got.body.as_str()), (204, "GET, HEAD, OPTIONS", ""), "{target}");
+        assert_eq!((got.code, got.header("allow"), got.body.as_str()), (204, methods, ""), "{target}");
     }
     server.send("OPTIONS", "/nowhere", "").await.problem(404, "not_found");
     server.send("GET", "*", "").await.problem(404, "not_found");

@@ -27,8 +27,8 @@ pub use board::Board;
 pub use history::History;
 pub use judge::{Audit, FailingJob, Inputs, Jobs, Measurement, PartitionsNeeded, Schema, Verdict};
 pub use readiness::{Check, Readiness};
-pub use server::{ConnectMs, Server};
 pub use recent::Recent;
+pub use server::{ConnectMs, Server};
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -173,6 +173,7 @@ fn too_many_failures() -> Refusal {
 }
 
 fn forbidden(access: Access, role: Role) -> Refusal {
-    let detail = format!("this endpoint wants the role {}; these credentials have the role {}", access.as_str(), role.as_str());
+    let detail =
+        format!("this endpoint wants the role {}; these credentials have the role {}", access.as_str(), role.as_str());
     Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail)
 }

@@ -3,37 +3,22 @@
 use std::fmt::Write;
 
 use hyper::StatusCode;
-use hyper::header::{ACCEPT, CONTENT_SECURITY_POLICY};
+use hyper::header::ACCEPT;
 
-use super::answer::{body, set, text};
+use super::answer::{body, text};
 use super::{Answer, Context, Refusal};
 
 /// Written by hand; the shapes are those of the handlers.
 const OPENAPI: &[u8] = include_bytes!("openapi.json");
 
-/// `GET /`: plain text, or a page with links for a browser.
+/// The list of endpoints, as plain text.
 pub fn index(context: &Context<'_>) -> Answer {
-    let title = concat!("pgsteward ", env!("CARGO_PKG_VERSION"));
-    let browser = accepts(context, "text/html");
-    let mut page = String::new();
+    let mut list = concat!("pgsteward ", env!("CARGO_PKG_VERSION"), "\n\n").to_owned();
     for route in context.routes {
-        // Writing to a String cannot fail. What is written stands in the source: nothing to escape.
-        let _ = match (browser, route.path.contains('{')) {
-            (false, _) => writeln!(page, "{:<7} {:<18} {}", route.method, route.path, route.about),
-            (true, true) => writeln!(page, "<li><code>{}</code>: {}</li>", route.path, route.about),
-            (true, false) => writeln!(page, "<li><a href=\"{0}\">{0}</a>: {1}</li>", route.path, route.about),
-        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(list, "{:<5} {:<30} {:<9} {}", route.method, route.path, route.access.as_str(), route.about);
     }
-    if !browser {
-        return text(StatusCode::OK, format!("{title}\n\n{page}"));
-    }
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
-         <h1>{title}</h1>\n<ul>\n{page}</ul>\n</html>\n"
-    );
-    let mut answer = body(StatusCode::OK, "text/html; charset=utf-8", page);
-    set(&mut answer, CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
-    answer
+    text(StatusCode::OK, list)
 }
 
 /// `GET /openapi.json`: OpenAPI 3.1, held against the table of routes by a test.

@@ -21,6 +21,7 @@ mod dispatch;
 mod gate;
 mod health;
 mod index;
+mod page;
 mod probes;
 mod query;
 mod routes;
@@ -192,7 +193,14 @@ impl App {
     /// Any table of routes; the first that matches wins.
     pub fn with_routes(state: State, limits: &config::Http, routes: Vec<Route>) -> App {
         let batches = Semaphore::new(BATCHES);
-        App { state: Arc::new(state), batches, limits: limits.clone(), routes, drain: Duration::from_secs(10), tls: None }
+        App {
+            state: Arc::new(state),
+            batches,
+            limits: limits.clone(),
+            routes,
+            drain: Duration::from_secs(10),
+            tls: None,
+        }
     }
 
     /// HTTPS instead of HTTP, where there is a certificate.

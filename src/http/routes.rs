@@ -5,7 +5,7 @@ use std::future::ready;
 use hyper::Method;
 
 use super::query::decode;
-use super::{Access, BodyLimit, Handler, Route, api, health, index, probes};
+use super::{Access, BodyLimit, Handler, Route, api, health, index, page, probes};
 
 /// What pgsteward answers. The paths are the labels of its metrics.
 pub fn routes() -> Vec<Route> {
@@ -26,7 +26,8 @@ const fn post(path: &'static str, access: Access, about: &'static str, handler: 
 fn probes() -> Vec<Route> {
     let open = |path, about, handler| get(path, Access::Open, about, handler);
     vec![
-        open("/", "this list", |c| Box::pin(ready(Ok(index::index(c))))),
+        open("/", "the dashboard for a browser, else this list", |c| Box::pin(ready(Ok(page::home(c))))),
+        open("/page/{file}", "a file of the dashboard", |c| Box::pin(ready(page::file(c)))),
         open("/livez", "whether the process and its pipeline are alive", |c| Box::pin(ready(Ok(probes::livez(c))))),
         open("/livez/{check}", "one check of /livez", |c| Box::pin(ready(probes::livez_check(c)))),
         open("/readyz", "whether to send traffic", |c| Box::pin(ready(Ok(probes::readyz(c))))),

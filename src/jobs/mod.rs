@@ -32,8 +32,8 @@ use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
 use crate::store::requests::{self, Options};
 use crate::store::runs;
 
-use progress::Progresses;
 use crate::telemetry::Metrics;
+use progress::Progresses;
 
 /// Everything a job works with.
 pub struct Context<'a> {

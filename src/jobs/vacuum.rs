@@ -22,8 +22,8 @@ use super::attempts::{Failures, LOCK_TIMEOUT, NotPermitted, rest, short};
 use super::{Context, Report, acts, unfenced};
 use crate::config::{Mode, Vacuum};
 use crate::db::{Error, Kind, Tx};
-use crate::store::requests::Options;
 use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, xmin_holder};
+use crate::store::requests::Options;
 
 /// PostgreSQL's own `autovacuum_analyze_threshold`: fewer changed rows say nothing.
 const CHANGED_MIN: i64 = 50;

@@ -24,16 +24,16 @@ use crate::store::leases::Lease;
 use crate::store::runs::State;
 use crate::telemetry::Metrics;
 
-use super::{RoleStanding, Standing};
 use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
-use super::pause::Pause;
 use super::notices::{Notice, Notices};
+use super::pause::Pause;
 use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
 use super::trail::Trail;
+use super::{RoleStanding, Standing};
 
 /// A lease is believed for so much less than it was given.
 const TRUST_MARGIN: Duration = Duration::from_secs(1);

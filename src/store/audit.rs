@@ -53,7 +53,16 @@ impl<'a> Event<'a> {
         resource_id: &'a str,
         details: &'a Value,
     ) -> Event<'a> {
-        Event { actor, action, resource_type, resource_id, old_values: None, new_values: None, details: Some(details), origin: None }
+        Event {
+            actor,
+            action,
+            resource_type,
+            resource_id,
+            old_values: None,
+            new_values: None,
+            details: Some(details),
+            origin: None,
+        }
     }
 
     /// The same, asked for from there.

@@ -151,8 +151,12 @@ pub async fn ask_with(tx: &Tx<'_>, job: &str, actor: &str, options: Option<&Opti
         return Ok(Asked::Waiting { id });
     }
     let id = Uuid::now_v7();
-    let params =
-        [(&id as _, Type::UUID), (&job as _, Type::TEXT), (&actor as _, Type::TEXT), (&options.map(Json) as _, Type::JSONB)];
+    let params = [
+        (&id as _, Type::UUID),
+        (&job as _, Type::TEXT),
+        (&actor as _, Type::TEXT),
+        (&options.map(Json) as _, Type::JSONB),
+    ];
     tx.execute("ask for a run", SQL, &params).await?;
     Ok(Asked::Queued { id, slot: Slot { floor: row.get(1), spec_hash: row.get(2) } })
 }

@@ -71,8 +71,20 @@ async fn who_is_no_admin_sees_its_own() {
 async fn every_bad_question_is_answered_with_what_is_wanted() {
     let house = House::open().await;
     for question in [
-        "limit=0", "limit=1001", "limit=x", "cursor=x", "order=up", "format=xml", "since=yesterday", "ip=localhost",
-        "source=me", "action=*", "since=2026-02-01&until=2026-01-01", "nonsense=1", "user_id=%00", "limit=1&limit=2",
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "cursor=x",
+        "order=up",
+        "format=xml",
+        "since=yesterday",
+        "ip=localhost",
+        "source=me",
+        "action=*",
+        "since=2026-02-01&until=2026-01-01",
+        "nonsense=1",
+        "user_id=%00",
+        "limit=1&limit=2",
     ] {
         let answer = house.send("admin", "GET", &format!("/health/audit?{question}"), "").await;
         assert_eq!(problem(&answer), (400, "invalid_request".to_owned()), "{question}: {}", answer.body);

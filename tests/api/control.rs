@@ -108,7 +108,8 @@ async fn a_run_is_followed_and_cancelled() {
     let follow = format!("/runs/{id}/events");
     let following = house.send("viewer", "GET", &follow, "");
     let cancel = async {
-        wait_until("it runs", BOUND, async || house.get("viewer", &format!("/runs/{id}")).await["state"] == "running").await;
+        wait_until("it runs", BOUND, async || house.get("viewer", &format!("/runs/{id}")).await["state"] == "running")
+            .await;
         house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await
     };
     let (followed, cancelled) = tokio::join!(following, cancel);

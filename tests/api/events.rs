@@ -19,9 +19,18 @@ async fn events_are_recorded_as_they_were_told() {
     assert_eq!((answer.status, answer.json()), (201, json!({ "accepted": 1, "replayed": false })), "{}", answer.body);
     let listed = house.get("admin", "/health/audit?action=user.login").await;
     let event = &listed["items"][0];
-    for name in ["action", "user_id", "resource_type", "resource_id", "old_values", "new_values", "ip_address",
-        "user_agent", "request_id", "details"]
-    {
+    for name in [
+        "action",
+        "user_id",
+        "resource_type",
+        "resource_id",
+        "old_values",
+        "new_values",
+        "ip_address",
+        "user_agent",
+        "request_id",
+        "details",
+    ] {
         assert_eq!(event[name], one[name], "{name}: {event}");
     }
     assert_eq!((&event["actor"], &event["source"]), (&json!("token:service"), &json!("application")));

@@ -70,7 +70,9 @@ impl House {
         wait_until("jobs are registered", BOUND, async || client.number(registered).await >= 5).await;
         let house = House { daemon, db };
         wait_until("a whole measurement", BOUND, async || {
-            house.get("viewer", "/health/database").await["components"].as_array().is_some_and(|parts| parts.len() == 11)
+            house.get("viewer", "/health/database").await["components"]
+                .as_array()
+                .is_some_and(|parts| parts.len() == 11)
         })
         .await;
         house

@@ -34,7 +34,9 @@ async fn optimize_plans_and_does_what_is_needed() {
     assert_eq!(run["detail"].as_object().unwrap().len(), 1, "only what was named: {run}");
     let both = house.send("operator", "POST", "/health/database/optimize", "{}").await;
     assert_eq!((both.status, both.json()["runs"].as_array().unwrap().len()), (202, 2), "{}", both.body);
-    for body in ["{\"tables\":[]}", "{\"tables\":[\"worn\"]}", "{\"dryrun\":true}", "{\"vacuum\":false,\"refresh\":false}"] {
+    for body in
+        ["{\"tables\":[]}", "{\"tables\":[\"worn\"]}", "{\"dryrun\":true}", "{\"vacuum\":false,\"refresh\":false}"]
+    {
         let answer = house.send("operator", "POST", "/health/database/optimize", body).await;
         assert_eq!(problem(&answer), (400, "invalid_request".to_owned()), "{body}: {}", answer.body);
     }
@@ -70,13 +72,18 @@ async fn clean_up_previews_lengthens_and_shortens_by_the_rules() {
     assert_eq!(clean("admin", unknown).await, (422, "not_under_retention".to_owned()));
     assert_eq!(clean("admin", json!({ "retention_days": 0 })).await, (400, "invalid_request".to_owned()));
 
-    let left = "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action IN ('old', 'newer')";
+    let left =
+        "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action IN ('old', 'newer')";
     let longer = json!({ "retention_days": 200, "tables": ["steward.audit_logs"] }).to_string();
     let run = house.done("operator", "/health/cleanup", &longer).await;
     assert_eq!(run["state"], "succeeded", "{run}");
     assert_eq!(client.text(left).await, "old newer");
     let run = house.done("operator", "/health/cleanup", "{}").await;
-    assert_eq!((&run["state"], &run["detail"]["steward.audit_logs"]["rows"]), (&json!("succeeded"), &json!(1)), "{run}");
+    assert_eq!(
+        (&run["state"], &run["detail"]["steward.audit_logs"]["rows"]),
+        (&json!("succeeded"), &json!(1)),
+        "{run}"
+    );
     assert!(run["detail"]["steward.audit_logs"]["oldest_left"].is_string(), "{run}");
     assert_eq!(client.text(left).await, "newer");
     let short = json!({ "retention_days": 40, "tables": ["steward.audit_logs"], "force": true }).to_string();
@@ -92,7 +99,8 @@ async fn pending_migrations_are_shown_with_their_sql_and_applied() {
     let folder = tempfile::tempdir().unwrap();
     let config = format!("[migrations]\nsets = [\"zentry\"]\ndir = {:?}\n", folder.path());
     let db = crate::TestDatabase::create(crate::Template::Migrated).await;
-    let config = format!("{}{}{config}", crate::QUICK.replace("[migrations]\nsets = [\"zentry\"]\n", ""), crate::tokens());
+    let config =
+        format!("{}{}{config}", crate::QUICK.replace("[migrations]\nsets = [\"zentry\"]\n", ""), crate::tokens());
     let daemon = crate::Daemon::spawn(crate::Setup::new().database(&db.url()).config(&config)).await;
     daemon.wait_ready().await;
     let house = House { daemon, db };
@@ -109,7 +117,10 @@ async fn pending_migrations_are_shown_with_their_sql_and_applied() {
     assert_eq!((&run["state"], &run["actor"]), (&json!("succeeded"), &json!("token:admin")), "{run}");
     assert_eq!(run["detail"]["applied"], json!(["app/001_thing"]), "{run}");
     assert_eq!(client.number(there).await, 1);
-    assert_eq!(client.text("SELECT applied_by FROM steward.schema_migrations WHERE set_name = 'app'").await, "token:admin");
+    assert_eq!(
+        client.text("SELECT applied_by FROM steward.schema_migrations WHERE set_name = 'app'").await,
+        "token:admin"
+    );
     std::fs::write(folder.path().join("002_wrong.sql"), "SELECT secret_of_ours FROM nowhere;").unwrap();
     let run = house.done("admin", "/health/database/migrations", "{}").await;
     assert_eq!(run["state"], "failed", "{run}");

@@ -8,6 +8,10 @@ use crate::{House, http, problem, token_of, tokens};
 #[tokio::test]
 async fn everything_known_of_a_database_is_told() {
     let house = House::open().await;
+    wait_until("a fresh connect is told", BOUND, async || {
+        !house.get("viewer", "/health/database").await["connect_ms"].is_null()
+    })
+    .await;
     let told = house.get("viewer", "/health/database").await;
     assert_eq!((&told["target"], &told["observer"]), (&json!("main"), &json!(true)));
     assert_eq!(told["migrations"]["state"], "ready");
@@ -44,7 +48,8 @@ async fn with_the_database_down_memory_answers_and_the_rest_says_why_not() {
     let post = async |path: &str| http::request(daemon.address(), "POST", path, &headers, "{\"action\":\"a\"}").await;
     wait_until("a whole measurement", BOUND, async || get("/health/database").await.json()["server"].is_object()).await;
     server.stop().await;
-    wait_until("the outage is seen", BOUND, async || get("/health/database").await.json()["status"] == "unhealthy").await;
+    wait_until("the outage is seen", BOUND, async || get("/health/database").await.json()["status"] == "unhealthy")
+        .await;
     let told = get("/health/database").await.json();
     assert_eq!(told["components"][0]["name"], "connectivity", "{told}");
     let jobs = get("/jobs").await.json();
@@ -59,6 +64,7 @@ async fn with_the_database_down_memory_answers_and_the_rest_says_why_not() {
     let refused = post("/audit/events").await;
     assert_eq!(problem(&refused), (503, "database_unavailable".to_owned()), "never accepted, never lost");
     server.restart().await;
-    wait_until("the recovery is seen", BOUND, async || get("/health/database").await.json()["status"] == "healthy").await;
+    wait_until("the recovery is seen", BOUND, async || get("/health/database").await.json()["status"] == "healthy")
+        .await;
     assert_eq!(post("/audit/events").await.status, 201);
 }

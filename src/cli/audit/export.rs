@@ -11,7 +11,7 @@ use super::output::{Output, Taken};
 use super::{unread, warn};
 use crate::cli::{Exit, Selection, Session, bounded, say};
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::store::events::{self, csv, Cursor, Filter, Instant, Order, Page, Recorded};
+use crate::store::events::{self, Cursor, Filter, Instant, Order, Page, Recorded, csv};
 
 /// About so many bytes are read and written at once.
 const PAGE_BYTES: usize = 1024 * 1024;

@@ -20,8 +20,20 @@ use crate::store::events::asked::{action, network};
 use crate::store::events::{self, Cursor, Filter, LATEST, Order, Page, Recorded, csv};
 
 const PARAMETERS: [&str; 14] = [
-    "user_id", "actor", "action", "resource_type", "resource_id", "source", "ip", "request_id", "since", "until",
-    "limit", "cursor", "order", "format",
+    "user_id",
+    "actor",
+    "action",
+    "resource_type",
+    "resource_id",
+    "source",
+    "ip",
+    "request_id",
+    "since",
+    "until",
+    "limit",
+    "cursor",
+    "order",
+    "format",
 ];
 /// A page of an export is about so large; events differ in size.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -78,12 +90,9 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let read = page.fold(&mut conn, bound, |page: &mut Taken, event| page.take(event, limit)).await;
     let taken = read.map_err(|error| desk.refusal(&error))?;
     let next = taken.next().map(|cursor| cursor.to_string());
-    let mut bytes = format!(
-        "{{\"target\":{},\"scope\":\"{scope}\",\"next\":{},\"items\":[",
-        json!(desk.db.name()),
-        json!(next)
-    )
-    .into_bytes();
+    let mut bytes =
+        format!("{{\"target\":{},\"scope\":\"{scope}\",\"next\":{},\"items\":[", json!(desk.db.name()), json!(next))
+            .into_bytes();
     bytes.extend_from_slice(&taken.bytes);
     bytes.extend_from_slice(b"]}\n");
     Ok(body(StatusCode::OK, "application/json", bytes))

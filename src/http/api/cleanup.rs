@@ -98,14 +98,19 @@ fn judge(
     let configured = longest.keep.as_secs() / 86_400;
     let what = format!("{} is kept for {configured} days by the configuration, and {days} is shorter", longest.name());
     if role != Some(Role::Admin) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "shortening_wants_admin", format!("{what}: wants the role admin")));
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "shortening_wants_admin",
+            format!("{what}: wants the role admin"),
+        ));
     }
     if !wanted.force {
         return Err(unprocessable("shortening_wants_force", format!("{what}: say \"force\": true if that is meant")));
     }
     if keep < config.retention.min_keep && covered().any(Target::is_trail) {
         let floor = config.retention.min_keep.as_secs() / 86_400;
-        let detail = format!("the audit trail is kept for {floor} days at least (retention.min_keep), and {days} is shorter");
+        let detail =
+            format!("the audit trail is kept for {floor} days at least (retention.min_keep), and {days} is shorter");
         return Err(unprocessable("below_floor", detail));
     }
     Ok(())
@@ -131,7 +136,8 @@ pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
     let targets = configured(desk, &config);
     let previews = look(desk, targets.iter()).await?;
     let jobs = listed::merge(&config, desk.db.name(), None, chrono::Utc::now());
-    let next = jobs.iter().find(|job| job.name == Builtin::Retention.as_str()).and_then(|job| job.next.first().cloned());
+    let next =
+        jobs.iter().find(|job| job.name == Builtin::Retention.as_str()).and_then(|job| job.next.first().cloned());
     let next = next.map(|at| at.to_utc());
     let tables: Vec<Value> = previews
         .into_iter()

@@ -56,8 +56,8 @@ pub async fn write(context: &Context<'_>) -> Result<Answer, Refusal> {
     let body = context.body.clone();
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let sent: Sent<'_> =
-            serde_json::from_slice(&body).map_err(|error| invalid(format!("the body is not what is wanted: {error}")))?;
+        let sent: Sent<'_> = serde_json::from_slice(&body)
+            .map_err(|error| invalid(format!("the body is not what is wanted: {error}")))?;
         let (mut done, replayed) = acting.once(desk, &Batch(judge(&sent)?)).await?;
         done.body["replayed"] = json!(replayed);
         Ok(done.answer(replayed))
@@ -81,7 +81,8 @@ async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<E
         Err(error) if error.sqlstate().is_some_and(|state| state.code().starts_with("22")) => {
             tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT events").await?;
             let line = error.db().and_then(|error| error.where_()).unwrap_or_default();
-            let detail = format!("PostgreSQL does not take a value of these events ({}); none was recorded", place(line));
+            let detail =
+                format!("PostgreSQL does not take a value of these events ({}); none was recorded", place(line));
             Ok(Effect::refused(unprocessable("invalid_events", detail)))
         }
         Err(error) => Err(error),
@@ -98,10 +99,22 @@ fn place(context: &str) -> String {
 fn judge<'s>(sent: &'s Sent<'_>) -> Result<Vec<Incoming<'s>>, Refusal> {
     let events: &[Sent<'_>] = match &sent.events {
         Some(events) => {
-            if !matches!(sent, Sent { action: None, user_id: None, resource_type: None, resource_id: None,
-                old_values: None, new_values: None, ip_address: None, user_agent: None, request_id: None,
-                details: None, .. })
-            {
+            if !matches!(
+                sent,
+                Sent {
+                    action: None,
+                    user_id: None,
+                    resource_type: None,
+                    resource_id: None,
+                    old_values: None,
+                    new_values: None,
+                    ip_address: None,
+                    user_agent: None,
+                    request_id: None,
+                    details: None,
+                    ..
+                }
+            ) {
                 return Err(invalid("found members of an event beside events; wanted one event, or {\"events\": […]}"));
             }
             events

@@ -110,7 +110,8 @@ impl Context<'_> {
     pub fn wait(&self) -> Option<Duration> {
         let values = self.head.headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
         let mut preferences = values.flat_map(|value| value.split(',')).map(str::trim);
-        let seconds = preferences.find_map(|preference| preference.strip_prefix("wait=")?.trim().parse::<u64>().ok())?;
+        let seconds =
+            preferences.find_map(|preference| preference.strip_prefix("wait=")?.trim().parse::<u64>().ok())?;
         Some(Duration::from_secs(seconds).min(WAIT_MAX))
     }
 }

@@ -293,4 +293,3 @@ pub fn name<'c>(context: &'c Context<'_>) -> Result<&'c str, Refusal> {
 fn is_configured(config: &Config, desk: &Desk, name: &str) -> bool {
     config.jobs.all.get(name).is_some_and(|job| job.is_for(desk.db.name()))
 }
-

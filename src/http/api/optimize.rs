@@ -115,7 +115,13 @@ async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, E
     tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
     let mut runs: Vec<Value> = Vec::new();
     for job in &asked.jobs {
-        match super::jobs::ask_in(tx, acting, &Ask { job: job.as_str(), options: Some(&asked.options), configured: true }).await? {
+        match super::jobs::ask_in(
+            tx,
+            acting,
+            &Ask { job: job.as_str(), options: Some(&asked.options), configured: true },
+        )
+        .await?
+        {
             Effect::Done(done) => {
                 runs.push(json!({ "job": job.as_str(), "id": done.body["run_id"], "state": "queued" }));
             }
