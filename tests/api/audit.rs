@@ -85,6 +85,8 @@ async fn every_bad_question_is_answered_with_what_is_wanted() {
         "nonsense=1",
         "user_id=%00",
         "limit=1&limit=2",
+        "order=",
+        "user_id=",
     ] {
         let answer = house.send("admin", "GET", &format!("/health/audit?{question}"), "").await;
         assert_eq!(problem(&answer), (400, "invalid_request".to_owned()), "{question}: {}", answer.body);

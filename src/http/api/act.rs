@@ -195,11 +195,17 @@ async fn keyed(tx: &Tx<'_>, acting: &Acting, key: &Key, change: &dyn Change) -> 
     Ok(Outcome::New(effect))
 }
 
+/// Refuses a key that is none.
+pub fn check_key(context: &Context<'_>) -> Result<(), Refusal> {
+    key(context).map(drop)
+}
+
 fn key(context: &Context<'_>) -> Result<Option<Key>, Refusal> {
     let mut values = context.head.headers.get_all(IDEMPOTENCY_KEY).into_iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let key = value.to_str().unwrap_or_default().trim();
-    if values.next().is_some() || key.is_empty() || key.len() > KEY_MAX {
+    let key = value.to_str().unwrap_or_default();
+    let fits = (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if values.next().is_some() || !fits {
         return Err(invalid(format!("Idempotency-Key: wanted one of 1 to {KEY_MAX} printable ASCII characters")));
     }
     let mut digest = Sha256::new();

@@ -38,7 +38,7 @@ struct Wanted {
 
 /// Asks for a run of the job `retention`.
 pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     let wanted: Wanted = context.json()?;
     optimize::check_names(wanted.tables.as_deref())?;
     let (desk, config) = (context.desk()?, context.state.desks.config()?);

@@ -51,7 +51,7 @@ struct Sent<'a> {
 
 /// Writes them.
 pub async fn write(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     context.is_json()?;
     let body = context.body.clone();
     detached(context, move |state, acting| async move {

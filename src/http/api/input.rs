@@ -44,11 +44,18 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// The text of a parameter; an empty one counts as none.
+    /// The same of a change, whose idempotency key is looked at also where nothing is changed.
+    pub fn change(&self) -> Result<(), Refusal> {
+        super::act::check_key(self)?;
+        self.only(&[])
+    }
+
+    /// The text of a parameter.
     pub fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
-        let Some(text) = self.query.first(name).filter(|text| !text.is_empty()) else { return Ok(None) };
-        if text.len() > TEXT_MAX || text.contains('\0') {
-            return Err(invalid(format!("{name}: wanted a text of at most {TEXT_MAX} bytes without NUL")));
+        let Some(text) = self.query.first(name) else { return Ok(None) };
+        if text.is_empty() || text.len() > TEXT_MAX || text.contains('\0') {
+            let detail = format!("{name}: wanted a text of 1 to {TEXT_MAX} bytes without NUL, or no such parameter");
+            return Err(invalid(detail));
         }
         Ok(Some(text))
     }
@@ -60,11 +67,11 @@ impl Context<'_> {
         number.ok_or_else(|| invalid(format!("{name}: found {text:?}, wanted a whole number from {least} to {most}")))
     }
 
-    /// A parameter that is true or false; there without a value, it is true.
+    /// A parameter that is true or false.
     pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
         match self.query.first(name) {
-            None | Some("false" | "0") => Ok(false),
-            Some("" | "true" | "1") => Ok(true),
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
             Some(text) => Err(invalid(format!("{name}: found {text:?}, wanted true or false"))),
         }
     }

@@ -119,7 +119,7 @@ pub async fn runs(context: &Context<'_>) -> Result<Answer, Refusal> {
 
 /// `POST /jobs/{name}/run`
 pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     let Empty {} = context.json()?;
     let job = name(context)?.to_owned();
     let wait = context.wait();
@@ -219,7 +219,7 @@ struct Why {
 
 /// `POST /jobs/{name}/pause`; the name `*` stands for all jobs.
 pub async fn pause(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     let Why { reason } = context.json()?;
     if reason.as_ref().is_some_and(|reason| reason.chars().count() > 1000 || reason.contains('\0')) {
         return Err(invalid("reason: wanted at most 1,000 characters without NUL"));
@@ -229,7 +229,7 @@ pub async fn pause(context: &Context<'_>) -> Result<Answer, Refusal> {
 
 /// `POST /jobs/{name}/resume`
 pub async fn resume(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     let Empty {} = context.json()?;
     set(context, false, None).await
 }

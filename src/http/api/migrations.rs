@@ -68,7 +68,7 @@ struct Wanted {
 
 /// `POST /health/database/migrations`
 pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     let Wanted { dry_run } = context.json()?;
     if dry_run {
         return plan(context).await;

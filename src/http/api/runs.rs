@@ -93,7 +93,7 @@ fn is_over(run: &Value) -> bool {
 
 /// `POST /runs/{id}/cancel`
 pub async fn cancel(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
+    context.change()?;
     let Empty {} = context.json()?;
     let id = context.run_id()?;
     detached(context, move |state, acting| async move {
