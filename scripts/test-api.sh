@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Has schemathesis ask a running daemon everything that its OpenAPI document allows, and much that it does not, without
+# a token and with each: no answer may be a 5xx, or of another shape than the document says.
+#
+# API_SECONDS  for each of the runs (60)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly seconds=${API_SECONDS:-60}
+readonly version=4.32.5
+readonly port=${API_PORT:-8497}
+fail() {
+    printf 'test-api: %s\n' "$*" >&2
+    exit 1
+}
+
+folder=$(mktemp -d)
+daemon=
+finish() {
+    local status=$?
+    trap - EXIT
+    if [ -n "$daemon" ] && kill -TERM "$daemon" 2>/dev/null; then
+        wait "$daemon" || true
+    fi
+    rm -rf "$folder"
+    exit "$status"
+}
+trap finish EXIT
+
+# Its own environment: nothing of the machine's Python is touched.
+tools=target/tools/schemathesis-$version
+if [ ! -x "$tools/bin/schemathesis" ]; then
+    rm -rf "$tools"
+    python3 -m venv "$tools" || fail "python3 with venv is wanted"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
+fi
+schemathesis=$PWD/$tools/bin/schemathesis
+
+cargo build --locked --quiet --bin pgsteward
+cat >"$folder/config.toml" <<TOML
+[migrations]
+sets = ["zentry"]
+[jobs.health-probe]
+schedule = "@every 1s"
+TOML
+for role in viewer operator admin service; do
+    digest=$(printf 'pgs_%s_of_the_test_0123456789abcdef' "$role" | sha256sum | cut -d ' ' -f 1)
+    printf '[auth.tokens.%s]\nrole = "%s"\nsha256 = "%s"\n' "$role" "$role" "$digest" >>"$folder/config.toml"
+done
+target/debug/pgsteward run --ephemeral --config "$folder/config.toml" --listen "127.0.0.1:$port" 2>"$folder/log" &
+daemon=$!
+for ((waited = 0; ; waited++)); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET /readyz HTTP/1.0\r\nHost: x\r\n\r\n' >&3 &&
+        grep -q '^HTTP/1.0 200' <&3) 2>/dev/null && break
+    kill -0 "$daemon" 2>/dev/null && [ "$waited" -lt 240 ] || { cat "$folder/log" >&2; fail "the daemon is not ready"; }
+    sleep 0.5
+done
+
+cp tests/api/schemathesis.toml "$folder/"
+# The method check takes an OPTIONS that is answered for an endpoint without it; ours answers by RFC 9110.
+for role in "" viewer operator admin service; do
+    header=()
+    [ -z "$role" ] || header=(--header "Authorization: Bearer pgs_${role}_of_the_test_0123456789abcdef")
+    printf '== as %s\n' "${role:-nobody}"
+    (cd "$folder" && timeout $((seconds + 180)) "$schemathesis" --config-file schemathesis.toml run \
+        "http://127.0.0.1:$port/openapi.json" "${header[@]}" --phases examples,coverage,fuzzing \
+        --exclude-checks unsupported_method,ignored_auth --generation-with-security-parameters false \
+        --max-time "$seconds" --request-timeout 40 --warnings off >"$folder/said" 2>&1) ||
+        { tail -n 120 "$folder/said"; fail "as ${role:-nobody}: see above"; }
+    grep -E 'generated' "$folder/said"
+done
