@@ -431,6 +431,7 @@ impl Daemon {
             tracing::error!("the work did not end in time; what is left of it ends with the process");
         }
         self.closing.cancel();
+        self.desks.close();
         let stragglers = self.tasks.drain(bound.saturating_duration_since(Instant::now())).await;
         if !stragglers.is_empty() {
             tracing::error!(tasks = stragglers.join(","), "these did not end in time; the process ends without them");

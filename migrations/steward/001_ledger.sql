@@ -47,7 +47,7 @@ CREATE TABLE steward.job_runs (
     error         text,
     detail        jsonb,
     spec_hash     text,
-    options       jsonb       CHECK (options IS NULL OR kind = 'manual'),
+    options       jsonb       CONSTRAINT job_runs_options_check CHECK (options IS NULL OR kind = 'manual'),
     progress      jsonb,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -22,14 +22,14 @@ use crate::schedule::pipeline::Errand;
 /// When it is worth trying again, where a database is away.
 const AWAY_RETRY: Duration = Duration::from_secs(5);
 
-/// All databases; none until they are opened.
+/// All databases: none until they are opened, and none once they are closed.
 #[derive(Debug, Default)]
-pub struct Desks(OnceLock<Open>);
+pub struct Desks(RwLock<Option<Arc<Open>>>);
 
 #[derive(Debug)]
 struct Open {
     config: watch::Receiver<Arc<Config>>,
-    desks: BTreeMap<String, Desk>,
+    desks: BTreeMap<String, Arc<Desk>>,
     streams: Arc<Semaphore>,
 }
 
@@ -52,11 +52,16 @@ impl fmt::Debug for Desk {
 }
 
 impl Desks {
-    /// Opens them, once.
+    /// Opens them.
     pub fn open(&self, config: watch::Receiver<Arc<Config>>, desks: impl IntoIterator<Item = Desk>) {
-        let desks = desks.into_iter().map(|desk| (desk.db.name().to_owned(), desk)).collect();
-        // Who came first is the one that counts; there is one who opens.
-        let _ = self.0.set(Open { config, desks, streams: Arc::new(Semaphore::new(STREAMS)) });
+        let desks = desks.into_iter().map(|desk| (desk.db.name().to_owned(), Arc::new(desk))).collect();
+        let open = Open { config, desks, streams: Arc::new(Semaphore::new(STREAMS)) };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(open));
+    }
+
+    /// Closes them: their connections end with the last request that is under way.
+    pub fn close(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// The configuration as it is now.
@@ -65,13 +70,14 @@ impl Desks {
     }
 
     /// The desk of `?target=`; the first one by name where there is none.
-    pub fn of(&self, target: Option<&str>) -> Result<&Desk, Refusal> {
-        let desks = &self.opened()?.desks;
+    pub fn of(&self, target: Option<&str>) -> Result<Arc<Desk>, Refusal> {
+        let open = self.opened()?;
+        let desks = &open.desks;
         let found = match target {
             Some(name) => desks.get(name),
             None => desks.values().next(),
         };
-        found.ok_or_else(|| no_such_target(desks.keys().map(String::as_str)))
+        found.cloned().ok_or_else(|| no_such_target(desks.keys().map(String::as_str)))
     }
 
     /// A place among the answers that are made while they are sent.
@@ -83,9 +89,11 @@ impl Desks {
         })
     }
 
-    fn opened(&self) -> Result<&Open, Refusal> {
-        self.0.get().ok_or_else(|| {
-            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "pgsteward is starting");
+    fn opened(&self) -> Result<Arc<Open>, Refusal> {
+        let open = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        open.ok_or_else(|| {
+            let refusal =
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "pgsteward is starting or stopping");
             refusal.later(Duration::from_secs(1))
         })
     }
@@ -93,7 +101,7 @@ impl Desks {
 
 impl Context<'_> {
     /// The database that the request is about.
-    pub fn desk(&self) -> Result<&Desk, Refusal> {
+    pub fn desk(&self) -> Result<Arc<Desk>, Refusal> {
         self.state.desks.of(self.query.first("target"))
     }
 }

@@ -91,4 +91,6 @@ async fn every_bad_question_is_answered_with_what_is_wanted() {
         let answer = house.send("admin", "GET", &format!("/health/audit?{question}"), "").await;
         assert_eq!(problem(&answer), (400, "invalid_request".to_owned()), "{question}: {}", answer.body);
     }
+    let empty = house.send("admin", "GET", "/health/audit?since=2026-02-01&until=2026-01-01", "").await;
+    assert_eq!(problem(&empty), (422, "empty_range".to_owned()));
 }

@@ -45,7 +45,10 @@ async fn started_at_once_they_migrate_once_fire_once_and_one_observes() {
     let client = database.client().await;
     let sql =
         "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
-    assert_eq!(client.text(sql).await, "steward/1 steward/2 steward/3 steward/4 steward/5 zentry/1 zentry/2 zentry/3");
+    assert_eq!(
+        client.text(sql).await,
+        "steward/1 steward/2 steward/3 steward/4 steward/5 steward/6 zentry/1 zentry/2 zentry/3"
+    );
 
     let observing = observer(&daemons).await;
     wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| runs >= 3).await;

@@ -173,7 +173,10 @@ async fn killed_at_any_moment_the_next_start_works() {
     let client = database.client().await;
     let sql =
         "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
-    assert_eq!(client.text(sql).await, "steward/1 steward/2 steward/3 steward/4 steward/5 zentry/1 zentry/2 zentry/3");
+    assert_eq!(
+        client.text(sql).await,
+        "steward/1 steward/2 steward/3 steward/4 steward/5 steward/6 zentry/1 zentry/2 zentry/3"
+    );
     wait_for("a run of its own succeeds", BOUND, async || {
         let sql = "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'";
         (client.number(sql).await > 0).then_some(())

@@ -224,6 +224,7 @@ async fn keys_are_uuids() {
         "steward.audit_publications.sink",
         "steward.audit_seals.number",
         "steward.audited_tables.relation",
+        "steward.idempotency_keys.caller",
         "steward.job_state.job",
         "steward.leases.name",
         "steward.retirements.partition",

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::input::invalid;
+use super::input::{invalid, unprocessable};
 use super::stream::file;
 use crate::db::{Database, Error, Purpose};
 use crate::http::answer::body;
@@ -162,7 +162,7 @@ fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
         until: context.moment("until")?.unwrap_or(LATEST),
     };
     if filter.since >= filter.until {
-        return Err(invalid("wanted since to be before until"));
+        return Err(unprocessable("empty_range", "wanted since to be before until"));
     }
     Ok(filter)
 }

@@ -43,12 +43,12 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     optimize::check_names(wanted.tables.as_deref())?;
     let (desk, config) = (context.desk()?, context.state.desks.config()?);
     let role = context.caller.as_ref().map(|caller| caller.role);
-    let targets = configured(desk, &config);
+    let targets = configured(&desk, &config);
     let options = Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days };
     judge(&wanted, &options, &targets, &config, role)?;
     if wanted.dry_run {
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
-        let previews = look(desk, targets.iter().filter(|target| options.covers(&target.name()))).await?;
+        let previews = look(&desk, targets.iter().filter(|target| options.covers(&target.name()))).await?;
         let body = json!({ "target": desk.db.name(), "dry_run": true, "tables": previews });
         return Ok(answer(StatusCode::OK, "application/json", &body));
     }
@@ -57,7 +57,7 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
         let desk = state.desks.of(acting.target.as_deref())?;
         let options = (options != Options::default()).then_some(&options);
         let ask = Ask { job: Builtin::Retention.as_str(), options, configured: true };
-        acting.once(desk, &ask).await
+        acting.once(&desk, &ask).await
     })
     .await?;
     let id = jobs::run_id(&done);
@@ -133,8 +133,8 @@ async fn look(desk: &Desk, targets: impl Iterator<Item = &Target>) -> Result<Vec
 pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, config) = (context.desk()?, context.state.desks.config()?);
-    let targets = configured(desk, &config);
-    let previews = look(desk, targets.iter()).await?;
+    let targets = configured(&desk, &config);
+    let previews = look(&desk, targets.iter()).await?;
     let jobs = listed::merge(&config, desk.db.name(), None, chrono::Utc::now());
     let next =
         jobs.iter().find(|job| job.name == Builtin::Retention.as_str()).and_then(|job| job.next.first().cloned());

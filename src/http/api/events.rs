@@ -58,7 +58,7 @@ pub async fn write(context: &Context<'_>) -> Result<Answer, Refusal> {
         let desk = state.desks.of(acting.target.as_deref())?;
         let sent: Sent<'_> = serde_json::from_slice(&body)
             .map_err(|error| invalid(format!("the body is not what is wanted: {error}")))?;
-        let (mut done, replayed) = acting.once(desk, &Batch(judge(&sent)?)).await?;
+        let (mut done, replayed) = acting.once(&desk, &Batch(judge(&sent)?)).await?;
         done.body["replayed"] = json!(replayed);
         Ok(done.answer(replayed))
     })

@@ -35,7 +35,7 @@ impl Asked {
             instance: text("instance")?,
         };
         if filter.since >= filter.until {
-            return Err(invalid("wanted since to be before until"));
+            return Err(unprocessable("empty_range", "wanted since to be before until"));
         }
         if filter.status.as_deref().is_some_and(|s| !matches!(s, "healthy" | "degraded" | "unhealthy" | "unknown")) {
             return Err(invalid("status: wanted healthy, degraded, unhealthy or unknown"));
@@ -75,7 +75,7 @@ pub async fn system(context: &Context<'_>) -> Result<Answer, Refusal> {
         None => Found::Page(recent.health(&asked.filter, asked.behind, asked.limit)),
         Some(width) => Found::Buckets(recent.health_buckets(&asked.filter, width)),
     };
-    told(desk, &asked, read.await, remembered)
+    told(&desk, &asked, read.await, remembered)
 }
 
 /// `GET /health/connections`
@@ -94,7 +94,7 @@ pub async fn connections(context: &Context<'_>) -> Result<Answer, Refusal> {
         None => Found::Page(recent.connections(&asked.filter, asked.behind, asked.limit)),
         Some(width) => Found::Buckets(recent.connection_buckets(&asked.filter, width)),
     };
-    told(desk, &asked, read.await, remembered)
+    told(&desk, &asked, read.await, remembered)
 }
 
 fn told<R: Serialize, B: Serialize>(

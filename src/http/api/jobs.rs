@@ -25,7 +25,7 @@ use crate::store::run_history;
 pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, config) = (context.desk()?, context.state.desks.config()?);
-    let read = read(desk).await;
+    let read = read(&desk).await;
     let overview = read.as_ref().ok();
     let standing = desk.standing.read();
     let listed = listed::merge(&config, desk.db.name(), overview, Utc::now());
@@ -110,10 +110,10 @@ pub async fn runs(context: &Context<'_>) -> Result<Answer, Refusal> {
     let mut conn = desk.conn().await?;
     let read = run_history::of_job(&mut conn, name, failed, limit, desk.db.query_timeout()).await;
     let entries = read.map_err(|error| desk.refusal(&error))?;
-    if entries.is_empty() && !is_configured(&*context.state.desks.config()?, desk, name) {
+    if entries.is_empty() && !is_configured(&*context.state.desks.config()?, &desk, name) {
         return Err(no_such_job(name));
     }
-    let runs: Vec<Value> = entries.into_iter().map(|entry| runs::told(desk, entry)).collect();
+    let runs: Vec<Value> = entries.into_iter().map(|entry| runs::told(&desk, entry)).collect();
     Ok(answer(StatusCode::OK, "application/json", &json!({ "target": desk.db.name(), "job": name, "runs": runs })))
 }
 
@@ -125,8 +125,8 @@ pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
     let wait = context.wait();
     let (id, done, replayed) = detached(context, |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let configured = is_configured(&*state.desks.config()?, desk, &job);
-        let (done, replayed) = acting.once(desk, &Ask { job: &job, options: None, configured }).await?;
+        let configured = is_configured(&*state.desks.config()?, &desk, &job);
+        let (done, replayed) = acting.once(&desk, &Ask { job: &job, options: None, configured }).await?;
         Ok((run_id(&done), done, replayed))
     })
     .await?;
@@ -238,8 +238,8 @@ async fn set(context: &Context<'_>, pause: bool, reason: Option<String>) -> Resu
     let job = name(context)?.to_owned();
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let configured = job == ALL_JOBS || is_configured(&*state.desks.config()?, desk, &job);
-        let (done, replayed) = acting.once(desk, &Set { job, pause, reason, configured }).await?;
+        let configured = job == ALL_JOBS || is_configured(&*state.desks.config()?, &desk, &job);
+        let (done, replayed) = acting.once(&desk, &Set { job, pause, reason, configured }).await?;
         Ok(done.answer(replayed))
     })
     .await

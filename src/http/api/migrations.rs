@@ -27,7 +27,7 @@ const JOB: &str = "migrations";
 pub async fn status(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, sets) = (context.desk()?, sets(context)?);
-    let lines = migrate::status(&desk.db, &sets).await.map_err(|error| refusal(desk, &error))?;
+    let lines = migrate::status(&desk.db, &sets).await.map_err(|error| refusal(&desk, &error))?;
     let standing = desk.standing.migrations.read();
     let body = json!({
         "target": desk.db.name(),
@@ -100,7 +100,7 @@ pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
 /// What would run, with its SQL.
 async fn plan(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, sets) = (context.desk()?, sets(context)?);
-    let history = migrate::history(&desk.db).await.map_err(|error| refusal(desk, &error))?;
+    let history = migrate::history(&desk.db).await.map_err(|error| refusal(&desk, &error))?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
     let pending: Vec<Value> = plans
         .iter()

@@ -47,7 +47,7 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
     }
     let options = Options { tables: wanted.tables.clone(), keep_days: None };
     if wanted.dry_run {
-        return plan(context.desk()?, &config, &wanted, &options).await;
+        return plan(&*context.desk()?, &config, &wanted, &options).await;
     }
     let wait = context.wait();
     let (done, replayed) = detached(context, move |state, acting| async move {
@@ -57,7 +57,7 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
         if jobs.is_empty() {
             return Err(invalid("there is nothing to do: none of these is a table, or a view of refresh.views"));
         }
-        acting.once(desk, &Optimize { jobs, options }).await
+        acting.once(&desk, &Optimize { jobs, options }).await
     })
     .await?;
     match (wait, super::jobs::run_id(&done)) {

@@ -50,7 +50,7 @@ fn with_progress(standing: &Standing, mut entry: Entry) -> Entry {
 pub async fn get(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, id) = (context.desk()?, context.run_id()?);
-    Ok(answer(StatusCode::OK, "application/json", &find(desk, id).await?))
+    Ok(answer(StatusCode::OK, "application/json", &find(&desk, id).await?))
 }
 
 /// The run: of the ledger, or an attempt to migrate that was asked for here.
@@ -77,7 +77,7 @@ pub async fn ended_within(context: &Context<'_>, id: Uuid, wait: Duration, done:
     let until = Instant::now() + wait.min(context.time_left().saturating_sub(ANSWER_ROOM));
     while Instant::now() < until {
         // A database that is away for a moment says nothing of the run.
-        if let Ok(run) = find(desk, id).await
+        if let Ok(run) = find(&desk, id).await
             && is_over(&run)
         {
             return Ok(answer(StatusCode::OK, "application/json", &run));
@@ -98,7 +98,7 @@ pub async fn cancel(context: &Context<'_>) -> Result<Answer, Refusal> {
     let id = context.run_id()?;
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let (done, replayed) = acting.once(desk, &Cancel(id)).await?;
+        let (done, replayed) = acting.once(&desk, &Cancel(id)).await?;
         Ok(done.answer(replayed))
     })
     .await
@@ -132,7 +132,7 @@ async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Err
 pub async fn follow(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, id) = (context.desk()?, context.run_id()?);
-    let first = find(desk, id).await?;
+    let first = find(&desk, id).await?;
     let follower = Follower {
         db: Arc::clone(&desk.db),
         standing: Arc::clone(&desk.standing),

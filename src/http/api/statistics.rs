@@ -56,7 +56,7 @@ pub async fn statistics(context: &Context<'_>) -> Result<Answer, Refusal> {
         // The panic itself was logged where it happened.
         Err(_) => return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the log says why")),
     };
-    Ok(told(desk, &measured, cached, ttl))
+    Ok(told(&desk, &measured, cached, ttl))
 }
 
 fn told(desk: &Desk, measured: &Measured, cached: bool, ttl: Duration) -> Answer {
