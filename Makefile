@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test test-full bench lint fmt deps clean
+.PHONY: help demo test test-api test-browser test-full bench lint fmt deps clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -13,6 +13,14 @@ demo: ## Show it at work on a throw-away PostgreSQL; Ctrl-C ends it
 test: ## Run the whole suite against a throw-away PostgreSQL
 	@scripts/install-deps.sh test
 	@scripts/test.sh
+
+test-api: ## Have schemathesis ask a running daemon all that its OpenAPI document allows, and more
+	@scripts/install-deps.sh outside
+	@scripts/test-api.sh
+
+test-browser: ## Use the dashboard in a headless Chromium, through an outage; keeps screenshots in target/browser
+	@scripts/install-deps.sh outside
+	@scripts/test-browser.sh
 
 test-full: ## The suite on every installed PostgreSQL version, 14 to 18, and the packaging's own checkers
 	@scripts/install-deps.sh full

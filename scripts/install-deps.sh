@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs what building and testing need, where it is missing. Starts no service.
 #
-# usage: scripts/install-deps.sh [server|test|full]
+# usage: scripts/install-deps.sh [server|test|outside|full]
 #   server  a C linker for cargo, and a PostgreSQL server with its client
 #   test    and PgBouncer, promtool, systemd-analyze and Python
-#   full    and every PostgreSQL version that pgsteward supports (adds apt.postgresql.org's repository)
+#   outside what asks the API and the dashboard from outside: server, Python with venv, Node and a Chromium
+#   full    test, and every PostgreSQL version that pgsteward supports (adds apt.postgresql.org's repository)
 #
 # Debian and Ubuntu, as root or with sudo. Elsewhere it says what is missing.
 set -euo pipefail
@@ -46,8 +47,15 @@ missing_packages() {
         has python3 || echo python3
         ;;
     esac
-    if [ "$level" = full ]; then
+    if [ "$level" = outside ]; then
+        has node || echo nodejs
+        has chromium || [ -n "${CHROMIUM:-}" ] || echo chromium
+        has python3 || echo python3
+    fi
+    if [ "$level" = full ] || [ "$level" = outside ]; then
         python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+    fi
+    if [ "$level" = full ]; then
         local version
         for version in $versions; do
             [ -x "/usr/lib/postgresql/$version/bin/postgres" ] || echo "postgresql-$version"
@@ -122,8 +130,8 @@ disable_services() {
 }
 
 case $level in
-server | test | full) ;;
-*) fail "unknown level '$level'; wanted: server, test or full" ;;
+server | test | outside | full) ;;
+*) fail "unknown level '$level'; wanted: server, test, outside or full" ;;
 esac
 has cargo || fail "cargo is missing; install Rust first: https://rustup.rs"
 

@@ -19,6 +19,7 @@
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
 
+mod api;
 mod audit;
 mod ground;
 mod jobs;
@@ -41,7 +42,8 @@ use report::{Findings, Limit, Report, Row, Sample};
 use tokio::task::{LocalSet, spawn_local};
 
 /// What can be asked for, in the order in which it is measured.
-const FIGURES: &[&str] = &["size", "start", "metrics", "tick", "memory", "jobs", "migrate", "retention", "audit"];
+const FIGURES: &[&str] =
+    &["size", "start", "metrics", "tick", "memory", "jobs", "migrate", "retention", "audit", "api"];
 
 /// A release binary of more than this is too large to be carried beside every application.
 const SIZE_MAX_MB: f64 = 10.0;
@@ -86,6 +88,7 @@ async fn figure(name: &'static str, ground: Rc<Ground>) -> Findings {
         "migrate" => migrate::measure(&ground).await,
         "retention" => retention::measure(&ground).await,
         "audit" => audit::measure(&ground).await,
+        "api" => api::measure(&ground).await,
         other => unreachable!("{other:?} is not in FIGURES"),
     }
 }

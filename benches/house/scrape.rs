@@ -73,7 +73,7 @@ pub fn scrape(address: SocketAddr, requests: usize) -> Sample {
     Sample::millis(times.collect::<Vec<Duration>>())
 }
 
-fn read_answer(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) {
+pub fn read_answer(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) {
     let mut length = None;
     let mut chunked = false;
     let mut line = String::new();

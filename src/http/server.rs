@@ -126,6 +126,16 @@ async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, o
     }
     // Without one it is gone already.
     let Ok(peer) = stream.peer_addr() else { return };
+    // Who only connects gets no buffers yet, of which HTTP has 16 KiB and TLS more.
+    let begins = async { timeout(app.limits.header_timeout, stream.peek(&mut [0])).await };
+    tokio::select! {
+        begun = begins => if !matches!(begun, Ok(Ok(length)) if length > 0) { return },
+        () = stop.cancelled() => return,
+    }
+    Box::pin(talk(stream, peer, app, stop, open)).await;
+}
+
+async fn talk(stream: TcpStream, peer: SocketAddr, app: Arc<App>, stop: CancellationToken, open: Open) {
     let Some(tls) = app.tls.clone() else { return converse(stream, peer, app, stop, open).await };
     // The handshake is the head of the first request's head, and has its bound.
     let shaken = tokio::select! {
@@ -150,7 +160,8 @@ where
     let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(dispatch::answer(&app, request, peer).await) }
+        // hyper keeps room for this in each connection: a box is small while nothing is asked.
+        Box::pin(async move { Ok::<_, Infallible>(dispatch::answer(&app, request, peer).await) })
     });
     let mut builder = http1::Builder::new();
     builder

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Opens the dashboard of a running daemon in a headless Chromium, as a person would: signs in, looks, runs a job, and
+# watches the database go away and come back. Screenshots are kept.
+#
+# BROWSER_OUT  where the screenshots go (target/browser)
+# CHROMIUM     the browser (/usr/bin/chromium)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly out=${BROWSER_OUT:-target/browser}
+readonly port=${BROWSER_PORT:-8495} wire=${BROWSER_WIRE_PORT:-8496}
+fail() {
+    printf 'test-browser: %s\n' "$*" >&2
+    exit 1
+}
+command -v node >/dev/null || fail "node 20 or newer is wanted"
+[ -x "${CHROMIUM:-/usr/bin/chromium}" ] || fail "a Chromium is wanted: apt-get install chromium, or CHROMIUM=PATH"
+
+folder=$(mktemp -d)
+daemon=
+finish() {
+    local status=$?
+    trap - EXIT
+    if [ -n "$daemon" ] && kill -TERM "$daemon" 2>/dev/null; then
+        wait "$daemon" || true
+    fi
+    [ ! -s "$folder/relay.pid" ] || kill "$(cat "$folder/relay.pid")" 2>/dev/null || true
+    [ -z "${keep:-}" ] || exec {keep}>&-
+    [ "$status" = 0 ] || tail -n 20 "$folder/log" >&2 || true
+    rm -rf "$folder"
+    exit "$status"
+}
+trap finish EXIT
+
+cargo build --locked --quiet --bin pgsteward --example throwaway
+target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+# A server of its own behind a wire that can be cut.
+coproc SERVER { exec "$target/debug/examples/throwaway"; }
+keep=${SERVER[1]}
+IFS= read -r -t 90 named <&"${SERVER[0]}" || fail "no server; the reason stands above"
+connection=${named#PGSTEWARD_TEST_SERVER=}
+set -a
+# shellcheck disable=SC1090
+. "$connection"
+set +a
+socket=$(dirname "$connection")/.s.PGSQL.$PGPORT
+
+cat >"$folder/mend" <<SH
+node tests/browser/relay.mjs $wire "$socket" >/dev/null 2>&1 </dev/null & echo \$! >"$folder/relay.pid"
+SH
+printf 'kill "$(cat "%s")"\n' "$folder/relay.pid" >"$folder/break"
+sh "$folder/mend"
+
+token=pgs_of_the_browser_0123456789abcdef0123456789
+cat >"$folder/config.toml" <<TOML
+[database]
+url = "postgresql://$PGUSER@127.0.0.1:$wire/$PGDATABASE?sslmode=disable"
+connect_timeout = "2s"
+[migrations]
+sets = ["zentry"]
+[jobs.health-probe]
+schedule = "@every 2s"
+[jobs.connection-metrics]
+schedule = "@every 5s"
+[auth.tokens.browser]
+role = "admin"
+sha256 = "$(printf %s "$token" | sha256sum | cut -d ' ' -f 1)"
+TOML
+env -u PGUSER -u PGDATABASE -u PGHOST -u PGPORT -u DATABASE_URL PGPASSFILE="$(dirname "$connection")/pgpass" \
+    "$target/debug/pgsteward" run --config "$folder/config.toml" --listen "127.0.0.1:$port" 2>"$folder/log" &
+daemon=$!
+for ((waited = 0; ; waited++)); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET /readyz HTTP/1.0\r\nHost: x\r\n\r\n' >&3 &&
+        grep -q '^HTTP/1.0 200' <&3) 2>/dev/null && break
+    kill -0 "$daemon" 2>/dev/null && [ "$waited" -lt 120 ] || fail "the daemon is not ready"
+    sleep 0.5
+done
+
+mkdir -p "$out"
+BASE=http://127.0.0.1:$port/ TOKEN=$token OUT=$out BREAK_CMD="sh $folder/break" MEND_CMD="sh $folder/mend" \
+    timeout 600 node tests/browser/run.mjs
+printf 'screenshots: %s\n' "$out"

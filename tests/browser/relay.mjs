@@ -1,0 +1,21 @@
+// A wire between a TCP port and a server's Unix socket, which a test can cut by ending this process.
+//
+//   node tests/browser/relay.mjs PORT SOCKET
+
+import { connect, createServer } from "node:net";
+
+const [port, path] = process.argv.slice(2);
+
+const server = createServer((near) => {
+  const far = connect(path);
+  for (const [one, other] of [[near, far], [far, near]]) {
+    one.on("error", () => other.destroy());
+    one.on("close", () => other.destroy());
+    one.pipe(other);
+  }
+});
+server.on("error", (error) => {
+  console.error(`relay: ${error.message}`);
+  process.exit(1);
+});
+server.listen(Number(port), "127.0.0.1");
