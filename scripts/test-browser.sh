@@ -55,7 +55,7 @@ sh "$folder/mend"
 token=pgs_of_the_browser_0123456789abcdef0123456789
 cat >"$folder/config.toml" <<TOML
 [database]
-url = "postgresql://$PGUSER@127.0.0.1:$wire/$PGDATABASE?sslmode=disable"
+url = "postgresql://$PGUSER@127.0.0.1:$wire/$PGDATABASE?sslmode=disable&passfile=$(dirname "$connection")/pgpass"
 connect_timeout = "2s"
 [migrations]
 sets = ["zentry"]
@@ -67,7 +67,7 @@ schedule = "@every 5s"
 role = "admin"
 sha256 = "$(printf %s "$token" | sha256sum | cut -d ' ' -f 1)"
 TOML
-env -u PGUSER -u PGDATABASE -u PGHOST -u PGPORT -u DATABASE_URL PGPASSFILE="$(dirname "$connection")/pgpass" \
+env -u PGUSER -u PGDATABASE -u PGHOST -u PGPORT -u DATABASE_URL \
     "$target/debug/pgsteward" run --config "$folder/config.toml" --listen "127.0.0.1:$port" 2>"$folder/log" &
 daemon=$!
 for ((waited = 0; ; waited++)); do

@@ -199,8 +199,11 @@ async function outage(page) {
   insist(await page.eval(has("#component-list tbody tr")), "the components are gone");
   await page.until(`/cannot be reached/.test(${text("#wrong")})`, "what is wrong");
   await shots(page, "outage");
+  // What was measured lately is still shown, with its age; what only the database knows says why it is not.
   await go(page, "tables");
-  await page.until(`/database is away/.test(${text("#tables")})`, "the panel of tables to say why it is empty", 30e3);
+  await page.until(`/Measured .* ago/.test(${text("#tables")})`, "the tables as measured before", 30e3);
+  await go(page, "migrations");
+  await page.until(`/database is away/.test(${text("#content")})`, "the migrations to say why they are not told", 30e3);
   for (const width of WIDTHS) await noOverflow(page, width);
   await page.size(1440);
 }
@@ -208,7 +211,7 @@ async function outage(page) {
 async function recovery(page) {
   await shell(MEND_CMD);
   await page.until(`!${has("#banner-outage")} && document.querySelector("#overall").dataset.status !== "unhealthy"`, "the recovery to be told", RECOVERY_MS);
-  await page.until(has("#table-list tbody tr"), "tables to be shown again by themselves", 60e3);
+  await page.until(`!/database is away/.test(${text("#content")})`, "migrations to be told again by themselves", 60e3);
   insist(await page.eval("globalThis.notReloaded === true"), "the page was reloaded");
 }
 

@@ -188,7 +188,7 @@ function bar() {
     ["Measured", is.age_seconds == null ? "not yet" : ago(measured)],
     ["Response", millis(is.response_ms)],
     server && ["PostgreSQL", `${server.version}, ${server.in_recovery ? "standby" : "primary"}`],
-    database.data && ctx.who && ["This instance", database.data.observer ? "observes" : "stands by"],
+    database.data && ctx.who && ["This instance", database.data.observer ? "observes" : database.data.observed_by ? "stands by" : "does not observe"],
   ].filter(Boolean);
   return [h("div", { class: `bar ${level}`, id: "overall", "data-status": is.status, "data-reason": is.reason ?? "" },
     h("div", { class: "verdict" }, status(level, reachable.since ? `was ${is.status}` : is.status),
