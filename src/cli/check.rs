@@ -1,13 +1,19 @@
 //! `pgsteward check`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, Selection, Session, bounded, print, print_json, say};
+use crate::app::chain;
+use crate::config::Config;
 use crate::db::{Purpose, Route};
+use crate::http::auth::Auth;
+use crate::http::tls::Tls;
 use crate::migrate;
+use crate::telemetry::Metrics;
 
 /// For the answer of a server that let us in.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);
@@ -41,6 +47,10 @@ impl Check {
             say(&error.to_string());
             return Exit::Config;
         }
+        if let Err(told) = callers(session.config()).await {
+            say(&told);
+            return Exit::Config;
+        }
         let connected = if self.connect {
             let opened = match session.open(&self.selection) {
                 Ok(opened) => opened,
@@ -64,6 +74,19 @@ impl Check {
         report(&session, &connected);
         Exit::Ok
     }
+}
+
+/// Reads what callers are known by, and the listener's certificate, as the daemon will.
+async fn callers(config: &Config) -> Result<(), String> {
+    let auth = Auth::load(config).await.map_err(|error| chain(&error))?;
+    for warning in auth.warnings() {
+        say(&format!("warning: {warning}"));
+    }
+    if let Some(files) = &config.http.tls {
+        let metrics = Metrics::new().map_err(|error| chain(&error))?;
+        Tls::load(&files.cert, &files.key, &Arc::new(metrics)).await.map_err(|error| chain(&error))?;
+    }
+    Ok(())
 }
 
 /// The key of a route's address.

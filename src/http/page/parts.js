@@ -101,7 +101,7 @@ export function panel(ctx, { id, title, about, actions, poll, needs = "viewer", 
   const section = (...content) => h("section", { key: id, id, class: "panel", "aria-labelledby": `${id}-title` }, head, content);
   if (needs && !ctx.can(needs)) return section(locked(ctx, needs));
   if (!poll) return section(body());
-  if (poll.data === null) return section(refusal(ctx, poll.error) ?? loading());
+  if (poll.data === null) return section(refusal(ctx, poll.error) || loading());
   const old = poll.error && h("p", { class: "note", key: "note" }, h("strong", {}, "As of ", brief(poll.at), ". "), prose(explain(poll.error, ctx.role())));
   return section(old, h("div", { key: "body", class: poll.error ? "aged" : null }, body(poll.data)));
 }
