@@ -8,6 +8,7 @@ mod harness;
 mod access;
 mod audit;
 mod control;
+mod credentials;
 mod document;
 mod events;
 mod operations;

@@ -22,6 +22,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     prelude: Option<String>,
+    everywhere: bool,
 }
 
 impl Setup {
@@ -43,6 +44,12 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Listens on every address of this machine, not on loopback alone.
+    pub fn everywhere(mut self) -> Setup {
+        self.everywhere = true;
         self
     }
 
@@ -109,7 +116,8 @@ impl Daemon {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut command = setup.base(&folder);
-        command.args(["run", "--config", &config_path(&folder), "--listen", &address.to_string()]);
+        let listen = if setup.everywhere { format!("0.0.0.0:{}", address.port()) } else { address.to_string() };
+        command.args(["run", "--config", &config_path(&folder), "--listen", &listen]);
         command.args(&setup.arguments).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let lines = Arc::new(Mutex::new(VecDeque::new()));
