@@ -1,7 +1,8 @@
 //! `POST /health/cleanup` and `GET /health/retention`: what is past its time, and its removal.
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::act::detached;
@@ -30,10 +31,21 @@ struct Wanted {
     /// Only these, of those that retention names.
     tables: Option<Vec<String>>,
     /// How long rows are kept in this run, instead of what is configured.
+    #[serde(default, deserialize_with = "whole")]
     retention_days: Option<u32>,
     /// Whether it may be shorter than configured.
     #[serde(default)]
     force: bool,
+}
+
+/// To JSON, 30 and 30.0 are one number.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+        // Within the range, and whole.
+        return Ok(Some(number as u32));
+    }
+    Err(D::Error::custom(format!("retention_days: found {number}, wanted a whole number of days")))
 }
 
 /// Asks for a run of the job `retention`.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::act::{Acting, Change, Done, Effect, detached};
-use super::input::invalid;
+use super::input::{invalid, unprocessable};
 use super::jobs::Ask;
 use crate::config::{Builtin, Config, Mode};
 use crate::db::{Error, Tx, TxFuture, TxOptions};
@@ -55,7 +55,8 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
         let zentry = desk.standing.migrations.read().zentry;
         let jobs = jobs(&wanted, &config, zentry);
         if jobs.is_empty() {
-            return Err(invalid("there is nothing to do: none of these is a table, or a view of refresh.views"));
+            let detail = "there is nothing to do: none of these is a table, or a view of refresh.views";
+            return Err(unprocessable("nothing_to_do", detail));
         }
         acting.once(&desk, &Optimize { jobs, options }).await
     })
