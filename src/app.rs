@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::future::join_all;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
 use crate::schedule::ticker::Ticker;
 use crate::store::audit::Origin;
 use crate::telemetry::Metrics;
-use crate::telemetry::log::Logs;
+use crate::telemetry::log::{Logs, chain};
 
 /// A round may meet a server that accepts and stays silent, step after step, each with its bound.
 const PIPELINE_STALE: Duration = Duration::from_secs(90);
@@ -48,7 +48,7 @@ const DRAIN_BOUND: Duration = Duration::from_secs(25);
 const REQUESTS_BOUND: Duration = Duration::from_secs(4);
 const _: () = assert!(STOP_BOUND.as_secs() + REQUESTS_BOUND.as_secs() < DRAIN_BOUND.as_secs());
 /// Notices that a pipeline has not taken yet: it takes one each round at least.
-const NOTICES_AHEAD: usize = 64;
+const NOTICES_AHEAD: usize = 512;
 /// How often calls that were refused are told, and the certificate is looked at.
 const OFTEN: Duration = Duration::from_secs(5);
 /// What callers ask of a pipeline and it has not heard yet.
@@ -95,7 +95,7 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     let boards: BTreeMap<String, Arc<Board>> =
         targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
-    let rules = Rules::load(&config, address.ip()).await?;
+    let rules = Rules::load(&config, address.ip(), config.http.tls.is_some()).await?;
     let tls = match &config.http.tls {
         Some(files) => Some(Arc::new(Tls::load(&files.cert, &files.key, &metrics).await?)),
         None => None,
@@ -108,6 +108,7 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         gate: Arc::clone(&gate),
         desks: Arc::clone(&desks),
         tasks: tasks.clone(),
+        acts: Arc::new(Semaphore::new(http::ACTS)),
     };
     let closing = CancellationToken::new();
     let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND).encrypted_by(tls.clone());
@@ -280,7 +281,7 @@ impl Daemon {
         }
         self.look_at_certificate().await;
         match read() {
-            Ok(loaded) => match Rules::load(&loaded.config, self.address.ip()).await {
+            Ok(loaded) => match Rules::load(&loaded.config, self.address.ip(), self.tls.is_some()).await {
                 Ok(rules) => {
                     self.adopt(loaded, publish);
                     self.gate.set_rules(rules);
@@ -327,7 +328,8 @@ impl Daemon {
             self.tell(&Notice::refused_call(attempts.route, origin, details));
         }
         if taken.overflow > 0 {
-            tracing::warn!(attempts = taken.overflow, "more calls were refused than the audit trail is told of");
+            let details = serde_json::json!({ "reason": "too_many_addresses", "attempts": taken.overflow });
+            self.tell(&Notice::refused_call("several".to_owned(), Origin::default(), details));
         }
     }
 
@@ -479,12 +481,6 @@ pub fn instance() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let random = Uuid::new_v4().simple().to_string();
     format!("{host}/{}/{}", std::process::id(), &random[..8])
-}
-
-/// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
-    error.to_string() + &causes.collect::<String>()
 }
 
 fn internal(what: &str, error: impl std::fmt::Display) -> Fatal {

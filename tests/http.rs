@@ -74,6 +74,7 @@ impl Server {
             gate: Arc::new(Gate::new(Rules::default())),
             desks: Arc::default(),
             tasks: tasks.clone(),
+            acts: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let app = App::with_routes(state, &limits, routes).drain_within(drain);
         let listener = bind(limits.listen).await.unwrap();

@@ -7,13 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, Selection, Session, bounded, print, print_json, say};
-use crate::app::chain;
 use crate::config::Config;
 use crate::db::{Purpose, Route};
 use crate::http::auth::Auth;
 use crate::http::tls::Tls;
 use crate::migrate;
 use crate::telemetry::Metrics;
+use crate::telemetry::log::chain;
 
 /// For the answer of a server that let us in.
 const ANSWER_BOUND: Duration = Duration::from_secs(10);

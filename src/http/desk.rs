@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::api::statistics::Kept;
+use super::auth::Caller;
 use super::{Context, Refusal};
 use crate::config::Config;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
@@ -21,6 +24,10 @@ use crate::schedule::pipeline::Errand;
 
 /// When it is worth trying again, where a database is away.
 const AWAY_RETRY: Duration = Duration::from_secs(5);
+/// What work may take beside its statements.
+const MARGIN: Duration = Duration::from_secs(20);
+/// Who asks what memory knows as well does not wait longer for the database.
+const FROM_MEMORY_AFTER: Duration = Duration::from_secs(8);
 
 /// All databases: none until they are opened, and none once they are closed.
 #[derive(Debug, Default)]
@@ -30,11 +37,30 @@ pub struct Desks(RwLock<Option<Arc<Open>>>);
 struct Open {
     config: watch::Receiver<Arc<Config>>,
     desks: BTreeMap<String, Arc<Desk>>,
-    streams: Arc<Semaphore>,
+    /// How many streams each caller has.
+    streams: Mutex<BTreeMap<String, usize>>,
 }
 
 /// Answers that are made while they are sent, at a time: each asks the database again and again.
 const STREAMS: usize = 16;
+const STREAMS_EACH: usize = 4;
+
+/// A place among them, given back when it is dropped.
+#[derive(Debug)]
+pub struct Stream {
+    open: Arc<Open>,
+    actor: String,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut streams = self.open.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        match streams.get_mut(&self.actor) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(streams.remove(&self.actor)),
+        }
+    }
+}
 
 /// One database, as routes see it.
 pub struct Desk {
@@ -55,7 +81,7 @@ impl Desks {
     /// Opens them.
     pub fn open(&self, config: watch::Receiver<Arc<Config>>, desks: impl IntoIterator<Item = Desk>) {
         let desks = desks.into_iter().map(|desk| (desk.db.name().to_owned(), Arc::new(desk))).collect();
-        let open = Open { config, desks, streams: Arc::new(Semaphore::new(STREAMS)) };
+        let open = Open { config, desks, streams: Mutex::default() };
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(open));
     }
 
@@ -80,13 +106,19 @@ impl Desks {
         found.cloned().ok_or_else(|| no_such_target(desks.keys().map(String::as_str)))
     }
 
-    /// A place among the answers that are made while they are sent.
-    pub fn stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let place = Arc::clone(&self.opened()?.streams).try_acquire_owned();
-        place.map_err(|_| {
-            let detail = format!("{STREAMS} exports and followed runs are under way already");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(AWAY_RETRY)
-        })
+    /// A place among the answers that are made while they are sent; of each caller a few at a time.
+    pub fn stream(&self, caller: Option<&Caller>) -> Result<Stream, Refusal> {
+        let open = self.opened()?;
+        let actor = caller.map(|caller| caller.actor.clone()).unwrap_or_default();
+        let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = streams.get(&actor).copied().unwrap_or_default();
+        if own >= STREAMS_EACH || streams.values().sum::<usize>() >= STREAMS {
+            let detail = format!("{own} exports and followed runs of this caller are under way already");
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(AWAY_RETRY));
+        }
+        streams.insert(actor.clone(), own + 1);
+        drop(streams);
+        Ok(Stream { open, actor })
     }
 
     fn opened(&self) -> Result<Arc<Open>, Refusal> {
@@ -117,6 +149,29 @@ impl Desk {
     /// Nothing is known of it yet.
     pub fn new(db: Arc<Database>, board: Arc<Board>, standing: Arc<Standing>, errands: mpsc::Sender<Errand>) -> Desk {
         Desk { db, board, standing, errands, statistics: Kept::default() }
+    }
+
+    /// Bounds work on the database from here, too: a server that is frozen takes everything and bounds nothing.
+    pub async fn within<T>(&self, bound: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Refusal> {
+        self.bounded(bound, work).await.map_err(|error| self.refusal(&error))
+    }
+
+    /// The same with the error as it is.
+    pub async fn bounded<T>(&self, bound: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match timeout(bound, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::new(Kind::Timeout, format!("no answer within {} ms", bound.as_millis()))),
+        }
+    }
+
+    /// For a whole piece of work: its statements have bounds of their own on the server.
+    pub fn patience(&self) -> Duration {
+        self.db.query_timeout() + MARGIN
+    }
+
+    /// For what can be told from memory as well.
+    pub fn impatience(&self) -> Duration {
+        self.db.query_timeout().min(FROM_MEMORY_AFTER)
     }
 
     /// A connection on behalf of a caller.

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, EXPECT, HOST, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode, Version};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{set, text};
@@ -99,9 +100,9 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
     let query = Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
     let deadline = asked.begun + app.limits.request_timeout;
     let expects = head.headers.contains_key(EXPECT);
-    let (_batch, most) = match route.body {
+    let (place, most) = match route.body {
         BodyLimit::Usual => (None, app.limits.body_limit_bytes),
-        BodyLimit::Batch => (Some(batch(app, deadline).await?), BATCH_MAX_BYTES),
+        BodyLimit::Batch => (Some(Arc::new(batch(app, deadline).await?)), BATCH_MAX_BYTES),
     };
     let body = match timeout_at(deadline, read(body, most, expects)).await {
         Ok(body) => body?,
@@ -120,6 +121,7 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         caller,
         request_id: asked.request_id,
         from,
+        place,
         deadline,
     };
     match timeout_at(deadline, unpanicked(async { (route.handler)(&context).await })).await {
@@ -155,8 +157,8 @@ fn malformed(detail: &str) -> Refusal {
 }
 
 /// A place among those whose large bodies are read at a time: together they must not fill the memory.
-async fn batch(app: &App, deadline: Instant) -> Result<SemaphorePermit<'_>, Refusal> {
-    match timeout_at(deadline, app.batches.acquire()).await {
+async fn batch(app: &App, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+    match timeout_at(deadline, Arc::clone(&app.batches).acquire_owned()).await {
         Ok(Ok(permit)) => Ok(permit),
         // It is never closed.
         Ok(Err(_)) | Err(_) => {

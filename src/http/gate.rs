@@ -43,11 +43,12 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Reads what the configuration names.
+    /// Reads what the configuration names. `listening_on` and `encrypted` are the listener's own, which a reload does
+    /// not change.
     ///
     /// # Errors
     /// When a secret cannot be read or used.
-    pub async fn load(config: &Config, listening_on: IpAddr) -> Result<Rules, AuthError> {
+    pub async fn load(config: &Config, listening_on: IpAddr, encrypted: bool) -> Result<Rules, AuthError> {
         let auth = Auth::load(config).await?;
         for warning in auth.warnings() {
             tracing::warn!(warning, "credentials of callers");
@@ -55,7 +56,7 @@ impl Rules {
         Ok(Rules {
             auth,
             cors_origins: config.http.cors_origins.clone(),
-            carries_credentials: may_carry_credentials(&config.http, listening_on),
+            carries_credentials: may_carry_credentials(&config.http, listening_on, encrypted),
             trusted_proxies: config.http.trusted_proxies.clone(),
         })
     }
@@ -126,10 +127,12 @@ impl Gate {
         if !rules.carries_credentials {
             return Err(in_the_clear());
         }
-        if let Err(wait) = self.limiter.admit(from, Instant::now()) {
-            return Err(too_many_failures().later(wait));
-        }
         let now = Utc::now();
+        if let Err(wait) = self.limiter.admit(from, Instant::now()) {
+            // Of 256 random bits nobody guesses any; who has them is not to suffer for who shares the address.
+            let known = rules.auth.known(&call.head.headers, from, now);
+            return known.ok_or_else(|| too_many_failures().later(wait));
+        }
         match rules.auth.check(&call.head.headers, from, now) {
             Ok(Some(caller)) => Ok(caller),
             Ok(None) => Err(unauthenticated()),

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use hyper::body::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::config;
@@ -69,7 +69,12 @@ pub struct State {
     /// The databases themselves, once there are any to ask.
     pub desks: Arc<Desks>,
     pub tasks: Tasks,
+    /// Changes under way, whether their clients are still there or not.
+    pub acts: Arc<Semaphore>,
 }
+
+/// So many changes are under way at a time.
+pub const ACTS: usize = 32;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +167,8 @@ pub struct Context<'a> {
     pub caller: Option<Caller>,
     pub request_id: &'a str,
     pub from: IpAddr,
+    /// The place of a large body, for as long as it is worked on.
+    pub place: Option<Arc<OwnedSemaphorePermit>>,
     /// By when there is to be an answer.
     pub deadline: Instant,
 }
@@ -177,7 +184,7 @@ impl Context<'_> {
 #[derive(Debug)]
 pub struct App {
     state: Arc<State>,
-    batches: Semaphore,
+    batches: Arc<Semaphore>,
     limits: config::Http,
     routes: Vec<Route>,
     drain: Duration,
@@ -192,7 +199,7 @@ impl App {
 
     /// Any table of routes; the first that matches wins.
     pub fn with_routes(state: State, limits: &config::Http, routes: Vec<Route>) -> App {
-        let batches = Semaphore::new(BATCHES);
+        let batches = Arc::new(Semaphore::new(BATCHES));
         App {
             state: Arc::new(state),
             batches,

@@ -247,6 +247,7 @@ mod tests {
             gate: Arc::new(Gate::new(Rules::default())),
             desks: Arc::default(),
             tasks: Tasks::new(),
+            acts: Arc::new(Semaphore::new(1)),
         };
         let listener = TcpListener::bind(limits.listen).await.unwrap();
         let address = listener.local_addr().unwrap();

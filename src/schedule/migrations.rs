@@ -32,10 +32,13 @@ pub struct Standing {
     /// Whether the history holds the bundled set.
     #[serde(skip)]
     pub zentry: bool,
-    /// The last attempt that somebody asked for.
+    /// The last attempts that somebody asked for, oldest first.
     #[serde(skip)]
-    pub asked: Option<Attempt>,
+    pub asked: Vec<Attempt>,
 }
+
+/// So many of them are remembered.
+const ASKED_MAX: usize = 16;
 
 /// An attempt that somebody asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +46,8 @@ pub struct Attempt {
     pub id: Uuid,
     pub actor: String,
     pub asked_at: DateTime<Utc>,
+    /// Whether it is under way: files that were there when it was asked for are in its plan.
+    pub begun: bool,
     pub outcome: Option<Outcome>,
 }
 
@@ -57,9 +62,21 @@ pub struct Outcome {
 }
 
 impl Standing {
-    /// Ends the attempt that somebody asked for, if one is open.
+    /// Begins what was asked for since; by whom, where anybody has.
+    pub(super) fn begin(&mut self) -> Option<String> {
+        let waiting = self.asked.iter_mut().filter(|attempt| attempt.outcome.is_none());
+        let mut by = None;
+        for attempt in waiting {
+            attempt.begun = true;
+            by.get_or_insert_with(|| attempt.actor.clone());
+        }
+        by
+    }
+
+    /// Ends the attempts under way.
     pub(super) fn end(&mut self, applied: &[String], error: Option<String>) {
-        if let Some(attempt) = self.asked.as_mut().filter(|attempt| attempt.outcome.is_none()) {
+        for attempt in self.asked.iter_mut().filter(|attempt| attempt.begun && attempt.outcome.is_none()) {
+            let error = error.clone();
             attempt.outcome = Some(Outcome { finished_at: Utc::now(), applied: applied.to_vec(), error });
         }
     }
@@ -80,6 +97,17 @@ impl Migrations {
     /// Follows it.
     pub fn follow(&self) -> watch::Receiver<Standing> {
         self.0.subscribe()
+    }
+
+    /// Notes what somebody asks for; the pipeline is told of it beside this.
+    pub fn ask(&self, id: Uuid, actor: &str) {
+        let attempt = Attempt { id, actor: actor.to_owned(), asked_at: Utc::now(), begun: false, outcome: None };
+        self.update(|standing| {
+            standing.asked.push(attempt);
+            if standing.asked.len() > ASKED_MAX {
+                standing.asked.remove(0);
+            }
+        });
     }
 
     /// Changes what is known, and tells who follows.

@@ -14,8 +14,9 @@ use crate::config::{Config, Problems};
 use crate::db::Error;
 use crate::store::audit::{Event, EventRow, Origin};
 
-/// Rows that wait; the oldest go first.
-const WAITING_MAX: usize = 64;
+/// Rows that wait; the oldest go first, of refused calls before all others.
+const WAITING_MAX: usize = 512;
+const REFUSED: &str = "auth.failed";
 /// Keys that a row names, and how long each may be.
 const KEYS_MAX: usize = 50;
 const KEY_CHARS_MAX: usize = 100;
@@ -34,12 +35,17 @@ pub struct Notice {
 impl Notice {
     /// Somebody called with credentials that are not accepted.
     pub fn refused_call(route: String, origin: Origin, details: Value) -> Notice {
-        Notice { action: "auth.failed", resource_type: "route", resource_id: Some(route), details, origin }
+        Notice { action: REFUSED, resource_type: "route", resource_id: Some(route), details, origin }
     }
 
     /// It was valid, and something that it names could not be used; what was before stays.
     pub fn unusable(table: &str) -> Notice {
         Notice::of_configuration("config.rejected", json!({ "problems": 1, "keys": [table] }))
+    }
+
+    /// Whether it is worth an upkeep of its own. Anybody who reaches the listener can make the others.
+    pub fn is_urgent(&self) -> bool {
+        self.action != REFUSED
     }
 
     fn of_configuration(action: &'static str, details: Value) -> Notice {
@@ -117,7 +123,8 @@ impl Notices {
     pub fn take(&mut self, notice: &Notice, at: DateTime<Utc>, instance: &str, target: &str) {
         let actor = format!("instance:{instance}");
         if self.waiting.len() == WAITING_MAX {
-            self.waiting.pop_front();
+            let refused = self.waiting.iter().position(|row| row.action == REFUSED);
+            self.waiting.remove(refused.unwrap_or(0));
             tracing::warn!(database = target, "too many notices wait for the audit trail; the oldest is not told");
         }
         let resource_id = notice.resource_id.as_deref().unwrap_or(target);
@@ -153,7 +160,11 @@ mod tests {
     fn the_oldest_go_first() {
         let (mut notices, notice) = (Notices::default(), Notice::adopted(&Config::default(), &Config::default()));
         let at = |second| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second);
-        (0..70).for_each(|second| notices.take(&notice, at(second), "i", "main"));
+        (0..518).for_each(|second| notices.take(&notice, at(second), "i", "main"));
         assert_eq!((notices.waiting.len(), notices.waiting[0].created_at), (WAITING_MAX, at(6)));
+        let refused = Notice::refused_call("/x".to_owned(), Origin::default(), json!({}));
+        notices.take(&refused, at(600), "i", "main");
+        notices.take(&notice, at(601), "i", "main");
+        assert!(notices.waiting.iter().all(|row| row.action != REFUSED), "nobody pushes a reload out");
     }
 }

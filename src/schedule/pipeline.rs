@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tokio::sync::{Notify, mpsc, watch};
-use uuid::Uuid;
 
 use crate::config::{Config, JobName};
 use crate::db::retry::Backoff;
@@ -69,8 +68,8 @@ pub struct Parts {
 /// What a caller asks of a pipeline; what is asked of jobs goes through the ledger.
 #[derive(Debug)]
 pub enum Errand {
-    /// Apply what is pending. How it ends is told by [`Standing::migrations`].
-    Migrate { id: Uuid, actor: String },
+    /// Apply what is pending. Who asks, and how it ends, stands in [`Standing::migrations`].
+    Migrate,
 }
 
 /// The loop over one database.
@@ -163,7 +162,7 @@ impl Pipeline {
                 () = tokio::time::sleep(idle) => {}
                 Ok(()) = self.parts.config.changed() => self.reload(),
                 Some(notice) = self.parts.notices.recv() => self.tell(&notice),
-                Some(Errand::Migrate { id, actor }) = self.parts.errands.recv() => self.schema.ask(id, actor),
+                Some(Errand::Migrate) = self.parts.errands.recv() => self.schema.once_more(),
             }
         }
         self.stop().await;
@@ -195,9 +194,12 @@ impl Pipeline {
 
     /// A row of the audit trail, written as soon as it can be.
     fn tell(&mut self, notice: &Notice) {
+        let urgent = notice.is_urgent();
         let (at, instance) = (self.measurements.now(), self.ledger.instance());
         self.notices.take(notice, at, instance, self.parts.db.name());
-        self.upkeep_at = Instant::now();
+        if urgent {
+            self.upkeep_at = Instant::now();
+        }
     }
 
     fn role_standing(&self) -> RoleStanding {

@@ -8,10 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
-use uuid::Uuid;
 
 use crate::config::{Config, OnFailure};
 use crate::db::retry::Backoff;
@@ -24,7 +22,7 @@ use crate::store::history;
 use crate::telemetry::Metrics;
 
 use super::Standing;
-use super::migrations::{self, Attempt};
+use super::migrations;
 
 /// How often a folder of migrations that failed is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -40,6 +38,8 @@ pub struct Schema {
     fatal: mpsc::Sender<String>,
     actor: String,
     stage: Stage,
+    /// Whether somebody asked for it while it was under way.
+    once_more: bool,
     backoff: Backoff,
     /// What interrupted the last attempt; the same again is told at debug level.
     told: Option<Kind>,
@@ -94,7 +94,19 @@ impl Schema {
     ) -> Schema {
         let actor = format!("pgsteward {} ({instance})", env!("CARGO_PKG_VERSION"));
         let stage = Stage::Waiting { not_before: Instant::now() };
-        Schema { db, standing, metrics, readiness, tasks, fatal, actor, stage, backoff: Backoff::connect(), told: None }
+        Schema {
+            db,
+            standing,
+            metrics,
+            readiness,
+            tasks,
+            fatal,
+            actor,
+            stage,
+            once_more: false,
+            backoff: Backoff::connect(),
+            told: None,
+        }
     }
 
     /// What was found, once it is up to date.
@@ -121,14 +133,10 @@ impl Schema {
         }
     }
 
-    /// Migrates because somebody asked for it. Where an attempt is under way, that is the one.
-    pub fn ask(&mut self, id: Uuid, actor: String) {
-        let attempt = Attempt { id, actor, asked_at: Utc::now(), outcome: None };
-        self.standing.migrations.update(|standing| {
-            // Who waits for the one before learns from this one as well how it went.
-            standing.asked = Some(attempt);
-            standing.state = migrations::Stage::Waiting;
-        });
+    /// Migrates because somebody asked for it; where that is under way, once more when it has ended: what is asked
+    /// for now may be of files that its plan does not have.
+    pub fn once_more(&mut self) {
+        self.once_more = matches!(self.stage, Stage::Migrating(_) | Stage::Ended(_));
         self.again();
     }
 
@@ -147,12 +155,14 @@ impl Schema {
     /// Starts migrating where that is to be done. Returns at once.
     pub fn start(&mut self, config: &Arc<Config>) {
         if matches!(self.stage, Stage::Waiting { not_before } if Instant::now() >= not_before) {
-            let standing = self.standing.migrations.read();
-            let by = standing.asked.filter(|asked| asked.outcome.is_none()).map(|asked| asked.actor);
+            let mut by = None;
+            self.standing.migrations.update(|standing| {
+                by = standing.begin();
+                standing.state = migrations::Stage::Migrating;
+            });
             let actor = by.unwrap_or_else(|| self.actor.clone());
             let work = migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), actor);
             self.stage = Stage::Migrating(self.tasks.spawn("migrate", work));
-            self.standing.migrations.update(|standing| standing.state = migrations::Stage::Migrating);
         }
     }
 
@@ -172,7 +182,11 @@ impl Schema {
                 let Stage::Ended(outcome) = std::mem::replace(&mut self.stage, waiting) else {
                     return Progress::Same;
                 };
-                self.take_in(config, outcome)
+                let progress = self.take_in(config, outcome);
+                if std::mem::take(&mut self.once_more) {
+                    self.again();
+                }
+                progress
             }
             Stage::Failed { print, look_at, .. } if Instant::now() >= *look_at => {
                 *look_at = Instant::now() + LOOK_AGAIN;

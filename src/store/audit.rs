@@ -100,6 +100,12 @@ pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether there is a trail to write into.
+pub async fn exists(tx: &Tx<'_>) -> Result<bool, Error> {
+    let sql = "SELECT to_regclass('steward.audit_logs') IS NOT NULL";
+    Ok(tx.row("look for the audit trail", sql, &[]).await?.get(0))
+}
+
 /// The same as one statement of text, for a transaction that is one simple query: a migration's. Writes nothing
 /// where there is no trail, before the migration that makes it and after the rollback that takes it away.
 pub fn record_sql(event: &Event<'_>) -> String {

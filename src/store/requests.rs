@@ -102,6 +102,9 @@ pub struct Options {
     /// How long rows are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_days: Option<u32>,
+    /// Whether that may be shorter than what is configured when it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_shorten: bool,
 }
 
 impl Options {

@@ -42,7 +42,7 @@ pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -
 pub async fn last_detail(tx: &Tx<'_>, job: &str) -> Result<Option<Value>, Error> {
     let sql = "
         SELECT detail FROM steward.job_runs
-         WHERE job = $1 AND state IN ('succeeded', 'failed') AND jsonb_typeof(detail) = 'object'
+         WHERE job = $1 AND state IN ('succeeded', 'failed') AND options IS NULL AND jsonb_typeof(detail) = 'object'
          ORDER BY due_at DESC
          LIMIT 1";
     Ok(tx.row_opt("read the last run's detail", sql, &[(&job, Type::TEXT)]).await?.map(|row| row.get(0)))

@@ -149,6 +149,12 @@ where
     }
 }
 
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    error.to_string() + &causes.collect::<String>()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};

@@ -79,7 +79,8 @@ async fn wrong_credentials_are_refused_alike_limited_counted_and_on_the_record()
                        AND resource_id = '/health/database' AND details ->> 'reason' = 'unknown_token'";
     wait_until("failed attempts in the trail", BOUND, async || client.number(recorded).await >= 1).await;
     assert!(!house.daemon.log().contains("pgs_wrong"), "a credential is in the log");
-    // Open routes are open all the same.
+    // Open routes are open all the same, and so is the house to who has a token.
+    assert_eq!(house.send("viewer", "GET", "/whoami", "").await.status, 200);
     assert_eq!(house.send("", "GET", "/livez", "").await.status, 200);
 }
 

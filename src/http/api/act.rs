@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{HeaderName, LOCATION, USER_AGENT};
@@ -11,10 +12,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::input::invalid;
-use crate::db::{Error, Kind, Tx, TxFuture, TxOptions};
+use crate::db::{Error, Kind, Purpose, Tx, TxFuture, TxOptions};
 use crate::http::answer::{json, set};
 use crate::http::auth::Caller;
-use crate::http::{Answer, Context, Desk, Refusal, State};
+use crate::http::{ACTS, Answer, Context, Desk, Refusal, State};
 use crate::store::audit::Origin;
 use crate::store::idempotency::{self, Known};
 
@@ -105,7 +106,17 @@ where
     T: Send + 'static,
 {
     let acting = Acting::of(context)?;
-    let work = work(Arc::clone(context.state), acting);
+    let Ok(slot) = Arc::clone(&context.state.acts).try_acquire_owned() else {
+        let detail = format!("{ACTS} changes are under way already");
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+        return Err(refusal.later(Duration::from_secs(1)));
+    };
+    let (work, place) = (work(Arc::clone(context.state), acting), context.place.clone());
+    let work = async move {
+        let outcome = work.await;
+        drop((slot, place));
+        outcome
+    };
     match context.state.tasks.spawn("http-act", work).await {
         Ok(outcome) => outcome,
         // The panic itself was logged where it happened.
@@ -131,6 +142,11 @@ impl Acting {
             request_id: Some(context.request_id.to_owned()),
         };
         let target = context.query.first("target").map(str::to_owned);
+        if target.is_none() && context.state.boards.len() > 1 {
+            let known: Vec<&str> = context.state.boards.keys().map(String::as_str).collect();
+            let detail = format!("which database is to be changed? ?target= one of {}", known.join(", "));
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "target_wanted", detail));
+        }
         Ok(Acting { caller, origin, target, key: key(context)? })
     }
 
@@ -142,10 +158,10 @@ impl Acting {
     /// Makes a change in one transaction with the key, if there is one; where the key was used for the same before, gives
     /// that answer again. True: it did.
     pub async fn once(&self, desk: &Desk, change: &dyn Change) -> Result<(Done, bool), Refusal> {
-        let mut conn = desk.conn().await?;
         let options = TxOptions::within(desk.db.query_timeout());
-        let outcome = conn
-            .transaction(&options, |tx| {
+        let work = async {
+            let mut conn = desk.db.acquire(Purpose::Api).await?;
+            conn.transaction(&options, |tx| {
                 Box::pin(async move {
                     match &self.key {
                         None => Ok(Outcome::New(change.apply(tx, self).await?)),
@@ -153,8 +169,9 @@ impl Acting {
                     }
                 })
             })
-            .await;
-        match outcome.map_err(|error| desk.refusal(&error))? {
+            .await
+        };
+        match desk.within(desk.patience(), work).await? {
             Outcome::New(Effect::Done(done)) => Ok((done, false)),
             Outcome::New(Effect::Refused(refusal)) => Err(*refusal),
             Outcome::Before(done) => Ok((done, true)),

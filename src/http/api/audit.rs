@@ -1,19 +1,18 @@
 //! `GET /health/audit`: events of the audit trail. Everything for an admin, one's own for everybody else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::stream;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::input::{invalid, unprocessable};
 use super::stream::file;
 use crate::db::{Database, Error, Purpose};
 use crate::http::answer::body;
 use crate::http::auth::{Caller, Role};
+use crate::http::desk::Stream;
 use crate::http::index::accepts;
 use crate::http::{Answer, Context, Cut, Refusal};
 use crate::store::events::asked::{action, network};
@@ -38,8 +37,8 @@ const PARAMETERS: [&str; 14] = [
 /// A page of an export is about so large; events differ in size.
 const PIECE_BYTES: usize = 256 * 1024;
 const PIECE_EVENTS: i64 = 1000;
-/// A page of an export without an index reads until it is full.
-const PIECE_BOUND: Duration = Duration::from_secs(60);
+/// A page ends here, whatever was asked for.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Which of the forms is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +81,7 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
             began: false,
             over: false,
             stop: context.state.tasks.stopping(),
-            _place: context.state.desks.stream()?,
+            _place: context.state.desks.stream(context.caller.as_ref())?,
         };
         return Ok(export.answer());
     }
@@ -109,7 +108,7 @@ struct Taken {
 
 impl Taken {
     fn take(&mut self, event: &Recorded<'_>, limit: i64) {
-        if self.count == limit {
+        if self.count == limit || self.bytes.len() >= PAGE_BYTES_MAX {
             self.more = true;
             return;
         }
@@ -203,7 +202,7 @@ struct Export {
     began: bool,
     over: bool,
     stop: tokio_util::sync::CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _place: Stream,
 }
 
 /// A piece of an export.
@@ -264,7 +263,7 @@ impl Export {
         let mut conn = self.db.acquire(Purpose::Api).await?;
         let page = Page { filter: &self.filter, order: self.order, behind: self.behind, limit: PIECE_EVENTS };
         let format = self.format;
-        page.fold(&mut conn, PIECE_BOUND, |piece: &mut Piece, event| piece.take(event, format)).await
+        page.fold(&mut conn, self.db.query_timeout(), |piece: &mut Piece, event| piece.take(event, format)).await
     }
 }
 

@@ -56,7 +56,8 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, config) = (context.desk()?, context.state.desks.config()?);
     let role = context.caller.as_ref().map(|caller| caller.role);
     let targets = configured(&desk, &config);
-    let options = Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days };
+    let may_shorten = wanted.force && role == Some(Role::Admin);
+    let options = Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
     judge(&wanted, &options, &targets, &config, role)?;
     if wanted.dry_run {
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
@@ -75,7 +76,7 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let id = jobs::run_id(&done);
     done.body["runs"] = json!([{ "job": Builtin::Retention.as_str(), "id": done.body["run_id"], "state": "queued" }]);
     match (wait, id) {
-        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, &done).await,
+        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
         _ => Ok(done.answer(replayed)),
     }
 }

@@ -4,8 +4,10 @@
 //! one COPY, the answer. A client that got no answer sends the same again under the same key.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -20,13 +22,28 @@ use crate::store::ingest::{self, Incoming};
 const EVENTS_MAX: usize = 10_000;
 /// Of each of the JSON values, in bytes, as in `steward.log_audit_event`.
 const VALUE_MAX: usize = 65_536;
+/// Of each of them. PostgreSQL's own parser ends at some thousands.
+const DEPTH_MAX: usize = 100;
 
-/// An event as an application tells it; or, of the body, the events.
+/// Whether the body holds one event or many.
+#[derive(Deserialize)]
+struct Form<'a> {
+    #[serde(borrow)]
+    events: Option<&'a RawValue>,
+}
+
+/// Many events.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Many<'a> {
+    #[serde(borrow, deserialize_with = "bounded")]
+    events: Vec<Sent<'a>>,
+}
+
+/// An event as an application tells it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sent<'a> {
-    #[serde(borrow)]
-    events: Option<Vec<Sent<'a>>>,
     #[serde(borrow)]
     action: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -56,8 +73,7 @@ pub async fn write(context: &Context<'_>) -> Result<Answer, Refusal> {
     let body = context.body.clone();
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let sent: Sent<'_> = serde_json::from_slice(&body)
-            .map_err(|error| invalid(format!("the body is not what is wanted: {error}")))?;
+        let sent = read(&body)?;
         let (mut done, replayed) = acting.once(&desk, &Batch(judge(&sent)?)).await?;
         done.body["replayed"] = json!(replayed);
         Ok(done.answer(replayed))
@@ -77,8 +93,8 @@ async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<E
     tx.batch("mark where to go back to", "SAVEPOINT events").await?;
     match ingest::copy(tx, acting.actor(), events.iter().copied()).await {
         Ok(accepted) => Ok(Effect::Done(Done::created(json!({ "accepted": accepted })))),
-        // A value that PostgreSQL knows to be none: a number beyond numeric, say.
-        Err(error) if error.sqlstate().is_some_and(|state| state.code().starts_with("22")) => {
+        // A value that PostgreSQL knows to be none, a number beyond numeric, say; or one beyond its limits.
+        Err(error) if error.sqlstate().is_some_and(|state| matches!(&state.code()[..2], "22" | "54")) => {
             tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT events").await?;
             let line = error.db().and_then(|error| error.where_()).unwrap_or_default();
             let detail =
@@ -91,36 +107,50 @@ async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<E
 
 /// Of what the server says of where it was: the line, not what stands in it.
 fn place(context: &str) -> String {
-    let line = context.split("line ").nth(1).map(|rest| rest.split([',', ':']).next().unwrap_or_default());
+    // Inside stands the line of the JSON.
+    let copy = context.rsplit("COPY ").next().filter(|_| context.contains("COPY ")).unwrap_or_default();
+    let line = copy.split("line ").nth(1).map(|rest| rest.split([',', ':']).next().unwrap_or_default());
     line.map_or_else(|| "one of them".to_owned(), |line| format!("event {line}"))
 }
 
-/// The events, each judged; the first that is wrong is named, and none is recorded.
-fn judge<'s>(sent: &'s Sent<'_>) -> Result<Vec<Incoming<'s>>, Refusal> {
-    let events: &[Sent<'_>] = match &sent.events {
-        Some(events) => {
-            if !matches!(
-                sent,
-                Sent {
-                    action: None,
-                    user_id: None,
-                    resource_type: None,
-                    resource_id: None,
-                    old_values: None,
-                    new_values: None,
-                    ip_address: None,
-                    user_agent: None,
-                    request_id: None,
-                    details: None,
-                    ..
-                }
-            ) {
-                return Err(invalid("found members of an event beside events; wanted one event, or {\"events\": […]}"));
-            }
-            events
+/// Takes the body apart; no more of it than may be sent.
+fn read(body: &[u8]) -> Result<Vec<Sent<'_>>, Refusal> {
+    let wrong = |error: serde_json::Error| invalid(format!("the body is not what is wanted: {error}"));
+    let form: Form<'_> = serde_json::from_slice(body).map_err(wrong)?;
+    match form.events {
+        Some(_) => serde_json::from_slice::<Many<'_>>(body).map(|many| many.events).map_err(wrong),
+        None => serde_json::from_slice(body).map(|one| vec![one]).map_err(wrong),
+    }
+}
+
+/// Stops at the first event that is one too many: of eight megabytes of `{}` a hundred times as much would be made.
+fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sent<'de>>, D::Error> {
+    struct Bounded;
+
+    impl<'de> Visitor<'de> for Bounded {
+        type Value = Vec<Sent<'de>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an array of 1 to {EVENTS_MAX} events")
         }
-        None => std::slice::from_ref(sent),
-    };
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut events: A) -> Result<Self::Value, A::Error> {
+            let mut taken = Vec::new();
+            while let Some(event) = events.next_element()? {
+                if taken.len() == EVENTS_MAX {
+                    return Err(A::Error::custom(format!("found more than {EVENTS_MAX} events")));
+                }
+                taken.push(event);
+            }
+            Ok(taken)
+        }
+    }
+
+    deserializer.deserialize_seq(Bounded)
+}
+
+/// The events, each judged; the first that is wrong is named, and none is recorded.
+fn judge<'s>(events: &'s [Sent<'_>]) -> Result<Vec<Incoming<'s>>, Refusal> {
     if events.is_empty() || events.len() > EVENTS_MAX {
         return Err(invalid(format!("events: found {}, wanted 1 to {EVENTS_MAX}", events.len())));
     }
@@ -134,9 +164,6 @@ fn judge<'s>(sent: &'s Sent<'_>) -> Result<Vec<Incoming<'s>>, Refusal> {
 }
 
 fn incoming<'s>(event: &'s Sent<'_>) -> Result<Incoming<'s>, String> {
-    if event.events.is_some() {
-        return Err("holds events of its own".to_owned());
-    }
     let action = event.action.as_deref().map(str::trim).filter(|action| !action.is_empty());
     Ok(Incoming {
         action: text("action", Some(action.ok_or("has no action")?), 128)?.unwrap_or_default(),
@@ -179,10 +206,42 @@ fn value<'v>(name: &str, value: Option<&'v RawValue>) -> Result<Option<&'v str>,
     if json.len() > VALUE_MAX {
         return Err(format!("has {} bytes in {name}; at most {VALUE_MAX} are taken", json.len()));
     }
-    if json.contains("\\u") && (json.contains("\\u0000") || serde_json::from_str::<Value>(json).is_err()) {
+    if depth(json) > DEPTH_MAX {
+        return Err(format!("is nested more than {DEPTH_MAX} deep in {name}"));
+    }
+    if json.contains("\\u") && !serde_json::from_str::<Value>(json).is_ok_and(|value| !has_nul(&value)) {
         return Err(format!("has a character in {name} that PostgreSQL does not store (\\u0000, or half of a pair)"));
     }
     Ok(Some(json))
+}
+
+/// How deep arrays and objects stand in each other.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Of at most [`DEPTH_MAX`] levels.
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(all) => all.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
 }
 
 fn address(text: Option<&str>) -> Result<Option<&str>, String> {
@@ -195,13 +254,8 @@ mod tests {
     use super::*;
 
     fn problem(body: &str) -> String {
-        match serde_json::from_str::<Sent<'_>>(body) {
-            Err(error) => error.to_string(),
-            Ok(sent) => match judge(&sent) {
-                Ok(events) => format!("{} taken", events.len()),
-                Err(refusal) => refusal.detail,
-            },
-        }
+        let judged = read(body.as_bytes()).and_then(|sent| judge(&sent).map(|events| events.len()));
+        judged.map_or_else(|refusal| refusal.detail, |count| format!("{count} taken"))
     }
 
     #[test]
@@ -213,8 +267,10 @@ mod tests {
             (r#"{}"#, "event 1 has no action"),
             (r#"{"action":"  "}"#, "event 1 has no action"),
             (r#"{"events":[]}"#, "events: found 0"),
-            (r#"{"events":[{"action":"a"}],"action":"b"}"#, "beside events"),
-            (r#"{"events":[{"action":"a"},{"events":[]}]}"#, "event 2 holds events of its own"),
+            (r#"{"events":[{"action":"a"}],"action":"b"}"#, "unknown field `action`"),
+            (r#"{"events":[{"action":"a"},{"events":[]}]}"#, "unknown field `events`"),
+            (r#"{"events":{"action":"a"}}"#, "an array of 1 to 10000 events"),
+            (r#"{"action":"a","details":"c:\\u0000"}"#, "1 taken"),
             (r#"{"action":"a","actor":"root"}"#, "unknown field `actor`"),
             (r#"{"action":1}"#, "invalid type"),
             (r#"{"action":"a","user_id":"\u0000"}"#, "NUL in user_id"),
@@ -228,11 +284,17 @@ mod tests {
         assert!(problem(&format!(r#"{{"action":"{}"}}"#, "ä".repeat(128))).contains("taken"));
         assert!(problem(&format!(r#"{{"action":"{}"}}"#, "ä".repeat(129))).contains("more than 128 characters"));
         assert!(problem(&format!(r#"{{"action":"a","details":"{}"}}"#, "x".repeat(VALUE_MAX))).contains("at most"));
+        let nested = |deep: usize| format!(r#"{{"action":"a","details":{}{}}}"#, "[".repeat(deep), "]".repeat(deep));
+        assert!(problem(&nested(DEPTH_MAX)).contains("taken") && problem(&nested(DEPTH_MAX + 1)).contains("deep"));
+        let many = format!(r#"{{"events":[{}]}}"#, vec!["{}"; EVENTS_MAX + 1].join(","));
+        assert!(problem(&many).contains("more than 10000 events"));
     }
 
     #[test]
     fn of_what_the_server_says_only_the_place_is_told() {
         assert_eq!(place("COPY audit_logs, line 3, column details: \"secret\""), "event 3");
+        let inside = "JSON data, line 1: ...\nCOPY audit_logs, line 7, column details: \"secret\"";
+        assert_eq!(place(inside), "event 7");
         assert_eq!(place(""), "one of them");
     }
 }

@@ -75,7 +75,7 @@ pub async fn system(context: &Context<'_>) -> Result<Answer, Refusal> {
         None => Found::Page(recent.health(&asked.filter, asked.behind, asked.limit)),
         Some(width) => Found::Buckets(recent.health_buckets(&asked.filter, width)),
     };
-    told(&desk, &asked, read.await, remembered)
+    told(&desk, &asked, desk.bounded(desk.impatience(), read).await, remembered)
 }
 
 /// `GET /health/connections`
@@ -94,7 +94,7 @@ pub async fn connections(context: &Context<'_>) -> Result<Answer, Refusal> {
         None => Found::Page(recent.connections(&asked.filter, asked.behind, asked.limit)),
         Some(width) => Found::Buckets(recent.connection_buckets(&asked.filter, width)),
     };
-    told(&desk, &asked, read.await, remembered)
+    told(&desk, &asked, desk.bounded(desk.impatience(), read).await, remembered)
 }
 
 fn told<R: Serialize, B: Serialize>(

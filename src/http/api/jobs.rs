@@ -11,7 +11,7 @@ use super::input::invalid;
 use super::runs;
 use crate::audit::{self, Event};
 use crate::config::{Config, JobName};
-use crate::db::{Error, Tx, TxFuture};
+use crate::db::{Error, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::schedule::listed::{self, Listed, State};
@@ -51,8 +51,11 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
 }
 
 async fn read(desk: &Desk) -> Result<Overview, Refusal> {
-    let mut conn = desk.conn().await?;
-    overview::read(&mut conn, desk.db.query_timeout()).await.map_err(|error| desk.refusal(&error))
+    let looked = async {
+        let mut conn = desk.db.acquire(Purpose::Api).await?;
+        overview::read(&mut conn, desk.db.query_timeout()).await
+    };
+    desk.within(desk.impatience(), looked).await
 }
 
 fn told(job: &Listed) -> Value {
@@ -131,7 +134,7 @@ pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
     })
     .await?;
     match (wait, id) {
-        (Some(wait), Some(id)) => runs::ended_within(context, id, wait, &done).await,
+        (Some(wait), Some(id)) => runs::ended_within(context, id, wait, (&done, replayed)).await,
         _ => Ok(done.answer(replayed)),
     }
 }

@@ -5,21 +5,23 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::sync::mpsc::error::TrySendError;
 use uuid::Uuid;
 
-use super::act::{Done, detached};
-use crate::db::Kind;
+use super::act::{Acting, Change, Done, Effect, detached};
+use crate::audit::{self, Event};
+use crate::db::{Kind, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::migrate::{self, plan::Plan, source::Set};
 use crate::schedule::Standing;
 use crate::schedule::migrations::Attempt;
 use crate::schedule::pipeline::Errand;
+use crate::store::audit as trail;
 use crate::store::run_history::Entry;
 
-/// How long a pipeline may take to hear of an errand: it comes round each second.
-const HEARD_WITHIN: Duration = Duration::from_secs(5);
+/// When it is worth trying again.
+const RETRY: Duration = Duration::from_secs(5);
 /// The name under which an attempt is told among runs.
 const JOB: &str = "migrations";
 
@@ -53,9 +55,7 @@ fn refusal(desk: &Desk, error: &migrate::Error) -> Refusal {
     tracing::debug!(database = desk.db.name(), error = %error, "migrations cannot be looked at");
     let kind = error.db_kind().map_or("refused", Kind::as_str);
     let detail = format!("the history of migrations cannot be read: {kind}");
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail)
-        .with("reason", kind)
-        .later(Duration::from_secs(5))
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail).with("reason", kind).later(RETRY)
 }
 
 /// The body of a request to migrate.
@@ -74,26 +74,43 @@ pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
         return plan(context).await;
     }
     let wait = context.wait();
-    let (id, done) = detached(context, |state, acting| async move {
+    let (done, replayed) = detached(context, |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
         let id = Uuid::now_v7();
-        let errand = Errand::Migrate { id, actor: acting.actor().to_owned() };
-        let mut follow = desk.standing.migrations.follow();
-        let heard = async {
-            desk.errands.send(errand).await.ok()?;
-            follow.wait_for(|standing| standing.asked.as_ref().is_some_and(|asked| asked.id >= id)).await.ok().map(drop)
-        };
-        if let Ok(Some(())) = timeout(HEARD_WITHIN, heard).await {
-            let body = json!({ "run_id": id, "job": JOB, "state": "queued" });
-            return Ok((id, Done::accepted(body, format!("/runs/{id}"))));
+        let (done, replayed) = acting.once(&desk, &Apply(id)).await?;
+        if !replayed {
+            desk.standing.migrations.ask(id, acting.actor());
+            // Where as many wait to be heard already, this one is begun with them.
+            if let Err(TrySendError::Closed(_)) = desk.errands.try_send(Errand::Migrate) {
+                let detail = "pgsteward is stopping";
+                return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).later(RETRY));
+            }
         }
-        let detail = "the database's pipeline is busy or ending; try again";
-        Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(HEARD_WITHIN))
+        Ok((done, replayed))
     })
     .await?;
-    match wait {
-        Some(wait) => super::runs::ended_within(context, id, wait, &done).await,
-        None => Ok(done.answer(false)),
+    match (wait, super::jobs::run_id(&done)) {
+        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
+        _ => Ok(done.answer(replayed)),
+    }
+}
+
+/// The request on the record. What it asks for is in memory: a daemon that dies before it applies what is pending
+/// does so at its next start.
+struct Apply(Uuid);
+
+impl Change for Apply {
+    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
+        Box::pin(async move {
+            let body = json!({ "run_id": self.0, "job": JOB, "state": "queued" });
+            // The trail may be among what is to be made.
+            if trail::exists(tx).await? {
+                let details = json!({ "run_id": self.0 });
+                let event = Event::new(acting.actor(), "migrations.run", "database", "migrations", &details);
+                audit::record(tx, &event.from(&acting.origin)).await?;
+            }
+            Ok(Effect::Done(Done::accepted(body, format!("/runs/{}", self.0))))
+        })
     }
 }
 
@@ -135,13 +152,14 @@ pub fn attempt(desk: &Desk, id: Uuid) -> Option<Value> {
 
 /// The same for who follows it.
 pub fn attempt_of(standing: &Standing, id: Uuid) -> Option<Value> {
-    let attempt = standing.migrations.read().asked.filter(|asked| asked.id == id)?;
+    let attempt = standing.migrations.read().asked.into_iter().find(|asked| asked.id == id)?;
     Some(json!(entry(attempt)))
 }
 
 fn entry(attempt: Attempt) -> Entry {
     let outcome = attempt.outcome;
     let state = match &outcome {
+        None if !attempt.begun => "queued",
         None => "running",
         Some(outcome) if outcome.error.is_some() => "failed",
         Some(_) => "succeeded",

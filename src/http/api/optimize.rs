@@ -45,7 +45,7 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
         let detail = "mode = \"observe\": nothing of the user's is changed";
         return Err(Refusal::new(StatusCode::CONFLICT, "observe_mode", detail));
     }
-    let options = Options { tables: wanted.tables.clone(), keep_days: None };
+    let options = Options { tables: wanted.tables.clone(), ..Options::default() };
     if wanted.dry_run {
         return plan(&*context.desk()?, &config, &wanted, &options).await;
     }
@@ -62,7 +62,7 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
     })
     .await?;
     match (wait, super::jobs::run_id(&done)) {
-        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, &done).await,
+        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
         _ => Ok(done.answer(replayed)),
     }
 }

@@ -7,7 +7,6 @@ use futures_util::stream;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -18,6 +17,7 @@ use super::stream::events;
 use crate::audit::{self, Event};
 use crate::db::{Database, Error, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
+use crate::http::desk::Stream;
 use crate::http::{Answer, Context, Cut, Desk, Refusal};
 use crate::schedule::Standing;
 use crate::store::requests::{self, Cancelled};
@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// A line of nothing, so that proxies do not take the stream for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Then whoever follows asks again, with credentials that still hold.
+const FOLLOW_MOST: Duration = Duration::from_secs(3600);
 /// Left of a request's time for its answer, when a run has not ended in time.
 const ANSWER_ROOM: Duration = Duration::from_secs(1);
 
@@ -72,7 +74,12 @@ fn no_such_run() -> Refusal {
 }
 
 /// Waits until a run that was just asked for has ended, and answers with it; with `done` where it has not.
-pub async fn ended_within(context: &Context<'_>, id: Uuid, wait: Duration, done: &Done) -> Result<Answer, Refusal> {
+pub async fn ended_within(
+    context: &Context<'_>,
+    id: Uuid,
+    wait: Duration,
+    (done, replayed): (&Done, bool),
+) -> Result<Answer, Refusal> {
     let desk = context.desk()?;
     let until = Instant::now() + wait.min(context.time_left().saturating_sub(ANSWER_ROOM));
     while Instant::now() < until {
@@ -84,7 +91,7 @@ pub async fn ended_within(context: &Context<'_>, id: Uuid, wait: Duration, done:
         }
         sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
     }
-    Ok(done.answer(false))
+    Ok(done.answer(replayed))
 }
 
 fn is_over(run: &Value) -> bool {
@@ -142,7 +149,8 @@ pub async fn follow(context: &Context<'_>) -> Result<Answer, Refusal> {
         away: false,
         over: false,
         stop: context.state.tasks.stopping(),
-        _place: context.state.desks.stream()?,
+        until: Instant::now() + FOLLOW_MOST,
+        _place: context.state.desks.stream(context.caller.as_ref())?,
     };
     Ok(events(Box::pin(stream::unfold(follower, |mut follower| async move {
         let piece = follower.piece().await?;
@@ -161,13 +169,14 @@ struct Follower {
     away: bool,
     over: bool,
     stop: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    until: Instant,
+    _place: Stream,
 }
 
 impl Follower {
     /// What is to be sent next; `None` at the end.
     async fn piece(&mut self) -> Option<Bytes> {
-        if self.over {
+        if self.over || Instant::now() >= self.until {
             return None;
         }
         let quiet_until = Instant::now() + KEEP_ALIVE;

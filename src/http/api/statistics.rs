@@ -17,14 +17,31 @@ use crate::http::answer::{json as answer, set};
 use crate::http::{Access, Answer, Context, Desk, Refusal};
 use crate::observe::statistics::{self, Statistics};
 
+/// When it is worth trying again, at the latest.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// What was measured last.
 #[derive(Debug, Clone, Default)]
-pub struct Kept(Arc<Mutex<Option<Measured>>>);
+pub struct Kept(Arc<Mutex<Last>>);
+
+#[derive(Debug, Default)]
+struct Last {
+    measured: Option<Measured>,
+    /// Whoever waited for a look that failed is told of that one, and begins no other.
+    failed: Option<(Instant, Error)>,
+}
 
 #[derive(Debug, Clone)]
 struct Measured {
     at: Instant,
     statistics: Arc<Statistics>,
+}
+
+/// What is told, and why it is not newer.
+struct Found {
+    measured: Measured,
+    cached: bool,
+    reason: Option<String>,
 }
 
 /// Tells what is known, and measures where that is too old.
@@ -37,34 +54,67 @@ pub async fn statistics(context: &Context<'_>) -> Result<Answer, Refusal> {
     }
     let ttl = context.state.desks.config()?.health.cache_ttl;
     let (desk, asked) = (context.desk()?, Instant::now());
-    let kept = desk.statistics.0.clone().lock_owned();
-    let db = Arc::clone(&desk.db);
+    let Ok(slot) = Arc::clone(&context.state.acts).try_acquire_owned() else {
+        return Err(
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many wait already").later(ttl.min(RETRY))
+        );
+    };
+    let (kept, looking) = (Arc::clone(&desk.statistics.0), Arc::clone(&desk));
     let measuring = async move {
-        let mut kept = kept.await;
-        // Who waited for another's look need not look again.
-        let fresh = |measured: &Measured| if refresh { measured.at >= asked } else { measured.at.elapsed() < ttl };
-        if let Some(measured) = kept.as_ref().filter(|measured| fresh(measured)) {
-            return Ok((measured.clone(), measured.at < asked));
-        }
-        let mut conn = db.acquire(Purpose::Api).await?;
-        let statistics = Arc::new(statistics::read(&mut conn, db.query_timeout()).await?);
-        let measured = kept.insert(Measured { at: Instant::now(), statistics });
-        Ok::<_, Error>((measured.clone(), false))
+        let mut last = kept.lock().await;
+        let found = look(&looking, &mut last, refresh, asked, ttl).await;
+        drop(slot);
+        found
     };
-    let (measured, cached) = match context.state.tasks.spawn("statistics", measuring).await {
-        Ok(outcome) => outcome.map_err(|error| desk.refusal(&error))?,
+    match context.state.tasks.spawn("statistics", measuring).await {
+        Ok(found) => Ok(told(&desk, &found?, ttl)),
         // The panic itself was logged where it happened.
-        Err(_) => return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the log says why")),
-    };
-    Ok(told(&desk, &measured, cached, ttl))
+        Err(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the log says why")),
+    }
 }
 
-fn told(desk: &Desk, measured: &Measured, cached: bool, ttl: Duration) -> Answer {
+async fn look(desk: &Desk, last: &mut Last, refresh: bool, asked: Instant, ttl: Duration) -> Result<Found, Refusal> {
+    // Who waited for another's look need not look again.
+    let fresh = |measured: &&Measured| if refresh { measured.at >= asked } else { measured.at.elapsed() < ttl };
+    if let Some(measured) = last.measured.as_ref().filter(fresh) {
+        return Ok(Found { measured: measured.clone(), cached: measured.at < asked, reason: None });
+    }
+    let failed_since = last.failed.as_ref().filter(|(at, _)| *at >= asked).map(|(_, error)| error.clone());
+    let error = match failed_since {
+        Some(error) => error,
+        None => {
+            let measuring = async {
+                let mut conn = desk.db.acquire(Purpose::Api).await?;
+                statistics::read(&mut conn, desk.db.query_timeout()).await
+            };
+            match desk.bounded(desk.patience(), measuring).await {
+                Ok(statistics) => {
+                    let measured = Measured { at: Instant::now(), statistics: Arc::new(statistics) };
+                    last.failed = None;
+                    last.measured = Some(measured.clone());
+                    return Ok(Found { measured, cached: false, reason: None });
+                }
+                Err(error) => error,
+            }
+        }
+    };
+    let refusal = desk.refusal(&error);
+    last.failed = Some((Instant::now(), error));
+    // Old is better than nothing, and its age is told.
+    match &last.measured {
+        Some(measured) => Ok(Found { measured: measured.clone(), cached: true, reason: Some(refusal.detail) }),
+        None => Err(refusal),
+    }
+}
+
+fn told(desk: &Desk, found: &Found, ttl: Duration) -> Answer {
+    let measured = &found.measured;
     let age = measured.at.elapsed();
     let mut body = json!(*measured.statistics);
     body["target"] = json!(desk.db.name());
     body["age_seconds"] = json!((age.as_secs_f64() * 1000.0).round() / 1000.0);
-    body["cached"] = json!(cached);
+    body["cached"] = json!(found.cached);
+    body["reason"] = json!(found.reason);
     let mut answer = answer(StatusCode::OK, "application/json", &body);
     // Private: whoever has no credentials must not get it out of a cache in between.
     set(&mut answer, CACHE_CONTROL, &format!("private, max-age={}", ttl.saturating_sub(age).as_secs()));

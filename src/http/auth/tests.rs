@@ -153,11 +153,10 @@ fn credentials_do_not_cross_a_network_in_the_clear() {
         ("::", false),
         ("10.0.0.1", false),
     ] {
-        assert_eq!(may_carry_credentials(&http, listening_on.parse().unwrap()), plain, "{listening_on}");
+        assert_eq!(may_carry_credentials(&http, listening_on.parse().unwrap(), false), plain, "{listening_on}");
     }
     let everywhere = IpAddr::from([0, 0, 0, 0]);
     let behind_a_proxy = config::Http { allow_plain_http: true, ..http.clone() };
-    let tls = Some(config::TlsFiles { cert: "c".into(), key: "k".into() });
-    assert!(may_carry_credentials(&behind_a_proxy, everywhere));
-    assert!(may_carry_credentials(&config::Http { tls, ..http }, everywhere));
+    assert!(may_carry_credentials(&behind_a_proxy, everywhere, false));
+    assert!(may_carry_credentials(&http, everywhere, true));
 }

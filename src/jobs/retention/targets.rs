@@ -37,7 +37,9 @@ pub fn wanted(mut targets: Vec<Target>, options: &Options, min_keep: Duration) -
     if let Some(days) = options.keep_days {
         let keep = Duration::from_secs(u64::from(days) * 86_400);
         for target in targets.iter_mut().filter(|target| options.covers(&target.name())) {
-            target.keep = if target.is_trail() { keep.max(min_keep) } else { keep };
+            let keep = if target.is_trail() { keep.max(min_keep) } else { keep };
+            // What was asked for may have waited, and the configuration changed since.
+            target.keep = if options.may_shorten { keep } else { keep.max(target.keep) };
         }
     }
     targets
