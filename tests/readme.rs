@@ -303,6 +303,15 @@ fn every_file_and_target_exists() {
             .filter(|word| !word.contains(' ') && ours.iter().any(|folder| word.starts_with(folder))),
     ) {
         seen += 1;
+        if let Some(anchor) = file.strip_prefix('#') {
+            let is_it = |line: &str| {
+                let title = line.trim_start_matches('#').trim().to_lowercase();
+                line.starts_with('#')
+                    && title.replace(' ', "-").replace(|c: char| !c.is_alphanumeric() && c != '-', "") == anchor
+            };
+            assert!(README.lines().any(is_it), "README names {file}, which is not there");
+            continue;
+        }
         assert!(root.join(&file).exists(), "README names {file}, which is not there");
     }
     assert!(seen > 10, "only {seen} files are found in README");

@@ -9,7 +9,7 @@ use super::answer::{body, text};
 use super::{Answer, Context, Refusal};
 
 /// Written by hand; the shapes are those of the handlers.
-const OPENAPI: &[u8] = include_bytes!("openapi.json");
+const OPENAPI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json"));
 
 /// The list of endpoints, as plain text.
 pub fn index(context: &Context<'_>) -> Answer {

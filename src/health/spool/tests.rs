@@ -352,5 +352,5 @@ fn the_newest_are_looked_at_and_stay() {
         spool.append(Record { at: at(number / 10), ..record(number) });
     }
     let newest = spool.newest(2_000);
-    assert!(!newest.is_empty() && newest.len() % 10 == 0, "{}", newest.len());
+    assert!(!newest.is_empty() && newest.len().is_multiple_of(10), "{}", newest.len());
 }
