@@ -77,11 +77,20 @@ TMPDIR=$folder cargo build --locked --profile "$profile" --bin pgsteward
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 binary=$target/${profile/#dev/debug}/pgsteward
 
+# Whoever has this token is an admin. It is in no file: the configuration holds its digest.
+made=$("$binary" token new demo --role admin --json 2>/dev/null)
+member() { sed -n 's/.*"'"$1"'": *"\([^"]*\)".*/\1/p' <<<"$made"; }
+token=$(member token)
+{
+    cat packaging/demo/config.toml
+    printf '\n[auth.tokens.demo]\nrole = "admin"\nsha256 = "%s"\n' "$(member sha256)"
+} >"$folder/config.toml"
+
 say "
 Starting pgsteward with a PostgreSQL of its own."
 # A process group of its own, so that Ctrl-C reaches this script alone.
 set -m
-"$binary" run --ephemeral --config packaging/demo/config.toml --listen "$listen" </dev/null 2>>"$folder/log" 4<&- &
+"$binary" run --ephemeral --config "$folder/config.toml" --listen "$listen" </dev/null 2>>"$folder/log" 4<&- &
 daemon=$!
 set +m
 
@@ -108,10 +117,15 @@ loaded=$(sql -At -c "SELECT now()")
 
 show_log
 say "
-Open, from another terminal or a browser:
+The dashboard is at http://$listen/ ; the token below is what it asks for.
+In another terminal (everything there is: curl http://$listen/):
+  export TOKEN=$token
   curl http://$listen/health/             the database's health
   curl http://$listen/metrics             what Prometheus sees
   curl 'http://$listen/readyz?verbose'    a probe; also /livez and /healthz
+  curl -H \"Authorization: Bearer \$TOKEN\" http://$listen/jobs
+  curl -H \"Authorization: Bearer \$TOKEN\" -H 'Prefer: wait=20' -X POST http://$listen/jobs/retention/run
+  curl -H \"Authorization: Bearer \$TOKEN\" 'http://$listen/health/audit?limit=5'
   PGPASSFILE=$server/pgpass $psql -h $server -p $PGPORT -U $PGUSER $PGDATABASE
 Every job will have run within a minute; Ctrl-C ends it and leaves nothing behind.
 "
