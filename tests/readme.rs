@@ -138,11 +138,13 @@ fn path_of(text: &str) -> Option<&str> {
 }
 
 fn is_route(path: &str) -> bool {
+    http::routes().iter().any(|route| leads_to(route.path, path))
+}
+
+fn leads_to(route: &str, path: &str) -> bool {
     let segments = |path: &str| path.trim_end_matches('/').split('/').map(str::to_owned).collect::<Vec<_>>();
-    http::routes().iter().any(|route| {
-        let (wanted, found) = (segments(route.path), segments(path));
-        wanted.len() == found.len() && wanted.iter().zip(&found).all(|(w, f)| w == f || w == "{check}")
-    })
+    let (wanted, found) = (segments(route), segments(path));
+    wanted.len() == found.len() && wanted.iter().zip(&found).all(|(w, f)| w == f || w.starts_with('{'))
 }
 
 #[test]
@@ -150,17 +152,31 @@ fn every_endpoint_is_there_and_documented() {
     let fetched = block_lines("sh").into_iter().filter(|line| line.starts_with("curl ")).flat_map(|line| words(&line));
     let fetched: Vec<String> = fetched.filter(|word| word.contains("://")).collect();
     assert!(fetched.len() >= 3, "README shows no curl: {fetched:?}");
-    // The first column of the table of endpoints.
-    let named: Vec<String> = section("Health and probes")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+    // The first column of the tables of endpoints.
+    let first = |title: &str| -> Vec<String> {
+        let section = section(title);
+        let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned));
+        cells.collect()
+    };
+    let named = first("Health and probes");
+    let api: Vec<(String, String)> = first("The API")
+        .iter()
+        .filter_map(|cell| cell.split_once(" /").map(|(method, rest)| (method.to_owned(), format!("/{rest}"))))
         .collect();
-    for text in fetched.iter().chain(&named) {
+    for text in fetched.iter().chain(&named).chain(api.iter().map(|(_, path)| path)) {
         let path = path_of(text).unwrap_or_else(|| panic!("{text:?} is no endpoint of this daemon"));
         assert!(is_route(path), "README names {path}, which is no route");
     }
-    for route in http::routes().iter().filter(|route| !route.path.contains('{')) {
-        assert!(named.iter().any(|name| name == route.path), "README's table lacks {}", route.path);
+    for route in &http::routes() {
+        let (method, path) = (route.method.as_str(), route.path);
+        if route.access != http::Access::Open {
+            let found = api.iter().any(|(m, p)| m == method && p == path);
+            assert!(found, "README's table of the API lacks {method} {path}");
+            let tried = fetched.iter().filter_map(|text| path_of(text)).any(|shown| leads_to(path, shown));
+            assert!(tried, "README shows no curl of {path}");
+        } else if !path.contains('{') {
+            assert!(named.iter().any(|name| name == path), "README's table lacks {path}");
+        }
     }
     assert!(!is_route("/health/nonsense/x"), "this check cannot fail");
 }
@@ -192,6 +208,7 @@ fn every_variable_has_its_effect() {
         ("SUPABASE_URL", "https://abcdefghijklmnopqrst.supabase.co"),
         ("SUPABASE_DB_PASSWORD", "secret"),
         ("SUPABASE_SERVICE_KEY", "key"),
+        ("SUPABASE_JWT_SECRET", "correct horse battery staple and 5 more"),
         ("DB_POOL_MIN_SIZE", "1"),
         ("DB_POOL_MAX_SIZE", "7"),
         ("DB_QUERY_TIMEOUT", "17"),
@@ -320,5 +337,35 @@ fn every_job_is_in_the_table_with_its_schedule() {
             other => panic!("the schedule {other:?} of {} is new: README and this table want it", name.as_str()),
         };
         assert!(row.contains(shown), "README does not say {shown:?} of {}: {row}", name.as_str());
+    }
+}
+
+#[test]
+fn every_code_of_a_problem_is_told() {
+    let mut sources = vec![];
+    for folder in ["src/http", "src/http/api", "src/http/auth"] {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let told = section("The API");
+    let mut codes = BTreeSet::new();
+    for source in &sources {
+        for call in ["Refusal::new(", "unprocessable("] {
+            for (_, rest) in source.match_indices(call).map(|(at, call)| source.split_at(at + call.len())) {
+                let code = rest.split('"').nth(1).unwrap_or_default();
+                let near = rest.find('"').is_some_and(|at| at < 80);
+                if near && !code.is_empty() && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                    codes.insert(code);
+                }
+            }
+        }
+    }
+    assert!(codes.len() > 25, "the codes are not found: {codes:?}");
+    for code in codes {
+        assert!(told.contains(&format!("`{code}`")), "README's table of codes lacks {code}");
     }
 }
