@@ -19,7 +19,11 @@ pub fn mark(answer: &mut Answer, head: &Parts, gate: &Gate) {
     answer.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin(head).filter(|origin| rules.cors_origins.iter().any(|known| known == origin)) {
         set(answer, ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        set(answer, ACCESS_CONTROL_EXPOSE_HEADERS, "location, retry-after, x-request-id");
+        set(
+            answer,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            "content-disposition, idempotency-replayed, location, retry-after, x-request-id",
+        );
     }
 }
 

@@ -180,7 +180,7 @@ fn options(allow: &str) -> Answer {
 /// The whole body, of at most `limit` bytes.
 async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Bytes, Refusal> {
     let too_large = || {
-        let detail = format!("the body is larger than {limit} bytes (http.body_limit)");
+        let detail = format!("the body is larger than {limit} bytes");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).closing()
     };
     if usize::try_from(body.size_hint().lower()).is_ok_and(|announced| announced <= limit) {

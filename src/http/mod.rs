@@ -1,9 +1,9 @@
-//! The listener: probes, health and metrics, from memory.
+//! The listener: probes, health and metrics, from memory; the API, which asks the databases; the dashboard.
 //!
-//! A request goes `server` (limits of the connection) → `dispatch` (limits of the request, route,
-//! access, headers, count) → a handler over [`State`]. No handler asks a database for what the
-//! routes here answer: with the server down, hung or locked they answer at once, and no number of
-//! requests costs it a query.
+//! A request goes `server` (limits of the connection) → `dispatch` (limits of the request, route, headers, count) →
+//! `gate` (who may) → a handler over [`State`]. Open routes and the current health are answered from memory: with the
+//! server down, hung or locked they answer at once, and no number of requests costs it a query. What `api` asks a
+//! database for goes over connections of its own, within bounds.
 //!
 //! # How it fails
 //! A handler that panics is a 500 and its connection goes on. Too many connections: the newest is
