@@ -18,6 +18,7 @@ use pgsteward::http::{
 };
 use pgsteward::lifecycle::Tasks;
 use pgsteward::telemetry::Metrics;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -813,4 +814,57 @@ async fn a_taken_port_names_its_owner() {
     }
     let nowhere = bind("192.0.2.1:8432".parse().unwrap()).await.unwrap_err();
     assert!(matches!(nowhere, BindError::NoAddress { .. }), "{nowhere}");
+}
+
+#[tokio::test]
+async fn a_request_that_two_could_read_differently_is_refused_and_its_connection_ends() {
+    let server = Server::start().await;
+    let hidden = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    let shapes = [
+        "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 40\r\n\r\n",
+        "POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: +4\r\n\r\nabcd",
+        "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length : 4\r\n\r\nabcd",
+        "POST /livez HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+        "POST /livez HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: x\r\nX-\u{e9}: a\r\n\r\n",
+        "GET /li\u{0}vez HTTP/1.1\r\nHost: x\r\n\r\n",
+    ];
+    for shape in shapes {
+        let told = server.raw(format!("{shape}{hidden}")).await;
+        let answers = told.matches("HTTP/1.").count();
+        assert!(answers <= 1 && !told.contains("# HELP"), "{shape:?} let something through: {told}");
+        assert!(told.is_empty() || !told.contains(" 200 "), "{shape:?}: {told}");
+    }
+    // Both lengths at once: the chunks count, and what follows them is a request of its own only where the connection
+    // goes on, which is then answered as what it is, never as the body's rest.
+    let both = "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let told = server.raw(format!("{both}{hidden}")).await;
+    assert!(told.starts_with("HTTP/1.1 4"), "{told}");
+    assert_eq!(server.get("/livez").await.code, 200);
+}
+
+#[tokio::test]
+async fn a_thousand_connections_keep_nobody_out() {
+    // Both ends of each are in this process.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum.map(|most| most.min(8192)).or(Some(8192));
+    setrlimit(Resource::Nofile, files).unwrap();
+    let server = Server::with(config::Http { max_connections: 1100, ..limits() }, routes(), BOUND).await;
+    let mut open = Vec::new();
+    for _ in 0..1000 {
+        open.push(server.connect().await);
+    }
+    until("all are open", || server.metrics.http_connections.get() >= 1000).await;
+    for _ in 0..50 {
+        assert_eq!(server.get("/health/").await.code, 200);
+    }
+    // Each of them is as good as any other.
+    for stream in open.iter_mut().step_by(100) {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert!(read_to_end(stream).await.starts_with("HTTP/1.1 200"));
+    }
+    drop(open);
+    until("all are gone", || server.metrics.http_connections.get() == 0).await;
 }

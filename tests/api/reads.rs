@@ -37,6 +37,49 @@ async fn jobs_are_told_with_their_plan() {
 }
 
 #[tokio::test]
+async fn statistics_are_measured_once_for_all_and_kept() {
+    let house = House::open().await;
+    let path = "/health/database/statistics";
+    let asked = futures_util::future::join_all((0..12).map(|_| house.get("viewer", path))).await;
+    let fresh = asked.iter().filter(|told| told["cached"] == false).count();
+    assert!(asked.iter().all(|told| told["measured_at"] == asked[0]["measured_at"]), "one look for all");
+    assert!((1..=12).contains(&fresh) && asked[0]["tables"].as_array().is_some_and(|tables| tables.len() > 5));
+    let kept = house.send("viewer", "GET", path, "").await;
+    assert_eq!((&kept.json()["cached"], &kept.json()["measured_at"]), (&json!(true), &asked[0]["measured_at"]));
+    let cached_for = kept.header("cache-control").and_then(|value| value.strip_prefix("private, max-age=")).unwrap();
+    assert!((200..=300).contains(&cached_for.parse::<u32>().unwrap()), "{cached_for}");
+    let refused = house.send("viewer", "GET", "/health/database/statistics?refresh=true", "").await;
+    assert_eq!(problem(&refused), (403, "forbidden".to_owned()));
+    let anew = house.get("operator", "/health/database/statistics?refresh=true").await;
+    assert_eq!((&anew["cached"], anew["measured_at"] == asked[0]["measured_at"]), (&json!(false), false));
+}
+
+#[tokio::test]
+async fn history_is_told_in_pages_and_buckets() {
+    let house = House::open().await;
+    let path = "/health/system?component=connectivity&limit=1";
+    wait_until("two measurements are written", BOUND, async || house.get("viewer", path).await["next"].is_string())
+        .await;
+    let first = house.get("viewer", path).await;
+    let next = first["next"].as_str().unwrap();
+    let second = house.get("viewer", &format!("{path}&cursor={next}")).await;
+    let at = |page: &serde_json::Value| page["items"][0]["created_at"].as_str().unwrap().to_owned();
+    assert!(at(&second) < at(&first) && first["source"] == "database", "{first} {second}");
+    let buckets = house.get("viewer", "/health/system?bucket=3600&since=2h").await;
+    let samples: i64 =
+        buckets["buckets"].as_array().unwrap().iter().map(|bucket| bucket["samples"].as_i64().unwrap()).sum();
+    assert!(samples >= 2, "{buckets}");
+    wait_until("connections are written", BOUND, async || {
+        house.get("viewer", "/health/connections?bucket=60").await["buckets"].as_array().is_some_and(|b| !b.is_empty())
+    })
+    .await;
+    for wrong in ["bucket=0", "limit=0", "cursor=x", "status=well", "nonsense=1"] {
+        let answer = house.send("viewer", "GET", &format!("/health/system?{wrong}"), "").await;
+        assert_eq!(problem(&answer), (400, "invalid_request".to_owned()), "{wrong}");
+    }
+}
+
+#[tokio::test]
 async fn with_the_database_down_memory_answers_and_the_rest_says_why_not() {
     let mut server = PrivateServer::start(&[]).await;
     let config = format!("{}{}", crate::QUICK, tokens());
@@ -55,6 +98,13 @@ async fn with_the_database_down_memory_answers_and_the_rest_says_why_not() {
     let jobs = get("/jobs").await.json();
     assert_eq!(jobs["source"], "memory", "{jobs}");
     assert!(jobs["jobs"].as_array().unwrap().iter().any(|job| job["next_due"].is_string()), "{jobs}");
+    for path in ["/health/system", "/health/system?bucket=60", "/health/connections?bucket=60"] {
+        let told = get(path).await.json();
+        assert_eq!(told["source"], "memory", "{path}: {told}");
+        assert!(told["reason"].is_string(), "{path}: {told}");
+    }
+    let system = get("/health/system?component=connectivity").await.json();
+    assert_eq!(system["items"][0]["status"], "unhealthy", "{system}");
     for path in ["/health/audit", "/jobs/vacuum/runs", "/health/retention", "/health/database/migrations"] {
         let answer = get(path).await;
         assert_eq!(problem(&answer), (503, "database_unavailable".to_owned()), "{path}: {}", answer.body);
