@@ -108,7 +108,12 @@ impl Gate {
         let from = address::client(call.peer.ip(), &call.head.headers, &rules.trusted_proxies);
         let caller = match call.access {
             Access::Open => None,
-            Access::OpenAndMore if !rules.carries_credentials || !has_credentials(call.head) => None,
+            // What is open stays open to whoever sends credentials that cannot count here.
+            Access::OpenAndMore
+                if !(rules.auth.is_configured() && rules.carries_credentials && has_credentials(call.head)) =>
+            {
+                None
+            }
             access => {
                 let caller = self.caller(&rules, call, from, metrics)?;
                 if !access.allows(caller.role) {

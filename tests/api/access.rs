@@ -95,6 +95,8 @@ async fn without_tokens_the_command_that_makes_one_is_named() {
         assert!(answer.body.contains("pgsteward token new"), "{}", answer.body);
     }
     assert_eq!(daemon.get("/health/").await.status, 200);
+    let with_some = http::request(daemon.address(), "GET", "/health/", &[("authorization", "Bearer x")], "").await;
+    assert_eq!(with_some.status, 200, "what is open stays open: {}", with_some.body);
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ pub async fn system(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, asked) = (context.desk()?, Asked::of(context)?);
     let read = async {
         let mut conn = desk.db.acquire(Purpose::Api).await?;
-        let bound = desk.db.query_timeout();
+        let bound = desk.impatience();
         Ok::<_, Error>(match asked.bucket_seconds {
             None => Found::Page(health::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit).await?),
             Some(width) => Found::Buckets(health::buckets(&mut conn, bound, &asked.filter, width).await?),
@@ -84,7 +84,7 @@ pub async fn connections(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, asked) = (context.desk()?, Asked::of(context)?);
     let read = async {
         let mut conn = desk.db.acquire(Purpose::Api).await?;
-        let bound = desk.db.query_timeout();
+        let bound = desk.impatience();
         Ok::<_, Error>(match asked.bucket_seconds {
             None => Found::Page(connections::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit).await?),
             Some(width) => Found::Buckets(connections::buckets(&mut conn, bound, &asked.filter, width).await?),

@@ -53,7 +53,7 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
 async fn read(desk: &Desk) -> Result<Overview, Refusal> {
     let looked = async {
         let mut conn = desk.db.acquire(Purpose::Api).await?;
-        overview::read(&mut conn, desk.db.query_timeout()).await
+        overview::read(&mut conn, desk.impatience()).await
     };
     desk.within(desk.impatience(), looked).await
 }
@@ -164,7 +164,7 @@ impl Change for Ask<'_> {
     }
 }
 
-/// The same inside a transaction.
+/// Asks for it inside a transaction that may go on.
 pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, ask: &Ask<'_>) -> Result<Effect, Error> {
     let Ask { job, options, configured } = *ask;
     tx.batch("mark where to go back to", "SAVEPOINT asked").await?;

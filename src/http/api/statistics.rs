@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::CACHE_CONTROL;
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use crate::db::{Error, Purpose};
@@ -21,8 +21,21 @@ use crate::observe::statistics::{self, Statistics};
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What was measured last.
-#[derive(Debug, Clone, Default)]
-pub struct Kept(Arc<Mutex<Last>>);
+#[derive(Debug)]
+pub struct Kept {
+    last: Arc<Mutex<Last>>,
+    /// Places of those who wait for a look. Readers take none from who changes something.
+    waiting: Arc<Semaphore>,
+}
+
+/// So many wait for a look at a time.
+const WAITING: usize = 32;
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept { last: Arc::default(), waiting: Arc::new(Semaphore::new(WAITING)) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Last {
@@ -54,12 +67,12 @@ pub async fn statistics(context: &Context<'_>) -> Result<Answer, Refusal> {
     }
     let ttl = context.state.desks.config()?.health.cache_ttl;
     let (desk, asked) = (context.desk()?, Instant::now());
-    let Ok(slot) = Arc::clone(&context.state.acts).try_acquire_owned() else {
+    let Ok(slot) = Arc::clone(&desk.statistics.waiting).try_acquire_owned() else {
         return Err(
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many wait already").later(ttl.min(RETRY))
         );
     };
-    let (kept, looking) = (Arc::clone(&desk.statistics.0), Arc::clone(&desk));
+    let (kept, looking) = (Arc::clone(&desk.statistics.last), Arc::clone(&desk));
     let measuring = async move {
         let mut last = kept.lock().await;
         let found = look(&looking, &mut last, refresh, asked, ttl).await;
