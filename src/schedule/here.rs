@@ -192,7 +192,7 @@ async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
 async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claimer<'_>) -> Result<Claim, Error> {
     let name = wish.name.as_str();
     requests::introduce(tx, name).await?;
-    let (id, slot) = match requests::ask(tx, name, wish.actor).await? {
+    let (id, slot) = match requests::ask(tx, name, wish.actor, None).await? {
         Asked::Queued { id, slot } => (id, slot),
         Asked::Waiting { id } => return Ok(Claim::Refused(Outcome::Waiting { id })),
         Asked::Paused { pause, all } => return Ok(Claim::Refused(Outcome::Paused { pause, all })),

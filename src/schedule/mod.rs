@@ -19,6 +19,7 @@ pub mod listed;
 pub mod measure;
 pub mod migrations;
 pub mod notices;
+pub mod orders;
 pub mod pause;
 pub mod pipeline;
 pub mod planner;

@@ -34,10 +34,12 @@ pub struct Schema {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     tasks: Tasks,
-    /// Told when the process is to end because migrating failed and `on_failure` says so.
+    /// Told when the process is to end because migrating failed at the start and `on_failure` says so.
     fatal: mpsc::Sender<String>,
     actor: String,
     stage: Stage,
+    /// Whether it was up to date once since the start.
+    was_ready: bool,
     /// Whether somebody asked for it while it was under way.
     once_more: bool,
     backoff: Backoff,
@@ -103,6 +105,7 @@ impl Schema {
             fatal,
             actor,
             stage,
+            was_ready: false,
             once_more: false,
             backoff: Backoff::connect(),
             told: None,
@@ -223,6 +226,7 @@ impl Schema {
                     standing.end(&migrated.applied, None);
                 });
                 self.stage = Stage::Ready(migrated);
+                self.was_ready = true;
                 Progress::BecameReady
             }
             Ok(Err(error)) if may_pass(&error) => {
@@ -243,7 +247,9 @@ impl Schema {
                     "migrating failed; running no jobs until the files change or SIGHUP");
                 let reason = error.db_kind().map_or("refused", Kind::as_str);
                 self.failed(config, error.file.as_deref().unwrap_or("the plan"), reason);
-                if config.migrations.on_failure == OnFailure::Exit {
+                // That is about the start. Who asks for a migration later, or brings a bad file, does not end a daemon
+                // that serves.
+                if config.migrations.on_failure == OnFailure::Exit && !self.was_ready {
                     // A full channel means that the process is ending already.
                     let _ = self.fatal.try_send(error.to_string());
                 }

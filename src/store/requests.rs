@@ -126,12 +126,7 @@ pub async fn options(tx: &Tx<'_>, run: Uuid) -> Result<Options, Error> {
 }
 
 /// Asks for a run of a job, as a row that waits for the job's slot.
-pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str) -> Result<Asked, Error> {
-    ask_with(tx, job, actor, None).await
-}
-
-/// The same, with options.
-pub async fn ask_with(tx: &Tx<'_>, job: &str, actor: &str, options: Option<&Options>) -> Result<Asked, Error> {
+pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str, options: Option<&Options>) -> Result<Asked, Error> {
     const LOCK: &str = "
         SELECT queued_run_id, claimed_floor, spec_hash FROM steward.job_state
          WHERE job = $1 AND job <> $2 FOR UPDATE";

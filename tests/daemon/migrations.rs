@@ -57,6 +57,29 @@ async fn on_failure_exit_ends_the_process_with_its_own_code() {
 }
 
 #[tokio::test]
+async fn on_failure_exit_is_about_the_start() {
+    let database = TestDatabase::create(Template::Empty).await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("001_sound.sql"), "CREATE TABLE public.sound (id int);\n").unwrap();
+    let config = with_folder(folder.path(), "on_failure = \"exit\"\n");
+    let daemon = Daemon::launch(Setup::new().database(&database.url()).config(&config));
+    daemon.wait_ready().await;
+    fs::write(folder.path().join("002_broken.sql"), BROKEN).unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.wait_log("migrating failed").await;
+    wait_until("the failure shows", BOUND, async || {
+        metric(daemon.address(), "pgsteward_migrations_failed").await == Some(1.0)
+    })
+    .await;
+    fs::remove_file(folder.path().join("002_broken.sql")).unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    wait_until("it is served on", BOUND, async || {
+        metric(daemon.address(), "pgsteward_migrations_failed").await == Some(0.0)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn sighup_tries_again_too() {
     let database = TestDatabase::create(Template::Empty).await;
     let client = database.client().await;

@@ -232,7 +232,7 @@ impl Bench {
     }
 
     async fn ask_for_a_run(&self, job: &'static str) -> Wish {
-        match self.within(|tx| Box::pin(asks::ask(tx, job, "cli:ann"))).await.unwrap() {
+        match self.within(|tx| Box::pin(asks::ask(tx, job, "cli:ann", None))).await.unwrap() {
             asks::Asked::Queued { id, .. } => Wish::Queued(id),
             asks::Asked::Waiting { id } => Wish::Waiting(id),
             asks::Asked::Paused { pause, .. } => Wish::Paused(pause.by),

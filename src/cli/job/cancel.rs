@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::Args;
 use uuid::Uuid;
 
-use crate::audit;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::db::{Database, Error, Purpose, TxOptions};
-use crate::store::requests::{self, Cancelled};
+use crate::schedule::orders::{self, By};
+use crate::store::requests::Cancelled;
 use crate::store::run_history;
 
 use super::{failed, run, text};
@@ -135,19 +135,8 @@ fn no_such_run(db: &Database, id: &str) -> Exit {
 async fn cancel(db: &Database, id: Uuid) -> Result<Cancelled, Error> {
     let actor = &actor();
     let mut conn = db.acquire(Purpose::Check).await?;
-    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
-        Box::pin(async move {
-            let cancelled = requests::cancel(tx, id, actor).await?;
-            if let Cancelled::Asked { job, .. } | Cancelled::Dequeued { job } = &cancelled {
-                let was = if matches!(cancelled, Cancelled::Asked { .. }) { "running" } else { "queued" };
-                let details = serde_json::json!({ "job": job, "was": was });
-                let id = id.to_string();
-                audit::record(tx, &audit::Event::new(actor, "job.cancel", "job_run", &id, &details)).await?;
-            }
-            Ok(cancelled)
-        })
-    })
-    .await
+    let by = By { actor, origin: None };
+    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| Box::pin(orders::cancel(tx, by, id))).await
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! `pgsteward job pause` and `pgsteward job resume`: of one job, or of all.
 
-use crate::audit;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::db::{Database, Error, Purpose, TxOptions};
+use crate::schedule::orders::{self, By, Found};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
-use crate::store::requests;
 
 use super::{failed, names};
 
@@ -23,25 +22,6 @@ impl Which {
             Which::One(name) => name,
         }
     }
-
-    /// How it is called in the audit trail: action and resource.
-    fn audited(&self, pause: bool) -> (&'static str, &'static str) {
-        match (self, pause) {
-            (Which::All, true) => ("jobs.pause", "jobs"),
-            (Which::All, false) => ("jobs.resume", "jobs"),
-            (Which::One(_), true) => ("job.pause", "job"),
-            (Which::One(_), false) => ("job.resume", "job"),
-        }
-    }
-}
-
-/// What was found and done.
-enum Done {
-    /// It was paused so before; `None` where it was not.
-    Before(Option<Pause>),
-    Unknown {
-        known: Vec<String>,
-    },
 }
 
 pub async fn pause(
@@ -75,8 +55,8 @@ async fn set(
     let bound = db.query_timeout() * 2;
     let done = bounded("write the flag", bound, write(db, which, pause, is_configured, reason)).await;
     let (before, all) = match done.map_err(|error| failed(db.name(), &error))? {
-        (Done::Before(before), all) => (before, all),
-        (Done::Unknown { known }, _) => {
+        (Found::Before(before), all) => (before, all),
+        (Found::Unknown { known }, _) => {
             return Err(names::unknown(session.config(), db.name(), which.row(), &known));
         }
     };
@@ -94,28 +74,17 @@ async fn write(
     pause: bool,
     is_configured: bool,
     reason: Option<&str>,
-) -> Result<(Done, Option<Pause>), Error> {
+) -> Result<(Found, Option<Pause>), Error> {
     let actor = &actor();
+    let by = By { actor, origin: None };
     let mut conn = db.acquire(Purpose::Check).await?;
     conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
         Box::pin(async move {
-            if !is_configured {
-                let known = requests::known(tx).await?;
-                if !known.iter().any(|name| name == which.row()) {
-                    return Ok((Done::Unknown { known }, None));
-                }
-            }
-            let before = match pause {
-                true => pauses::pause(tx, which.row(), actor, reason).await?,
-                false => pauses::resume(tx, which.row()).await?,
+            let found = match pause {
+                true => orders::pause(tx, by, which.row(), reason, is_configured).await?,
+                false => orders::resume(tx, by, which.row(), is_configured).await?,
             };
-            if pause == before.is_none() {
-                let (action, resource_type) = which.audited(pause);
-                let details = serde_json::json!({ "reason": reason });
-                let event = audit::Event::new(actor, action, resource_type, which.row(), &details);
-                audit::record(tx, &event).await?;
-            }
-            Ok((Done::Before(before), pauses::of(tx, ALL_JOBS).await?))
+            Ok((found, pauses::of(tx, ALL_JOBS).await?))
         })
     })
     .await

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::app;
-use crate::audit;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::config::{Job, JobName};
 use crate::db::{Database, Error, Purpose, TxOptions};
@@ -17,7 +16,7 @@ use crate::lifecycle::Tasks;
 use crate::lifecycle::signals::{Signal, Signals};
 use crate::schedule::agenda::REQUEST_WAIT;
 use crate::schedule::here::{self, Outcome, Wish};
-use crate::store::requests::{self, Asked};
+use crate::schedule::orders::{self, By};
 use crate::telemetry::Metrics;
 
 use super::wait::{self, Waited};
@@ -90,13 +89,13 @@ impl Run {
         let asked = bounded("ask for a run", db.query_timeout() * 2, ask(db, &self.name)).await;
         let name = &self.name;
         match asked.map_err(|error| failed(db.name(), &error))? {
-            Answer::Asked(Asked::Queued { id, .. }) => Ok(id),
-            Answer::Asked(Asked::Waiting { id }) => Err(waiting(name, id)),
-            Answer::Asked(Asked::Paused { pause, all }) => {
+            orders::Run::Queued { id } => Ok(id),
+            orders::Run::Waiting { id } => Err(waiting(name, id)),
+            orders::Run::Paused { pause, all } => {
                 say(&pause::refusal(name, &pause, all));
                 Err(Exit::Later)
             }
-            Answer::Asked(Asked::Unknown { .. }) if is_configured => {
+            orders::Run::Unknown { .. } if is_configured => {
                 say(&format!(
                     "{name} is configured here, but no instance of database {} has registered it yet: have it read the \
                      same configuration (SIGHUP), or run the job in this process with --here",
@@ -104,8 +103,8 @@ impl Run {
                 ));
                 Err(Exit::Later)
             }
-            Answer::Asked(Asked::Unknown { known }) => Err(names::unknown(session.config(), db.name(), name, &known)),
-            Answer::Nobody => {
+            orders::Run::Unknown { known } => Err(names::unknown(session.config(), db.name(), name, &known)),
+            orders::Run::Nobody => {
                 say(&format!(
                     "no instance observes database {}, so nobody would pick the run up, and none was asked for: start one, \
                      or run the job in this process with --here",
@@ -197,31 +196,11 @@ fn waiting(name: &str, id: Uuid) -> Exit {
     Exit::Later
 }
 
-enum Answer {
-    Asked(Asked),
-    /// No instance observes.
-    Nobody,
-}
-
-async fn ask(db: &Database, name: &str) -> Result<Answer, Error> {
+async fn ask(db: &Database, name: &str) -> Result<orders::Run, Error> {
     let actor = &actor();
     let mut conn = db.acquire(Purpose::Check).await?;
-    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
-        Box::pin(async move {
-            tx.batch("mark where to go back to", "SAVEPOINT asked").await?;
-            let asked = requests::ask(tx, name, actor).await?;
-            if let Asked::Queued { id, .. } = &asked {
-                if requests::hearer(tx).await?.is_none() {
-                    tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT asked").await?;
-                    return Ok(Answer::Nobody);
-                }
-                let details = serde_json::json!({ "run_id": id });
-                audit::record(tx, &audit::Event::new(actor, "job.run", "job", name, &details)).await?;
-            }
-            Ok(Answer::Asked(asked))
-        })
-    })
-    .await
+    let by = By { actor, origin: None };
+    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| Box::pin(orders::run(tx, by, name, None))).await
 }
 
 /// Waits for a run's end and tells it.

@@ -16,6 +16,7 @@ use crate::db::{Error, Kind, Purpose, Tx, TxFuture, TxOptions};
 use crate::http::answer::{json, set};
 use crate::http::auth::Caller;
 use crate::http::{ACTS, Answer, Context, Desk, Refusal, State};
+use crate::schedule::orders::By;
 use crate::store::audit::Origin;
 use crate::store::idempotency::{self, Known};
 
@@ -153,6 +154,11 @@ impl Acting {
     /// Who is named in the audit trail and in rows of the ledger.
     pub fn actor(&self) -> &str {
         &self.caller.actor
+    }
+
+    /// The same, for what is ordered of jobs.
+    pub fn by(&self) -> By<'_> {
+        By { actor: self.actor(), origin: Some(&self.origin) }
     }
 
     /// Makes a change in one transaction with the key, if there is one; where the key was used for the same before, gives

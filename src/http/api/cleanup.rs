@@ -1,16 +1,18 @@
 //! `POST /health/cleanup` and `GET /health/retention`: what is past its time, and its removal.
 
+use std::future::ready;
+
 use hyper::StatusCode;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::act::detached;
+use super::act::{Acting, Change, Effect, detached};
 use super::input::{invalid, unprocessable};
 use super::jobs::{self, Ask};
 use super::optimize;
 use crate::config::{Builtin, Config};
-use crate::db::TxOptions;
+use crate::db::{Tx, TxFuture, TxOptions};
 use crate::http::answer::json as answer;
 use crate::http::auth::Role;
 use crate::http::{Answer, Context, Desk, Refusal};
@@ -58,8 +60,8 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let targets = configured(&desk, &config);
     let may_shorten = wanted.force && role == Some(Role::Admin);
     let options = Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
-    judge(&wanted, &options, &targets, &config, role)?;
     if wanted.dry_run {
+        judge(&wanted, &options, &targets, &config, role)?;
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
         let previews = look(&desk, targets.iter().filter(|target| options.covers(&target.name()))).await?;
         let body = json!({ "target": desk.db.name(), "dry_run": true, "tables": previews });
@@ -68,9 +70,8 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let wait = context.wait();
     let (mut done, replayed) = detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let options = (options != Options::default()).then_some(&options);
-        let ask = Ask { job: Builtin::Retention.as_str(), options, configured: true };
-        acting.once(&desk, &ask).await
+        let refusal = judge(&wanted, &options, &targets, &config, role).err();
+        acting.once(&desk, &Cleanup { options, refusal }).await
     })
     .await?;
     let id = jobs::run_id(&done);
@@ -78,6 +79,22 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     match (wait, id) {
         (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
         _ => Ok(done.answer(replayed)),
+    }
+}
+
+/// The run. What it is judged by may have changed since its key was used first: then the answer of that time counts.
+struct Cleanup {
+    options: Options,
+    refusal: Option<Refusal>,
+}
+
+impl Change for Cleanup {
+    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
+        if let Some(refusal) = &self.refusal {
+            return Box::pin(ready(Ok(Effect::refused(refusal.clone()))));
+        }
+        let options = (self.options != Options::default()).then_some(&self.options);
+        Box::pin(jobs::asked(tx, acting, Ask { job: Builtin::Retention.as_str(), options, configured: true }))
     }
 }
 

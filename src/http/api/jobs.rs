@@ -9,15 +9,15 @@ use uuid::Uuid;
 use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::invalid;
 use super::runs;
-use crate::audit::{self, Event};
 use crate::config::{Config, JobName};
 use crate::db::{Error, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::schedule::listed::{self, Listed, State};
+use crate::schedule::orders::{self, Found};
 use crate::store::overview::{self, Overview};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
-use crate::store::requests::{self, Asked, Options};
+use crate::store::requests::Options;
 use crate::store::run_history;
 
 /// `GET /jobs`: the plan, and the ledger beside it. While the database is away, the plan and what this instance
@@ -160,30 +160,33 @@ pub struct Ask<'a> {
 
 impl Change for Ask<'_> {
     fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
-        Box::pin(ask_in(tx, acting, self))
+        Box::pin(asked(tx, acting, *self))
     }
 }
 
-/// Asks for it inside a transaction that may go on.
-pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, ask: &Ask<'_>) -> Result<Effect, Error> {
+/// Asks for it, as a whole change.
+pub async fn asked(tx: &Tx<'_>, acting: &Acting, ask: Ask<'_>) -> Result<Effect, Error> {
+    let job = ask.job;
+    Ok(match ask_in(tx, acting, &ask).await? {
+        Ok(id) => {
+            let body = json!({ "run_id": id, "job": job, "state": "queued" });
+            Effect::Done(Done::accepted(body, format!("/runs/{id}")))
+        }
+        Err(refusal) => Effect::refused(refusal),
+    })
+}
+
+/// Asks for it inside a transaction that may go on; the run's id, or why there is none.
+pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, ask: &Ask<'_>) -> Result<Result<Uuid, Refusal>, Error> {
     let Ask { job, options, configured } = *ask;
-    tx.batch("mark where to go back to", "SAVEPOINT asked").await?;
-    let asked = requests::ask_with(tx, job, acting.actor(), options).await?;
-    let id = match asked {
-        Asked::Queued { id, .. } => id,
-        Asked::Waiting { id } => return Ok(Effect::refused(waiting(job, id))),
-        Asked::Paused { pause, all } => return Ok(Effect::refused(paused(job, &pause, all))),
-        Asked::Unknown { .. } if configured => return Ok(Effect::refused(not_registered(job))),
-        Asked::Unknown { .. } => return Ok(Effect::refused(no_such_job(job))),
-    };
-    if requests::hearer(tx).await?.is_none() {
-        tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT asked").await?;
-        return Ok(Effect::refused(nobody()));
-    }
-    let details = json!({ "run_id": id, "options": options });
-    let event = Event::new(acting.actor(), "job.run", "job", job, &details);
-    audit::record(tx, &event.from(&acting.origin)).await?;
-    Ok(Effect::Done(Done::accepted(json!({ "run_id": id, "job": job, "state": "queued" }), format!("/runs/{id}"))))
+    Ok(match orders::run(tx, acting.by(), job, options).await? {
+        orders::Run::Queued { id } => Ok(id),
+        orders::Run::Waiting { id } => Err(waiting(job, id)),
+        orders::Run::Paused { pause, all } => Err(paused(job, &pause, all)),
+        orders::Run::Unknown { .. } if configured => Err(not_registered(job)),
+        orders::Run::Unknown { .. } => Err(no_such_job(job)),
+        orders::Run::Nobody => Err(nobody()),
+    })
 }
 
 fn waiting(job: &str, id: Uuid) -> Refusal {
@@ -265,24 +268,14 @@ impl Change for Set {
 async fn set_in(tx: &Tx<'_>, acting: &Acting, set: &Set) -> Result<Effect, Error> {
     let Set { job, pause, reason, configured } = set;
     let (job, pause, reason) = (job.as_str(), *pause, reason.as_deref());
-    if !configured && !requests::known(tx).await?.iter().any(|known| known == job) {
-        return Ok(Effect::refused(no_such_job(job)));
-    }
-    let before = match pause {
-        true => pauses::pause(tx, job, acting.actor(), reason).await?,
-        false => pauses::resume(tx, job).await?,
+    let found = match pause {
+        true => orders::pause(tx, acting.by(), job, reason, *configured).await?,
+        false => orders::resume(tx, acting.by(), job, *configured).await?,
     };
-    let changed = pause == before.is_none();
-    if changed {
-        let (action, kind) = match (job == ALL_JOBS, pause) {
-            (true, true) => ("jobs.pause", "jobs"),
-            (true, false) => ("jobs.resume", "jobs"),
-            (false, true) => ("job.pause", "job"),
-            (false, false) => ("job.resume", "job"),
-        };
-        let details = json!({ "reason": reason });
-        audit::record(tx, &Event::new(acting.actor(), action, kind, job, &details).from(&acting.origin)).await?;
-    }
+    let changed = match found {
+        Found::Before(before) => pause == before.is_none(),
+        Found::Unknown { .. } => return Ok(Effect::refused(no_such_job(job))),
+    };
     let now = pauses::of(tx, job).await?;
     Ok(Effect::Done(Done::ok(json!({ "job": job, "paused": now, "changed": changed }))))
 }

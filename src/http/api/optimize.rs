@@ -41,24 +41,17 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
     let wanted: Wanted = context.json()?;
     check_names(wanted.tables.as_deref())?;
     let config = context.state.desks.config()?;
-    if config.mode == Mode::Observe {
-        let detail = "mode = \"observe\": nothing of the user's is changed";
-        return Err(Refusal::new(StatusCode::CONFLICT, "observe_mode", detail));
-    }
     let options = Options { tables: wanted.tables.clone(), ..Options::default() };
     if wanted.dry_run {
+        changes_permitted(config.mode)?;
         return plan(&*context.desk()?, &config, &wanted, &options).await;
     }
     let wait = context.wait();
     let (done, replayed) = detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
         let zentry = desk.standing.migrations.read().zentry;
-        let jobs = jobs(&wanted, &config, zentry);
-        if jobs.is_empty() {
-            let detail = "there is nothing to do: none of these is a table, or a view of refresh.views";
-            return Err(unprocessable("nothing_to_do", detail));
-        }
-        acting.once(&desk, &Optimize { jobs, options }).await
+        let (mode, jobs) = (config.mode, jobs(&wanted, &config, zentry));
+        acting.once(&desk, &Optimize { mode, jobs, options }).await
     })
     .await?;
     match (wait, super::jobs::run_id(&done)) {
@@ -100,7 +93,16 @@ fn jobs(wanted: &Wanted, config: &Config, zentry: bool) -> Vec<Builtin> {
     vacuum.into_iter().chain(refresh).collect()
 }
 
+fn changes_permitted(mode: Mode) -> Result<(), Refusal> {
+    if mode == Mode::Observe {
+        let detail = "mode = \"observe\": nothing of the user's is changed";
+        return Err(Refusal::new(StatusCode::CONFLICT, "observe_mode", detail));
+    }
+    Ok(())
+}
+
 struct Optimize {
+    mode: Mode,
     jobs: Vec<Builtin>,
     options: Options,
 }
@@ -113,22 +115,22 @@ impl Change for Optimize {
 
 /// All or none: one that waits or is paused is a reason to ask for nothing.
 async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, Error> {
+    if let Err(refusal) = changes_permitted(asked.mode) {
+        return Ok(Effect::refused(refusal));
+    }
+    if asked.jobs.is_empty() {
+        let detail = "there is nothing to do: none of these is a table, or a view of refresh.views";
+        return Ok(Effect::refused(unprocessable("nothing_to_do", detail)));
+    }
     tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
     let mut runs: Vec<Value> = Vec::new();
     for job in &asked.jobs {
-        match super::jobs::ask_in(
-            tx,
-            acting,
-            &Ask { job: job.as_str(), options: Some(&asked.options), configured: true },
-        )
-        .await?
-        {
-            Effect::Done(done) => {
-                runs.push(json!({ "job": job.as_str(), "id": done.body["run_id"], "state": "queued" }));
-            }
-            refused => {
+        let ask = Ask { job: job.as_str(), options: Some(&asked.options), configured: true };
+        match super::jobs::ask_in(tx, acting, &ask).await? {
+            Ok(id) => runs.push(json!({ "job": job.as_str(), "id": id, "state": "queued" })),
+            Err(refusal) => {
                 tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT optimize").await?;
-                return Ok(refused);
+                return Ok(Effect::refused(refusal));
             }
         }
     }

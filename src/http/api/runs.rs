@@ -14,16 +14,17 @@ use uuid::Uuid;
 use super::act::{Acting, Change, Done, Effect, detached};
 use super::jobs::Empty;
 use super::stream::events;
-use crate::audit::{self, Event};
 use crate::db::{Database, Error, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::desk::Stream;
 use crate::http::{Answer, Context, Cut, Desk, Refusal};
-use crate::schedule::Standing;
-use crate::store::requests::{self, Cancelled};
+use crate::schedule::{Standing, orders};
+use crate::store::requests::Cancelled;
 use crate::store::run_history::{self, Entry};
 
-/// Between two looks at a run that is waited for or followed.
+/// After the first look at a run that is waited for; then ever longer, up to [`LOOK_AGAIN`].
+const LOOK_FIRST: Duration = Duration::from_millis(100);
+/// Between two looks at a run that is followed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The same while the database is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -81,6 +82,8 @@ pub async fn ended_within(
     (done, replayed): (&Done, bool),
 ) -> Result<Answer, Refusal> {
     let desk = context.desk()?;
+    // Most runs take moments, and those that do not are not hurried by being looked at.
+    let mut pause = LOOK_FIRST;
     let until = Instant::now() + wait.min(context.time_left().saturating_sub(ANSWER_ROOM));
     while Instant::now() < until {
         // A database that is away for a moment says nothing of the run.
@@ -89,7 +92,8 @@ pub async fn ended_within(
         {
             return Ok(answer(StatusCode::OK, "application/json", &run));
         }
-        sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+        sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+        pause = (pause * 3 / 2).min(LOOK_AGAIN);
     }
     Ok(done.answer(replayed))
 }
@@ -120,7 +124,7 @@ impl Change for Cancel {
 }
 
 async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Error> {
-    let (job, state) = match requests::cancel(tx, id, acting.actor()).await? {
+    let (job, state) = match orders::cancel(tx, acting.by(), id).await? {
         Cancelled::Unknown => return Ok(Effect::refused(no_such_run())),
         Cancelled::Over { job, state } => {
             let detail = format!("the run of {job} is over already: {state}");
@@ -129,8 +133,6 @@ async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Err
         Cancelled::Asked { job, .. } => (job, "cancelling"),
         Cancelled::Dequeued { job } => (job, "cancelled"),
     };
-    let details = json!({ "run_id": id });
-    audit::record(tx, &Event::new(acting.actor(), "job.cancel", "job", &job, &details).from(&acting.origin)).await?;
     let body = json!({ "run_id": id, "job": job, "state": state });
     Ok(Effect::Done(Done::accepted(body, format!("/runs/{id}"))))
 }

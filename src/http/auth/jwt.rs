@@ -95,7 +95,7 @@ impl Verifier {
         if role == Role::User && user.is_none() {
             return Err(Denied::NoSubject);
         }
-        let actor = user.as_ref().map_or_else(|| format!("jwt:role:{claim}"), |subject| format!("jwt:{subject}"));
+        let actor = user.as_ref().map_or_else(|| format!("jwt-role:{claim}"), |subject| format!("jwt:{subject}"));
         Ok(Caller { actor, role, user })
     }
 

@@ -88,7 +88,7 @@ fn claims_are_judged_one_by_one() {
         (&loose, json!({ "sub": "é".repeat(255) }), user(&"é".repeat(255))),
         (&loose, json!({ "sub": "é".repeat(256) }), Err(Denied::Malformed)),
         (&loose, json!({ "role": "service_role" }), Ok(("jwt:u1".to_owned(), Role::Admin))),
-        (&loose, json!({ "role": "service_role", "sub": null }), Ok(("jwt:role:service_role".to_owned(), Role::Admin))),
+        (&loose, json!({ "role": "service_role", "sub": null }), Ok(("jwt-role:service_role".to_owned(), Role::Admin))),
     ];
     for (verifier, changes, expected) in table {
         let token = Signer::Hs256(SECRET).token(None, &with(&changes));
@@ -104,7 +104,7 @@ fn supabase_s_keys_of_the_old_form() {
     let (verifier, issuer) = (by_secret(Default::default()), Signer::Hs256(SECRET));
     let service = issuer.token(None, &key("service_role"));
     let caller = verifier.verify(&service, now()).unwrap();
-    assert_eq!(caller, Caller { actor: "jwt:role:service_role".to_owned(), role: Role::Admin, user: None });
+    assert_eq!(caller, Caller { actor: "jwt-role:service_role".to_owned(), role: Role::Admin, user: None });
     let public = issuer.token(None, &key("anon"));
     assert_eq!(verifier.verify(&public, now()), Err(Denied::RoleNotMapped));
     assert!(is_public(&Secret::new(public)) && !is_public(&Secret::new(service)));
