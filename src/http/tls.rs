@@ -77,6 +77,7 @@ impl Tls {
         for outcome in ["taken", "refused"] {
             metrics.tls.reloads.with_label_values(&[outcome]);
         }
+        metrics.tls.last_reload_successful.with_label_values::<&str>(&[]).set(1);
         // Before the content: what changes in between is then read again.
         let seen = identities(cert, key).await;
         let current = Mutex::new(Current { acceptor: acceptor(cert, key).await?, seen });
@@ -123,6 +124,8 @@ impl Tls {
             }
         };
         self.metrics.tls.reloads.with_label_values(&[outcome]).inc();
+        let successful = self.metrics.tls.last_reload_successful.with_label_values::<&str>(&[]);
+        successful.set(i64::from(reloaded == Reloaded::Taken));
         reloaded
     }
 }

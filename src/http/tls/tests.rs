@@ -81,8 +81,10 @@ async fn a_new_certificate_is_taken_in_and_a_bad_one_is_not() {
     let (old, new) = (pair(), pair());
     let files = Files::with(&old);
     let tls = files.load().await.unwrap();
+    let successful = || tls.metrics.tls.last_reload_successful.with_label_values::<&str>(&[]).get();
     assert_eq!(served(&tls, &old).await, Some(b"http/1.1".to_vec()));
     assert_eq!(served(&tls, &new).await, None);
+    assert_eq!(successful(), 1);
     assert_eq!(tls.reload_if_changed().await, Reloaded::Unchanged);
 
     // Half of the pair is there: refused once, and not again until something changes.
@@ -90,8 +92,10 @@ async fn a_new_certificate_is_taken_in_and_a_bad_one_is_not() {
     assert_eq!(tls.reload_if_changed().await, Reloaded::Refused);
     assert_eq!(tls.reload_if_changed().await, Reloaded::Unchanged);
     assert!(served(&tls, &old).await.is_some());
+    assert_eq!(successful(), 0);
     fs::write(files.key(), format!("{}\n", new.key)).unwrap();
     assert_eq!(tls.reload_if_changed().await, Reloaded::Taken);
+    assert_eq!(successful(), 1);
     assert!(served(&tls, &new).await.is_some() && served(&tls, &old).await.is_none());
 
     fs::remove_file(files.key()).unwrap();
