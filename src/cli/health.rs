@@ -84,7 +84,7 @@ async fn kept(db: &Database, config: &Config) -> (Inputs, Vec<Watched>) {
 }
 
 async fn read_kept(db: &Database, config: &Config) -> Result<Option<(Inputs, Vec<Watched>)>, migrate::Error> {
-    let lines = migrate::status(db, &migrate::configured_sets(config)?).await?;
+    let lines = migrate::status(db, Purpose::Migrate, &migrate::configured_sets(config)?).await?;
     let pending = |state| matches!(state, State::Pending | State::OutOfOrder);
     if lines.iter().all(|line| pending(line.state)) {
         return Ok(None);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Exit, Opened, Selection, Session, actor, print, print_json, say};
+use crate::db::Purpose;
 use crate::migrate::{self, Options, Target, plan::Line, source, source::Set, undo::Undo};
 
 #[derive(Debug, Subcommand)]
@@ -143,7 +144,7 @@ impl Up {
 impl Status {
     async fn execute(&self, session: &Session) -> Result<Exit, Exit> {
         let (opened, sets) = self.files.open(session)?;
-        let lines = migrate::status(&opened.db, &sets).await.map_err(|error| failed(&error))?;
+        let lines = migrate::status(&opened.db, Purpose::Migrate, &sets).await.map_err(|error| failed(&error))?;
         if session.json {
             print_json(&lines);
         } else {

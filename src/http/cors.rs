@@ -22,7 +22,7 @@ pub fn mark(answer: &mut Answer, head: &Parts, gate: &Gate) {
         set(
             answer,
             ACCESS_CONTROL_EXPOSE_HEADERS,
-            "content-disposition, idempotency-replayed, location, retry-after, x-request-id",
+            "content-disposition, idempotency-replayed, location, preference-applied, retry-after, x-request-id",
         );
     }
 }
@@ -32,7 +32,7 @@ pub fn allow(answer: &mut Answer, head: &Parts, gate: &Gate, methods: &str) {
     let asks = head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     if asks && origin(head).is_some_and(|origin| gate.rules().cors_origins.iter().any(|known| known == origin)) {
         set(answer, ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let headers = "authorization, content-type, idempotency-key, prefer, x-request-id";
+        let headers = "apikey, authorization, content-type, idempotency-key, prefer, x-request-id";
         set(answer, ACCESS_CONTROL_ALLOW_HEADERS, headers);
         set(answer, ACCESS_CONTROL_MAX_AGE, "600");
     }

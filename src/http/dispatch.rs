@@ -30,6 +30,8 @@ const TARGET_MAX: usize = 4096;
 /// sending when it is told; a client that goes on loses the answer with the connection.
 const DISCARD_MAX: usize = 1 << 20;
 const DISCARD_FOR: Duration = Duration::from_secs(1);
+/// A large body that is sent slowly holds a place among few; a small one holds none.
+const BATCH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
 pub async fn answer(app: &App, request: Request<Incoming>, peer: SocketAddr) -> Answer {
@@ -100,11 +102,17 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
     let query = Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
     let deadline = asked.begun + app.limits.request_timeout;
     let expects = head.headers.contains_key(EXPECT);
-    let (place, most) = match route.body {
-        BodyLimit::Usual => (None, app.limits.body_limit_bytes),
-        BodyLimit::Batch => (Some(Arc::new(batch(app, deadline).await?)), BATCH_MAX_BYTES),
+    let usual = app.limits.body_limit_bytes;
+    let small =
+        body.size_hint().exact().is_some_and(|length| usize::try_from(length).is_ok_and(|bytes| bytes <= usual));
+    let (place, most, until) = match route.body {
+        BodyLimit::Batch if !small => {
+            let place = Some(Arc::new(batch(app, deadline).await?));
+            (place, BATCH_MAX_BYTES, deadline.min(Instant::now() + BATCH_WITHIN))
+        }
+        BodyLimit::Usual | BodyLimit::Batch => (None, usual, deadline),
     };
-    let body = match timeout_at(deadline, read(body, most, expects)).await {
+    let body = match timeout_at(until, read(body, most, expects)).await {
         Ok(body) => body?,
         Err(_) => {
             let detail = "the body did not arrive in time (http.request_timeout)";
@@ -133,7 +141,7 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         }
         Err(_) => {
             let detail = "there was no answer in time (http.request_timeout); try again later";
-            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail))
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).later(Duration::from_secs(1)))
         }
     }
 }

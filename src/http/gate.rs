@@ -75,7 +75,7 @@ pub struct Call<'a> {
 /// Who was let in, and from where.
 #[derive(Debug)]
 pub struct Admitted {
-    /// None on open routes, where no credentials were sent.
+    /// None on open routes, where no credentials were sent that count.
     pub caller: Option<Caller>,
     /// The client's own address, as far as proxies are trusted.
     pub from: IpAddr,
@@ -108,12 +108,11 @@ impl Gate {
         let from = address::client(call.peer.ip(), &call.head.headers, &rules.trusted_proxies);
         let caller = match call.access {
             Access::Open => None,
-            // What is open stays open to whoever sends credentials that cannot count here.
-            Access::OpenAndMore
-                if !(rules.auth.is_configured() && rules.carries_credentials && has_credentials(call.head)) =>
-            {
-                None
-            }
+            // What is open stays open to whoever sends credentials that do not count here; that they fail is noted.
+            Access::OpenAndMore => match has_credentials(call.head) {
+                true => self.caller(&rules, call, from, metrics).ok(),
+                false => None,
+            },
             access => {
                 let caller = self.caller(&rules, call, from, metrics)?;
                 if !access.allows(caller.role) {

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{self, set};
 use super::desk::no_such_target;
-use super::index::accepts;
+use super::negotiation::preferred;
 use super::{Access, Answer, Context, Refusal};
 use crate::health::board::Reading;
 use crate::health::{Component, Status};
@@ -118,13 +118,16 @@ fn overall(summaries: &[Summary]) -> Status {
     }
 }
 
+const DRAFT: &str = "application/health+json";
+const FORMS: [&str; 2] = ["application/json", DRAFT];
+
 /// `GET /health/`
 pub fn health(context: &Context<'_>) -> Result<Answer, Refusal> {
     let summaries = summaries(context)?;
     let status = overall(&summaries);
     let code = if status == Status::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let mut answer = if accepts(context, "application/health+json") {
-        answer::json(code, "application/health+json", &draft(status, &summaries))
+    let mut answer = if preferred(context.head, &FORMS) == DRAFT {
+        answer::json(code, DRAFT, &draft(status, &summaries))
     } else {
         let details = context.caller.as_ref().is_some_and(|caller| Access::Viewer.allows(caller.role));
         let targets = summaries.iter().map(|summary| (summary.target.as_str(), target(summary, details))).collect();

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use hyper::StatusCode;
-use hyper::header::ACCEPT;
 
 use super::answer::{body, text};
 use super::{Answer, Context, Refusal};
@@ -36,15 +35,4 @@ pub fn metrics(context: &Context<'_>) -> Result<Answer, Refusal> {
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", detail))
         }
     }
-}
-
-/// Whether the `Accept` header names a media type outright, and not with `q=0`.
-pub fn accepts(context: &Context<'_>, media_type: &str) -> bool {
-    let values = context.head.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(media_type));
-        let refused = |p: &str| p.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()).is_some_and(|q| q <= 0.0);
-        named && !parts.any(refused)
-    })
 }

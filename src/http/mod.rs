@@ -21,6 +21,7 @@ mod dispatch;
 mod gate;
 mod health;
 mod index;
+mod negotiation;
 mod page;
 mod probes;
 mod query;

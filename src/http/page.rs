@@ -12,7 +12,8 @@ use hyper::header::{
 use sha2::{Digest, Sha256};
 
 use super::answer::{body, set};
-use super::index::{accepts, index};
+use super::index::index;
+use super::negotiation::preferred;
 use super::{Answer, Context, Refusal};
 use crate::audit::hex;
 
@@ -52,8 +53,10 @@ files! {
 
 /// `GET /`: the page for a browser, the list of endpoints for everybody else.
 pub fn home(context: &Context<'_>) -> Answer {
-    let mut answer =
-        if accepts(context, "text/html") { given(context, "text/html; charset=utf-8", PAGE) } else { index(context) };
+    let mut answer = match preferred(context.head, &["text/plain", "text/html"]) {
+        "text/html" => given(context, "text/html; charset=utf-8", PAGE),
+        _ => index(context),
+    };
     set(&mut answer, VARY, "Accept");
     answer
 }
@@ -69,7 +72,10 @@ pub fn file(context: &Context<'_>) -> Result<Answer, Refusal> {
 
 /// A file, or that the browser has it already. Browsers ask each time: after an update no file is of the version before.
 fn given(context: &Context<'_>, kind: &'static str, content: &'static [u8]) -> Answer {
-    let known = context.head.headers.get(IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == TAG.as_bytes());
+    // A proxy that compresses makes the tag a weak one.
+    let is_ours = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == *TAG;
+    let sent = context.head.headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    let known = sent.flat_map(|value| value.split(',')).any(|tag| is_ours(tag.trim()));
     let mut answer = match known {
         true => body(StatusCode::NOT_MODIFIED, kind, Bytes::new()),
         false => body(StatusCode::OK, kind, Bytes::from_static(content)),

@@ -132,9 +132,10 @@ fn located(work: &SqlWork, place: Option<Place>, error: Error) -> Error {
         _ => error,
     };
     match place {
-        Some(Place { number, line, column, statement }) => {
+        // The place alone: the statement may hold secrets, and this is read by everybody who sees runs or health.
+        Some(Place { number, line, column, .. }) => {
             let count = sql::statements(&work.sql).len();
-            error.context(format!("statement {number} of {count}, line {line}, column {column} ({statement})"))
+            error.context(format!("statement {number} of {count}, line {line}, column {column}"))
         }
         None => error,
     }

@@ -22,7 +22,7 @@ use super::attempts::{Failures, LOCK_TIMEOUT, NotPermitted, rest, short};
 use super::{Context, Report, acts, unfenced};
 use crate::config::{Mode, Vacuum};
 use crate::db::{Error, Kind, Tx};
-use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, xmin_holder};
+use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, unfit, xmin_holder};
 use crate::store::requests::Options;
 
 /// PostgreSQL's own `autovacuum_analyze_threshold`: fewer changed rows say nothing.
@@ -69,7 +69,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         return Ok(report);
     }
     let tables_max = ctx.config.vacuum.tables_max as usize;
-    let (needy, polite) = look(ctx).await?;
+    let (needy, others, polite) = look(ctx).await?;
     // What cannot be done takes no place from what can.
     let (mut needy, barred): (Vec<Counters>, Vec<Counters>) = needy.into_iter().partition(|t| obstacle(t).is_none());
     let more = needy.len().saturating_sub(tables_max) + barred.len().saturating_sub(tables_max);
@@ -86,6 +86,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut acts = acts::Done::new();
     for table in barred.iter().take(tables_max) {
         detail.insert(table.name(), json!({ "skipped": obstacle(table) }));
+    }
+    for (name, why) in others {
+        detail.insert(name, json!({ "skipped": why }));
     }
     for (done, table) in needy.into_iter().enumerate() {
         if ctx.stopping() {
@@ -139,6 +142,7 @@ pub struct Planned {
 /// What a run would do now, the neediest first. Changes nothing.
 pub async fn plan(tx: &Tx<'_>, config: &Vacuum, options: &Options) -> Result<Vec<Planned>, Error> {
     let needy = needy(counters(tx, &config.schemas_exclude, None).await?, config, options);
+    let others = others(tx, config, options, &needy).await?;
     let planned = |(need, table): (Need, Counters)| Planned {
         object: table.name(),
         vacuum: need.vacuum,
@@ -148,7 +152,30 @@ pub async fn plan(tx: &Tx<'_>, config: &Vacuum, options: &Options) -> Result<Vec
         changed_rows: table.changed,
         skipped: obstacle(&table),
     };
-    Ok(needy.into_iter().map(planned).take(config.tables_max as usize).collect())
+    let others = others.into_iter().map(|(object, why)| Planned {
+        object,
+        vacuum: false,
+        analyze: false,
+        dead_rows: 0,
+        live_rows: 0,
+        changed_rows: 0,
+        skipped: Some(why.to_owned()),
+    });
+    Ok(needy.into_iter().map(planned).take(config.tables_max as usize).chain(others).collect())
+}
+
+/// Of what was named, what is not among the needy, and why: whoever mistypes a name is to hear of it.
+async fn others(
+    tx: &Tx<'_>,
+    config: &Vacuum,
+    options: &Options,
+    needy: &[(Need, Counters)],
+) -> Result<Vec<(String, &'static str)>, Error> {
+    let Some(named) = &options.tables else { return Ok(Vec::new()) };
+    let is_needy = |name: &String| needy.iter().any(|(_, table)| table.name() == *name);
+    let names: Vec<String> = named.iter().filter(|name| !is_needy(name)).cloned().collect();
+    let unfit = unfit(tx, &names, &config.schemas_exclude).await?;
+    Ok(names.into_iter().zip(unfit).map(|(name, why)| (name, why.unwrap_or("it needs nothing"))).collect())
 }
 
 /// What needs something, the neediest first.
@@ -168,20 +195,19 @@ fn commands(outcome: &serde_json::Value) -> serde_json::Value {
     json!(done.collect::<Vec<_>>())
 }
 
-/// The tables that need something, the neediest first, and whether VACUUM knows BUFFER_USAGE_LIMIT.
-async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, bool), Error> {
-    let config = &ctx.config.vacuum;
-    let options = short(ctx).read_only();
-    let (tables, polite) = ctx
-        .conn
-        .transaction(&options, |tx| {
-            Box::pin(
-                async move { Ok((counters(tx, &config.schemas_exclude, None).await?, buffer_limit_known(tx).await?)) },
-            )
+/// The tables that need something, the neediest first; what else was named, and why it needs nothing; and whether
+/// VACUUM knows BUFFER_USAGE_LIMIT.
+async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, Vec<(String, &'static str)>, bool), Error> {
+    let (config, wanted) = (&ctx.config.vacuum, &ctx.options);
+    let within = short(ctx).read_only();
+    let read = ctx.conn.transaction(&within, |tx| {
+        Box::pin(async move {
+            let needy = needy(counters(tx, &config.schemas_exclude, None).await?, config, wanted);
+            let others = others(tx, config, wanted, &needy).await?;
+            Ok((needy.into_iter().map(|(_, table)| table).collect(), others, buffer_limit_known(tx).await?))
         })
-        .await?;
-    let needy = needy(tables, config, &ctx.options);
-    Ok((needy.into_iter().map(|(_, table)| table).collect(), polite))
+    });
+    read.await
 }
 
 /// Why a table is left alone although it needs something.

@@ -100,26 +100,26 @@ pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
 }
 
 /// What was applied, of every set. Changes nothing, takes no lock.
-pub async fn history(db: &Database) -> Result<Vec<Applied>, Error> {
-    look(db).await
+pub async fn history(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
+    look(db, purpose).await
 }
 
 /// Where every version stands. Changes nothing, takes no lock.
-pub async fn status(db: &Database, sets: &[Set]) -> Result<Vec<Line>, Error> {
-    Ok(lines(sets, &look(db).await?))
+pub async fn status(db: &Database, purpose: Purpose, sets: &[Set]) -> Result<Vec<Line>, Error> {
+    Ok(lines(sets, &look(db, purpose).await?))
 }
 
 /// Applies what is pending, each file once however many instances start together.
 pub async fn up(db: &Database, sets: &[Set], options: &Options) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    let history = look(db).await?;
+    let history = look(db, Purpose::Migrate).await?;
     let mut outcome = Outcome::default();
     if sets.iter().any(|set| !Plan::new(set, &history).pending.is_empty()) {
         let lock = Lock::acquire(db, options.lock_budget).await?;
         let changed = apply_pending(db, &lock, sets, options).await;
         lock.release().await;
         outcome.changed = changed?;
-        outcome.lines = lines(sets, &look(db).await?);
+        outcome.lines = lines(sets, &look(db, Purpose::Migrate).await?);
     } else {
         outcome.lines = lines(sets, &history);
     }
@@ -167,7 +167,7 @@ async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Optio
 
 /// The versions that rolling back `set` to `target` would undo, newest first. Changes nothing.
 pub async fn plan_down(db: &Database, sets: &[Set], set: &str, target: Target) -> Result<Vec<Undo>, Error> {
-    undone(sets, &look(db).await?, set, target)
+    undone(sets, &look(db, Purpose::Migrate).await?, set, target)
 }
 
 /// Rolls `set` back to `target`, newest first, each version in a transaction of its own.
@@ -177,7 +177,7 @@ pub async fn down(db: &Database, sets: &[Set], set: &str, target: Target, option
     let changed = undo_versions(db, &lock, sets, set, target, options).await;
     lock.release().await;
     let changed = changed?;
-    Ok(Outcome { lines: lines(sets, &look(db).await?), changed, took: begun.elapsed() })
+    Ok(Outcome { lines: lines(sets, &look(db, Purpose::Migrate).await?), changed, took: begun.elapsed() })
 }
 
 async fn undo_versions(
@@ -215,8 +215,8 @@ fn held(lock: &Lock) -> Result<(), Error> {
     Err(Error::with_source(ErrorKind::Database, "migrations stopped before the next file", lost))
 }
 
-async fn look(db: &Database) -> Result<Vec<Applied>, Error> {
-    read_history(&*db.acquire(Purpose::Migrate).await?).await
+async fn look(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
+    read_history(&*db.acquire(purpose).await?).await
 }
 
 async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {

@@ -134,7 +134,7 @@ async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<Str
         Error::new(error.db_kind().unwrap_or(Kind::Config), format!("look at the migrations: {error}"))
     };
     let sets = migrate::configured_sets(config).map_err(failed)?;
-    let lines = migrate::status(db, &sets).await.map_err(failed)?;
+    let lines = migrate::status(db, Purpose::Migrate, &sets).await.map_err(failed)?;
     let waits = |state| matches!(state, State::Pending | State::OutOfOrder);
     let pending: Vec<String> = lines.iter().filter(|line| waits(line.state)).map(migrate::plan::Line::label).collect();
     if !pending.is_empty() {

@@ -43,6 +43,8 @@ pub enum State {
     Disabled,
     Measured,
     NotConfigured,
+    /// The ledger could not be asked.
+    Unknown,
 }
 
 impl State {
@@ -57,6 +59,7 @@ impl State {
             State::Disabled => "disabled",
             State::Measured => "measured",
             State::NotConfigured => "not_configured",
+            State::Unknown => "unknown",
         }
     }
 }

@@ -41,6 +41,7 @@ use crate::jobs::progress::Progresses;
 use crate::store::runs::State;
 
 use migrations::Migrations;
+use pause::Paused;
 
 /// What is known here about each job: for health, metrics and answers.
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ pub struct RoleStanding {
     /// Who does, where another instance does.
     pub holder: Option<String>,
     /// By whom all jobs are paused, when they are.
-    pub paused: Option<String>,
+    pub paused: Option<Paused>,
 }
 
 /// One job, as it stands.

@@ -110,9 +110,9 @@ async fn unknown(tx: &Tx<'_>, job: &str, configured: bool) -> Result<Option<Vec<
 pub async fn cancel(tx: &Tx<'_>, by: By<'_>, id: Uuid) -> Result<Cancelled, Error> {
     let cancelled = requests::cancel(tx, id, by.actor).await?;
     let (job, was) = match &cancelled {
-        Cancelled::Asked { job, .. } => (job, "running"),
+        Cancelled::Asked { job, again: false, .. } => (job, "running"),
         Cancelled::Dequeued { job } => (job, "queued"),
-        Cancelled::Over { .. } | Cancelled::Unknown => return Ok(cancelled),
+        Cancelled::Asked { .. } | Cancelled::Over { .. } | Cancelled::Unknown => return Ok(cancelled),
     };
     by.record(tx, "job.cancel", ("job_run", &id.to_string()), &json!({ "job": job, "was": was })).await?;
     Ok(cancelled)

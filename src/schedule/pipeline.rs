@@ -27,7 +27,7 @@ use super::dispatcher::{Conditions, Dispatcher, seconds};
 use super::ledger::{self, Ledger};
 use super::measure::{Measurements, Surroundings};
 use super::notices::{Notice, Notices};
-use super::pause::Pause;
+use super::pause::{Pause, Paused};
 use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
@@ -207,7 +207,7 @@ impl Pipeline {
             Role::Standby { holder } => Some(holder.clone()),
             _ => None,
         };
-        RoleStanding { observer: self.role.is_observer(), holder, paused: self.pause.by().map(str::to_owned) }
+        RoleStanding { observer: self.role.is_observer(), holder, paused: self.pause.paused().cloned() }
     }
 
     async fn round(&mut self) {
@@ -291,7 +291,7 @@ impl Pipeline {
             // Also by who observed until now: its runs go on until they have ended.
             self.flush().await?;
             self.runner.keep_leases().await?;
-            self.pause.set_flag(self.ledger.paused().await?.map(|pause| pause.by));
+            self.pause.set_flag(self.ledger.paused().await?.map(Paused::from));
         }
         if self.role.writes()
             && self.schema.ready().is_some()

@@ -295,7 +295,7 @@ async fn migrate(
     let lines = match &outcome {
         Ok(outcome) => outcome.lines.clone(),
         // Only for the gauges: the failure itself is what is reported.
-        Err(_) => migrate::status(&db, &sets).await.unwrap_or_default(),
+        Err(_) => migrate::status(&db, Purpose::Migrate, &sets).await.unwrap_or_default(),
     };
     export(&metrics, db.name(), &sets, &lines);
     let outcome = outcome?;

@@ -186,8 +186,8 @@ pub async fn hearer(tx: &Tx<'_>) -> Result<Option<String>, Error> {
 /// What asking for a cancel came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It runs on this instance, which is told.
-    Asked { job: String, instance: String },
+    /// It runs on this instance, which is told; `again` where somebody had asked before.
+    Asked { job: String, instance: String, again: bool },
     /// It had not begun, and does not any more.
     Dequeued { job: String },
     /// It had ended already.
@@ -205,7 +205,8 @@ pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Err
         SELECT FROM steward.job_state
          WHERE job = (SELECT job FROM steward.job_runs WHERE id = $1) FOR UPDATE";
     const RUN: &str = "
-        SELECT job, state, coalesce(instance, '') FROM steward.job_runs WHERE id = $1 FOR NO KEY UPDATE";
+        SELECT job, state, coalesce(instance, ''), cancel_by IS NOT NULL FROM steward.job_runs
+         WHERE id = $1 FOR NO KEY UPDATE";
     const DEQUEUE: &str = "
         WITH run AS (
             UPDATE steward.job_runs
@@ -234,7 +235,7 @@ pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Err
         }
         "running" => {
             tx.execute("ask for a cancel", MARK, &params).await?;
-            Ok(Cancelled::Asked { job, instance })
+            Ok(Cancelled::Asked { job, instance, again: row.get(3) })
         }
         _ => Ok(Cancelled::Over { job, state }),
     }

@@ -82,13 +82,13 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
     assert_eq!(bench.state("concat_ws(' ', running_run_id, queued_run_id)").await, run.id.to_string());
     assert_eq!(bench.settle(Wanted::Queued { id: waiting, skip: None }).await, Verdict::Stale, "it does not begin");
 
-    let asked = Cancelled::Asked { job: job.clone(), instance: INSTANCE.to_owned() };
-    assert_eq!(bench.cancel(run.id).await, asked);
+    let asked = |again| Cancelled::Asked { job: job.clone(), instance: INSTANCE.to_owned(), again };
+    assert_eq!(bench.cancel(run.id).await, asked(false));
     let wish = CancelWish { id: run.id, by: "cli:ann".to_owned() };
     assert_eq!(heard(&bench, &[]).await.cancel, std::slice::from_ref(&wish));
     let id = run.id;
     let again = bench.within(move |tx| Box::pin(pgsteward::store::requests::cancel(tx, id, "cli:bob"))).await.unwrap();
-    assert_eq!(again, asked);
+    assert_eq!(again, asked(true));
     assert_eq!(heard(&bench, &[]).await.cancel, [wish], "who asked first stays");
     assert_eq!(bench.states().await, "running, cancelled requested", "whoever runs it says how it ends");
     assert!(bench.finish(run, State::Cancelled).await);

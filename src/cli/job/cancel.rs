@@ -64,7 +64,7 @@ impl Cancel {
         let asked = asked.map_err(|error| failed(db.name(), &error))?;
         let (state, text) = match &asked {
             Cancelled::Unknown => return Err(no_such_run(db, &id.to_string())),
-            Cancelled::Asked { job, instance } => {
+            Cancelled::Asked { job, instance, .. } => {
                 ("cancelling", format!("run {id} of {job}: {instance} is asked to cancel it, and hears within seconds"))
             }
             Cancelled::Dequeued { job } => {

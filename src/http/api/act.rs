@@ -10,6 +10,7 @@ use hyper::header::{HeaderName, LOCATION, USER_AGENT};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::input::invalid;
 use crate::db::{Error, Kind, Purpose, Tx, TxFuture, TxOptions};
@@ -59,11 +60,6 @@ impl Done {
     /// Something was made.
     pub fn created(body: Value) -> Done {
         Done { status: StatusCode::CREATED.as_u16(), location: None, body }
-    }
-
-    /// It will be done; there one sees how it goes.
-    pub fn accepted(body: Value, location: impl Into<String>) -> Done {
-        Done { status: StatusCode::ACCEPTED.as_u16(), location: Some(location.into()), body }
     }
 
     /// As it goes over the wire.
@@ -156,6 +152,12 @@ impl Acting {
         &self.caller.actor
     }
 
+    /// It will be done; there one sees how it goes.
+    pub fn accepted(&self, body: Value, run: Uuid) -> Done {
+        let target = self.target.as_ref().map(|target| format!("?target={target}")).unwrap_or_default();
+        Done { status: StatusCode::ACCEPTED.as_u16(), location: Some(format!("/runs/{run}{target}")), body }
+    }
+
     /// The same, for what is ordered of jobs.
     pub fn by(&self) -> By<'_> {
         By { actor: self.actor(), origin: Some(&self.origin) }
@@ -177,10 +179,14 @@ impl Acting {
             })
             .await
         };
+        let told = |mut done: Done| {
+            done.body["target"] = desk.db.name().into();
+            done
+        };
         match desk.within(desk.patience(), work).await? {
-            Outcome::New(Effect::Done(done)) => Ok((done, false)),
+            Outcome::New(Effect::Done(done)) => Ok((told(done), false)),
             Outcome::New(Effect::Refused(refusal)) => Err(*refusal),
-            Outcome::Before(done) => Ok((done, true)),
+            Outcome::Before(done) => Ok((told(done), true)),
             Outcome::Other => {
                 let detail = "this idempotency key was used for another request within the last day; take a new one";
                 Err(super::input::unprocessable("idempotency_key_reused", detail))

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use futures_util::stream;
 use hyper::StatusCode;
 use hyper::body::Bytes;
+use hyper::header::VARY;
 use serde_json::json;
 
 use super::input::{invalid, unprocessable};
 use super::stream::file;
 use crate::db::{Database, Error, Purpose};
-use crate::http::answer::body;
+use crate::http::answer::{body, set};
 use crate::http::auth::{Caller, Role};
 use crate::http::desk::Stream;
-use crate::http::index::accepts;
+use crate::http::negotiation::preferred;
 use crate::http::{Answer, Context, Cut, Refusal};
 use crate::store::events::asked::{action, network};
 use crate::store::events::{self, Cursor, Filter, LATEST, Order, Page, Recorded, csv};
@@ -54,7 +55,11 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, format) = (context.desk()?, format(context)?);
     let mut filter = filter(context)?;
     let scope = narrow(&mut filter, context.caller.as_ref())?;
+    if format != Format::Json && context.query.has("limit") {
+        return Err(invalid("limit: an export has no pages, it gives everything that since and until leave"));
+    }
     let order = match context.text("order")? {
+        None if format != Format::Json => Order::OldestFirst,
         None | Some("newest") => Order::NewestFirst,
         Some("oldest") => Order::OldestFirst,
         Some(other) => return Err(invalid(format!("order: found {other:?}, wanted newest or oldest"))),
@@ -75,7 +80,7 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
         let export = Export {
             db: Arc::clone(&desk.db),
             filter,
-            order: Order::OldestFirst,
+            order,
             format,
             behind,
             began: false,
@@ -94,7 +99,9 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
             .into_bytes();
     bytes.extend_from_slice(&taken.bytes);
     bytes.extend_from_slice(b"]}\n");
-    Ok(body(StatusCode::OK, "application/json", bytes))
+    let mut answer = body(StatusCode::OK, "application/json", bytes);
+    set(&mut answer, VARY, "Accept");
+    Ok(answer)
 }
 
 /// Events of a page, as JSON with commas between.
@@ -132,9 +139,11 @@ fn format(context: &Context<'_>) -> Result<Format, Refusal> {
         Some("csv") => Ok(Format::Csv),
         Some("ndjson") => Ok(Format::Ndjson),
         Some(other) => Err(invalid(format!("format: found {other:?}, wanted json, csv or ndjson"))),
-        None if accepts(context, "text/csv") => Ok(Format::Csv),
-        None if accepts(context, "application/x-ndjson") => Ok(Format::Ndjson),
-        None => Ok(Format::Json),
+        None => Ok(match preferred(context.head, &["application/json", "application/x-ndjson", "text/csv"]) {
+            "text/csv" => Format::Csv,
+            "application/x-ndjson" => Format::Ndjson,
+            _ => Format::Json,
+        }),
     }
 }
 
@@ -175,9 +184,10 @@ fn narrow(filter: &mut Filter, caller: Option<&Caller>) -> Result<&'static str, 
     if caller.role == Role::Admin {
         return Ok("all");
     }
+    // A user of the application is told of by others; whoever else calls is known here as an actor.
     let (place, own, name) = match &caller.user {
-        Some(user) => (&mut filter.user_id, user, "user_id"),
-        None => (&mut filter.actor, &caller.actor, "actor"),
+        Some(user) if caller.role == Role::User => (&mut filter.user_id, user, "user_id"),
+        _ => (&mut filter.actor, &caller.actor, "actor"),
     };
     match place {
         Some(other) if other != own => {
@@ -224,7 +234,9 @@ impl Export {
             let piece = export.piece().await?;
             Some((piece, export))
         });
-        file(kind, name, Box::pin(pieces))
+        let mut answer = file(kind, name, Box::pin(pieces));
+        set(&mut answer, VARY, "Accept");
+        answer
     }
 
     /// `None` at the end.

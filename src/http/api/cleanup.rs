@@ -42,12 +42,16 @@ struct Wanted {
 
 /// To JSON, 30 and 30.0 are one number.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
-    if number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number) {
+    let value = Value::deserialize(deserializer)?;
+    match value.as_f64() {
+        _ if value.is_null() => Ok(None),
         // Within the range, and whole.
-        return Ok(Some(number as u32));
+        Some(days) if days.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&days) => Ok(Some(days as u32)),
+        _ => {
+            let found: String = value.to_string().chars().take(64).collect();
+            Err(D::Error::custom(format!("retention_days: found {found}, wanted a whole number of days")))
+        }
     }
-    Err(D::Error::custom(format!("retention_days: found {number}, wanted a whole number of days")))
 }
 
 /// Asks for a run of the job `retention`.
@@ -67,19 +71,14 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
         let body = json!({ "target": desk.db.name(), "dry_run": true, "tables": previews });
         return Ok(answer(StatusCode::OK, "application/json", &body));
     }
-    let wait = context.wait();
     let (mut done, replayed) = detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
         let refusal = judge(&wanted, &options, &targets, &config, role).err();
         acting.once(&desk, &Cleanup { options, refusal }).await
     })
     .await?;
-    let id = jobs::run_id(&done);
     done.body["runs"] = json!([{ "job": Builtin::Retention.as_str(), "id": done.body["run_id"], "state": "queued" }]);
-    match (wait, id) {
-        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
-        _ => Ok(done.answer(replayed)),
-    }
+    super::runs::answered(context, (done, replayed)).await
 }
 
 /// The run. What it is judged by may have changed since its key was used first: then the answer of that time counts.

@@ -22,7 +22,7 @@ pub fn database(context: &Context<'_>) -> Result<Answer, Refusal> {
         "target": desk.db.name(),
         "observer": role.observer,
         "observed_by": role.holder,
-        "paused": role.paused.map(|by| json!({ "by": by })),
+        "paused": role.paused,
         "server": report.and_then(|report| report.server.as_ref()),
         "connections": report.and_then(|report| report.server.as_ref()).map(|server| &server.connections),
         "replication": report.and_then(|report| report.server.as_ref()).and_then(|server| server.replication.as_ref()),

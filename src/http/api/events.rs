@@ -5,17 +5,18 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 
-use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::{invalid, unprocessable};
 use crate::db::{Error, Tx, TxFuture};
 use crate::http::{Answer, Context, Refusal};
-use crate::store::events::asked::network;
 use crate::store::ingest::{self, Incoming};
 
 /// Of one request.
@@ -116,6 +117,10 @@ fn place(context: &str) -> String {
 /// Takes the body apart; no more of it than may be sent.
 fn read(body: &[u8]) -> Result<Vec<Sent<'_>>, Refusal> {
     let wrong = |error: serde_json::Error| invalid(format!("the body is not what is wanted: {error}"));
+    // Members may otherwise be given by their place, in an array.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(invalid("the body is not what is wanted: an object, of one event or with the member events"));
+    }
     let form: Form<'_> = serde_json::from_slice(body).map_err(wrong)?;
     match form.events {
         Some(_) => serde_json::from_slice::<Many<'_>>(body).map(|many| many.events).map_err(wrong),
@@ -136,7 +141,7 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sent<'de>>,
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut events: A) -> Result<Self::Value, A::Error> {
             let mut taken = Vec::new();
-            while let Some(event) = events.next_element()? {
+            while let Some(Event(event)) = events.next_element()? {
                 if taken.len() == EVENTS_MAX {
                     return Err(A::Error::custom(format!("found more than {EVENTS_MAX} events")));
                 }
@@ -147,6 +152,29 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sent<'de>>,
     }
 
     deserializer.deserialize_seq(Bounded)
+}
+
+/// An event of many: an object, never an array of its members.
+struct Event<'a>(Sent<'a>);
+
+impl<'de> Deserialize<'de> for Event<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Event<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event, which is an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
+                Sent::deserialize(MapAccessDeserializer::new(members)).map(Event)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// The events, each judged; the first that is wrong is named, and none is recorded.
@@ -209,7 +237,7 @@ fn value<'v>(name: &str, value: Option<&'v RawValue>) -> Result<Option<&'v str>,
     if depth(json) > DEPTH_MAX {
         return Err(format!("is nested more than {DEPTH_MAX} deep in {name}"));
     }
-    if json.contains("\\u") && !serde_json::from_str::<Value>(json).is_ok_and(|value| !has_nul(&value)) {
+    if json.contains("\\u") && !storable(json) {
         return Err(format!("has a character in {name} that PostgreSQL does not store (\\u0000, or half of a pair)"));
     }
     Ok(Some(json))
@@ -234,19 +262,39 @@ fn depth(json: &str) -> usize {
     deepest
 }
 
-/// Of at most [`DEPTH_MAX`] levels.
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(all) => all.iter().any(has_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
+/// Whether PostgreSQL stores the characters that a JSON value spells as `\uXXXX`: no NUL, and surrogates in pairs.
+fn storable(json: &str) -> bool {
+    let unit = |text: &str| text.get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    let mut rest = json;
+    // Outside of texts there is no backslash.
+    while let Some(place) = rest.find('\\') {
+        let escape = &rest[place + 1..];
+        let Some(digits) = escape.strip_prefix('u') else {
+            rest = &escape[1..];
+            continue;
+        };
+        rest = &digits[4..];
+        match unit(digits) {
+            Some(0xD800..=0xDBFF) => {
+                let low = rest.strip_prefix("\\u").and_then(unit);
+                if !matches!(low, Some(0xDC00..=0xDFFF)) {
+                    return false;
+                }
+                rest = &rest[6..];
+            }
+            None | Some(0 | 0xDC00..=0xDFFF) => return false,
+            Some(_) => {}
+        }
     }
+    true
 }
 
 fn address(text: Option<&str>) -> Result<Option<&str>, String> {
     let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(None) };
-    network(text).map(|_| Some(text)).map_err(|wrong| format!("has a wrong ip_address: {wrong}"))
+    match text.parse::<IpAddr>() {
+        Ok(_) => Ok(Some(text)),
+        Err(_) => Err(format!("has a wrong ip_address: found {text:?}, wanted an address such as 10.0.0.7")),
+    }
 }
 
 #[cfg(test)]
@@ -276,7 +324,15 @@ mod tests {
             (r#"{"action":"a","user_id":"\u0000"}"#, "NUL in user_id"),
             (r#"{"action":"a","details":"\u0000"}"#, "character in details"),
             (r#"{"action":"a","details":"\ud800"}"#, "character in details"),
+            (r#"{"action":"a","details":"\ud800\u0041"}"#, "character in details"),
+            (r#"{"action":"a","details":"\udc00\ud800"}"#, "character in details"),
+            (r#"{"action":"a","details":["\ud83d\ude00","\\ud800","\u00fc\\"]}"#, "1 taken"),
             (r#"{"action":"a","ip_address":"localhost"}"#, "wrong ip_address"),
+            (r#"{"action":"a","ip_address":"10.0.0.0/8"}"#, "wrong ip_address"),
+            (r#"{"action":"a","details":{"n":1e400,"s":"\u00e9"}}"#, "1 taken"),
+            (r#"{"action":"a","details":{"n":1e400,"\u0000":1}}"#, "character in details"),
+            (r#"[{"action":"a"}]"#, "wanted: an object"),
+            (r#"{"events":[["a"]]}"#, "an event, which is an object"),
         ];
         for (body, wanted) in cases {
             assert!(problem(body).contains(wanted), "{body}: {}", problem(body));

@@ -44,6 +44,9 @@ impl Asked {
         let behind = behind.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
         let limit = context.number("limit", 100, 1, 1000)?;
         let bucket = context.number("bucket", 0, 1, BUCKET_SECONDS_MAX)?;
+        if bucket > 0 && (context.query.has("limit") || context.query.has("cursor")) {
+            return Err(invalid("bucket: buckets have no pages; leave out limit and cursor"));
+        }
         Ok(Asked {
             filter,
             behind,

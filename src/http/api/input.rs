@@ -35,6 +35,7 @@ impl Context<'_> {
         for name in self.query.names() {
             if name != "target" && !known.contains(&name) {
                 let known = ["target"].iter().chain(known).copied().collect::<Vec<_>>().join(", ");
+                let name: String = name.chars().take(64).collect();
                 return Err(invalid(format!("found the parameter {name:?}; this endpoint knows {known}")));
             }
             if self.query.all(name).nth(1).is_some() {
@@ -113,12 +114,14 @@ impl Context<'_> {
         Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
     }
 
-    /// How long the caller prefers to wait for the end: `Prefer: wait=SECONDS`.
+    /// How long the caller prefers to wait for the end: `Prefer: wait=SECONDS`, by RFC 7240.
     pub fn wait(&self) -> Option<Duration> {
         let values = self.head.headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
-        let mut preferences = values.flat_map(|value| value.split(',')).map(str::trim);
-        let seconds =
-            preferences.find_map(|preference| preference.strip_prefix("wait=")?.trim().parse::<u64>().ok())?;
+        // Each may have parameters of its own behind a semicolon.
+        let preferences = values.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
+        let mut named = preferences.filter_map(|preference| preference.split_once('='));
+        let (_, seconds) = named.find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))?;
+        let seconds = seconds.trim().trim_matches('"').parse().ok()?;
         Some(Duration::from_secs(seconds).min(WAIT_MAX))
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::invalid;
 use super::runs;
-use crate::config::{Config, JobName};
+use crate::config::{Config, Job, JobName};
 use crate::db::{Error, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
@@ -32,7 +32,7 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let jobs: Vec<Value> = listed
         .iter()
         .map(|job| {
-            let mut told = told(job);
+            let mut told = told(job, overview.is_some());
             if let (None, Some(known)) = (overview, standing.get(&JobName::new(&job.name))) {
                 remembered(&mut told, known);
             }
@@ -44,7 +44,10 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
         "source": if overview.is_some() { "database" } else { "memory" },
         "reason": read.as_ref().err().map(|refusal| &refusal.detail),
         "observer": overview.and_then(|overview| overview.observer.as_ref()),
-        "paused": overview.and_then(|overview| overview.paused.as_ref()),
+        "paused": match overview {
+            Some(overview) => json!(overview.paused),
+            None => json!(desk.standing.role().paused),
+        },
         "jobs": jobs,
     });
     Ok(answer(StatusCode::OK, "application/json", &body))
@@ -58,11 +61,13 @@ async fn read(desk: &Desk) -> Result<Overview, Refusal> {
     desk.within(desk.impatience(), looked).await
 }
 
-fn told(job: &Listed) -> Value {
+/// `read`: whether the ledger was. Of what was not, nothing is claimed.
+fn told(job: &Listed, read: bool) -> Value {
+    let state = if !read && job.state == State::Enabled { State::Unknown } else { job.state };
     let mut told = json!({
         "name": job.name,
         "kind": job.work,
-        "state": job.state,
+        "state": state,
         "enabled": !matches!(job.state, State::Disabled | State::NotConfigured),
         "ticks": job.state == State::Measured,
         "schedule": job.schedule,
@@ -72,11 +77,15 @@ fn told(job: &Listed) -> Value {
         "next_dues": job.next.iter().map(|at| at.to_utc()).collect::<Vec<_>>(),
         "differs": job.differs,
     });
-    // Its members are named alike; without a row they are there, and empty.
+    // Its members are named alike; without a row they are there, and empty, or not known.
     let ledger = serde_json::to_value(job.ledger.as_ref()).unwrap_or_default();
     for name in LEDGER {
         let value = ledger.get(name).cloned().unwrap_or_default();
-        told[name] = if name.ends_with("_total") || name == "failures_in_a_row" { counted(value) } else { value };
+        told[name] = match name {
+            "succeeded_total" | "failed_total" | "skipped_total" | "failures_in_a_row" if read => counted(value),
+            "average_ms" | "p95_ms" => value.as_f64().map_or(Value::Null, |ms| json!((ms * 1000.0).round() / 1000.0)),
+            _ => value,
+        };
     }
     told
 }
@@ -125,29 +134,19 @@ pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.change()?;
     let Empty {} = context.json()?;
     let job = name(context)?.to_owned();
-    let wait = context.wait();
-    let (id, done, replayed) = detached(context, |state, acting| async move {
+    let done = detached(context, |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let configured = is_configured(&*state.desks.config()?, &desk, &job);
-        let (done, replayed) = acting.once(&desk, &Ask { job: &job, options: None, configured }).await?;
-        Ok((run_id(&done), done, replayed))
+        let configured = has_runs(&*state.desks.config()?, &desk, &job)?;
+        acting.once(&desk, &Ask { job: &job, options: None, configured }).await
     })
     .await?;
-    match (wait, id) {
-        (Some(wait), Some(id)) => runs::ended_within(context, id, wait, (&done, replayed)).await,
-        _ => Ok(done.answer(replayed)),
-    }
+    runs::answered(context, done).await
 }
 
 /// A body without members.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Empty {}
-
-/// The run that an answer names.
-pub fn run_id(done: &Done) -> Option<Uuid> {
-    Uuid::try_parse(done.body["run_id"].as_str()?).ok()
-}
 
 /// A run that is asked for through the ledger.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +169,7 @@ pub async fn asked(tx: &Tx<'_>, acting: &Acting, ask: Ask<'_>) -> Result<Effect,
     Ok(match ask_in(tx, acting, &ask).await? {
         Ok(id) => {
             let body = json!({ "run_id": id, "job": job, "state": "queued" });
-            Effect::Done(Done::accepted(body, format!("/runs/{id}")))
+            Effect::Done(acting.accepted(body, id))
         }
         Err(refusal) => Effect::refused(refusal),
     })
@@ -244,7 +243,7 @@ async fn set(context: &Context<'_>, pause: bool, reason: Option<String>) -> Resu
     let job = name(context)?.to_owned();
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
-        let configured = job == ALL_JOBS || is_configured(&*state.desks.config()?, &desk, &job);
+        let configured = job == ALL_JOBS || has_runs(&*state.desks.config()?, &desk, &job)?;
         let (done, replayed) = acting.once(&desk, &Set { job, pause, reason, configured }).await?;
         Ok(done.answer(replayed))
     })
@@ -283,7 +282,19 @@ async fn set_in(tx: &Tx<'_>, acting: &Acting, set: &Set) -> Result<Effect, Error
 /// The job that the path names.
 pub fn name<'c>(context: &'c Context<'_>) -> Result<&'c str, Refusal> {
     let name = context.segment.as_deref().unwrap_or_default();
-    if name.len() > 128 || name.contains('\0') { Err(no_such_job("(too long)")) } else { Ok(name) }
+    if name.len() > 128 || name.contains('\0') { Err(no_such_job("…")) } else { Ok(name) }
+}
+
+/// Whether the job is configured here; refused where it is one that only measures.
+fn has_runs(config: &Config, desk: &Desk, name: &str) -> Result<bool, Refusal> {
+    if config.jobs.all.get(name).is_some_and(Job::is_measured) {
+        let detail = format!(
+            "{name} is measured on every tick of the instance that observes, outside the ledger: it has no runs to be \
+             asked for or paused; jobs.{name}.enabled and jobs.{name}.schedule say whether and when"
+        );
+        return Err(Refusal::new(StatusCode::CONFLICT, "measured", detail));
+    }
+    Ok(is_configured(config, desk, name))
 }
 
 fn is_configured(config: &Config, desk: &Desk, name: &str) -> bool {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use uuid::Uuid;
 
-use super::act::{Acting, Change, Done, Effect, detached};
+use super::act::{Acting, Change, Effect, detached};
 use crate::audit::{self, Event};
-use crate::db::{Kind, Tx, TxFuture};
+use crate::db::{Kind, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::migrate::{self, plan::Plan, source::Set};
@@ -29,7 +29,7 @@ const JOB: &str = "migrations";
 pub async fn status(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, sets) = (context.desk()?, sets(context)?);
-    let lines = migrate::status(&desk.db, &sets).await.map_err(|error| refusal(&desk, &error))?;
+    let lines = migrate::status(&desk.db, Purpose::Api, &sets).await.map_err(|error| refusal(&desk, &error))?;
     let standing = desk.standing.migrations.read();
     let body = json!({
         "target": desk.db.name(),
@@ -73,8 +73,7 @@ pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
     if dry_run {
         return plan(context).await;
     }
-    let wait = context.wait();
-    let (done, replayed) = detached(context, |state, acting| async move {
+    let done = detached(context, |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
         let id = Uuid::now_v7();
         let (done, replayed) = acting.once(&desk, &Apply(id)).await?;
@@ -89,10 +88,7 @@ pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
         Ok((done, replayed))
     })
     .await?;
-    match (wait, super::jobs::run_id(&done)) {
-        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
-        _ => Ok(done.answer(replayed)),
-    }
+    super::runs::answered(context, done).await
 }
 
 /// The request on the record. What it asks for is in memory: a daemon that dies before it applies what is pending
@@ -109,7 +105,7 @@ impl Change for Apply {
                 let event = Event::new(acting.actor(), "migrations.run", "database", "migrations", &details);
                 audit::record(tx, &event.from(&acting.origin)).await?;
             }
-            Ok(Effect::Done(Done::accepted(body, format!("/runs/{}", self.0))))
+            Ok(Effect::Done(acting.accepted(body, self.0)))
         })
     }
 }
@@ -117,7 +113,7 @@ impl Change for Apply {
 /// What would run, with its SQL.
 async fn plan(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, sets) = (context.desk()?, sets(context)?);
-    let history = migrate::history(&desk.db).await.map_err(|error| refusal(&desk, &error))?;
+    let history = migrate::history(&desk.db, Purpose::Api).await.map_err(|error| refusal(&desk, &error))?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
     let pending: Vec<Value> = plans
         .iter()

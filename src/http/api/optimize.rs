@@ -4,18 +4,18 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::act::{Acting, Change, Done, Effect, detached};
+use super::act::{Acting, Change, Effect, detached};
 use super::input::{invalid, unprocessable};
 use super::jobs::Ask;
 use crate::config::{Builtin, Config, Mode};
-use crate::db::{Error, Tx, TxFuture, TxOptions};
+use crate::db::{Error, Kind, Tx, TxFuture, TxOptions};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::jobs::{refresh, vacuum};
 use crate::store::requests::Options;
 
 /// So many objects may be named in one request.
-pub const TABLES_MAX: usize = 1000;
+pub const TABLES_MAX: usize = 400;
 
 /// The body.
 #[derive(Debug, Deserialize)]
@@ -43,21 +43,16 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
     let config = context.state.desks.config()?;
     let options = Options { tables: wanted.tables.clone(), ..Options::default() };
     if wanted.dry_run {
-        changes_permitted(config.mode)?;
         return plan(&*context.desk()?, &config, &wanted, &options).await;
     }
-    let wait = context.wait();
-    let (done, replayed) = detached(context, move |state, acting| async move {
+    let done = detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
         let zentry = desk.standing.migrations.read().zentry;
         let (mode, jobs) = (config.mode, jobs(&wanted, &config, zentry));
         acting.once(&desk, &Optimize { mode, jobs, options }).await
     })
     .await?;
-    match (wait, super::jobs::run_id(&done)) {
-        (Some(wait), Some(id)) => super::runs::ended_within(context, id, wait, (&done, replayed)).await,
-        _ => Ok(done.answer(replayed)),
-    }
+    super::runs::answered(context, done).await
 }
 
 /// Refuses what is no name of a table.
@@ -123,20 +118,22 @@ async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, E
         return Ok(Effect::refused(unprocessable("nothing_to_do", detail)));
     }
     tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
-    let mut runs: Vec<Value> = Vec::new();
+    let (mut ids, mut runs) = (Vec::new(), Vec::new());
     for job in &asked.jobs {
         let ask = Ask { job: job.as_str(), options: Some(&asked.options), configured: true };
         match super::jobs::ask_in(tx, acting, &ask).await? {
-            Ok(id) => runs.push(json!({ "job": job.as_str(), "id": id, "state": "queued" })),
+            Ok(id) => {
+                ids.push(id);
+                runs.push(json!({ "job": job.as_str(), "id": id, "state": "queued" }));
+            }
             Err(refusal) => {
                 tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT optimize").await?;
                 return Ok(Effect::refused(refusal));
             }
         }
     }
-    let first = runs.first().map(|run| run["id"].clone()).unwrap_or_default();
-    let location = format!("/runs/{}", first.as_str().unwrap_or_default());
-    Ok(Effect::Done(Done::accepted(json!({ "run_id": first, "runs": runs }), location)))
+    let [first, ..] = ids.as_slice() else { return Err(Error::new(Kind::Protocol, "nothing was asked for")) };
+    Ok(Effect::Done(acting.accepted(json!({ "run_id": first, "runs": runs }), *first)))
 }
 
 async fn plan(desk: &Desk, config: &Config, wanted: &Wanted, options: &Options) -> Result<Answer, Refusal> {
@@ -150,12 +147,17 @@ async fn plan(desk: &Desk, config: &Config, wanted: &Wanted, options: &Options) 
             Ok((tables, views))
         })
     });
-    let (tables, views) = read.await.map_err(|error| desk.refusal(&error))?;
+    let (mut tables, views) = read.await.map_err(|error| desk.refusal(&error))?;
+    // What a view needs is told of it once.
+    tables.retain(|table| table.skipped.is_none() || views.iter().all(|view| view.object != table.object));
     let of_table = |table: vacuum::Planned| {
-        let why = format!(
-            "{} dead of {} rows, {} changed since the last ANALYZE",
-            table.dead_rows, table.live_rows, table.changed_rows
-        );
+        let why = match table.vacuum || table.analyze {
+            true => format!(
+                "{} dead of {} rows, {} changed since the last ANALYZE",
+                table.dead_rows, table.live_rows, table.changed_rows
+            ),
+            false => "it was named".to_owned(),
+        };
         json!({
             "object": table.object, "vacuum": table.vacuum, "analyze": table.analyze, "refresh": false,
             "why": why, "skipped": table.skipped,

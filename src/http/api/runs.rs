@@ -6,8 +6,9 @@ use std::time::Duration;
 use futures_util::stream;
 use hyper::StatusCode;
 use hyper::body::Bytes;
+use hyper::header::HeaderName;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -15,9 +16,9 @@ use super::act::{Acting, Change, Done, Effect, detached};
 use super::jobs::Empty;
 use super::stream::events;
 use crate::db::{Database, Error, Purpose, Tx, TxFuture};
-use crate::http::answer::json as answer;
+use crate::http::answer::{json as answer, set};
 use crate::http::desk::Stream;
-use crate::http::{Answer, Context, Cut, Desk, Refusal};
+use crate::http::{Answer, Context, Cut, Desk, Gate, Refusal, Rules};
 use crate::schedule::{Standing, orders};
 use crate::store::requests::Cancelled;
 use crate::store::run_history::{self, Entry};
@@ -28,8 +29,10 @@ const LOOK_FIRST: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The same while the database is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// A line of nothing, so that proxies do not take the stream for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// A line of nothing, so that proxies do not take the stream for dead; and a client that has left is noticed, and its
+/// place given back, when the second such line does not reach it.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Then whoever follows asks again, with credentials that still hold.
 const FOLLOW_MOST: Duration = Duration::from_secs(3600);
 /// Left of a request's time for its answer, when a run has not ended in time.
@@ -74,28 +77,50 @@ fn no_such_run() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "no_such_run", detail)
 }
 
-/// Waits until a run that was just asked for has ended, and answers with it; with `done` where it has not.
-pub async fn ended_within(
-    context: &Context<'_>,
-    id: Uuid,
-    wait: Duration,
-    (done, replayed): (&Done, bool),
-) -> Result<Answer, Refusal> {
+/// Answers who asked for runs: at once, or, as was preferred, when they have ended: with the run itself, or with all
+/// of them where there may be several. With what `done` says where they have not ended in time.
+pub async fn answered(context: &Context<'_>, (done, replayed): (Done, bool)) -> Result<Answer, Refusal> {
+    let (Some(wait), Some(id)) = (context.wait(), id_of(&done.body["run_id"])) else {
+        return Ok(done.answer(replayed));
+    };
+    let several = done.body["runs"].as_array();
+    let ids: Vec<Uuid> =
+        several.map_or_else(|| vec![id], |runs| runs.iter().filter_map(|run| id_of(&run["id"])).collect());
+    let ended = ended_within(context, &ids, wait).await?;
+    let mut answer = match ended {
+        Some(mut runs) if several.is_none() => answer(StatusCode::OK, "application/json", &runs.pop()),
+        Some(runs) => {
+            let mut body = done.body.clone();
+            body["runs"] = json!(runs);
+            answer(StatusCode::OK, "application/json", &body)
+        }
+        None => done.answer(replayed),
+    };
+    set(&mut answer, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
+    Ok(answer)
+}
+
+fn id_of(value: &Value) -> Option<Uuid> {
+    Uuid::try_parse(value.as_str()?).ok()
+}
+
+/// The runs, once all of them have ended; `None` where that takes too long.
+async fn ended_within(context: &Context<'_>, ids: &[Uuid], wait: Duration) -> Result<Option<Vec<Value>>, Refusal> {
     let desk = context.desk()?;
     // Most runs take moments, and those that do not are not hurried by being looked at.
     let mut pause = LOOK_FIRST;
     let until = Instant::now() + wait.min(context.time_left().saturating_sub(ANSWER_ROOM));
-    while Instant::now() < until {
-        // A database that is away for a moment says nothing of the run.
-        if let Ok(run) = find(&desk, id).await
-            && is_over(&run)
-        {
-            return Ok(answer(StatusCode::OK, "application/json", &run));
+    let mut ended = Vec::new();
+    while let Some(id) = ids.get(ended.len()) {
+        match timeout_at(until, find(&desk, *id)).await {
+            Ok(Ok(run)) if is_over(&run) => ended.push(run),
+            // A database that is away for a moment says nothing of the run.
+            Ok(_) if Instant::now() + pause < until => sleep(pause).await,
+            Ok(_) | Err(_) => return Ok(None),
         }
-        sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
         pause = (pause * 3 / 2).min(LOOK_AGAIN);
     }
-    Ok(done.answer(replayed))
+    Ok(Some(ended))
 }
 
 fn is_over(run: &Value) -> bool {
@@ -109,10 +134,23 @@ pub async fn cancel(context: &Context<'_>) -> Result<Answer, Refusal> {
     let id = context.run_id()?;
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;
+        if let Some(attempt) = super::migrations::attempt(&desk, id) {
+            return Err(no_cancel(&attempt));
+        }
         let (done, replayed) = acting.once(&desk, &Cancel(id)).await?;
         Ok(done.answer(replayed))
     })
     .await
+}
+
+fn no_cancel(attempt: &Value) -> Refusal {
+    if is_over(attempt) {
+        let refusal = Refusal::new(StatusCode::CONFLICT, "over", "the migrations have ended already");
+        return refusal.with("state", attempt["state"].clone());
+    }
+    let detail =
+        "migrations are not cancelled here: a file is whole or nothing; migrations.statement_timeout bounds it";
+    Refusal::new(StatusCode::CONFLICT, "not_cancellable", detail)
 }
 
 struct Cancel(Uuid);
@@ -134,7 +172,7 @@ async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Err
         Cancelled::Dequeued { job } => (job, "cancelled"),
     };
     let body = json!({ "run_id": id, "job": job, "state": state });
-    Ok(Effect::Done(Done::accepted(body, format!("/runs/{id}"))))
+    Ok(Effect::Done(acting.accepted(body, id)))
 }
 
 /// `GET /runs/{id}/events`: the run at each change, until it is over.
@@ -152,6 +190,8 @@ pub async fn follow(context: &Context<'_>) -> Result<Answer, Refusal> {
         over: false,
         stop: context.state.tasks.stopping(),
         until: Instant::now() + FOLLOW_MOST,
+        gate: Arc::clone(&context.state.gate),
+        rules: context.state.gate.rules(),
         _place: context.state.desks.stream(context.caller.as_ref())?,
     };
     Ok(events(Box::pin(stream::unfold(follower, |mut follower| async move {
@@ -172,6 +212,8 @@ struct Follower {
     over: bool,
     stop: CancellationToken,
     until: Instant,
+    gate: Arc<Gate>,
+    rules: Arc<Rules>,
     _place: Stream,
 }
 
@@ -197,6 +239,10 @@ impl Follower {
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = sleep(pause) => {}
+            }
+            // Who may follow is another question now: the client asks again, and is judged by the rules of now.
+            if !Arc::ptr_eq(&self.rules, &self.gate.rules()) {
+                return None;
             }
             match self.look().await {
                 Ok(Some(run)) => (self.next, self.away) = (Some(run), false),

@@ -46,7 +46,7 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// For the audit trail: `token:NAME`, `jwt:SUB`, `jwt:role:CLAIM` where there is no `sub`, or
+    /// For the audit trail: `token:NAME`, `jwt:SUB`, `jwt-role:CLAIM` where there is no `sub`, or
     /// `supabase:service_key`.
     pub actor: String,
     pub role: Role,

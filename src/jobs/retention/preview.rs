@@ -18,7 +18,8 @@ pub struct Preview {
     pub table: String,
     pub column: Option<String>,
     pub keep_days: f64,
-    /// Rows before it go; by the server's clock, in the column's own type.
+    /// Rows before it go; by the server's clock. By RFC 3339 where the column knows zones; else without one, as the
+    /// column has it.
     pub cutoff: Option<String>,
     /// The oldest row, where that can be told without reading the whole table.
     pub oldest: Option<String>,
@@ -53,19 +54,25 @@ pub async fn look(tx: &Tx<'_>, target: &Target) -> Result<Preview, Error> {
 async fn fill(tx: &Tx<'_>, target: &Target, preview: &mut Preview) -> Result<(), Error> {
     let table = look_up_in(tx, target).await?;
     preview.column = Some(table.column.clone());
-    preview.cutoff = Some(table.cutoff.clone());
+    preview.cutoff = Some(instant(&table.cutoff));
     let parts = partitions::list(tx, &table.relation, table.stamp, &table.cutoff).await?;
     let past = parts.iter().filter(|part| part.past && part.owned && table.relation.owned);
     preview.partitions = past.map(partitions::Partition::name).collect();
     // Without an index each of these would read all rows of the table.
     let leaves = leaves(tx, &[table.relation.oid], &table.column).await?;
     if leaves.iter().all(|leaf| leaf.indexed || leaf.size_bytes <= super::purge::SMALL_BYTES) {
-        preview.oldest = slices::oldest(tx, &table).await?.map(|(at, _)| at);
+        preview.oldest = slices::oldest(tx, &table).await?.map(|(at, _)| instant(&at));
         let due = due(tx, &table).await?;
         preview.rows_due = Some(due.min(COUNTED_MAX));
         preview.rows_due_at_least = due > COUNTED_MAX;
     }
     Ok(())
+}
+
+/// `2026-08-29 07:47:03.8+00`, as PostgreSQL writes it under our settings, by RFC 3339.
+fn instant(text: &str) -> String {
+    let text = text.replacen(' ', "T", 1);
+    text.strip_suffix("+00").map_or_else(|| text.clone(), |utc| format!("{utc}Z"))
 }
 
 async fn due(tx: &Tx<'_>, table: &Table) -> Result<i64, Error> {

@@ -153,3 +153,26 @@ pub async fn xmin_holder(tx: &Tx<'_>) -> Result<Option<String>, Error> {
         LIMIT 1";
     Ok(tx.row_opt("look for the xmin holder", sql, &[]).await?.map(|row| row.get(0)))
 }
+
+/// Why a name stands for nothing that VACUUM or ANALYZE would look at; `None` where it does. In the order given.
+pub async fn unfit(tx: &Tx<'_>, names: &[String], excluded: &[String]) -> Result<Vec<Option<&'static str>>, Error> {
+    const SQL: &str = "
+        SELECT CASE WHEN c.oid IS NULL THEN 'absent'
+                    WHEN c.relkind NOT IN ('r', 'm', 'p') THEN 'kind'
+                    WHEN c.relpersistence = 't' THEN 'temporary'
+                    WHEN n.nspname = 'information_schema' OR n.nspname ~ '^pg_' OR n.nspname = ANY ($2) THEN 'excluded'
+                    ELSE 'fit' END
+          FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
+          LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
+            ON n.nspname = split_part(w.name, '.', 1) AND c.relname = substr(w.name, strpos(w.name, '.') + 1)
+         ORDER BY w.place";
+    let rows = tx.rows("look up names", SQL, &[(&names, Type::TEXT_ARRAY), (&excluded, Type::TEXT_ARRAY)]).await?;
+    let told = |row: &tokio_postgres::Row| match row.get(0) {
+        "absent" => Some("there is no such table"),
+        "kind" => Some("it is not a table"),
+        "temporary" => Some("it is a temporary table"),
+        "excluded" => Some("its schema is left out (vacuum.schemas_exclude)"),
+        _ => None,
+    };
+    Ok(rows.iter().map(told).collect())
+}

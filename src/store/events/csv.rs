@@ -1,4 +1,5 @@
-//! Events as CSV, by RFC 4180. Nothing between two commas is null; an empty text is quoted.
+//! Events as CSV, by RFC 4180. Nothing between two commas is null; an empty text is quoted; what a spreadsheet would
+//! take for a formula begins with an apostrophe.
 
 use serde_json::value::RawValue;
 
@@ -50,10 +51,12 @@ fn record<const N: usize>(out: &mut Vec<u8>, fields: [Option<&str>; N]) {
 }
 
 fn field(out: &mut Vec<u8>, text: &str) {
-    if !text.is_empty() && !text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\r' | b'\n')) {
+    // Anybody can have such a text recorded, by the name of a browser. A spreadsheet shows what follows an apostrophe.
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    if !text.is_empty() && !formula && !text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\r' | b'\n')) {
         return out.extend_from_slice(text.as_bytes());
     }
-    out.push(b'"');
+    out.extend_from_slice(if formula { b"\"'" } else { b"\"" });
     for (place, part) in text.split('"').enumerate() {
         if place > 0 {
             out.extend_from_slice(b"\"\"");
@@ -72,11 +75,20 @@ mod tests {
         let mut out = Vec::new();
         record(
             &mut out,
-            [None, Some(""), Some("a b"), Some("a,b"), Some("say \"hi\""), Some("two\r\nlines"), Some("\"")],
+            [
+                None,
+                Some(""),
+                Some("a b"),
+                Some("a,b"),
+                Some("say \"hi\""),
+                Some("two\r\nlines"),
+                Some("\""),
+                Some("=1+1"),
+            ],
         );
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            ",\"\",a b,\"a,b\",\"say \"\"hi\"\"\",\"two\r\nlines\",\"\"\"\"\r\n"
+            ",\"\",a b,\"a,b\",\"say \"\"hi\"\"\",\"two\r\nlines\",\"\"\"\",\"'=1+1\"\r\n"
         );
     }
 }
