@@ -5,6 +5,8 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "planner/clocks.rs"]
+mod clocks;
 #[path = "planner/drawn.rs"]
 mod drawn;
 #[path = "planner/systemd.rs"]

@@ -10,10 +10,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use serde::{Serialize, Serializer};
 
-use super::{Mode, Schedule, SecretSource, Windows};
+use super::{Mode, Schedule, SecretSource, Windows, Zone};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -125,7 +124,7 @@ pub struct Job {
     /// `schedule` or `after`; a job of one's own SQL may have neither, and runs when it is asked for.
     pub trigger: Trigger,
     /// `timezone`: an IANA name, default `UTC`.
-    pub timezone: Tz,
+    pub timezone: Zone,
     /// `timeout`: after which the run is cancelled on the server, all its attempts together.
     pub timeout: Duration,
     /// `retries`, 0..=10: attempts after the first, when that failed for a passing reason.
@@ -250,7 +249,7 @@ impl Job {
             enabled: true,
             databases: Vec::new(),
             trigger: Trigger::Request,
-            timezone: Tz::UTC,
+            timezone: Zone::UTC,
             timeout: 10 * MINUTE,
             retries: 0,
             overlap: Overlap::default(),

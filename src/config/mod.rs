@@ -28,6 +28,7 @@ mod tables;
 mod tree;
 mod value;
 pub mod window;
+pub mod zone;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,6 +44,7 @@ pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;
 pub use secret::{Secret, SecretError, SecretSource};
 pub use window::{Window, Windows};
+pub use zone::Zone;
 
 /// Everything that pgsteward was told. `Config::default()` is what holds when nothing is said; it
 /// names no database, which [`load()`] therefore asks for.

@@ -15,10 +15,9 @@ mod wall;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use croner::parser::{CronParser, Seconds, Year};
 
-use super::value;
+use super::{Zone, value};
 use fields::FIELDS;
 
 /// What a schedule looks like, for error texts.
@@ -133,7 +132,7 @@ impl Schedule {
     ///   and at the first of two equal wall times;
     /// - one that fires in every hour fires whenever the clock shows a time that it names, so a
     ///   repeated hour is an hour like any other and a skipped one is not made up for.
-    pub fn next_after(&self, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
+    pub fn next_after(&self, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
         match &self.kind {
             Kind::Every(interval) => {
                 let interval = i64::try_from(interval.as_millis()).ok()?;
@@ -220,7 +219,7 @@ mod tests {
     fn days_and_weekdays_restrict_as_in_cron() {
         let next = |text: &str, after: &str| {
             let after: DateTime<Utc> = after.parse().unwrap();
-            Schedule::parse(text).unwrap().next_after(after, Tz::UTC).unwrap().format("%F %T %a").to_string()
+            Schedule::parse(text).unwrap().next_after(after, Zone::UTC).unwrap().format("%F %T %a").to_string()
         };
         // The 13th or a Friday, whichever comes first.
         assert_eq!(next("0 0 13 * FRI", "2026-05-08T00:00:00Z"), "2026-05-13 00:00:00 Wed");
@@ -239,7 +238,7 @@ mod tests {
     #[test]
     fn intervals_count_from_the_epoch_in_every_zone() {
         let after: DateTime<Utc> = "2026-05-16T00:00:07.250Z".parse().unwrap();
-        for tz in [Tz::UTC, Tz::Australia__Lord_Howe] {
+        for tz in [Zone::UTC, Zone::named("Australia/Lord_Howe").unwrap()] {
             let next = |text: &str, after| Schedule::parse(text).unwrap().next_after(after, tz).unwrap().to_rfc3339();
             assert_eq!(next("@every 15s", after), "2026-05-16T00:00:15+00:00");
             assert_eq!(next("@every 15s", "2026-05-16T00:00:15Z".parse().unwrap()), "2026-05-16T00:00:30+00:00");

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono_tz::{TZ_VARIANTS, Tz};
-
 use super::defaults::MAIN;
 use super::problem::{Origin, nearest};
 use super::read::{Fault, Section, quote};
@@ -233,13 +231,12 @@ fn health(section: &Section<'_>) -> Health {
 
 pub(super) const ZONE: &str = r#"an IANA time zone such as "UTC" or "Europe/Berlin""#;
 
-pub(super) fn zone(text: &str) -> Result<Tz, Fault> {
+pub(super) fn zone(text: &str) -> Result<Zone, Fault> {
     let text = text.trim();
-    text.parse().map_err(|_| {
-        let names = || TZ_VARIANTS.iter().map(|zone| zone.name());
+    Zone::named(text).ok_or_else(|| {
         // Most who err leave out the continent.
         let city = |name: &&str| name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(text));
-        let meant = names().find(city).or_else(|| nearest(text, names()));
+        let meant = Zone::names().find(city).or_else(|| nearest(text, Zone::names()));
         Fault { did_you_mean: meant.map(str::to_owned), ..Fault::wanted(ZONE) }
     })
 }

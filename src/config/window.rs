@@ -22,8 +22,8 @@
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, Timelike, Utc, Weekday};
-use chrono_tz::Tz;
 
+use super::Zone;
 use super::problem::nearest;
 use super::read::quote;
 
@@ -85,7 +85,7 @@ impl Windows {
     }
 
     /// Whether a moment is inside one of them, by the wall clock of a zone.
-    pub fn contains(&self, at: DateTime<Utc>, tz: Tz) -> bool {
+    pub fn contains(&self, at: DateTime<Utc>, tz: Zone) -> bool {
         self.0.iter().any(|window| window.contains(at, tz))
     }
 
@@ -113,7 +113,7 @@ impl Window {
     }
 
     /// Whether a moment is inside, by the wall clock of a zone.
-    pub fn contains(&self, at: DateTime<Utc>, tz: Tz) -> bool {
+    pub fn contains(&self, at: DateTime<Utc>, tz: Zone) -> bool {
         let reading = at.with_timezone(&tz).naive_local();
         let (day, minute) = (reading.date(), reading.num_seconds_from_midnight() / 60);
         let Times { begin, end } = self.times;

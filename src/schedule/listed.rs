@@ -1,10 +1,9 @@
 //! What the configuration plans for each job, together with what the ledger says of it. Pure.
 
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use serde::Serialize;
 
-use crate::config::{Config, Job, JobName, Trigger, Work};
+use crate::config::{Config, Job, JobName, Trigger, Work, Zone};
 use crate::schedule::agenda::Agenda;
 use crate::schedule::planner::{self, Gate};
 use crate::store::overview::{self, Overview};
@@ -24,7 +23,7 @@ pub struct Listed {
     pub after: Vec<JobName>,
     pub timezone: Option<&'static str>,
     /// The next instants in the job's zone, where it runs by a schedule and by itself.
-    pub next: Vec<DateTime<Tz>>,
+    pub next: Vec<DateTime<Zone>>,
     /// Whether the instances go by another specification than this configuration's.
     pub differs: bool,
     #[serde(flatten)]
@@ -240,7 +239,7 @@ mod tests {
     #[test]
     fn instants_are_told_in_the_zone_of_the_job_through_its_changes() {
         let mut config = Config::default();
-        config.jobs.all.get_mut("retention").unwrap().timezone = Tz::Europe__Berlin;
+        config.jobs.all.get_mut("retention").unwrap().timezone = Zone::named("Europe/Berlin").unwrap();
         let listed = merge(&config, "main", None, now());
         let retention = listed.iter().find(|job| job.name == "retention").unwrap();
         let next: Vec<String> = retention.next.iter().take(2).map(DateTime::to_rfc3339).collect();

@@ -11,10 +11,9 @@
 //! ```
 
 use chrono::{DateTime, TimeDelta, Utc};
-use chrono_tz::Tz;
 use sha2::{Digest, Sha256};
 
-use crate::config::{CatchUp, Job, JobName, Schedule, Windows};
+use crate::config::{CatchUp, Job, JobName, Schedule, Windows, Zone};
 use crate::store::claims::{Missed, Skip};
 
 /// How many instants are looked at one by one. Of a longer outage of a frequent job, those in between
@@ -31,7 +30,7 @@ pub struct Gate {
     pub catch_up_max: usize,
     /// How late a run may begin.
     pub start_within: Option<TimeDelta>,
-    pub zone: Tz,
+    pub zone: Zone,
     pub window: Windows,
     pub blackout: Windows,
 }
@@ -135,7 +134,7 @@ pub fn upcoming(schedule: &Schedule, gate: &Gate, now: DateTime<Utc>, count: usi
 
 /// The last instant of a schedule from `first` up to `until`, and how many there are (at most what is
 /// counted one by one).
-pub fn count(schedule: &Schedule, zone: Tz, first: DateTime<Utc>, until: DateTime<Utc>) -> (DateTime<Utc>, i32) {
+pub fn count(schedule: &Schedule, zone: Zone, first: DateTime<Utc>, until: DateTime<Utc>) -> (DateTime<Utc>, i32) {
     let later = std::iter::successors(schedule.next_after(first, zone), |at| schedule.next_after(*at, zone));
     later.take_while(|at| *at <= until).take(COUNT_MAX).fold((first, 1), |(_, count), at| (at, count + 1))
 }
@@ -166,7 +165,7 @@ impl Passed {
 }
 
 /// The latest moment, to the second, from which at least `keep` instants remain until then.
-fn close_to(schedule: &Schedule, zone: Tz, at: DateTime<Utc>, until: DateTime<Utc>, keep: usize) -> DateTime<Utc> {
+fn close_to(schedule: &Schedule, zone: Zone, at: DateTime<Utc>, until: DateTime<Utc>, keep: usize) -> DateTime<Utc> {
     let enough_after = |moment: DateTime<Utc>| {
         let later = std::iter::successors(schedule.next_after(moment, zone), |at| schedule.next_after(*at, zone));
         later.take_while(|at| *at <= until).take(keep).count() == keep

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use chrono_tz::Tz;
 use pgsteward::config::{
     AfterFailure, Builtin, CatchUp, Job, JobName, Overlap, Schedule, Secret, SecretSource, SqlWork, Trigger, Windows,
-    Work,
+    Work, Zone,
 };
 
 use super::Given;
@@ -42,7 +41,7 @@ fn a_job_of_ones_own_needs_no_more_than_its_sql() {
         enabled: true,
         databases: Vec::new(),
         trigger: Trigger::Request,
-        timezone: Tz::UTC,
+        timezone: Zone::UTC,
         timeout: 10 * MINUTE,
         retries: 2,
         overlap: Overlap::Skip,
@@ -117,7 +116,7 @@ on_failure = "ignore"
         enabled: false,
         databases: vec!["other".to_owned(), "app".to_owned()],
         trigger: Trigger::Schedule(Schedule::parse("0 30 6 * * Mon-Fri").unwrap()),
-        timezone: Tz::Europe__Berlin,
+        timezone: Zone::named("Europe/Berlin").unwrap(),
         timeout: 90 * SECOND,
         retries: 10,
         overlap: Overlap::Queue,

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgsteward::config::load::{known_keys, load_or_default};
-use pgsteward::config::{Args, Config, Environment, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource};
+use pgsteward::config::{
+    Args, Config, Environment, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource, Zone,
+};
 use tempfile::TempDir;
 
 const URL: &str = "postgresql://steward:hunter2@db/app";
@@ -319,7 +321,7 @@ fn every_other_key_by_its_path() {
         .config();
     assert_eq!(config.jobs.all["health-probe"].schedule().unwrap().text(), "@every 20s");
     assert!(!config.jobs.all["connection-metrics"].enabled);
-    assert_eq!(config.jobs.all["retention"].timezone, chrono_tz::Tz::Europe__Berlin);
+    assert_eq!(config.jobs.all["retention"].timezone, Zone::named("Europe/Berlin").unwrap());
     assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["my-app"]);
     assert_eq!(config.databases["my-app"].pooler, Pooler::Session);
     assert_eq!(config.migrations.sets, ["zentry"]);

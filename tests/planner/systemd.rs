@@ -17,9 +17,8 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use chrono::{DateTime, Duration, NaiveDateTime, TimeZone, Utc};
-use chrono_tz::{IANA_TZDB_VERSION, Tz};
 use fastrand::Rng;
-use pgsteward::config::Schedule;
+use pgsteward::config::{Schedule, Zone};
 
 use super::drawn::{Cron, Days, Field};
 use super::zones::{Change, changes_everywhere, day, each};
@@ -52,7 +51,7 @@ fn calendar(cron: &Cron) -> String {
 type Shown = (DateTime<Utc>, NaiveDateTime);
 
 /// The next instants of each expression; none where systemd loses itself.
-fn ask(tz: Tz, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>> {
+fn ask(tz: Zone, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>> {
     let output = Command::new("systemd-analyze")
         .args(["calendar", &format!("--iterations={ITERATIONS}"), &format!("--base-time=@{}", base.timestamp())])
         .args(expressions)
@@ -104,7 +103,7 @@ fn ask(tz: Tz, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>> {
 enum Told {
     /// Instants beyond the change that were compared.
     Same(usize),
-    /// systemd reads its clocks otherwise here than chrono-tz: other data, or none.
+    /// systemd reads its clocks otherwise here than we do: other data, or none.
     OtherData,
 }
 
@@ -185,7 +184,7 @@ fn systemd_says_the_same_in_every_zone() {
     let other_data = other_data.into_inner().unwrap();
     assert!(
         other_data.len() <= zones.len() / 10,
-        "the system knows these zones otherwise than chrono-tz ({IANA_TZDB_VERSION}), or not at all: {other_data:?}; \
+        "the system knows these zones otherwise than we do, or not at all: {other_data:?}; \
          install them: apt-get install -y --no-install-recommends tzdata"
     );
     assert!(compared > 20_000, "{compared} instants are too few to tell");

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Duration, NaiveDateTime, Offset, TimeZone, Utc};
-use chrono_tz::{TZ_VARIANTS, Tz};
+use pgsteward::config::Zone;
 
 /// A zone's clocks going forward or back.
 pub struct Change {
-    pub tz: Tz,
+    pub tz: Zone,
     /// The first instant under the new offset.
     pub at: DateTime<Utc>,
     /// What the clocks were ahead of UTC, in seconds, and are from then on.
@@ -34,43 +34,50 @@ impl Change {
 
 /// Zones with a past: date lines crossed, months without summer time, hours and half hours given
 /// up, offsets that are no whole minutes.
-pub const ODD: [Tz; 24] = [
-    Tz::Africa__Cairo,
-    Tz::Africa__Casablanca,
-    Tz::Africa__El_Aaiun,
-    Tz::Africa__Monrovia,
-    Tz::America__Caracas,
-    Tz::America__Sao_Paulo,
-    Tz::America__St_Johns,
-    Tz::Antarctica__Casey,
-    Tz::Antarctica__Troll,
-    Tz::Asia__Gaza,
-    Tz::Asia__Kathmandu,
-    Tz::Asia__Pyongyang,
-    Tz::Asia__Tehran,
-    Tz::Australia__Lord_Howe,
-    Tz::Europe__Dublin,
-    Tz::Europe__Istanbul,
-    Tz::Europe__Moscow,
-    Tz::Pacific__Apia,
-    Tz::Pacific__Chatham,
-    Tz::Pacific__Fakaofo,
-    Tz::Pacific__Kanton,
-    Tz::Pacific__Kiritimati,
-    Tz::Pacific__Kwajalein,
-    Tz::Pacific__Norfolk,
+pub const ODD: [&str; 24] = [
+    "Africa/Cairo",
+    "Africa/Casablanca",
+    "Africa/El_Aaiun",
+    "Africa/Monrovia",
+    "America/Caracas",
+    "America/Sao_Paulo",
+    "America/St_Johns",
+    "Antarctica/Casey",
+    "Antarctica/Troll",
+    "Asia/Gaza",
+    "Asia/Kathmandu",
+    "Asia/Pyongyang",
+    "Asia/Tehran",
+    "Australia/Lord_Howe",
+    "Europe/Dublin",
+    "Europe/Istanbul",
+    "Europe/Moscow",
+    "Pacific/Apia",
+    "Pacific/Chatham",
+    "Pacific/Fakaofo",
+    "Pacific/Kanton",
+    "Pacific/Kiritimati",
+    "Pacific/Kwajalein",
+    "Pacific/Norfolk",
 ];
 
 pub fn day(text: &str) -> DateTime<Utc> {
     format!("{text}T00:00:00Z").parse().unwrap()
 }
 
-fn offset(tz: Tz, at: DateTime<Utc>) -> i64 {
+pub fn zone(name: &str) -> Zone {
+    Zone::named(name).unwrap()
+}
+
+fn offset<Z: TimeZone>(tz: &Z, at: DateTime<Utc>) -> i64 {
     i64::from(tz.offset_from_utc_datetime(&at.naive_utc()).fix().local_minus_utc())
 }
 
-/// The changes of a zone. Two within a day that undo each other would go unseen.
-pub fn changes(tz: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Change> {
+/// The first instant under an offset, what it was before, and what it is from then on.
+pub type Step = (DateTime<Utc>, i64, i64);
+
+/// The changes of a zone of whichever crate. Two within a day that undo each other would go unseen.
+pub fn steps<Z: TimeZone>(tz: &Z, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Step> {
     let mut found = Vec::new();
     let (mut since, mut before) = (from, offset(tz, from));
     while since < to {
@@ -83,17 +90,22 @@ pub fn changes(tz: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Change> {
                 let middle = (old + new) / 2;
                 if offset(tz, since + Duration::seconds(middle)) == before { old = middle } else { new = middle }
             }
-            found.push(Change { tz, at: since + Duration::seconds(new), before, after });
+            found.push((since + Duration::seconds(new), before, after));
         }
         (since, before) = (next, after);
     }
     found
 }
 
+/// The changes of a zone.
+pub fn changes(tz: Zone, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Change> {
+    steps(&tz, from, to).into_iter().map(|(at, before, after)| Change { tz, at, before, after }).collect()
+}
+
 /// Those of every zone from 2019 to 2027.
 pub fn changes_everywhere() -> Vec<Change> {
     let changes: Vec<Change> =
-        TZ_VARIANTS.iter().flat_map(|tz| changes(*tz, day("2019-01-01"), day("2028-01-01"))).collect();
+        Zone::names().flat_map(|name| changes(zone(name), day("2019-01-01"), day("2028-01-01"))).collect();
     assert!(changes.len() > 3_000, "{} changes are too few for the world", changes.len());
     changes
 }

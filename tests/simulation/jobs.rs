@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Datelike, Duration, NaiveTime, TimeZone, Timelike, Utc};
-use chrono_tz::Tz;
 use pgsteward::config::load::load_or_default;
-use pgsteward::config::{Args, Config};
+use pgsteward::config::{Args, Config, Zone};
 
 /// How often the configuration of one job differs: `toggled`, and with it what it means.
 pub const VARIANTS: usize = 3;
@@ -26,8 +25,12 @@ pub enum Rule {
 const EVERY_DAY: [bool; 7] = [true; 7];
 const WORKDAYS: [bool; 7] = [true, true, true, true, true, false, false];
 
+fn named(zone: &str) -> Zone {
+    Zone::named(zone).unwrap()
+}
+
 /// What goes by a schedule, in the variant of the configuration; `None` for a job that is disabled.
-pub fn rules(variant: usize) -> BTreeMap<&'static str, Option<(Rule, Tz)>> {
+pub fn rules(variant: usize) -> BTreeMap<&'static str, Option<(Rule, Zone)>> {
     let daily = |hours: &[u32], minutes: &[u32], second, days| Rule::Daily {
         hours: hours.to_vec(),
         minutes: minutes.to_vec(),
@@ -36,20 +39,20 @@ pub fn rules(variant: usize) -> BTreeMap<&'static str, Option<(Rule, Tz)>> {
     };
     let hourly = |minutes: &[u32], second| Rule::Hourly { minutes: minutes.to_vec(), second };
     let toggled = match variant {
-        0 => Some((Rule::Every(35 * 60), Tz::UTC)),
-        1 => Some((Rule::Every(55 * 60), Tz::UTC)),
+        0 => Some((Rule::Every(35 * 60), Zone::UTC)),
+        1 => Some((Rule::Every(55 * 60), Zone::UTC)),
         _ => None,
     };
     BTreeMap::from([
-        ("ticks", Some((Rule::Every(15 * 60), Tz::UTC))),
-        ("berlin", Some((daily(&[2], &[30], 0, EVERY_DAY), Tz::Europe__Berlin))),
-        ("office", Some((daily(&[9, 10, 11, 12, 13, 14, 15, 16, 17], &[0], 0, WORKDAYS), Tz::America__New_York))),
-        ("howe", Some((hourly(&[15, 45], 0), Tz::Australia__Lord_Howe))),
-        ("casablanca", Some((daily(&[3], &[0], 30, EVERY_DAY), Tz::Africa__Casablanca))),
-        ("samoa", Some((daily(&[0], &[0], 0, EVERY_DAY), Tz::Pacific__Apia))),
-        ("nights", Some((daily(&[0, 1, 2, 3, 21, 22, 23], &[0, 20, 40], 0, EVERY_DAY), Tz::Europe__Berlin))),
-        ("queued", Some((hourly(&[0, 30], 10), Tz::America__New_York))),
-        ("partitions", Some((hourly(&[0], 0), Tz::UTC))),
+        ("ticks", Some((Rule::Every(15 * 60), Zone::UTC))),
+        ("berlin", Some((daily(&[2], &[30], 0, EVERY_DAY), named("Europe/Berlin")))),
+        ("office", Some((daily(&[9, 10, 11, 12, 13, 14, 15, 16, 17], &[0], 0, WORKDAYS), named("America/New_York")))),
+        ("howe", Some((hourly(&[15, 45], 0), named("Australia/Lord_Howe")))),
+        ("casablanca", Some((daily(&[3], &[0], 30, EVERY_DAY), named("Africa/Casablanca")))),
+        ("samoa", Some((daily(&[0], &[0], 0, EVERY_DAY), named("Pacific/Apia")))),
+        ("nights", Some((daily(&[0, 1, 2, 3, 21, 22, 23], &[0, 20, 40], 0, EVERY_DAY), named("Europe/Berlin")))),
+        ("queued", Some((hourly(&[0, 30], 10), named("America/New_York")))),
+        ("partitions", Some((hourly(&[0], 0), Zone::UTC))),
         ("toggled", toggled),
     ])
 }
@@ -152,13 +155,13 @@ sql = "SELECT 1"
 
 /// Whether a run may begin, by the windows of `nights`, by the wall clock of Berlin.
 pub fn nights_are_open(at: DateTime<Utc>) -> bool {
-    let wall = at.with_timezone(&Tz::Europe__Berlin);
+    let wall = at.with_timezone(&named("Europe/Berlin"));
     let night = wall.hour() >= 22 || wall.hour() < 3;
     night && !(wall.weekday() == chrono::Weekday::Sun && wall.hour() == 0)
 }
 
 /// All instants of a schedule from one moment up to another.
-pub fn instants(rule: &Rule, zone: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -> BTreeSet<DateTime<Utc>> {
+pub fn instants(rule: &Rule, zone: Zone, from: DateTime<Utc>, to: DateTime<Utc>) -> BTreeSet<DateTime<Utc>> {
     let mut instants = BTreeSet::new();
     match rule {
         Rule::Every(seconds) => {
@@ -194,7 +197,7 @@ pub fn instants(rule: &Rule, zone: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -
 }
 
 /// The instant at which a wall clock shows a time first, or jumps over it.
-fn first_at(zone: Tz, day: chrono::NaiveDate, time: NaiveTime) -> DateTime<Utc> {
+fn first_at(zone: Zone, day: chrono::NaiveDate, time: NaiveTime) -> DateTime<Utc> {
     let mut reading = day.and_time(time);
     loop {
         if let Some(at) = zone.from_local_datetime(&reading).earliest() {

@@ -6,6 +6,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
+use crate::config::Zone;
 use crate::db::{Database, Error, Purpose, TxOptions};
 use crate::schedule::orders::{self, By};
 use crate::store::requests::Cancelled;
@@ -106,7 +107,7 @@ impl Cancel {
             [only] => Ok(only.id),
             several => {
                 let listed = several.iter().take(CANDIDATES as usize).map(|entry| {
-                    let since = text::instant(entry.started_at.unwrap_or(entry.due_at), &chrono_tz::Tz::UTC);
+                    let since = text::instant(entry.started_at.unwrap_or(entry.due_at), &Zone::UTC);
                     format!("\n  {}  {}, {} since {since}", entry.id, entry.job, entry.state)
                 });
                 let more = if several.len() > CANDIDATES as usize { "\n  and more" } else { "" };

@@ -1,9 +1,9 @@
 //! `pgsteward job history`
 
-use chrono_tz::Tz;
 use clap::Args;
 
 use crate::cli::{Exit, Selection, Session, bounded, print, print_json, say};
+use crate::config::Zone;
 use crate::db::{Conn, Database, Error, Purpose, TxOptions};
 use crate::store::requests;
 use crate::store::run_history::{self, Entry};
@@ -32,7 +32,7 @@ impl History {
         let opened = session.open(&self.selection)?;
         let db = &opened.db;
         let configured = names::configured(session.config(), db.name(), &self.name)?;
-        let zone = configured.map_or(Tz::UTC, |(_, job)| job.timezone);
+        let zone = configured.map_or(Zone::UTC, |(_, job)| job.timezone);
         let (entries, known) = self.read(db).await.map_err(|error| failed(db.name(), &error))?;
         if entries.is_empty() && configured.is_none() && !known.contains(&self.name) {
             return Err(names::unknown(session.config(), db.name(), &self.name, &known));
@@ -66,7 +66,7 @@ impl History {
 }
 
 /// Two lines for each row: what, and who and why.
-fn table(entries: &[Entry], zone: Tz) -> String {
+fn table(entries: &[Entry], zone: Zone) -> String {
     let rows: Vec<[String; 7]> = entries.iter().map(|entry| cells(entry, zone)).collect();
     let head = ["due", "kind", "state", "tries", "took", "rows", "effect"];
     let lines = columns(head, &rows);
@@ -75,7 +75,7 @@ fn table(entries: &[Entry], zone: Tz) -> String {
     std::iter::once(head).chain(with_details).collect::<Vec<_>>().join("\n")
 }
 
-fn cells(entry: &Entry, zone: Tz) -> [String; 7] {
+fn cells(entry: &Entry, zone: Zone) -> [String; 7] {
     [
         instant(entry.due_at, &zone),
         entry.kind.clone(),
@@ -87,7 +87,7 @@ fn cells(entry: &Entry, zone: Tz) -> [String; 7] {
     ]
 }
 
-fn details(entry: &Entry, zone: Tz) -> String {
+fn details(entry: &Entry, zone: Zone) -> String {
     let mut parts = Vec::new();
     match (entry.last_due_at, entry.missed_count) {
         (Some(last), Some(count)) if count > 1 => {

@@ -1,10 +1,10 @@
 //! `pgsteward job list`
 
 use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
 use clap::Args;
 
 use crate::cli::{Exit, Selection, Session, bounded, print, print_json, say};
+use crate::config::Zone;
 use crate::db::{Conn, Database, Error, Purpose};
 use crate::schedule::listed::{Listed, State, merge};
 use crate::store::overview::{self, Last, Overview};
@@ -107,7 +107,7 @@ fn cells(job: &Listed, now: DateTime<Utc>) -> [String; 6] {
     ]
 }
 
-fn told_instant(at: &DateTime<Tz>) -> String {
+fn told_instant(at: &DateTime<Zone>) -> String {
     instant(at.to_utc(), &at.timezone())
 }
 
@@ -145,11 +145,11 @@ fn note(job: &Listed) -> Option<String> {
     }
     if let Some(run) = ledger.and_then(|ledger| ledger.running.as_ref()) {
         let on = run.instance.as_ref().map(|instance| format!(" on {instance}")).unwrap_or_default();
-        parts.push(format!("runs since {}{on}, run {}", instant(run.since, &Tz::UTC), run.id));
+        parts.push(format!("runs since {}{on}, run {}", instant(run.since, &Zone::UTC), run.id));
     }
     if let Some(run) = ledger.and_then(|ledger| ledger.queued.as_ref()) {
         let by = run.actor.as_ref().map(|actor| format!(" by {actor}")).unwrap_or_default();
-        parts.push(format!("run {} waits since {}{by}", run.id, instant(run.since, &Tz::UTC)));
+        parts.push(format!("run {} waits since {}{by}", run.id, instant(run.since, &Zone::UTC)));
     }
     if let Some(run) = ledger.and_then(|ledger| ledger.quarantined) {
         parts.push(format!("waits for the server process of run {run} to be gone"));
@@ -193,13 +193,13 @@ fn of_ledger(job: &overview::Job, now: DateTime<Utc>) -> Vec<(&'static str, Stri
     if let Some(last) = &job.last {
         let took = last.duration_ms.map(|ms| format!(", took {}", duration(ms as f64))).unwrap_or_default();
         let rows = last.rows_affected.map(|rows| format!(", {rows} rows")).unwrap_or_default();
-        let at = instant(last.finished_at, &Tz::UTC);
+        let at = instant(last.finished_at, &Zone::UTC);
         lines.push(("last", format!("{}, {at} ({}){took}{rows}", last.state, ago(last.finished_at, now))));
         lines.extend(last.reason.clone().map(|reason| ("reason", reason)));
         lines.extend(last.error.as_deref().map(|error| ("error", first_line(error).to_owned())));
     }
     if let Some(at) = job.last_success_at {
-        lines.push(("last success", format!("{} ({})", instant(at, &Tz::UTC), ago(at, now))));
+        lines.push(("last success", format!("{} ({})", instant(at, &Zone::UTC), ago(at, now))));
     }
     if let (Some(average), Some(p95)) = (job.average_ms, job.p95_ms) {
         lines.push(("duration", format!("average {}, p95 {}", duration(average), duration(p95))));

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::app;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
-use crate::config::{Job, JobName};
+use crate::config::{Job, JobName, Zone};
 use crate::db::{Database, Error, Purpose, TxOptions};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::signals::{Signal, Signals};
@@ -179,7 +179,7 @@ fn refusal(database: &str, name: &str, outcome: &Outcome) -> Exit {
         Outcome::Waiting { id } => waiting(name, *id),
         Outcome::Running(open) => {
             let instance = open.instance.as_deref().unwrap_or("an instance that is not known");
-            let since = text::instant(open.since, &chrono_tz::Tz::UTC);
+            let since = text::instant(open.since, &Zone::UTC);
             say(&format!("{name} runs already, since {since} on {instance}: run {}", open.id));
             Exit::Later
         }

@@ -11,8 +11,9 @@
 //! A zone is taken to change its offset at most once in [`REACH`], and never by more than that.
 
 use chrono::{DateTime, Duration, NaiveDateTime, Offset, SubsecRound, TimeZone, Utc};
-use chrono_tz::Tz;
 use croner::Cron;
+
+use crate::config::Zone;
 
 /// Longer than any change of clocks: Samoa went forward by 24 hours in 2011.
 const REACH: Duration = Duration::hours(26);
@@ -26,7 +27,7 @@ pub(super) fn next_on_the_wall(cron: &Cron, reading: NaiveDateTime) -> Option<Na
 }
 
 /// The next instant under the rule "fixed".
-pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
+pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
     // Readings before this one stand for instants up to `after`. From there on they stand for
     // instants in order, so the first that is later is the answer.
     let mut reading = after.with_timezone(&tz).naive_local().trunc_subsecs(0) - Duration::seconds(1);
@@ -41,7 +42,7 @@ pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Tz) -> Option<Da
 }
 
 /// The next instant under the rule "elapsed".
-pub(super) fn next_elapsed(cron: &Cron, after: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
+pub(super) fn next_elapsed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
     // Within a stretch of one offset, readings and instants run alike. `from` is not a candidate.
     let mut from = after.trunc_subsecs(0);
     for _ in 0..STEPS_MAX {
@@ -67,7 +68,7 @@ pub(super) fn next_elapsed(cron: &Cron, after: DateTime<Utc>, tz: Tz) -> Option<
 }
 
 /// The instant of a reading: the first of two, or the end of the gap that swallows it.
-fn first_instant(reading: NaiveDateTime, tz: Tz) -> Option<DateTime<Utc>> {
+fn first_instant(reading: NaiveDateTime, tz: Zone) -> Option<DateTime<Utc>> {
     let exists = |reading: NaiveDateTime| tz.from_local_datetime(&reading).earliest();
     if let Some(instant) = exists(reading) {
         return Some(instant.with_timezone(&Utc));
@@ -81,7 +82,7 @@ fn first_instant(reading: NaiveDateTime, tz: Tz) -> Option<DateTime<Utc>> {
 }
 
 /// The first instant in `(from, to]` with another offset than `from`.
-fn change_between(from: DateTime<Utc>, to: DateTime<Utc>, tz: Tz) -> Option<DateTime<Utc>> {
+fn change_between(from: DateTime<Utc>, to: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
     let offset = offset_at(from, tz);
     if offset_at(to, tz) == offset {
         return None;
@@ -95,7 +96,7 @@ fn change_between(from: DateTime<Utc>, to: DateTime<Utc>, tz: Tz) -> Option<Date
 }
 
 /// What a zone's clocks are ahead of UTC.
-fn offset_at(instant: DateTime<Utc>, tz: Tz) -> Duration {
+fn offset_at(instant: DateTime<Utc>, tz: Zone) -> Duration {
     Duration::seconds(i64::from(tz.offset_from_utc_datetime(&instant.naive_utc()).fix().local_minus_utc()))
 }
 
@@ -108,8 +109,12 @@ mod tests {
     use super::super::Schedule;
     use super::*;
 
+    fn zone(name: &str) -> Zone {
+        Zone::named(name).unwrap()
+    }
+
     /// The instants of a schedule from a moment on, as wall readings with offset.
-    fn fires(text: &str, tz: Tz, from: &str, count: usize) -> Vec<String> {
+    fn fires(text: &str, tz: Zone, from: &str, count: usize) -> Vec<String> {
         let schedule = Schedule::parse(text).unwrap();
         let mut after: DateTime<Utc> = from.parse().unwrap();
         let mut fires = Vec::new();
@@ -122,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_nightly_job_runs_once_a_night() {
-        let (berlin, new_york, lord_howe) = (Tz::Europe__Berlin, Tz::America__New_York, Tz::Australia__Lord_Howe);
+        let (berlin, new_york, lord_howe) =
+            (zone("Europe/Berlin"), zone("America/New_York"), zone("Australia/Lord_Howe"));
         for (text, tz, from, expected) in [
             // Forward at 02:00 to 03:00 on March 29th, 2026.
             (
@@ -184,25 +190,25 @@ mod tests {
     #[test]
     fn what_a_gap_swallows_fires_once() {
         let expected = ["03-29 01:40+01:00", "03-29 03:00+02:00", "03-29 03:20+02:00", "03-29 03:40+02:00"];
-        assert_eq!(fires("*/20 1-3 * * *", Tz::Europe__Berlin, "2026-03-29T00:20:00Z", 4), expected);
+        assert_eq!(fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-03-29T00:20:00Z", 4), expected);
         // A whole day: Samoa had no December 30th in 2011.
         let expected = ["12-29 09:00-10:00", "12-31 00:00+14:00", "12-31 09:00+14:00"];
-        assert_eq!(fires("0 9 * * *", Tz::Pacific__Apia, "2011-12-29T12:00:00Z", 3), expected);
+        assert_eq!(fires("0 9 * * *", zone("Pacific/Apia"), "2011-12-29T12:00:00Z", 3), expected);
     }
 
     #[test]
     fn what_names_hours_ignores_the_repeated_hour() {
         let expected = ["10-25 02:40+02:00", "10-25 03:00+01:00", "10-25 03:20+01:00"];
-        assert_eq!(fires("*/20 1-3 * * *", Tz::Europe__Berlin, "2026-10-25T00:20:00Z", 3), expected);
+        assert_eq!(fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T00:20:00Z", 3), expected);
         // Asked from within it.
-        assert_eq!(fires("*/20 1-3 * * *", Tz::Europe__Berlin, "2026-10-25T01:30:00Z", 1), ["10-25 03:00+01:00"]);
+        assert_eq!(fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T01:30:00Z", 1), ["10-25 03:00+01:00"]);
         // By the second, all of an hour is passed over.
-        assert_eq!(fires("* * 1-3 * * *", Tz::Europe__Berlin, "2026-10-25T01:00:00Z", 1), ["10-25 03:00+01:00"]);
+        assert_eq!(fires("* * 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T01:00:00Z", 1), ["10-25 03:00+01:00"]);
     }
 
     #[test]
     fn hourly_jobs_follow_elapsed_time() {
-        let (berlin, lord_howe) = (Tz::Europe__Berlin, Tz::Australia__Lord_Howe);
+        let (berlin, lord_howe) = (zone("Europe/Berlin"), zone("Australia/Lord_Howe"));
         for (text, tz, from, expected) in [
             ("0 * * * *", berlin, "2026-03-29T00:00:00Z", vec!["03-29 03:00+02:00", "03-29 04:00+02:00"]),
             ("30 * * * *", berlin, "2026-03-29T00:00:00Z", vec!["03-29 01:30+01:00", "03-29 03:30+02:00"]),
@@ -235,15 +241,15 @@ mod tests {
     fn rules_hold_around_every_change() {
         let minutes = |text: &str| -> BTreeSet<u32> { text.split(',').map(|n| n.parse().unwrap()).collect() };
         for (tz, day) in [
-            (Tz::Europe__Berlin, "2026-03-28T12:00:00Z"),
-            (Tz::Europe__Berlin, "2026-10-24T12:00:00Z"),
-            (Tz::America__New_York, "2026-03-07T12:00:00Z"),
-            (Tz::America__New_York, "2026-10-31T12:00:00Z"),
-            (Tz::Australia__Lord_Howe, "2026-04-04T00:00:00Z"),
-            (Tz::Australia__Lord_Howe, "2026-10-03T00:00:00Z"),
+            (zone("Europe/Berlin"), "2026-03-28T12:00:00Z"),
+            (zone("Europe/Berlin"), "2026-10-24T12:00:00Z"),
+            (zone("America/New_York"), "2026-03-07T12:00:00Z"),
+            (zone("America/New_York"), "2026-10-31T12:00:00Z"),
+            (zone("Australia/Lord_Howe"), "2026-04-04T00:00:00Z"),
+            (zone("Australia/Lord_Howe"), "2026-10-03T00:00:00Z"),
             // At midnight, so that a day begins in the gap, or comes back.
-            (Tz::America__Sao_Paulo, "2018-11-03T12:00:00Z"),
-            (Tz::America__Sao_Paulo, "2018-02-17T12:00:00Z"),
+            (zone("America/Sao_Paulo"), "2018-11-03T12:00:00Z"),
+            (zone("America/Sao_Paulo"), "2018-02-17T12:00:00Z"),
         ] {
             let start: DateTime<Utc> = day.parse().unwrap();
             let walls: Vec<(DateTime<Utc>, NaiveDateTime)> = (0..36 * 60)

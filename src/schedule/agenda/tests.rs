@@ -3,7 +3,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::config::{CatchUp, Schedule, SqlWork, Windows};
+use crate::config::{CatchUp, Schedule, SqlWork, Windows, Zone};
 use crate::store::claims::{Missed, Run};
 use crate::store::requests::Succeeded;
 
@@ -394,7 +394,7 @@ fn a_specification_names_everything_that_is_said_of_a_job_and_its_schedule_apart
         of(|job| job.trigger = Trigger::Schedule(Schedule::parse("@daily").unwrap())),
         of(|job| job.trigger = Trigger::After(vec![JobName::new("a")])),
         of(|job| job.trigger = Trigger::Request),
-        of(|job| job.timezone = chrono_tz::Tz::Europe__Berlin),
+        of(|job| job.timezone = Zone::named("Europe/Berlin").unwrap()),
         of(|job| job.enabled = false),
     ]
     .iter()
