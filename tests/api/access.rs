@@ -55,6 +55,9 @@ async fn wrong_credentials_are_refused_alike_limited_counted_and_on_the_record()
         http::request(address, "GET", "/health/database", &[("authorization", credentials)], "").await
     };
     let wrong = ["Bearer pgs_wrong", "Basic YTpi", "Bearer", "Bearer a.b.c", "bearer  "];
+    // What is open stays so, and tells no more.
+    let open = http::request(address, "GET", "/health/", &[("authorization", wrong[0])], "").await;
+    assert!(open.status == 200 && !open.body.contains("\"measured\""), "{}", open.body);
     let mut told = Vec::new();
     for credentials in wrong {
         let answer = call(credentials).await;

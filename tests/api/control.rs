@@ -35,6 +35,9 @@ async fn what_cannot_be_run_is_told_with_its_code() {
     let nobody = "/runs/01890000-0000-7000-8000-000000000000/cancel";
     assert_eq!(problem(&post(nobody, "").await), (404, "no_such_run".to_owned()));
     assert_eq!(problem(&post("/jobs/retention/run?target=other", "").await), (404, "no_such_target".to_owned()));
+    for path in ["/jobs/health-probe/run", "/jobs/health-probe/pause", "/jobs/connection-metrics/resume"] {
+        assert_eq!(problem(&post(path, "").await), (409, "measured".to_owned()), "{path}");
+    }
     let plain = house.send_with("operator", "POST", "/jobs/retention/run", &[("content-type", "text/plain")], "").await;
     assert_eq!(plain.status, 202, "a request without a body has no type: {}", plain.body);
     let bearer = format!("Bearer {}", token_of("operator"));
@@ -105,6 +108,7 @@ async fn a_run_is_followed_and_cancelled() {
     assert_eq!(asked.status, 202, "{}", asked.body);
     let id = asked.json()["run_id"].as_str().unwrap().to_owned();
     assert_eq!(asked.header("location"), Some(format!("/runs/{id}").as_str()));
+    assert_eq!(asked.json()["target"], "main");
     let follow = format!("/runs/{id}/events");
     let following = house.send("viewer", "GET", &follow, "");
     let cancel = async {
@@ -126,4 +130,45 @@ async fn a_run_is_followed_and_cancelled() {
     assert!(states.iter().any(|state| state == "running") && followed.body.ends_with("event: end\ndata: {}\n\n"));
     let over = house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await;
     assert_eq!(problem(&over), (409, "over".to_owned()));
+}
+
+#[tokio::test]
+async fn who_asks_twice_for_a_cancel_is_on_the_record_once() {
+    let house = House::with(SLEEPER).await;
+    let asked = house.send("operator", "POST", "/jobs/sleeper/run?target=main", "").await;
+    let id = asked.json()["run_id"].as_str().unwrap().to_owned();
+    assert_eq!(asked.header("location"), Some(format!("/runs/{id}?target=main").as_str()));
+    let client = house.db.client().await;
+    // A cancel that is never heard, so that the second meets the first.
+    let running = format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state = 'running'");
+    wait_until("it runs", BOUND, async || client.number(&running).await == 1).await;
+    let path = format!("/runs/{id}/cancel");
+    let (first, second) = (house.send("operator", "POST", &path, ""), house.send("admin", "POST", &path, ""));
+    let (first, second) = tokio::join!(first, second);
+    assert!(
+        [first.status, second.status].iter().all(|status| matches!(status, 202 | 409)),
+        "{} {}",
+        first.body,
+        second.body
+    );
+    let recorded = "SELECT string_agg(resource_id, ' ') FROM steward.audit_logs WHERE action = 'job.cancel'";
+    assert_eq!(client.text(recorded).await, id);
+}
+
+/// Who may follow is judged again after the rules have changed.
+#[tokio::test]
+async fn a_stream_ends_when_the_rules_are_read_again() {
+    let house = House::with(SLEEPER).await;
+    let asked = house.send("operator", "POST", "/jobs/sleeper/run", "").await;
+    let id = asked.json()["run_id"].as_str().unwrap().to_owned();
+    let path = format!("/runs/{id}/events");
+    let reload = async {
+        wait_until("it runs", BOUND, async || house.get("viewer", &format!("/runs/{id}")).await["state"] == "running")
+            .await;
+        house.daemon.signal(rustix::process::Signal::HUP);
+    };
+    let (followed, ()) = tokio::join!(house.send("viewer", "GET", &path, ""), reload);
+    assert!(followed.body.contains("event: run") && !followed.body.contains("event: end"), "{}", followed.body);
+    assert_eq!(house.get("viewer", &format!("/runs/{id}")).await["state"], "running");
+    house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await;
 }

@@ -33,7 +33,7 @@ async fn the_tokens_of_supabase_are_who_they_say() {
     let service_key = jwt(&json!({ "iss": "supabase", "ref": "x", "role": "service_role", "iat": 1, "exp": soon() }));
     let setup = Setup::new()
         .database(&db.url())
-        .config(&format!("{}{}", crate::QUICK, tokens()))
+        .config(&format!("{}{}[auth.jwt.roles]\nauthenticated = \"user\"\nservice_role = \"admin\"\nbilling = \"service\"\n", crate::QUICK, tokens()))
         .env("SUPABASE_JWT_SECRET", SECRET);
     let daemon = Daemon::spawn(setup).await;
     daemon.wait_ready().await;
@@ -53,6 +53,16 @@ async fn the_tokens_of_supabase_are_who_they_say() {
     assert_eq!((&own["scope"], items.len(), &items[0]["user_id"]), (&json!("own"), 1, &json!("user-1")), "{own}");
     assert_eq!(problem(&get(&user, "/health/audit?user_id=user-2").await).0, 403);
     assert_eq!(problem(&get(&user, "/health/database").await), (403, "forbidden".to_owned()));
+
+    // A service that is somebody reads what it wrote, not what is told of somebody of that name.
+    let service = jwt(&json!({ "sub": "billing", "role": "billing", "exp": soon() }));
+    let bearer = format!("Bearer {service}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let address = house.daemon.address();
+    let written = http::request(address, "POST", "/audit/events", &headers, "{\"action\":\"billed\"}").await;
+    assert_eq!(written.status, 201, "{}", written.body);
+    let own = get(&service, "/health/audit").await.json();
+    assert_eq!((&own["scope"], &own["items"][0]["action"]), (&json!("own"), &json!("billed")), "{own}");
 
     assert_eq!(get(&service_key, "/whoami").await.json()["role"], "admin");
     for refused in [

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::harness::{BOUND, Daemon, PrivateServer, Setup, wait_until};
 use crate::{House, http, problem, token_of, tokens};
@@ -16,7 +18,12 @@ async fn events_are_recorded_as_they_were_told() {
         "user_agent": "curl/8", "request_id": "r-1", "details": [1, 2],
     });
     let answer = house.send("service", "POST", "/audit/events", &one.to_string()).await;
-    assert_eq!((answer.status, answer.json()), (201, json!({ "accepted": 1, "replayed": false })), "{}", answer.body);
+    assert_eq!(
+        (answer.status, answer.json()),
+        (201, json!({ "accepted": 1, "replayed": false, "target": "main" })),
+        "{}",
+        answer.body
+    );
     let listed = house.get("admin", "/health/audit?action=user.login").await;
     let event = &listed["items"][0];
     for name in [
@@ -133,4 +140,26 @@ async fn accepted_means_committed_through_kills_of_daemon_and_server() {
         let count = format!("SELECT count(*) FROM steward.audit_logs WHERE action = 'kept' AND resource_id = '{key}'");
         assert_eq!(client.number(&count).await, 500, "{key}");
     }
+}
+
+/// Large bodies have few places; small ones need none.
+#[tokio::test]
+async fn slow_batches_keep_no_single_event_waiting() {
+    let house = House::open().await;
+    let head = format!(
+        "POST /audit/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 1000000\r\n\r\n",
+        token_of("service")
+    );
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(house.daemon.address()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = std::time::Instant::now();
+    let answer = house.send("service", "POST", "/audit/events", "{\"action\":\"quick\"}").await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

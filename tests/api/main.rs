@@ -113,7 +113,13 @@ impl House {
     async fn done(&self, role: &str, path: &str, body: &str) -> Value {
         let answer = self.send_with(role, "POST", path, &[("prefer", "wait=25")], body).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-        answer.json()
+        assert_eq!(answer.header("preference-applied"), Some("wait=25"), "{path}");
+        let told = answer.json();
+        match told["runs"].as_array().map(Vec::as_slice) {
+            None => told,
+            Some([run]) => run.clone(),
+            Some(several) => panic!("{path}: {} runs", several.len()),
+        }
     }
 }
 

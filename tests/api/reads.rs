@@ -98,6 +98,9 @@ async fn with_the_database_down_memory_answers_and_the_rest_says_why_not() {
     let jobs = get("/jobs").await.json();
     assert_eq!(jobs["source"], "memory", "{jobs}");
     assert!(jobs["jobs"].as_array().unwrap().iter().any(|job| job["next_due"].is_string()), "{jobs}");
+    // Of what was not read, nothing is claimed.
+    let retention = jobs["jobs"].as_array().unwrap().iter().find(|job| job["name"] == "retention").unwrap();
+    assert_eq!((&retention["state"], &retention["succeeded_total"]), (&json!("unknown"), &json!(null)), "{jobs}");
     for path in ["/health/system", "/health/system?bucket=60", "/health/connections?bucket=60"] {
         let told = get(path).await.json();
         assert_eq!(told["source"], "memory", "{path}: {told}");

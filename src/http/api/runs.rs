@@ -90,8 +90,7 @@ pub async fn answered(context: &Context<'_>, (done, replayed): (Done, bool)) -> 
     let mut answer = match ended {
         Some(mut runs) if several.is_none() => answer(StatusCode::OK, "application/json", &runs.pop()),
         Some(runs) => {
-            let mut body = done.body.clone();
-            body["runs"] = json!(runs);
+            let body = json!({ "target": done.body["target"], "run_id": id, "runs": runs });
             answer(StatusCode::OK, "application/json", &body)
         }
         None => done.answer(replayed),
