@@ -27,6 +27,7 @@ def root(leaf, index, size, path):  # RFC 9162, section 2.1.3.2
     if last: sys.exit("the path is too short")
     return found
 
+if len(sys.argv) != 3 or ":" not in sys.argv[2]: sys.exit("usage: check-proof.py PROOF.json NUMBER:HASH")
 proof = json.load(sys.stdin if sys.argv[1] == "-" else open(sys.argv[1]))
 number, head = sys.argv[2].split(":")
 found = root(sha(b"\x00" + fields(proof["row"])), proof["index"], proof["size"], proof["path"])

@@ -127,17 +127,20 @@ In another terminal (everything there is: curl http://$listen/):
   curl -H \"Authorization: Bearer \$TOKEN\" -H 'Prefer: wait=20' -X POST http://$listen/jobs/retention/run
   curl -H \"Authorization: Bearer \$TOKEN\" 'http://$listen/health/audit?limit=5'
   PGPASSFILE=$server/pgpass $psql -h $server -p $PGPORT -U $PGUSER $PGDATABASE
+And pgsteward's own command line, for the same database:
+  export DATABASE_URL='host=$server port=$PGPORT user=$PGUSER dbname=$PGDATABASE passfile=$server/pgpass'
+  $binary job list --config $PWD/packaging/demo/config.toml
 Every job will have run within a minute; Ctrl-C ends it and leaves nothing behind.
 "
 
 # Each job of the ledger ran since the data is in, and both measurements left rows.
 all_ran() {
     [ t = "$(sql -At -v loaded="$loaded" <<'SQL'
-SELECT count(DISTINCT job) = 4
+SELECT count(DISTINCT job) = 5
        AND EXISTS (SELECT FROM steward.system_health)
        AND EXISTS (SELECT FROM steward.connection_metrics)
   FROM steward.job_runs
- WHERE job IN ('partitions', 'retention', 'vacuum', 'refresh') AND finished_at IS NOT NULL AND started_at >= :'loaded'
+ WHERE job IN ('partitions', 'retention', 'vacuum', 'refresh', 'audit-seal') AND finished_at IS NOT NULL AND started_at >= :'loaded'
 SQL
     )" ]
 }

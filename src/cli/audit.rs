@@ -36,19 +36,19 @@ pub enum Audit {
 }
 
 const LIST_EXAMPLES: &str = "\
-TIME is an instant (2026-11-27T09:30:00Z), a date (2026-11-27, midnight UTC) or an age (90s, 15m,
-2h, 30d, 4w). By user, resource, action and time events are found by an index; by anything else,
+TIME is an instant (2026-11-27T09:30:00Z), a date (2026-11-27, midnight UTC) or an age (90s, 15m, \
+2h, 30d, 4w). By user, resource, action and time events are found by an index; by anything else, \
 bound the time as well.
 
 Examples:
   pgsteward audit list --user user-123 --since 7d
   pgsteward audit list --resource public.vms/42 --action 'vm.*'
-  pgsteward audit list --source trigger --json | jq -r '.[] | [.created_at, .actor, .action] | @tsv'";
+  pgsteward audit list --source trigger --json | jq -r '.[].action'";
 
 const EXPORT_EXAMPLES: &str = "\
-NDJSON has one object with all columns on each line. CSV is that of RFC 4180 with a header: nothing
-between two commas is null, \"\" is an empty text. Without --until the export ends with what is
-there when it begins. An event shows when its transaction has committed: where one export goes on
+NDJSON has one object with all columns on each line. CSV is that of RFC 4180 with a header: nothing \
+between two commas is null, \"\" is an empty text. Without --until the export ends with what is \
+there when it begins. An event shows when its transaction has committed: where one export goes on \
 from another, let --until lie further back than the longest transaction.
 
 Examples:
@@ -57,17 +57,17 @@ Examples:
   pgsteward audit export --action 'billing.*' | gzip > billing.ndjson.gz";
 
 const VERIFY_EXAMPLES: &str = "\
-Exit codes: 0 everything is as it was sealed; 5 it is not, and what was altered, is missing or was added is
+Exit codes: 0 everything is as it was sealed; 5 it is not, and what was altered, is missing or was added is \
 named. Without --against nobody can say whether rows and seals were rewritten together.
 
 Examples:
   pgsteward audit verify
-  pgsteward audit verify --against 57:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  pgsteward audit verify --against NUMBER:HASH
   pgsteward audit verify --against /var/lib/pgsteward/audit-heads-main.jsonl";
 
 const PROVE_EXAMPLES: &str = "\
-Prints a proof as JSON. Who has it and a head that it leads to needs neither pgsteward nor the database:
-scripts/check-proof.py PROOF HEAD. Exit code 75 while the event is not sealed yet, 5 where it is not as it
+Prints a proof as JSON. Who has it and a head that it leads to needs neither pgsteward nor the database: \
+scripts/check-proof.py PROOF HEAD, where --to has the number of that head. Exit code 75 while the event is not sealed yet, 5 where it is not as it \
 was sealed.
 
 Examples:

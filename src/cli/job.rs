@@ -37,8 +37,8 @@ pub enum Job {
 }
 
 const LIST_EXAMPLES: &str = "\
-States: enabled; running; queued (a run waits); paused; quarantined (a former run may still work on the
-server); disabled; measured (taken on every tick, without a run in the ledger); not_configured (the ledger
+States: enabled; running; queued (a run waits); paused; quarantined (a former run may still work on the \
+server); disabled; measured (taken on every tick, without a run in the ledger); not_configured (the ledger \
 knows it, this configuration does not).
 
 Examples:
@@ -47,8 +47,8 @@ Examples:
   pgsteward job list --json | jq -r '.jobs[] | select(.failures_in_a_row > 0) | .name'";
 
 const RUN_EXAMPLES: &str = "\
-Windows and `enabled = false` keep a job from running by itself; who asks for a run gets it. Exit code 0
-when the run is asked for (or, waited for, succeeded); 4 when it ended otherwise; 75 when the job is
+Windows and `enabled = false` keep a job from running by itself; who asks for a run gets it. Exit code 0 \
+when the run is asked for (or, waited for, succeeded); 4 when it ended otherwise; 75 when the job is \
 paused, runs (--here) or waits already, or when the end was not waited for.
 
 Examples:

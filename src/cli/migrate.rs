@@ -23,7 +23,7 @@ pub enum Migrate {
 
 #[derive(Debug, Args)]
 struct Files {
-    /// Apply this folder of SQL files as the application's set, and nothing else
+    /// This folder of SQL files as the application's set, and nothing else
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -61,7 +61,7 @@ pub struct Down {
 }
 
 const UP_EXAMPLES: &str = "\
-Files are named 001_create_users.sql, with 001_create_users.down.sql beside it to undo it. Each runs
+Files are named 001_create_users.sql, with 001_create_users.down.sql beside it to undo it. Each runs \
 once, in a transaction of its own; several migrators may be started at once.
 
 Examples:
@@ -69,12 +69,12 @@ Examples:
   DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations";
 
 const STATUS_EXAMPLES: &str = "\
-States: applied; reformatted (comments or white space differ); edited (its SQL differs from what was
+States: applied; reformatted (comments or white space differ); edited (its SQL differs from what was \
 applied); no_file (applied, but not among the files); pending; out_of_order (below the newest applied).
 
 Examples:
   pgsteward migrate status
-  pgsteward migrate status --json | jq -r '.[] | select(.state == \"pending\") | .name'";
+  pgsteward migrate status --json | jq -r '.[] | [.state, .name] | @tsv'";
 
 const DOWN_EXAMPLES: &str = "\
 Examples:

@@ -50,13 +50,13 @@ Examples:
   DATABASE_URL=postgres://… pgsteward run     keep that database's house
   pgsteward check --connect                   is the configuration right, is the server there?
   DATABASE_URL=postgres://… pgsteward migrate up --dir ./migrations
-  pgsteward role | psql                       make a least-privilege role
+  pgsteward role --job base                   the SQL of a least-privilege role
   pgsteward token new grafana --role viewer   make a token for the HTTP API
   pgsteward job run retention --wait          run a job now, and see how it ends
   pgsteward audit verify                      is the audit trail as it was sealed?
 
-Exit codes: 0 done; 3 a migration failed; 4 a run did not succeed; 5 the audit trail is not as it was sealed;
-64 usage; 69 unavailable; 70 internal; 75 not now, or not known yet; 78 configuration.
+Exit codes: 0 done; 3 a migration failed; 4 a run did not succeed; 5 the audit trail is not as it was sealed; \
+64 usage; 69 unavailable; 70 internal; 75 not now, or not known yet; 78 configuration. \
 `health` has its own: 0 healthy, 1 degraded, 2 unhealthy, 3 unknown.";
 
 #[derive(Debug, Subcommand)]

@@ -44,7 +44,7 @@ enum TokenRole {
     Operator,
     /// May do everything
     Admin,
-    /// Writes audit events, and reads nothing
+    /// Writes audit events, and reads its own acts of the trail
     Service,
 }
 

@@ -33,7 +33,11 @@ async fn the_tokens_of_supabase_are_who_they_say() {
     let service_key = jwt(&json!({ "iss": "supabase", "ref": "x", "role": "service_role", "iat": 1, "exp": soon() }));
     let setup = Setup::new()
         .database(&db.url())
-        .config(&format!("{}{}[auth.jwt.roles]\nauthenticated = \"user\"\nservice_role = \"admin\"\nbilling = \"service\"\n", crate::QUICK, tokens()))
+        .config(&format!(
+            "{}{}[auth.jwt.roles]\nauthenticated = \"user\"\nservice_role = \"admin\"\nbilling = \"service\"\n",
+            crate::QUICK,
+            tokens()
+        ))
         .env("SUPABASE_JWT_SECRET", SECRET);
     let daemon = Daemon::spawn(setup).await;
     daemon.wait_ready().await;
