@@ -39,7 +39,7 @@ impl Pause {
         let by = self.flag.clone().or_else(|| file.map(|file| format!("the file {}", file.display())));
         if by != self.by {
             match &by {
-                Some(by) => tracing::info!(database, by, "all jobs are paused"),
+                Some(by) => tracing::warn!(database, by, "all jobs are paused"),
                 None => tracing::info!(database, "all jobs are resumed"),
             }
             self.by = by;
