@@ -465,8 +465,9 @@ async fn tend(server: Option<&mut Ephemeral>) -> Infallible {
         server.ended().await;
         tracing::error!("the throw-away server ended by itself; starting it again on its data");
         tokio::time::sleep(pause.next_delay()).await;
-        if let Err(error) = server.restart().await {
-            tracing::error!(error = %error, "the throw-away server does not start");
+        match server.restart().await {
+            Ok(()) => tracing::info!("the throw-away server is up again, with its data"),
+            Err(error) => tracing::error!(error = %error, "the throw-away server does not start"),
         }
     }
 }

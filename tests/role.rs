@@ -94,6 +94,12 @@ async fn a_part_is_printed_alone_and_names_are_quoted() {
     let (sql, code) = printed(&["--job", "refresh", "--user", "we\"ird", "--owner", "o'wner"]);
     assert_eq!(code, Some(0));
     assert!(sql.contains("\"we\"\"ird\"") && sql.contains("o''wner") && !sql.contains("CREATE ROLE"), "{sql}");
+    for job in ["vacuum", "refresh"] {
+        let (sql, _) = printed(&["--job", job]);
+        for grant in ["GRANT pg_maintain TO \"pgsteward\"", "GRANT \"app_owner\" TO \"pgsteward\""] {
+            assert!(sql.contains(grant), "{job} by itself lacks {grant}: {sql}");
+        }
+    }
     let (_, code) = printed(&["--user", ""]);
     assert_eq!(code, Some(64));
 }

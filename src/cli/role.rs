@@ -91,23 +91,17 @@ impl Role {
                  GRANT USAGE ON SCHEMA {schema} TO {user};\n\
                  -- GRANT SELECT, DELETE ON {schema}.your_table TO {user};"
             ),
-            Part::Vacuum => format!(
-                "-- VACUUM and ANALYZE: PostgreSQL 17 and later have a privilege for it; before, ownership.\n\
+            // Each by itself is enough: the parts are printed one by one, too.
+            Part::Vacuum | Part::Refresh => format!(
+                "-- {}: PostgreSQL 17 and later have a privilege for it; before, ownership.\n\
                  DO $$ BEGIN\n\
                  \x20   IF current_setting('server_version_num')::int >= 170000 THEN\n\
                  \x20       EXECUTE {maintain};\n\
                  \x20   ELSE\n\
                  \x20       EXECUTE {own};\n\
                  \x20   END IF;\n\
-                 END $$;"
-            ),
-            Part::Refresh => format!(
-                "-- REFRESH MATERIALIZED VIEW: PostgreSQL 17 and later by pg_maintain (above); before, ownership.\n\
-                 DO $$ BEGIN\n\
-                 \x20   IF current_setting('server_version_num')::int < 170000 THEN\n\
-                 \x20       EXECUTE {own};\n\
-                 \x20   END IF;\n\
-                 END $$;"
+                 END $$;",
+                if part == Part::Vacuum { "VACUUM and ANALYZE" } else { "REFRESH MATERIALIZED VIEW" }
             ),
         }
     }

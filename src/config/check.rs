@@ -159,7 +159,9 @@ pub(super) fn databases(config: &mut Config, tree: &Node) -> Findings {
         let url_said = said("url") || said("url_file");
         let supabase_said = supabase.is_some_and(|node| node.at(&["url"]).is_some());
         if !url_said && !supabase_said {
-            if let Some(node) = supabase.filter(|node| node.origin.is_file()) {
+            // An empty header says nothing, and the example has one.
+            let begun = supabase.filter(|node| node.as_table().is_some_and(|table| !table.is_empty()));
+            if let Some(node) = begun.filter(|node| node.origin.is_file()) {
                 findings.problems.push(Problem::new(
                     node.origin.clone(),
                     format!("{}.supabase", table.join(".")),

@@ -43,7 +43,8 @@ pub struct Loaded {
 
 /// Reads the file, lays environment and flags over it, and checks it all.
 ///
-/// Nothing happens beside reading the file and looking for systemd's credentials.
+/// Nothing happens beside reading the file, looking for systemd's credentials, and for the name of the
+/// operating system's user where a connection string has none.
 ///
 /// # Errors
 /// Every problem at once.

@@ -16,6 +16,7 @@
 pub mod auth;
 mod check;
 pub mod cidr;
+pub mod conninfo;
 mod defaults;
 pub mod job;
 pub mod load;

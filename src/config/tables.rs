@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::conninfo::ConnInfo;
 use super::defaults::MAIN;
 use super::problem::{Origin, nearest};
 use super::read::{Fault, Section, quote};
@@ -122,14 +123,18 @@ fn any_text(text: &str) -> Result<&str, Fault> {
     Ok(text)
 }
 
-/// Only the shape: hosts, ports and parameters are judged where they are used.
+/// What can never work is told before anything happens. What a file or a command holds is read, and
+/// judged, at each connect.
 pub(super) fn connection_string(text: &str) -> Result<&str, Fault> {
     let text = text.trim();
+    let wanted = || Fault::wanted(r#"a libpq URL such as "postgresql://user@host:5432/name", or a "key=value" string"#);
     let url = text.starts_with("postgres://") || text.starts_with("postgresql://");
-    if url || (!text.contains("://") && text.contains('=')) {
-        return Ok(text);
+    if !url && (text.contains("://") || !text.contains('=')) {
+        return Err(wanted());
     }
-    Err(Fault::wanted(r#"a libpq URL such as "postgresql://user@host:5432/name", or a "key=value" string"#))
+    // The error repeats no secret.
+    let unusable = |error| Fault { found: Some(format!("a string that cannot be used ({error})")), ..wanted() };
+    ConnInfo::parse(text).map(|_| text).map_err(unusable)
 }
 
 /// `needed` where the database is named by nothing else. Otherwise the URL is there for the

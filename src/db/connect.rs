@@ -20,7 +20,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::conn::Conn;
-use super::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs, passfile};
 use super::dial::{Address, Encryption, Place, Progress, lookup};
 use super::error::{Error, Kind};
 use super::failure;
@@ -30,6 +29,7 @@ use super::tls::Tls;
 use super::{Purpose, Route};
 use crate::config;
 use crate::config::Secret;
+use crate::config::conninfo::{ConnInfo, Host, SslMode, TargetSessionAttrs, passfile};
 use crate::lifecycle::Tasks;
 use crate::telemetry::Metrics;
 

@@ -17,9 +17,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::connect::ConnectTimings;
-use super::conninfo::{ConnInfo, Host, Keepalive, SslMode, SslNegotiation};
 use super::error::{Error, Kind};
 use super::tls::{Tls, TlsTcp};
+use crate::config::conninfo::{ConnInfo, Host, Keepalive, SslMode, SslNegotiation};
 
 /// The addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;

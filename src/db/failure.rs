@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::conninfo::Host;
 use super::dial::{Place, Progress, Step};
 use super::error::{Error, Kind};
 use super::supabase;
+use crate::config::conninfo::Host;
 
 /// Whether other hosts would say the same.
 pub(super) fn ends_the_search(kind: Kind) -> bool {

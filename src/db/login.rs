@@ -13,12 +13,12 @@ use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 use super::Purpose;
 use super::conn::Conn;
 use super::connect::{Plan, Server};
-use super::conninfo::{self, ConnInfo};
 use super::dial::{Address, Progress, Ready, Step};
 use super::error::{Error, Kind};
 use super::pooler::{self, Between};
 use super::tls;
 use super::wire::{Tracked, Wire};
+use crate::config::conninfo::{self, ConnInfo};
 use crate::config::{Pooler, Secret};
 
 /// PostgreSQL cuts longer names off.

@@ -9,7 +9,6 @@
 
 mod conn;
 mod connect;
-pub mod conninfo;
 mod dial;
 pub mod ephemeral;
 pub mod error;

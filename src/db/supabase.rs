@@ -4,8 +4,8 @@
 //! only (unless the project bought an IPv4 one). Where no such route exists, the address of the
 //! session pooler has to be copied from the dashboard, since its region cannot be derived.
 
-use super::conninfo::{ConnInfo, ConnInfoError, Host};
 use crate::config::Secret;
+use crate::config::conninfo::{ConnInfo, ConnInfoError, Host};
 
 /// Where to copy the address from that works over IPv4.
 pub(crate) const USE_SESSION_POOLER: &str = "no way to Supabase's direct address, which has IPv6 only \
@@ -47,8 +47,8 @@ pub(crate) fn is_direct_host(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::conninfo::SslMode;
     use super::*;
+    use crate::config::conninfo::SslMode;
 
     #[test]
     fn a_project_gives_host_user_and_tls() {

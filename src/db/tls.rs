@@ -40,8 +40,8 @@ use tokio::net::TcpStream;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::conninfo::{RootCert, SslMode, TlsOptions};
 use super::error::{Error, Kind};
+use crate::config::conninfo::{RootCert, SslMode, TlsOptions};
 
 /// An encrypted stream.
 pub(super) type TlsTcp = <MakeRustlsConnect as MakeTlsConnect<TcpStream>>::Stream;

@@ -13,6 +13,7 @@
 //! what fails is part of the report, or counted.
 
 mod gauges;
+mod told;
 mod transitions;
 
 use std::future::Future;
@@ -25,7 +26,7 @@ use uuid::Uuid;
 use crate::config;
 use crate::db::{Database, Error, Kind, Purpose, Route};
 use crate::health::judge::{connectivity, judge};
-use crate::health::{Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, Status, reason};
+use crate::health::{Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, reason};
 use crate::observe::{Observation, Observer, Watched};
 use crate::store::health::{HealthRow, Row};
 use crate::telemetry::Metrics;
@@ -33,6 +34,7 @@ use crate::telemetry::Metrics;
 use super::sample::Sampler;
 use super::unwritten::{Destination, Unwritten};
 use gauges::Gauges;
+use told::{Reached, Told};
 use transitions::Transitions;
 
 /// How often a fresh connect is measured while the last one succeeded.
@@ -79,7 +81,7 @@ pub struct ProbeState {
     connected_afresh: Option<Instant>,
     fresh_connect: Option<Error>,
     connect_ms: Option<ConnectMs>,
-    last_connectivity: Status,
+    told: Told,
     transitions: Transitions,
 }
 
@@ -104,7 +106,7 @@ impl ProbeState {
             connected_afresh: None,
             fresh_connect: None,
             connect_ms: None,
-            last_connectivity: Status::Unknown,
+            told: Told::default(),
             transitions: Transitions::default(),
         }
     }
@@ -248,7 +250,7 @@ async fn connect_now(probe: &Probe<'_>, state: &mut ProbeState) {
     state.fresh_connect = connected.err();
 }
 
-/// Publishes the report and its gauges, and logs a change of connectivity.
+/// Publishes the report and its gauges, and logs what is new in it.
 fn show(
     probe: &Probe<'_>,
     state: &mut ProbeState,
@@ -268,16 +270,14 @@ fn show(
     probe.board.publish(report.clone());
     let down = failed.map(Error::kind).filter(|kind| !reason::reached(*kind));
     state.gauges.report(probe.metrics, &report, down);
-    if let Some(component) = report.component("connectivity")
-        && component.status != state.last_connectivity
-    {
-        state.last_connectivity = component.status;
-        let (target, status) = (probe.db.name(), component.status.as_str());
-        if component.status == Status::Healthy {
-            tracing::info!(database = target, status, "{}", component.message);
-        } else {
-            tracing::warn!(database = target, status, reason = component.reason, "{}", component.message);
-        }
+    let reached = match down {
+        None => Reached::Yes,
+        // Our own connection is busy: that says nothing of the server.
+        Some(Kind::PoolTimeout) => Reached::Untold,
+        Some(_) => Reached::No,
+    };
+    for news in state.told.news(&report, reached, Instant::now()) {
+        news.log(probe.db.name());
     }
     Arc::new(report)
 }

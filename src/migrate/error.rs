@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::plan::Line;
+use super::plan::{Fault, Line};
 use super::source;
 use crate::db::{self, Kind};
 
@@ -27,20 +27,23 @@ pub enum ErrorKind {
 #[derive(Debug, Clone)]
 pub struct Error {
     pub kind: ErrorKind,
-    message: String,
+    /// Boxed, as the versions are: an error is to stay small.
+    message: Box<str>,
     /// The file at fault, and the line.
     pub file: Option<String>,
     pub line: Option<usize>,
+    /// The versions for which the plan was refused.
+    pub fault: Option<Box<Fault>>,
     pub(super) source: Option<db::Error>,
 }
 
 impl Error {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), file: None, line: None, source: None }
+        Error { kind, message: message.into().into(), file: None, line: None, fault: None, source: None }
     }
 
     pub(super) fn with_source(kind: ErrorKind, message: impl Into<String>, source: db::Error) -> Error {
-        Error { kind, message: message.into(), file: None, line: None, source: Some(source) }
+        Error { kind, message: message.into().into(), file: None, line: None, fault: None, source: Some(source) }
     }
 
     pub(super) fn at(mut self, file: String, line: Option<usize>) -> Error {
@@ -49,11 +52,25 @@ impl Error {
         self
     }
 
+    /// The same, about versions for which the plan was refused.
+    pub(super) fn for_versions(mut self, fault: Option<Fault>) -> Error {
+        self.file = fault.as_ref().map(|fault| fault.labels.join(", "));
+        self.fault = fault.map(Box::new);
+        self
+    }
+
+    /// A word for why it was, fit for a reader without credentials: the state of the versions at fault, else the
+    /// database's kind.
+    pub fn reason(&self) -> &'static str {
+        let of_versions = self.fault.as_ref().map(|fault| fault.state.as_str());
+        of_versions.or(self.db_kind().map(Kind::as_str)).unwrap_or("refused")
+    }
+
     /// The same, saying what had been done before: that stays.
     pub(super) fn after(mut self, done: &[Line]) -> Error {
         if !done.is_empty() {
             let labels: Vec<String> = done.iter().map(Line::label).collect();
-            self.message = format!("{}; done before that, and staying: {}", self.message, labels.join(", "));
+            self.message = format!("{}; done before that, and staying: {}", self.message, labels.join(", ")).into();
         }
         self
     }

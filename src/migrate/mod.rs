@@ -6,7 +6,8 @@
 //! ```
 //! A file is one transaction with its history row inside, so it is applied or it is not. What ran is
 //! kept in the history with what undoes it: an older binary, or a lost folder, can still roll back.
-//! An edited file never runs again; it is named, in the log, in the status and in the health.
+//! An edited file never runs again; it is named, in the log, in the status and in the health. While one
+//! is there, nothing that is pending is applied: it may rest on what the file says now.
 //!
 //! Connections: one holds the lock, one runs the files; both are closed or given back at the end.
 
@@ -139,7 +140,9 @@ async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Optio
     let history = read_history(worker.conn()).await?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
     if let Some(refusal) = plans.iter().find_map(Plan::refusal) {
-        return Err(Error::new(ErrorKind::Refused, refusal));
+        let pending: usize = plans.iter().map(|plan| plan.pending.len()).sum();
+        let told = format!("{refusal}; nothing was applied, {pending} pending");
+        return Err(Error::new(ErrorKind::Refused, told).for_versions(plans.iter().find_map(Plan::fault)));
     }
     let mut changed = Vec::new();
     if plans.iter().all(|plan| plan.pending.is_empty()) {

@@ -65,6 +65,15 @@ pub struct Plan<'a> {
     pub pending: Vec<&'a Migration>,
 }
 
+/// Versions that keep a set from being applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// `Edited` or `OutOfOrder`.
+    pub state: State,
+    /// `set/version_name`
+    pub labels: Vec<String>,
+}
+
 impl<'a> Plan<'a> {
     /// Compares a set with the history (which may hold other sets too).
     pub fn new(set: &'a Set, history: &[Applied]) -> Plan<'a> {
@@ -100,24 +109,29 @@ impl<'a> Plan<'a> {
     /// Why nothing of this set may be applied, if so. Nothing pending, nothing refused: a daemon
     /// that has nothing to do serves next to an edited file, and says so elsewhere.
     pub fn refusal(&self) -> Option<String> {
+        let fault = self.fault()?;
+        let labels = fault.labels.join(", ");
+        Some(match fault.state {
+            State::Edited => {
+                format!(
+                    "{labels} changed after being applied; restore the file, or write the change as a new migration"
+                )
+            }
+            _ => format!(
+                "{labels} would be applied after a newer version; give the file a number above the newest applied one"
+            ),
+        })
+    }
+
+    /// The versions for which nothing of this set may be applied, if there are any.
+    pub fn fault(&self) -> Option<Fault> {
         if self.pending.is_empty() {
             return None;
         }
-        let edited: Vec<String> = self.in_state(State::Edited).map(Line::label).collect();
-        if !edited.is_empty() {
-            return Some(format!(
-                "{} changed after being applied; restore the file, or write the change as a new migration",
-                edited.join(", ")
-            ));
-        }
-        let late: Vec<String> = self.in_state(State::OutOfOrder).map(Line::label).collect();
-        if !late.is_empty() {
-            return Some(format!(
-                "{} would be applied after a newer version; give the file a number above the newest applied one",
-                late.join(", ")
-            ));
-        }
-        None
+        [State::Edited, State::OutOfOrder].into_iter().find_map(|state| {
+            let labels: Vec<String> = self.in_state(state).map(Line::label).collect();
+            (!labels.is_empty()).then_some(Fault { state, labels })
+        })
     }
 }
 
@@ -255,6 +269,8 @@ mod tests {
         assert_eq!(Plan::new(&set(&[(1, "SELECT 1")]), &edited).refusal(), None);
         let refusal = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &edited).refusal().unwrap();
         assert!(refusal.contains("app/001_m1 changed"), "{refusal}");
+        let fault = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &edited).fault();
+        assert_eq!(fault, Some(Fault { state: State::Edited, labels: vec!["app/001_m1".to_owned()] }));
         let late = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &[applied(2, "SELECT 2")]).refusal().unwrap();
         assert!(late.contains("app/001_m1 would be applied after a newer"), "{late}");
     }

@@ -9,7 +9,7 @@ use crate::db::{Conn, Error, quote_ident};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lack {
     /// The job, or `measurements`.
-    pub job: &'static str,
+    pub job: String,
     pub what: String,
     /// The statement that mends it, or the first of them.
     pub mend: String,
@@ -21,20 +21,21 @@ pub async fn measurements(conn: &Conn) -> Result<Option<Lack>, Error> {
         SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), format('GRANT pg_monitor TO %I', current_user)";
     let row = conn.row("look up what this role may see", SQL, &[]).await?;
     let lack = || Lack {
-        job: "measurements",
+        job: "measurements".to_owned(),
         what: "the sessions of other roles cannot be seen".to_owned(),
         mend: row.get(1),
     };
     Ok((!row.get::<_, bool>(0)).then(lack))
 }
 
-/// Tables that VACUUM would only warn about.
+/// Tables and materialized views that VACUUM would only warn about.
 pub async fn vacuum(conn: &Conn, excluded: &[String]) -> Result<Option<Lack>, Error> {
     let sql = format!(
         "
-        SELECT count(*), (array_agg(format('%I.%I', nspname, relname) ORDER BY relpages DESC))[1],
+        SELECT count(*) FILTER (WHERE relkind = 'r'), count(*) FILTER (WHERE relkind = 'm'),
+               (array_agg(format('%I.%I', nspname, relname) ORDER BY relpages DESC))[1],
                (array_agg(mend ORDER BY relpages DESC))[1]
-          FROM (SELECT n.nspname, c.relname, c.relpages, {MAINTAIN_GRANT} AS mend
+          FROM (SELECT n.nspname, c.relname, c.relkind, c.relpages, {MAINTAIN_GRANT} AS mend
                   FROM pg_class c
                   JOIN pg_namespace n ON n.oid = c.relnamespace
                  WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
@@ -45,15 +46,20 @@ pub async fn vacuum(conn: &Conn, excluded: &[String]) -> Result<Option<Lack>, Er
                                 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END) AS t"
     );
     let row = conn.row("look up what this role may vacuum", &sql, &[(&excluded, Type::TEXT_ARRAY)]).await?;
-    let count: i64 = row.get(0);
-    if count == 0 {
+    let (tables, views): (i64, i64) = (row.get(0), row.get(1));
+    if tables + views == 0 {
         return Ok(None);
     }
-    let first: String = row.get(1);
+    let first: String = row.get(2);
+    let found: Vec<String> = [(tables, "table"), (views, "materialized view")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
+        .collect();
     Ok(Some(Lack {
-        job: "vacuum",
-        what: format!("{count} tables cannot be vacuumed, {first} first"),
-        mend: row.get(2),
+        job: "vacuum".to_owned(),
+        what: format!("{} cannot be vacuumed, {first} first", found.join(" and ")),
+        mend: row.get(3),
     }))
 }
 
@@ -71,7 +77,8 @@ pub async fn refresh(conn: &Conn, views: &[String]) -> Result<Vec<Lack>, Error> 
          ORDER BY 1"
     );
     let rows = conn.rows("look up what this role may refresh", &sql, &[(&views, Type::TEXT_ARRAY)]).await?;
-    let lack = |name: String, mend| Lack { job: "refresh", what: format!("{name} cannot be refreshed"), mend };
+    let lack =
+        |name: String, mend| Lack { job: "refresh".to_owned(), what: format!("{name} cannot be refreshed"), mend };
     Ok(rows.iter().map(|row| lack(row.get(0), row.get(1))).collect())
 }
 
@@ -87,7 +94,8 @@ pub async fn retention(conn: &Conn, tables: &[String]) -> Result<Vec<Lack>, Erro
                     AND has_table_privilege(c.oid, 'DELETE'))
          ORDER BY 1";
     let rows = conn.rows("look up what this role may purge", SQL, &[(&tables, Type::TEXT_ARRAY)]).await?;
-    let lack = |name: String, mend| Lack { job: "retention", what: format!("{name} cannot be purged"), mend };
+    let lack =
+        |name: String, mend| Lack { job: "retention".to_owned(), what: format!("{name} cannot be purged"), mend };
     Ok(rows.iter().map(|row| lack(row.get(0), row.get(1))).collect())
 }
 
@@ -106,9 +114,13 @@ pub async fn roles(conn: &Conn, wanted: &[(String, String)]) -> Result<Vec<Lack>
         let (role, login) = (quote_ident(&role), quote_ident(&login));
         let mend = match exists {
             true => format!("GRANT {role} TO {login}"),
-            false => format!("CREATE ROLE {role}, or another `role` in [jobs.{job}]"),
+            false => format!("CREATE ROLE {role}; GRANT {role} TO {login}; or another `role` in [jobs.{job}]"),
         };
-        Lack { job: "sql", what: format!("job {job} cannot take the role {role}"), mend }
+        let what = match exists {
+            true => format!("job {job} cannot take the role {role}"),
+            false => format!("job {job} cannot take the role {role}, which does not exist"),
+        };
+        Lack { job, what, mend }
     };
     Ok(rows.iter().map(lack).collect())
 }

@@ -206,7 +206,7 @@ impl Dispatcher {
                 if self.runner.standing.is_news(job, missed.reason.as_str()) {
                     tracing::warn!(database = self.target(), job = job.as_str(), first = %missed.first.to_rfc3339(),
                         last = %missed.last.to_rfc3339(), count = missed.count, reason = missed.reason.as_str(),
-                        "instants passed that were not run");
+                        "instants passed that were not run: {}", missed.reason.told());
                 }
             }
         }

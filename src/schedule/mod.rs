@@ -88,8 +88,9 @@ pub struct JobStanding {
     said: BTreeMap<String, Instant>,
 }
 
-/// How often the log says the same of a job that runs often.
-const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// How often the log says the same of a job that runs often. Less than a minute, by more than a run of a job
+/// of each minute may be early or late: of that one each run is told.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(50);
 
 impl Standing {
     /// Forgets the jobs that are no more.
@@ -100,7 +101,12 @@ impl Standing {
     /// Notes what is to be said of a job; false when the same was said a moment ago. A job that runs
     /// each second would else fill the log with its successes.
     pub fn is_news(&self, job: &JobName, what: &str) -> bool {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default().is_news(what)
+        self.jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(job.clone())
+            .or_default()
+            .is_news(what, Instant::now())
     }
 
     /// What this instance is to the database.
@@ -126,10 +132,10 @@ impl Standing {
 
 impl JobStanding {
     /// Notes what is to be said of the job; false when the same was said a moment ago.
-    fn is_news(&mut self, what: &str) -> bool {
-        let news = self.said.get(what).is_none_or(|at| at.elapsed() >= SAY_AGAIN_AFTER);
+    fn is_news(&mut self, what: &str, now: Instant) -> bool {
+        let news = self.said.get(what).is_none_or(|at| now.saturating_duration_since(*at) >= SAY_AGAIN_AFTER);
         if news {
-            self.said.insert(what.to_owned(), Instant::now());
+            self.said.insert(what.to_owned(), now);
         }
         news
     }
@@ -160,5 +166,24 @@ impl JobStanding {
             // Neither a success nor a failure: what was known before still holds.
             State::Skipped | State::Cancelled => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of so many runs are told of, each `millis` after the one before.
+    fn told(millis: impl Fn(u64) -> u64, runs: u64) -> usize {
+        let (mut standing, start) = (JobStanding::default(), Instant::now());
+        (0..runs).filter(|run| standing.is_news("succeeded", start + Duration::from_millis(millis(*run)))).count()
+    }
+
+    #[test]
+    fn each_run_of_a_job_of_each_minute_is_told_and_few_of_one_of_each_second() {
+        // Now early, now late: what a run takes is not always the same.
+        assert_eq!(told(|run| run * 60_000 + run % 2 * 4_000, 60), 60);
+        assert_eq!(told(|run| run * 60_000 - run.min(1) * (run % 3) * 700, 60), 60);
+        assert_eq!(told(|run| run * 1_000, 600), 12);
     }
 }

@@ -58,6 +58,8 @@ enum Stage {
     /// Tried again when the files have another print than this.
     Failed {
         what: String,
+        /// Edited files, where they are why.
+        mismatches: Vec<String>,
         print: Option<String>,
         look_at: Instant,
     },
@@ -124,7 +126,9 @@ impl Schema {
     pub fn standing(&self) -> Option<health::Schema> {
         match &self.stage {
             Stage::Waiting { .. } | Stage::Migrating(_) | Stage::Ended(_) => None,
-            Stage::Failed { what, .. } => Some(health::Schema { failed: Some(what.clone()), mismatches: Vec::new() }),
+            Stage::Failed { what, mismatches, .. } => {
+                Some(health::Schema { failed: Some(what.clone()), mismatches: mismatches.clone() })
+            }
             Stage::Ready(migrated) => Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() }),
         }
     }
@@ -245,8 +249,10 @@ impl Schema {
             Ok(Err(error)) => {
                 tracing::error!(database = target, file = error.file, line = error.line, error = %error,
                     "migrating failed; running no jobs until the files change or SIGHUP");
-                let reason = error.db_kind().map_or("refused", Kind::as_str);
-                self.failed(config, error.file.as_deref().unwrap_or("the plan"), reason);
+                let edited = error.fault.as_ref().filter(|fault| fault.state == State::Edited);
+                let edited =
+                    edited.map_or_else(Vec::new, |fault| fault.labels.iter().map(|it| was_edited(it)).collect());
+                self.failed(config, error.file.as_deref().unwrap_or("the plan"), error.reason(), edited);
                 // That is about the start. Who asks for a migration later, or brings a bad file, does not end a daemon
                 // that serves.
                 if config.migrations.on_failure == OnFailure::Exit && !self.was_ready {
@@ -257,23 +263,32 @@ impl Schema {
             }
             Err(join) => {
                 tracing::error!(database = target, error = %join, "migrating panicked; this is a defect of pgsteward");
-                self.failed(config, "the migrator", "panic");
+                self.failed(config, "the migrator", "panic", Vec::new());
                 Progress::Same
             }
         }
     }
 
-    fn failed(&mut self, config: &Config, file: &str, reason: &str) {
-        self.metrics.migrations_failed.with_label_values(&[self.db.name()]).set(1);
+    fn failed(&mut self, config: &Config, file: &str, reason: &str, mismatches: Vec<String>) {
+        let target = [self.db.name()];
+        self.metrics.migrations_failed.with_label_values(&target).set(1);
+        let count = i64::try_from(mismatches.len()).unwrap_or(i64::MAX);
+        self.metrics.schema_mismatches.with_label_values(&target).set(count);
         self.readiness.migration_failed(self.db.name(), file, reason);
         let what = format!("{file}: {reason}");
         self.standing.migrations.update(|standing| {
             standing.state = migrations::Stage::Failed;
             standing.failed = Some(what.clone());
+            standing.mismatches.clone_from(&mismatches);
             standing.end(&[], Some(what.clone()));
         });
-        self.stage = Stage::Failed { what, print: files_print(config), look_at: Instant::now() + LOOK_AGAIN };
+        let (print, look_at) = (files_print(config), Instant::now() + LOOK_AGAIN);
+        self.stage = Stage::Failed { what, mismatches, print, look_at };
     }
+}
+
+fn was_edited(label: &str) -> String {
+    format!("{label} was edited after being applied")
 }
 
 /// Whether trying again may do: the server went away, or another migrator holds the lock (an error of
@@ -336,7 +351,7 @@ pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migr
     let missing = migrate::verify::missing_objects(&conn, applied).await?;
     let mismatches = edited
         .into_iter()
-        .map(|label| format!("{label} was edited after being applied"))
+        .map(|label| was_edited(&label))
         .chain(missing.into_iter().map(|object| format!("{object} is missing")))
         .collect();
     Ok(Migrated { applied: Vec::new(), zentry, mismatches })

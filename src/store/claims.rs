@@ -51,6 +51,17 @@ impl Skip {
             Skip::Expired => "expired",
         }
     }
+
+    /// The same for a person who reads the log.
+    pub fn told(self) -> &'static str {
+        match self {
+            Skip::Overlap => "the run before had not ended",
+            Skip::Misfire => "nobody ran them when they were due, and catch_up leaves them out",
+            Skip::Paused => "the job was paused",
+            Skip::Window => "outside of the job's windows, or inside a blackout",
+            Skip::Expired => "their deadline had passed",
+        }
+    }
 }
 
 /// Instants in a row that are not run, for one reason.

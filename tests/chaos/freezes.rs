@@ -49,11 +49,18 @@ async fn frozen_at_work_its_open_transaction_is_ended_and_what_was_sent_to_commi
     .concat();
     let first = Daemon::spawn(stage.setup(&jobs)).await;
     first.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    // What every start runs has ended: it is not to be frozen, too.
+    let at_start = "SELECT count(*) FROM steward.job_runs WHERE job = 'partitions' AND finished_at IS NOT NULL";
+    wait_sql(&stage.client, at_start, |runs| runs > 0).await;
     let second = Daemon::spawn(stage.setup(&jobs)).await;
     let (working, committing) = (stage.close(1).await, stage.close(2).await);
     working.reached().await;
     committing.reached().await;
     let (tick, committed) = (running(&stage.client, "tick").await, running(&stage.client, "committed").await);
+
+    // Nor is what else comes due now and then.
+    let others = "SELECT count(*) FROM steward.job_runs WHERE state = 'running' AND job NOT IN ('tick', 'committed')";
+    wait_sql(&stage.client, others, |runs| runs == 0).await;
 
     let told = "pgsteward_job_runs_total job_name=\"committed\" outcome=\"succeeded\"";
     let before = first.metric(told).await.unwrap_or_default();

@@ -474,6 +474,38 @@ fn without_a_database_only_development_goes_on() {
 }
 
 #[test]
+fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
+    let told = |text: &str| Given::nothing().env("DATABASE_URL", text).report();
+    for (text, found) in [
+        ("postgresql://a:hunter2@b/c?nonsense=1", "an unknown key after the password"),
+        ("postgresql://a@b/c?sslmode=foo", "sslmode is \"foo\"; wanted one of disable"),
+        ("postgresql://a@b:notaport/c", "is not a port from 1 to 65535"),
+        ("postgresql://a@b/c?gssencmode=require", "GSSAPI is not supported"),
+        ("postgresql://a@b/c?sslcrl=/x", "revocation lists are not supported"),
+        ("postgresql://a@b/c?sslmode=prefer&sslrootcert=/x", "falls back to plain text"),
+        ("host=b user=a sslmode=verify-full", "needs sslrootcert"),
+    ] {
+        let report = told(text);
+        let begins = "DATABASE_URL: database.url: found a string that cannot be used (";
+        assert!(report.starts_with(begins) && report.contains(found), "{text}: {report}");
+    }
+    let text = "[databases.a]\nurl = \"postgresql://a@b/c\"\ndirect_url = \"postgresql://a@b/c?ssl=maybe\"\n\
+                [jobs.own]\nsql = \"SELECT 1\"\nlogin_url = \"postgresql://a:hunter2@b:0/c\"\n";
+    let report = Given::file(text).report();
+    assert!(report.contains("config.toml:3: databases.a.direct_url: found a string that cannot be used"), "{report}");
+    assert!(report.contains("config.toml:6: jobs.own.login_url: found a string that cannot be used"), "{report}");
+    // What a file holds is read at each connect.
+    Given::file("[database]\nurl_file = \"/nowhere\"\n").config();
+}
+
+#[test]
+fn the_example_lacks_nothing_but_a_database() {
+    let report = Given::file(example()).report();
+    assert!(report.ends_with("--ephemeral or USE_IN_MEMORY_DB=true"), "{report}");
+    assert!(report.contains("database.url: found no database") && report.lines().count() == 1, "{report}");
+}
+
+#[test]
 fn a_stray_database_url_adds_no_database() {
     let loaded = Given::file("[databases.a]\nurl = \"postgresql:///a\"\n").url().holds();
     assert_eq!(loaded.config.databases.keys().collect::<Vec<_>>(), ["a"]);

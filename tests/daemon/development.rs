@@ -25,6 +25,7 @@ async fn a_throw_away_server_that_ends_by_itself_is_brought_back_and_goes_with_t
     let first = postmaster(&folder).unwrap();
     kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
     daemon.wait_log("the throw-away server ended by itself").await;
+    daemon.wait_log("the throw-away server is up again").await;
     wait_for("another server runs", BOUND, async || postmaster(&folder).filter(|pid| *pid != first)).await;
     wait_until("health is well again", BOUND, async || {
         let health = daemon.get("/health/").await;

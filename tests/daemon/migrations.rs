@@ -46,6 +46,38 @@ async fn a_broken_file_is_rolled_back_named_and_tried_again_when_it_is_mended() 
 }
 
 #[tokio::test]
+async fn an_edited_file_keeps_what_is_pending_from_being_applied_and_is_named_everywhere() {
+    let database = TestDatabase::create(Template::Empty).await;
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("001_a.sql", "CREATE TABLE public.a (id int);\n");
+    let setup = Setup::new().database(&database.url()).config(&with_folder(folder.path(), ""));
+    crate::succeed(&setup, &["migrate", "up"]);
+    write("001_a.sql", "CREATE TABLE public.a (id bigint);\n");
+    write("002_b.sql", "CREATE TABLE public.b (id int);\n");
+
+    let daemon = Daemon::launch(setup);
+    let line = daemon.wait_log("migrating failed").await;
+    assert!(line.contains("\"file\":\"app/001_a\"") && line.contains("nothing was applied, 1 pending"), "{line}");
+    let unready = "[-]migrations:main failed: migration app/001_a failed: edited";
+    wait_until("/readyz names the file", BOUND, async || daemon.get("/readyz").await.body.contains(unready)).await;
+    wait_until("health tells", BOUND, async || {
+        let schema = daemon.get("/health/").await.json()["targets"]["main"]["components"]["schema"].clone();
+        schema["status"] == "unhealthy" && schema["reason"] == "schema_mismatch"
+    })
+    .await;
+    let line = daemon.wait_log("\"component\":\"schema\"").await;
+    assert!(line.contains("app/001_a was edited") && line.contains("\"level\":\"error\""), "{line}");
+    assert_eq!(metric(daemon.address(), "pgsteward_schema_mismatches").await, Some(1.0));
+    assert_eq!(database.client().await.text("SELECT to_regclass('public.b')").await, "NULL");
+
+    write("001_a.sql", "CREATE TABLE public.a (id int);\n");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.wait_ready().await;
+    wait_metric(&daemon, "pgsteward_schema_mismatches", |count| count == 0.0).await;
+}
+
+#[tokio::test]
 async fn on_failure_exit_ends_the_process_with_its_own_code() {
     let database = TestDatabase::create(Template::Empty).await;
     let folder = tempfile::tempdir().unwrap();

@@ -197,6 +197,8 @@ async fn pausing_stops_every_job_by_the_database_and_by_the_local_file() {
         let before = client.number(skipped).await;
         set_paused(true);
         wait_metric(&daemon, "pgsteward_paused", |value| value == 1.0).await;
+        let line = daemon.wait_log("all jobs are paused\"").await;
+        assert!(line.contains("\"level\":\"warn\""), "{line}");
         wait_sql(&client, skipped, |runs| runs >= before + 2).await;
         let ran = client.number(succeeded).await;
         let before = client.number(skipped).await;

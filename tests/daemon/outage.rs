@@ -20,6 +20,8 @@ async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_n
         ["refused", "unreachable"].contains(&crate::reason(&daemon).await.as_str())
     })
     .await;
+    let lost = daemon.wait_log("the database cannot be reached").await;
+    assert!(lost.contains("\"level\":\"error\"") && lost.contains("\"component\":\"connectivity\""), "{lost}");
     // From memory: also of a database that is dead.
     assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(0.0));
     assert_eq!(daemon.get("/livez").await.status, 200);
@@ -38,6 +40,15 @@ async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_n
     assert!(ended.starts_with("failed|connection_lost|"), "{ended}");
     let jobs = async || daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["status"].clone();
     wait_until("health tells of the failed job", BOUND, async || jobs().await == "degraded").await;
+    let back = daemon.wait_log("the database is back after ").await;
+    assert!(back.contains("\"level\":\"info\"") && back.contains("\"away_seconds\":"), "{back}");
+    for text in ["the database cannot be reached", "the database is back after "] {
+        let told = daemon.log().lines().filter(|line| line.contains(text)).count();
+        assert_eq!(told, 1, "{text}:\n{}", daemon.log());
+    }
+    let failing = daemon.wait_log("\"component\":\"jobs\"").await;
+    assert!(failing.contains("\"level\":\"warn\"") && failing.contains("\"reason\":\"jobs_failing\""), "{failing}");
+    assert!(failing.contains("the last run failed of: refresh"), "{failing}");
 
     client.batch_execute("UPDATE public.knob SET seconds = 0").await.unwrap();
     wait_sql(&client, REFRESHING, |sessions| sessions <= 1).await;
@@ -49,6 +60,8 @@ async fn a_server_killed_mid_job_leaves_a_failed_run_and_no_connection_and_the_n
     wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'refresh' AND state = 'succeeded'", |n| n > 0)
         .await;
     wait_reason(&daemon, "ok").await;
+    let well = daemon.wait_log("no job's last run failed").await;
+    assert!(well.contains("\"level\":\"info\"") && well.contains("\"was\":\"degraded\""), "{well}");
     wait_until("no connection too many", BOUND, async || {
         let sql = "SELECT concat_ws(' ', count(*) FILTER (WHERE application_name = 'pgsteward/observe') <= 1, \
                    count(*) FILTER (WHERE application_name = 'pgsteward/control') <= 1, \

@@ -44,7 +44,8 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
     let jobs: String = ["vacuum", "retention", "partitions"].map(each_second).concat();
     let config = format!(
         "{}\n[retention.tables.\"public.events\"]\ncolumn = \"at\"\nkeep = \"30d\"\n\
-         [refresh]\nviews = [\"public.counted\"]\n[jobs.refresh]\nschedule = \"@every 1s\"\n",
+         [refresh]\nviews = [\"public.counted\"]\n[jobs.refresh]\nschedule = \"@every 1s\"\n\
+         [jobs.report]\nsql = \"SELECT 1\"\nrole = \"nobody here\"\n",
         quick(&jobs)
     );
     let daemon = Daemon::spawn(Setup::new().database(&role.url).config(&config)).await;
@@ -61,8 +62,15 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
         );
         wait_sql(&client, &sql, |runs| runs > 0).await;
     }
+    let line = daemon.wait_log("which does not exist").await;
+    assert!(line.contains("\"job\":\"report\"") && line.contains("CREATE ROLE"), "{line}");
+    let wanted = format!("needs GRANT SELECT, DELETE ON \"public\".\"events\" TO {}", role.name);
+    let told = "SELECT concat(reason, error, detail) FROM steward.job_runs
+                 WHERE job = 'retention' AND concat(reason, error, detail) LIKE '%GRANT%' LIMIT 1";
+    let told = client.text(told).await.replace("\\\"", "\"");
+    assert!(told.contains(&wanted), "{wanted:?} is not in {told:?}");
     for (job, what) in [
-        ("vacuum", "2 tables cannot be vacuumed, public.events first"),
+        ("vacuum", "1 table and 1 materialized view cannot be vacuumed, public.events first"),
         ("refresh", "public.counted cannot be refreshed"),
         ("retention", "public.events cannot be purged"),
         ("measurements", "the sessions of other roles cannot be seen"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::{
     BOUND, Daemon, PrivateServer, Proxy, Setup, Template, TestDatabase, server, wait_for, wait_until,
 };
-use crate::{metric, quick, reason, wait_reason};
+use crate::{each_second, metric, quick, reason, wait_reason, wait_sql};
 
 #[tokio::test]
 async fn without_a_server_it_lives_says_why_and_comes_up_by_itself() {
@@ -155,6 +155,13 @@ async fn usage_and_configuration_have_exit_codes_of_their_own() {
         assert_eq!(output.status.code(), Some(78), "{error}");
         assert!(error.contains("jobs.lease") && error.contains("jobs.vacum"), "all problems at once: {error}");
     }
+    let never = Setup::new().database("postgresql://u:p@127.0.0.1:9/d?sslmode=foo");
+    for command in [&["run"][..], &["check"], &["check", "--connect"]] {
+        let output = never.command(command);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{command:?}: {error}");
+        assert!(error.contains("DATABASE_URL: database.url") && error.contains("sslmode"), "{command:?}: {error}");
+    }
 }
 
 /// Killed again and again on its way up and at work, at no chosen moment: what is left behind never
@@ -189,4 +196,20 @@ async fn killed_at_any_moment_the_next_start_works() {
     .await;
     let mismatches = metric(daemon.address(), "pgsteward_schema_mismatches").await;
     assert_eq!(mismatches, Some(0.0));
+}
+
+#[tokio::test]
+async fn what_passed_while_nobody_ran_it_is_told_in_words() {
+    let database = TestDatabase::create(Template::Migrated).await;
+    let client = database.client().await;
+    let setup = Setup::new().database(&database.url()).config(&quick(&each_second("vacuum")));
+    let daemon = Daemon::spawn(setup.clone()).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| runs > 0).await;
+    assert_eq!(daemon.terminate().await.code(), Some(0));
+    let passed = "SELECT extract(epoch FROM clock_timestamp() - max(due_at))::bigint
+                    FROM steward.job_runs WHERE job = 'vacuum'";
+    wait_sql(&client, passed, |seconds| seconds > 3).await;
+    let daemon = Daemon::spawn(setup).await;
+    let line = daemon.wait_log("instants passed that were not run").await;
+    assert!(line.contains("nobody ran them when they were due") && line.contains("\"reason\":\"misfire\""), "{line}");
 }

@@ -355,6 +355,8 @@ fn schema() {
     expect(&found(Some(&mismatched)), Degraded, "schema_mismatch", &["7 differ", "table t4 and 2 more"]);
     let failed = Schema { failed: Some("003_x.sql: syntax error".into()), mismatches: Vec::new() };
     expect(&found(Some(&failed)), Unhealthy, "migration_failed", &["003_x.sql: syntax error", "SIGHUP"]);
+    let edited = Schema { mismatches: vec!["app/001_a was edited".into()], ..failed.clone() };
+    expect(&found(Some(&edited)), Unhealthy, "schema_mismatch", &["no migration is applied", "app/001_a was edited"]);
 }
 
 #[test]

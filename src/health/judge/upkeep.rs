@@ -44,7 +44,16 @@ pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
     let Some(schema) = schema else {
         return Verdict::new(NAME, Status::Unknown, "not_measured", "the schema has not been verified yet");
     };
-    let verdict = if let Some(failed) = &schema.failed {
+    let verdict = if schema.failed.is_some() && !schema.mismatches.is_empty() {
+        Verdict::unhealthy(
+            NAME,
+            "schema_mismatch",
+            format!(
+                "no migration is applied, and no job runs: {}; restore the file, or write the change as a new migration",
+                some(&schema.mismatches)
+            ),
+        )
+    } else if let Some(failed) = &schema.failed {
         Verdict::unhealthy(
             NAME,
             "migration_failed",

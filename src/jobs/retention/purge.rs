@@ -166,7 +166,7 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
     if !relation.deletable {
         return Err(Error::new(
             Kind::Permission,
-            format!("needs GRANT SELECT, DELETE ON {} TO this role", relation.quoted()),
+            format!("needs GRANT SELECT, DELETE ON {} TO {}", relation.quoted(), relation.role),
         ));
     }
     Ok((column.name.clone(), stamp))

@@ -18,6 +18,8 @@ pub struct Relation {
     pub owned: bool,
     /// Whether this role may SELECT and DELETE.
     pub deletable: bool,
+    /// This role, as SQL quotes it: who is to be granted what is lacking.
+    pub role: String,
     /// The only column of its RANGE partition key.
     pub key: Option<String>,
     /// Whether it has a default partition.
@@ -57,7 +59,8 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
                k.attname::text,
                coalesce(p.partdefid, 0) <> 0,
                a.attname::text,
-               format_type(a.atttypid, NULL)
+               format_type(a.atttypid, NULL),
+               quote_ident(current_user)
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
           LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid
@@ -81,6 +84,7 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
         temporary: row.get(2),
         owned: row.get(3),
         deletable: row.get(4),
+        role: row.get(9),
         key: row.get(5),
         default_partition: row.get(6),
         column: row
