@@ -2,15 +2,27 @@
 
 import { follow, get, post } from "./api.js";
 import { h } from "./dom.js";
-import { lasting, millis, number, value, when, words } from "./format.js";
-import { button, muted, prose, status } from "./parts.js";
+import { ago, lasting, millis, number, plural, value, when, words } from "./format.js";
+import { button, muted, prose, status, table } from "./parts.js";
 
 const OVER = new Set(["succeeded", "failed", "timed_out", "cancelled", "skipped", "lost"]);
 // A browser opens six connections to one origin; polls need some of them.
 const STREAMS = 2;
 const POLL_MS = 2000;
 
+// What a job counts as its work, where that is not rows.
+const UNITS = { vacuum: "table", refresh: "view", partitions: "partition" };
+
 export const isOver = (run) => OVER.has(run.state);
+
+/** Somebody cancelled it: that is no failure, although it is recorded with an error. */
+export const onRequest = (run) => run.state === "cancelled" && run.reason === "requested";
+
+/** Why it ended so, where its error does not say that better. */
+export const because = (run) => (run.reason && !(run.error && ["sql", "requested"].includes(run.reason)) ? words(run.reason) : "");
+
+/** How much it did; nothing for nothing. */
+export const did = (job, count) => (count > 0 ? plural(count, UNITS[job] ?? "row") : "");
 
 /** Follows runs, over an event stream where there is room for one, else by asking. */
 export class Watches {
@@ -64,9 +76,11 @@ export class Watches {
 }
 
 function tell(ctx, run) {
-  const good = run.state === "succeeded";
-  const did = run.rows_affected != null ? `, ${number(run.rows_affected)} done` : "";
-  ctx.notify(good ? `${run.job} succeeded in ${millis(run.duration_ms)}${did}.` : `${run.job} ${words(run.state)}${run.reason ? ` (${words(run.reason)})` : ""}${run.error ? `: ${run.error}` : "."}`, good ? "good" : "bad");
+  if (onRequest(run)) return ctx.notify(`${run.job} is cancelled, as was asked.`);
+  const much = did(run.job, run.rows_affected);
+  if (run.state === "succeeded") return ctx.notify(`${run.job} succeeded in ${millis(run.duration_ms)}${much && `: ${much}`}.`, "good");
+  const why = because(run);
+  return ctx.notify(`${run.job} ${words(run.state)}${why && ` (${why})`}${run.error ? `: ${run.error}` : "."}`, "bad");
 }
 
 function cancel(ctx, run) {
@@ -98,12 +112,33 @@ export function progress(ctx, run) {
 export function details(run) {
   const facts = [
     ["Run", h("code", {}, run.id)], ["Due", run.due_at && when(run.due_at)], ["Asked for by", run.actor], ["Instance", run.instance],
-    ["Attempts", run.attempts > 1 ? number(run.attempts) : null], ["Cancel by", run.cancel_by],
+    ["Attempts", run.attempts > 1 ? number(run.attempts) : null], ["Cancelled by", run.cancel_by],
     ["Fenced", run.fenced === false ? "no: what it did and its record did not commit together" : null],
   ].filter(([, shown]) => shown != null && shown !== "");
-  const empty = run.detail == null || (typeof run.detail === "object" && Object.keys(run.detail).length === 0);
-  return h("div", { class: "below" }, run.error && h("p", { class: "note bad" }, prose(run.error)),
+  return h("div", { class: "below" }, run.error && h("p", { class: onRequest(run) ? "note" : "note bad" }, prose(run.error)),
     h("dl", { class: "facts" }, facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))),
-    empty ? h("p", { class: "muted" }, "It recorded nothing of single objects.") : value(run.detail));
+    objects(run));
 }
 
+/** What a run did to each object. */
+export function objects(run) {
+  const all = Object.entries(run.detail ?? {});
+  if (all.length === 0) return h("p", { class: "muted" }, "It recorded nothing of single objects.");
+  return run.job === "retention" ? purged(all) : value(run.detail);
+}
+
+function purged(all) {
+  return table({
+    caption: "What was deleted", rows: all, key: ([name]) => name,
+    columns: [
+      ["Table", "lead", ([name]) => name],
+      ["Deleted what is older than", "", ([, one]) => when(one.cutoff || null)],
+      ["Rows deleted", "number", ([, one]) => number(one.rows)],
+      ["Partitions dropped", "wide", ([, one]) => one.partitions?.join(", ") || "–"],
+      ["Oldest row left", "", ([, one]) => (one.oldest_left ? [ago(one.oldest_left), h("small", {}, when(one.oldest_left))] : "–")],
+      ["Note", "wide", ([, one]) => [
+        one.error && h("small", { class: "error" }, prose(one.error)), one.notes?.map((note) => h("small", {}, prose(note))),
+        one.throttled_ms > 0 && h("small", {}, `held back for ${millis(one.throttled_ms)} by ${one.throttled_by.map(words).join(", ")}`)]],
+    ],
+  });
+}
