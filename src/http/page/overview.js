@@ -102,7 +102,7 @@ const VIEW_OF = { jobs: "jobs", schema: "migrations", partitions: "upkeep", wrap
 const link = (ctx, view, at) => h("a", { href: ctx.address({ view, at }) }, at ?? `the view ${view[0].toUpperCase()}${view.slice(1)}`);
 
 function leads(ctx, part) {
-  const failing = part.measured?.failing ?? [];
+  const failing = (part.name === "jobs" && part.measured?.failing) || [];
   if (failing.length > 0) return ["See why, and run again once that is mended: ", failing.slice(0, 5).map((job, i) => [i ? ", " : "", link(ctx, "jobs", job)]), failing.length > 5 ? ` and ${failing.length - 5} more.` : "."];
   return VIEW_OF[part.name] ? ["More in ", link(ctx, VIEW_OF[part.name]), "."] : null;
 }
