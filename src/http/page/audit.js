@@ -87,11 +87,17 @@ export function audit(ctx) {
         slot("audit-form", form),
         refusal(ctx, state.error, { again: true }),
         state.busy && !state.data && loading("Searching …"),
-        said("events-said", state.data && `${plural(state.data.items.length, "event")}, page ${number(state.page)}, read at ${instant(state.at, "time")}`),
-        state.data && h("div", { key: "events", class: state.error ? "aged" : null, "aria-busy": String(state.busy) }, events(ctx, state), pager(state, leaf)),
+        said("events-said", state.data && found(state)),
+        state.data && (state.data.items.length > 0 || state.page > 1) && h("div", { key: "events", class: state.error ? "aged" : null, "aria-busy": String(state.busy) }, events(ctx, state), pager(state, leaf)),
       ],
     })],
   };
+}
+
+function found({ data: { items, scope }, page, at, searched }) {
+  if (items.length > 0) return `${plural(items.length, "event")}, page ${number(page)}, read at ${instant(at, "time")}`;
+  if (searched) return "No event is like that.";
+  return scope === "own" ? "There are no events of yours yet." : "There are no events yet.";
 }
 
 function exports(ctx, state) {
@@ -171,7 +177,7 @@ function precise(at) {
 
 function events(ctx, state) {
   return table({
-    caption: "Events", name: "event-list", rows: state.data.items, key: (one) => one.id, empty: state.searched ? "No event is like that." : "There are no events yet.",
+    caption: "Events", name: "event-list", rows: state.data.items, key: (one) => one.id,
     columns: [
       ["When", "lead", (one) => opener(precise(one.created_at), state.opened.has(one.id), () => flip(ctx, state.opened, one.id), `${instant(one.created_at)}, ${one.action}: details`)],
       ["Action", "", (one) => h("code", {}, one.action)],

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { ago, brief, millis, now, number, when, words } from "./format.js";
 import { aside, button, explain, field, flip, loading, muted, opener, panel, prose, refusal, small, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
-import { Watches, because, details, did, isOver, onRequest, progress } from "./runs.js";
+import { Watches, because, details, did, fault, isOver, progress } from "./runs.js";
 
 const EVERY = 5000;
 const HISTORY_EVERY = 15000;
@@ -70,7 +70,7 @@ function body(state) {
   const content = [
     away && h("p", { class: "note", key: "away" }, old && [h("strong", {}, "As of ", brief(old.at)), ". "],
       prose(explain({ code: "database_unavailable", detail: list.data.reason }, ctx.role(), { again: true })), !old && " Until then only the plan is known."),
-    paused && h("p", { class: "note", key: "paused" }, status("paused", "All jobs are paused"), paused.by && ` by ${paused.by}`, paused.at && [", ", ago(paused.at)], paused.reason && `: ${paused.reason}`),
+    paused && h("p", { class: "note", key: "paused" }, status("paused", "All jobs are paused"), paused.by && ` by ${paused.by}`, paused.at && [", ", ago(paused.at)], paused.reason && `: ${paused.reason}`, ". What is measured on each tick goes on."),
     !ctx.can("operator") && h("p", { class: "muted", key: "role" }, `To run, pause or cancel needs the role operator; yours is ${ctx.role()}.`),
     h("div", { key: "list", class: old ? "aged" : null }, overviewOf(state)),
   ];
@@ -107,7 +107,7 @@ function overviewOf(state) {
   return table({
     caption: "Jobs", name: "job-list", rows: [...state.shown.jobs].sort((a, b) => rank(a) - rank(b)), key: (job) => job.name,
     columns: [
-      ["Job", "lead", (job) => [h("strong", {}, job.name), small(kind(job)), job.state === "disabled" && status("paused", "disabled")]],
+      ["Job", "lead", (job) => [h("strong", {}, job.name), small(kind(job)), notes(job)]],
       ["Schedule", "", schedule],
       ["Next", "", (job) => next(state, job)],
       ["Last", "wide", (job) => last(state, job)],
@@ -124,18 +124,23 @@ function kind(job) {
   return job.kind === "sql" ? "own SQL" : "built in";
 }
 
+const notes = (job) => [
+  !job.enabled && job.state !== "not_configured" && status("paused", "disabled"),
+  job.differs && h("small", { class: "error" }, "The instance that observes goes by another schedule or content."),
+  job.quarantined && small("A former run may still work on the server; the next one waits for its end."),
+];
+
 function schedule(job) {
   const follows = job.after?.length > 0 && `after ${job.after.join(", ")}`;
   if (job.state === "not_configured") return muted("not known here");
-  return [h("span", {}, job.schedule ? h("code", { class: "cron" }, job.schedule) : follows || "on request"), job.schedule && job.timezone !== "UTC" && small(job.timezone),
-    job.differs && h("small", { class: "error" }, "The instance that observes goes by another configuration of this job.")];
+  return [h("span", {}, job.schedule ? h("code", { class: "cron" }, job.schedule) : follows || "on request"), job.schedule && job.timezone !== "UTC" && small(job.timezone)];
 }
 
 function next(state, job) {
   if (job.ticks) return muted("on each tick");
   if (job.paused) return [status("paused"), small(`by ${job.paused.by}`, job.paused.reason && `: ${job.paused.reason}`)];
   if (state.shown.paused) return [status("paused"), small("with all jobs")];
-  if (job.quarantined) return [status("degraded", "quarantined"), small("A former run may still work on the server; the next one waits for its end.")];
+  if (job.quarantined) return status("degraded", "quarantined");
   if (going(state, job)?.state === "queued") return status("queued");
   if (!job.next_due) return "–";
   if (!state.current) return when(job.next_due);
@@ -165,11 +170,10 @@ function last(state, job) {
 }
 
 function ended(job, run) {
-  const asked = onRequest(run);
   const succeeded = run.state !== "succeeded" && (job.last_success_at ? small("last succeeded ", ago(job.last_success_at)) : small("has never succeeded"));
   return [h("span", { class: "line" }, status(run.state), run.finished_at && muted(ago(run.finished_at))),
     small([run.duration_ms != null && millis(run.duration_ms), did(job.name, run.rows_affected), because(run)].filter(Boolean).join(" · ")),
-    run.error && h("small", { class: asked ? null : "error", title: run.error }, prose(run.error)), succeeded];
+    fault(run), succeeded];
 }
 
 function counts(state, job) {
@@ -184,7 +188,8 @@ function acts(state, job) {
   const { lacks } = state;
   const open = state.opened.has(job.name);
   const name = (verb) => [verb, aside(` ${job.name}`)];
-  const busy = { running: "it is running", queued: "a run of it waits already" }[going(state, job)?.state];
+  const busy = { running: "it is running", queued: "a run of it waits already" }[going(state, job)?.state]
+    ?? (job.paused ? "it is paused" : state.shown.paused ? "all jobs are paused" : null);
   const verb = job.paused ? "resume" : "pause";
   // What measures on each tick is neither run nor paused.
   return [
@@ -265,8 +270,7 @@ function runsOf(state, job, poll) {
   const same = new Set(runs.filter((one, i) => one.error && one.error === runs[i - 1]?.error));
   const note = (one) => {
     if (one.progress && !isOver(one)) return one.progress.object;
-    const error = one.error && !read.has(one.id) && (same.has(one) ? small("the same as above") : h("small", { class: onRequest(one) ? null : "error" }, prose(one.error)));
-    return [because(one), error];
+    return [because(one), !read.has(one.id) && (same.has(one) ? small("the same as above") : fault(one))];
   };
   return h("div", { key: "history", class: "history" }, h("header", {}, h("h3", {}, `Runs of ${job.name}, newest first`), only),
     refusal(ctx, poll.error, { again: true }),

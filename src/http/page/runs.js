@@ -3,7 +3,7 @@
 import { follow, get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, lasting, millis, number, plural, value, when, words } from "./format.js";
-import { button, muted, prose, status, table } from "./parts.js";
+import { button, muted, prose, small, status, table } from "./parts.js";
 
 const OVER = new Set(["succeeded", "failed", "timed_out", "cancelled", "skipped", "lost"]);
 // A browser opens six connections to one origin; polls need some of them.
@@ -20,6 +20,9 @@ export const onRequest = (run) => run.state === "cancelled" && run.reason === "r
 
 /** Why it ended so, where its error does not say that better. */
 export const because = (run) => (run.reason && !(run.error && ["sql", "requested"].includes(run.reason)) ? words(run.reason) : "");
+
+/** The error in a row: of a cancel that was asked for, only by whom it was. */
+export const fault = (run) => run.error && (onRequest(run) ? small(run.error.split(";")[0]) : h("small", { class: "error", title: run.error }, prose(run.error)));
 
 /** How much it did; nothing for nothing. */
 export const did = (job, count) => (count > 0 ? plural(count, UNITS[job] ?? "row") : "");
@@ -124,21 +127,41 @@ export function details(run) {
 export function objects(run) {
   const all = Object.entries(run.detail ?? {});
   if (all.length === 0) return h("p", { class: "muted" }, "It recorded nothing of single objects.");
-  return run.job === "retention" ? purged(all) : value(run.detail);
+  const columns = OUTCOMES[run.job];
+  return columns ? table({ caption: `What ${run.job} did`, rows: all, key: ([name]) => name, columns: [...columns, ["Note", "wide", notes]] }) : value(run.detail);
 }
 
-function purged(all) {
-  return table({
-    caption: "What was deleted", rows: all, key: ([name]) => name,
-    columns: [
-      ["Table", "lead", ([name]) => name],
-      ["Deleted what is older than", "", ([, one]) => when(one.cutoff || null)],
-      ["Rows deleted", "number", ([, one]) => number(one.rows)],
-      ["Partitions dropped", "wide", ([, one]) => one.partitions?.join(", ") || "–"],
-      ["Oldest row left", "", ([, one]) => (one.oldest_left ? [ago(one.oldest_left), h("small", {}, when(one.oldest_left))] : "–")],
-      ["Note", "wide", ([, one]) => [
-        one.error && h("small", { class: "error" }, prose(one.error)), one.notes?.map((note) => h("small", {}, prose(note))),
-        one.throttled_ms > 0 && h("small", {}, `held back for ${millis(one.throttled_ms)} by ${one.throttled_by.map(words).join(", ")}`)]],
-    ],
-  });
+function notes([, one]) {
+  const { left_for_the_next_run: left, throttled_ms: throttled, held_by: held } = one;
+  return [
+    one.error && h("small", { class: "error" }, prose(one.error)),
+    [one.skipped && `left out: ${one.skipped}`, one.always_because, ...(one.notes ?? []), ...(one.notices ?? [])].filter(Boolean).map((note) => small(prose(note))),
+    throttled > 0 && small(`held back for ${millis(throttled)} by ${one.throttled_by.map(words).join(", ")}`),
+    left > 0 && small(`${number(left)} more are left for the next run`),
+    held && small("dead rows are held by ", value(held)),
+  ];
 }
+
+const TOOK = ["Took", "number", ([, one]) => millis(one.duration_ms)];
+const OUTCOMES = {
+  vacuum: [
+    ["Table", "lead", ([name]) => name],
+    ["Was done", "", ([, one]) => ["vacuum", "analyze"].filter((what) => one[what] === true).join(", ") || "nothing"],
+    ["Dead rows before", "number", ([, one]) => number(one.dead_before)],
+    ["After", "number", ([, one]) => number(one.dead_after)],
+    TOOK,
+  ],
+  refresh: [
+    ["View", "lead", ([name]) => name],
+    ["Was done", "", ([, one]) => (one.how ? `refreshed ${words(one.how)}` : one.unchanged ? "nothing: no change beneath it" : "nothing")],
+    ["Refreshed", "", ([, one]) => when(one.refreshed_at)],
+    TOOK,
+  ],
+  retention: [
+    ["Table", "lead", ([name]) => name],
+    ["Deleted what is older than", "", ([, one]) => when(one.cutoff || null)],
+    ["Rows deleted", "number", ([, one]) => number(one.rows)],
+    ["Partitions dropped", "wide", ([, one]) => one.partitions?.join(", ") || "–"],
+    ["Oldest row left", "", ([, one]) => (one.oldest_left ? [ago(one.oldest_left), small(when(one.oldest_left))] : "–")],
+  ],
+};

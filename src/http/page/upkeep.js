@@ -139,7 +139,7 @@ function makeAct(ctx, watches, id, spec) {
   };
   const result = () => {
     const due = state.plan.filter(spec.due).length;
-    return [h("h3", {}, `Plan for ${state.asked.tables?.join(", ") ?? "all tables"}, ${spec.made(state.asked)}`),
+    return [h("h3", {}, `Plan for ${state.asked.tables?.join(", ") ?? "all tables"}: ${spec.made(state.asked)}`),
       table({ caption: `${spec.title}: what would be done`, rows: state.plan, key: spec.key, columns: spec.columns, empty: spec.none }),
       h("div", { class: "row", key: "apply" }, due > 0 && button(`${spec.act} (${due})`, apply, { kind: spec.danger ? "main danger" : "main", id: `${id}-apply`, lacks: ctx.lacks("operator") }),
         button("Discard", () => set({ plan: null, said: "" })))];
