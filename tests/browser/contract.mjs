@@ -21,31 +21,46 @@ export function watch() {
   };
   const json = Response.prototype.json;
   Response.prototype.json = async function () {
-    return watched(await json.call(this), [new URL(this.url).pathname]);
+    const page = new URL(".", document.baseURI).pathname;
+    return watched(await json.call(this), [new URL(this.url).pathname.slice(page.length - 1)]);
   };
   globalThis.missedFields = () => [...missed.values()];
 }
 
-/** The names that the document has anywhere, and those whose content it leaves open. */
-function names(document) {
-  const [known, free] = [new Set(), new Set()];
-  const walk = (schema) => {
-    if (schema === null || typeof schema !== "object") return;
-    for (const [name, of] of Object.entries(schema.properties ?? {})) {
-      known.add(name);
-      const shape = ["$ref", "properties", "additionalProperties", "items", "anyOf", "oneOf"];
-      const open = of.type === undefined || [of.type].flat().includes("object");
-      if (open && !shape.some((key) => key in of)) free.add(name);
-    }
-    for (const part of Object.values(schema)) walk(part);
-  };
-  walk(document.components.schemas);
-  return { known, free };
+/** What was read in vain and is no field of that answer, by the document. */
+export function wrong(missed, document) {
+  return missed.filter(({ name, path: [asked, ...inside] }) => {
+    const at = inside.reduce((shapes, part) => (shapes ? below(shapes, part, document) : null), answers(asked, document));
+    return at !== null && below(at, name, document)?.length === 0;
+  }).map(({ name, path }) => `${path.join(".")} has no ${name}`);
 }
 
-/** What was read in vain and is no field of any answer. */
-export function wrong(missed, document) {
-  const { known, free } = names(document);
-  return missed.filter(({ name, path }) => !known.has(name) && !path.some((part) => free.has(part)))
-    .map(({ name, path }) => `${path.join(".")} has no ${name}`);
+/** The shapes of all answers of an address. */
+function answers(asked, document) {
+  const matches = (path) => new RegExp(`^${path.replace(/\{[^}]+\}/g, "[^/]+")}$`).test(asked);
+  const found = Object.entries(document.paths).filter(([path]) => matches(path));
+  // What has a name of its own goes before what is a parameter.
+  const [, methods] = found.sort(([one], [other]) => one.split("{").length - other.split("{").length)[0] ?? [];
+  if (!methods) throw new Error(`the document has no ${asked}`);
+  const contents = Object.values(methods).flatMap(({ responses }) => Object.values(responses ?? {})).flatMap(({ content }) => Object.values(content ?? {}));
+  return contents.flatMap(({ schema }) => shapesOf(schema, document));
+}
+
+/** What a schema is made of: references followed, choices taken apart, lists by what they hold. */
+function shapesOf(schema, document) {
+  if (schema === undefined) return [];
+  if (schema.$ref) return shapesOf(schema.$ref.slice(2).split("/").reduce((at, name) => at[name], document), document);
+  const several = [schema.anyOf, schema.oneOf, schema.allOf].flatMap((list) => list ?? []);
+  if (several.length > 0) return several.flatMap((one) => shapesOf(one, document));
+  return schema.items ? shapesOf(schema.items, document) : [schema];
+}
+
+/** The shapes of a field, none if there is no such field; null where anything may be. */
+function below(shapes, name, document) {
+  const open = (shape) => !shape.properties && !shape.additionalProperties && (!shape.type || [shape.type].flat().includes("object"));
+  if (shapes.some(open)) return null;
+  return shapes.flatMap(({ properties, additionalProperties }) => {
+    const field = properties && Object.hasOwn(properties, name) ? properties[name] : additionalProperties;
+    return field ? shapesOf(field, document) : [];
+  });
 }

@@ -151,7 +151,9 @@ async function runVacuum(page) {
 
 async function pauseAndResume(page) {
   await page.click(`${row("refresh")} [data-act=pause]`);
-  await page.click("#confirm");
+  await page.until(has("dialog[open] input"), "to be asked for a reason");
+  await page.type("dialog[open] input", "the browser test");
+  await page.key("Enter");
   await page.until(has(`${row("refresh")} [data-act=resume]`), "refresh to be paused");
   await page.click(`${row("refresh")} [data-act=resume]`);
   await page.until(has(`${row("refresh")} [data-act=pause]`), "refresh to be resumed");

@@ -241,7 +241,7 @@ function bar() {
     ["Measured", is.age_seconds == null ? "not yet" : ago(measured)],
     ["Response", millis(is.response_ms)],
     server && ["PostgreSQL", `${server.version}, ${server.in_recovery ? "standby" : "primary"}`],
-    observer !== undefined && ["This instance", observer ? "observes, and runs the jobs" : holder ? "stands by" : "does not observe"],
+    observer !== undefined && ["This instance", observer ? "runs the jobs" : holder ? "stands by" : "does not observe"],
   ].filter(Boolean);
   const level = out ? "unhealthy" : standsBy() ? "unknown" : is.status;
   return h("div", { key: "bar", class: `bar ${level}`, id: "overall", "data-status": is.status, "data-reason": is.reason ?? "" },

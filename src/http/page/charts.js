@@ -10,7 +10,7 @@ const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map
 /**
  * One chart of several that point to a time together (`peers`). What it shows comes with `update`:
  *   from, to, step     in milliseconds
- *   points             [{ t, … }], t the middle of a bucket, oldest first
+ *   points             [{ t, begin, … }], t the middle of a bucket and begin its start, oldest first
  *   most               what is further apart has a gap between
  *   series             [{ name, mark, read(point) → number|null, show(point, bare) → text }]; without a mark: told, not drawn
  *   bands              [{ from, to, kind: "outage" | "gap", label }]
@@ -134,7 +134,7 @@ const moment = (t, day, seconds) => `${day ? `${instant(t, "day")} ` : ""}${inst
  */
 export function gaps(points, from, to, step) {
   const apart = points.slice(1).map((point, i) => point.t - points[i].t).sort((a, b) => a - b);
-  const usual = apart[Math.floor(apart.length / 2)] ?? step;
+  const usual = Math.max(step, apart[Math.floor(apart.length / 2)] ?? 0);
   const most = Math.max(step * 1.5, usual * 2.2);
   const found = [];
   let before = null;
@@ -263,8 +263,8 @@ const SHARE = { healthy: 0.4, unknown: 0.55, degraded: 0.75, unhealthy: 1 };
 function strip({ points, level, step }, { inner, x }) {
   return points.map((point) => {
     const status = level(point);
-    const left = Math.max(x(point.t - step / 2), inner.left);
-    const width = Math.min(x(point.t + step / 2), inner.right) - left;
+    const left = Math.max(x(point.begin), inner.left);
+    const width = Math.min(x(point.begin + step), inner.right) - left;
     const height = (inner.bottom - inner.top) * SHARE[status];
     return s("rect", { class: `level ${status}`, x: left, width: Math.max(width > 4 ? width - 1 : width, 0.8), y: inner.bottom - height, height });
   });

@@ -86,9 +86,9 @@ export function zone() {
 }
 
 /** The time alone for what is of today, else with the day, and with the year unless it is this one. */
-export function brief(at) {
+export function brief(at, style = "time") {
   const [date, today] = [instant(at, "date"), instant(now(), "date")];
-  if (date === today) return instant(at, "time");
+  if (date === today) return instant(at, style);
   return `${date.slice(-4) === today.slice(-4) ? instant(at, "day") : date} ${instant(at, "minute")}`;
 }
 

@@ -34,18 +34,17 @@ export function overview(ctx) {
         wrong(ctx, components, full),
         // Whoever signed in and may not read it is not shown what they cannot have.
         (!ctx.who || ctx.can("viewer")) && charts.render(),
-        h("div", { key: "columns", class: "columns" }, parts(ctx, full?.observer ? remembered(components, ctx.kept) : components, opened), full && facts(full)),
+        h("div", { key: "columns", class: "columns" }, parts(ctx, remembered(components, full?.observer ? ctx.kept : new Map()), opened), full && facts(full)),
       ];
     },
   };
 }
 
-/** The components, with what was measured before of those that cannot be measured now. */
+/** The components; `last` is when those were measured that cannot be measured now. */
 function remembered(components, kept) {
-  const unmeasured = (part) => !part || part.reason === "not_measured";
-  const fresh = new Map(components.map((part) => [part.name, part]));
-  const names = new Set([...kept.keys(), ...fresh.keys()]);
-  return [...names].map((name) => (unmeasured(fresh.get(name)) && kept.has(name) ? kept.get(name) : fresh.get(name)));
+  const fresh = new Map(components.map((part) => [part.name, { ...part, last: null }]));
+  const unmeasured = (name) => (fresh.get(name)?.reason ?? "not_measured") === "not_measured";
+  return [...new Set([...kept.keys(), ...fresh.keys()])].map((name) => (unmeasured(name) && kept.get(name)) || fresh.get(name));
 }
 
 // ---- what is wrong, and what to do
@@ -166,7 +165,7 @@ function facts({ server, connections: used, pool, connect_ms: connect, replicati
 /** For how long, whose, and which process. */
 function session(one) {
   if (!one) return "none";
-  return [span(one.seconds), muted(`: pid ${one.pid}, ${one.user}${one.application ? ` (${one.application})` : ""}, ${one.state}, in ${one.database}`)];
+  return [millis(one.seconds * 1000), muted(`: pid ${one.pid}, ${one.user}${one.application ? ` (${one.application})` : ""}, ${one.state}, in ${one.database}`)];
 }
 
 // ---- how it was
@@ -216,7 +215,7 @@ function source(polls) {
   const known = polls.map((poll) => poll.data).filter(Boolean);
   const memory = known.find((data) => data.source === "memory");
   const began = known.length > 0 && beginning(known);
-  return [memory && `From memory, which goes back less far: ${memory.reason ?? "the database cannot be asked"}.`, began && `Measured since ${brief(began)}.`].filter(Boolean).join(" ");
+  return [memory && `From memory, which goes back less far: ${memory.reason ?? "the database cannot be asked"}.`, began && `Measured since ${brief(began, "minute")}.`].filter(Boolean).join(" ");
 }
 
 /** When the first measurement was, where nothing is known of a good part of the time that is shown. */
@@ -230,7 +229,7 @@ function draw(charts, polls, usable) {
   const known = polls.map((poll) => poll.data).filter(Boolean);
   const began = known.length > 0 && beginning(known);
   // The time before is left out, but for as much as makes a few measurements readable.
-  const cut = (data) => (data && began ? { ...data, from: Math.max(data.from, Math.min(began, data.to - 10 * data.bucket_seconds * 1000)) } : data);
+  const cut = (data) => (data && began ? { ...data, from: Math.max(data.from, Math.min(began, data.to - 3 * data.bucket_seconds * 1000)) } : data);
   const [all, reach, used] = polls.map((poll) => cut(poll.data));
   const outages = reach ? outagesOf(reach) : [];
   if (all) charts.levels.update(levelData(all));
@@ -239,7 +238,10 @@ function draw(charts, polls, usable) {
 }
 
 /** A bucket's point is its middle; of the newest one, what has passed of it. */
-const pointsOf = (data) => data.buckets.map((bucket) => ({ ...bucket, t: Math.min(Date.parse(bucket.at) + data.bucket_seconds * 500, data.to) }));
+const pointsOf = (data) => data.buckets.map((bucket) => {
+  const begin = Date.parse(bucket.at);
+  return { ...bucket, begin, t: Math.min(begin + data.bucket_seconds * 500, data.to) };
+});
 
 /** Points, gaps and outages of an answer. */
 function frame(data, outages = []) {

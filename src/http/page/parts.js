@@ -113,6 +113,9 @@ function locked(ctx, needs) {
   return h("p", { class: "locked", key: "note" }, `Sign in${needs === "user" ? "" : ` as ${needs} or higher`} to see this. `, button("Sign in", ctx.signIn, { kind: "link" }));
 }
 
+// Where not even a few columns stand side by side.
+const narrow = matchMedia("(max-width: 600px)");
+
 /**
  * A table that becomes cards where it is narrow. Columns: [head, class, cell(row)]. `more(row)` gives
  * what belongs below a row, or null.
@@ -133,7 +136,7 @@ export function table({ caption, columns, rows, key, more, empty = "None.", name
     return [h("tr", { key: `row-${id}`, "data-key": id, class: below ? "opened" : null }, cells),
       below && h("tr", { key: `more-${id}`, class: "more" }, h("td", { colspan: columns.length }, below))];
   });
-  return h("div", { class: "scroll", key: `table-${caption}` }, h("table", { class: "cards", id: name },
+  return h("div", { class: "scroll", key: `table-${caption}` }, h("table", { class: columns.length > 4 || narrow.matches ? "cards" : null, id: name },
     h("caption", { class: "unseen" }, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
 }
 
