@@ -3,7 +3,7 @@
 import { exportAs, get } from "./api.js";
 import { h, slot } from "./dom.js";
 import { bytes, clock, instant, number, plural, value, words } from "./format.js";
-import { button, field, flip, loading, opener, panel, refusal, said, small, table } from "./parts.js";
+import { aside, blame, button, field, flip, loading, opener, panel, said, small, table } from "./parts.js";
 
 const PAGE = 50;
 const SPANS = [["", "any time"], ["1", "last hour"], ["24", "last 24 hours"], ["168", "last 7 days"], ["own", "from … to …"]];
@@ -85,7 +85,7 @@ export function audit(ctx) {
       actions: ctx.who && exports(ctx, state),
       body: () => [
         slot("audit-form", form),
-        refusal(ctx, state.error, { again: true }),
+        blame(ctx, form, state.error, { again: true }),
         state.busy && !state.data && loading("Searching …"),
         said("events-said", state.data && found(state)),
         state.data && (state.data.items.length > 0 || state.page > 1) && h("div", { key: "events", class: state.error ? "aged" : null, "aria-busy": String(state.busy) }, events(ctx, state), pager(state, leaf)),
@@ -179,7 +179,7 @@ function events(ctx, state) {
   return table({
     caption: "Events", name: "event-list", rows: state.data.items, key: (one) => one.id,
     columns: [
-      ["When", "lead", (one) => opener(precise(one.created_at), state.opened.has(one.id), () => flip(ctx, state.opened, one.id), `${instant(one.created_at)}, ${one.action}: details`)],
+      ["When", "lead", (one) => opener([precise(one.created_at), aside(`, ${one.action}: details`)], state.opened.has(one.id), () => flip(ctx, state.opened, one.id))],
       ["Action", "", (one) => h("code", {}, one.action)],
       ["Who", "", (one) => [one.user_id ?? one.actor ?? one.session_user_name ?? "–", one.user_id && one.actor && small(one.actor)]],
       ["What", "", (one) => [one.resource_id ?? "–", one.resource_type && small(one.resource_type)]],

@@ -162,3 +162,19 @@ export function field(label, props, options) {
 
 /** What came of an act, said aloud. It has to stand there before it has something to say. */
 export const said = (id, ...content) => h("p", { class: "told", role: "status", id, key: id, tabindex: "-1" }, content);
+
+/** A refusal of what a form asked for. What is about one field is tied to that, and named as that is. */
+export function blame(ctx, form, error, more) {
+  const id = `${form.id}-error`;
+  const name = error?.code === "invalid_request" && /^(\w+): /.exec(error.detail)?.[1];
+  const at = name ? form.elements.namedItem(name) : null;
+  for (const input of form.elements) {
+    for (const [attribute, value] of [["aria-invalid", "true"], ["aria-describedby", id]]) {
+      if (input === at) input.setAttribute(attribute, value);
+      else input.removeAttribute(attribute);
+    }
+  }
+  if (!at) return refusal(ctx, error, more);
+  const label = at.closest("label").firstChild.textContent;
+  return h("p", { class: "note bad", key: "error", role: "alert", id }, `${label}: ${error.detail.slice(name.length + 2)}.`);
+}

@@ -128,7 +128,9 @@ export function objects(run) {
   const all = Object.entries(run.detail ?? {});
   if (all.length === 0) return h("p", { class: "muted" }, "It recorded nothing of single objects.");
   const columns = OUTCOMES[run.job];
-  return columns ? table({ caption: `What ${run.job} did`, rows: all, key: ([name]) => name, columns: [...columns, ["Note", "wide", notes]] }) : value(run.detail);
+  if (!columns) return value(run.detail);
+  const noted = all.some((one) => notes(one).flat().some(Boolean));
+  return table({ caption: `What ${run.job} did`, rows: all, key: ([name]) => name, columns: noted ? [...columns, ["Note", "wide", notes]] : columns });
 }
 
 function notes([, one]) {

@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { h, slot } from "./dom.js";
 import { ago, number, plural, span, when } from "./format.js";
-import { button, field, panel, prose, refusal, said, small, status, table } from "./parts.js";
+import { blame, button, field, panel, prose, said, small, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
 import { Watches, isOver, objects, progress } from "./runs.js";
 
@@ -41,9 +41,9 @@ const ACTS = {
   },
   cleanup: {
     title: "Clean up", path: "health/cleanup", about: "Deleting rows and dropping partitions that are past their retention.", act: "Delete now", danger: true,
-    extra: (ctx) => [field("Keep days (empty: as configured)", { type: "number", name: "days", min: "1", max: "36500", inputmode: "numeric" }),
+    extra: (ctx) => [field("Keep days (empty: as configured)", { type: "number", name: "retention_days", min: "1", max: "36500", inputmode: "numeric" }),
       ctx.can("admin") && field("Keep shorter than configured (loses data that the configuration keeps)", { type: "checkbox", name: "force" })],
-    read: ({ elements: { days, force } }) => ({ ...(days.value ? { retention_days: Number(days.value) } : {}), ...(force?.checked ? { force: true } : {}) }),
+    read: ({ elements: { retention_days: days, force } }) => ({ ...(days.value ? { retention_days: Number(days.value) } : {}), ...(force?.checked ? { force: true } : {}) }),
     lacks: (asked) => asked.force && !asked.retention_days && "Say how many days to keep instead of what is configured.",
     made: (asked) => (asked.retention_days ? `keeping ${plural(asked.retention_days, "day")}${asked.force ? ", shorter than configured" : ""}` : "keeping what is configured"),
     rows: (answer) => answer.tables, key: (row) => row.table, due: (row) => row.rows_due > 0 || row.partitions?.length > 0,
@@ -146,7 +146,7 @@ function makeAct(ctx, watches, id, spec) {
   };
   return () => panel(ctx, { id, title: spec.title, about: spec.about, needs: "operator", body: () => [
     slot(`${id}-form`, form),
-    said(`${id}-said`, state.busy ? "Asking …" : state.said), refusal(ctx, state.error),
+    said(`${id}-said`, state.busy ? "Asking …" : state.said), blame(ctx, form, state.error),
     state.plan && h("div", { key: "plan" }, result()),
     state.runs.map((asked) => ran(ctx, watches.get(asked.id))),
   ] });
