@@ -252,7 +252,8 @@ function bar() {
 
 function verdict(is, level, holder) {
   if (standsBy()) return [status(level, "stands by"), h("span", { class: "because" }, holder ? `judged by ${holder}` : "no instance judges the database")];
-  return [status(level, is.status), is.status !== "healthy" && h("span", { class: "because" }, words(is.reason ?? "")), is.since && muted("since ", brief(is.since), " (", lasting(is.since), ")")];
+  const because = is.status !== "healthy" ? words(is.reason ?? "") : Object.keys(is.components).length === 1 ? "as far as the connection goes" : null;
+  return [status(level, is.status), because && h("span", { class: "because" }, because), is.since && muted("since ", brief(is.since), " (", lasting(is.since), ")")];
 }
 
 /** An outage is told once, in place of the verdict. */
