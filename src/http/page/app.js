@@ -169,10 +169,8 @@ function draw() {
 
 /** What scrolls sideways is reached by keys, and shows that it goes on. */
 function scrollers() {
-  const over = [...document.querySelectorAll("main .scroll:not(.tall)")].filter((place) => place.scrollWidth > place.clientWidth + 1);
-  for (const place of over) {
-    const of = { tabindex: "0", role: "region", "aria-label": place.querySelector("caption")?.textContent ?? "Table" };
-    for (const [name, value] of Object.entries(of)) place.setAttribute(name, value);
+  for (const place of document.querySelectorAll("main .scroll:not(.tall)")) {
+    if (place.scrollWidth > place.clientWidth + 1) Object.assign(place, { tabIndex: 0, role: "region", ariaLabel: place.querySelector("caption")?.textContent ?? "Table" });
   }
 }
 

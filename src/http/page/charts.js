@@ -21,14 +21,14 @@ const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map
  * `kind`: "line", "stack", or "strip" with `level(point)` → status.
  */
 export class Chart {
-  constructor({ title, about, kind, format = number, peers }) {
+  constructor({ title, kind, format = number, peers }) {
     Object.assign(this, { title, kind, format, peers, at: null });
     // Over the plot, not beside it: what is read out must not move the page.
     this.readout = h("output", { class: "readout", "aria-live": "off" });
     this.idle = h("p", { class: "muted" });
     this.legend = h("ul", { class: "legend" });
     // A slider over time: the one role whose arrow keys a screen reader passes on, and whose value it reads.
-    this.stage = h("div", { class: `stage ${kind}`, tabindex: "0", role: "slider", "aria-label": `${title}: ${about}`, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0", "aria-valuetext": "" });
+    this.stage = h("div", { class: `stage ${kind}`, tabindex: "0", role: "slider", "aria-label": title, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0", "aria-valuetext": "" });
     this.table = h("details", { ontoggle: () => this.fillTable() }, h("summary", {}, "As a table"));
     this.element = h("figure", {}, h("figcaption", {}, h("h3", {}, title), this.legend), h("div", { class: "plot" }, this.stage, this.readout), h("div", { class: "under" }, this.table, this.idle));
     peers.add(this);

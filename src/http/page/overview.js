@@ -173,9 +173,9 @@ function session(one) {
 function history(ctx) {
   const peers = new Set();
   const charts = {
-    levels: new Chart({ title: "Status", about: "The worst of all components over time.", kind: "strip", peers }),
-    response: new Chart({ title: "Response time", about: "How long the server took to answer.", kind: "line", format: (v) => (v >= 1000 ? `${number(v / 1000)} s` : `${number(v)} ms`), peers }),
-    sessions: new Chart({ title: "Connections", about: "Connections by state, stacked.", kind: "stack", peers }),
+    levels: new Chart({ title: "Status", kind: "strip", peers }),
+    response: new Chart({ title: "Response time", kind: "line", format: (v) => (v >= 1000 ? `${number(v / 1000)} s` : `${number(v)} ms`), peers }),
+    sessions: new Chart({ title: "Connections", kind: "stack", peers }),
   };
   const range = () => RANGES[ctx.range] ?? RANGES["1h"];
   const redraw = () => {
@@ -229,7 +229,8 @@ function draw(charts, polls, usable) {
   const known = polls.map((poll) => poll.data).filter(Boolean);
   const began = known.length > 0 && beginning(known);
   // The time before is left out, but for as much as makes a few measurements readable.
-  const cut = (data) => (data && began ? { ...data, from: Math.max(data.from, Math.min(began, data.to - 3 * data.bucket_seconds * 1000)) } : data);
+  const wide = Math.max(...known.map((data) => data.bucket_seconds)) * 3000;
+  const cut = (data) => (data && began ? { ...data, from: Math.max(data.from, Math.min(began, data.to - wide)) } : data);
   const [all, reach, used] = polls.map((poll) => cut(poll.data));
   const outages = reach ? outagesOf(reach) : [];
   if (all) charts.levels.update(levelData(all));
