@@ -208,12 +208,20 @@ function changed(one) {
   return short(`${verb}${names.slice(0, 4).map(told).join(", ")}${names.length > 4 ? ` and ${names.length - 4} more` : ""}`);
 }
 
-/** What the details of an act say first; of lists and records, what they name. */
+/** What the details of an act say in short, the reason first; of lists and records, what they name. */
 function summary(details) {
   if (isScalar(details)) return details == null ? "" : String(details);
-  const told = Object.entries(details).filter(([name, it]) => it != null && name !== "run_id")
-    .map(([name, it]) => `${words(name)}: ${isScalar(it) ? String(it).replace(HASH, "$1…") : (Array.isArray(it) ? it.filter(isScalar) : Object.keys(it)).join(", ")}`);
+  const all = Object.entries(details).filter(([name, it]) => it != null && name !== "run_id" && !isInstant(it));
+  const told = all.sort(([one], [other]) => (other === "reason") - (one === "reason")).map(([name, it]) => `${words(name)}: ${brief(it)}`);
   return told.join("; ") || (details.run_id ? `run ${details.run_id}` : "");
+}
+
+const isInstant = (it) => typeof it === "string" && /^\d{4}-\d\d-\d\dT/.test(it);
+
+function brief(it) {
+  if (isScalar(it)) return String(it).replace(HASH, "$1…");
+  if (Array.isArray(it)) return it.filter(isScalar).join(", ");
+  return Object.entries(it).filter(([, inner]) => inner !== null && !isInstant(inner)).map(([name, inner]) => (isScalar(inner) ? `${name} ${inner}` : name)).join(", ");
 }
 
 function whole(one) {

@@ -161,7 +161,7 @@ const OUTCOMES = {
   ],
   retention: [
     ["Table", "lead", ([name]) => name],
-    ["Deleted what is older than", "", ([, one]) => when(one.cutoff || null)],
+    ["Deleted what was before", "", ([, one]) => when(one.cutoff || null)],
     ["Rows deleted", "number", ([, one]) => number(one.rows)],
     ["Partitions dropped", "wide", ([, one]) => one.partitions?.join(", ") || "–"],
     ["Oldest row left", "", ([, one]) => (one.oldest_left ? [ago(one.oldest_left), small(when(one.oldest_left))] : "–")],

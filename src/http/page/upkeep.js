@@ -11,16 +11,14 @@ const EVERY = 60000;
 const CHANGED = "The form was changed: make a dry run anew.";
 
 const rowsDue = (row) => (row.rows_due == null ? "not counted" : `${row.rows_due_at_least ? "at least " : ""}${number(row.rows_due)}`);
-const partitionsDue = (row) => row.partitions?.join(", ") || "none";
 const problem = (row) => row.problem && h("small", { class: "error" }, prose(row.problem));
 const RETAINED = [
   ["Table", "lead", (row) => [row.table, small(`by ${row.column}`), problem(row)]],
   ["Keeps", "number", (row) => span(row.keep_days * 86400)],
-];
-const DUE = [
+  ["Deletes what is before", "", (row) => when(row.cutoff)],
   ["Oldest row", "", (row) => ago(row.oldest)],
   ["Rows due", "number", rowsDue],
-  ["Partitions due", "wide", partitionsDue],
+  ["Partitions due", "wide", (row) => row.partitions?.join(", ") || "none"],
 ];
 
 const ACTS = {
@@ -52,7 +50,7 @@ const ACTS = {
       h("p", {}, `Rows and partitions of ${plural(due.length, "table")} will be gone for good: ${due.map((row) => row.table).join(", ")}.`),
       asked.force && h("p", { class: "note bad" }, h("strong", {}, `Only ${plural(asked.retention_days, "day")} are kept, also where the configuration keeps more. `), "What it keeps beyond that is lost."),
     ],
-    columns: [...RETAINED, ["Deletes what is older than", "", (row) => when(row.cutoff)], ...DUE],
+    columns: RETAINED,
   },
 };
 
@@ -70,8 +68,7 @@ export function upkeep(ctx) {
       ...acts.map((act) => act()),
       panel(ctx, { id: "retention", title: "Retention", about: "What is kept for how long, and what the next run deletes.", poll: retention, body: (data) => table({
         caption: "Retention", rows: data.tables, key: (row) => row.table, empty: "No table has a retention: name it under [retention.tables] in the configuration.",
-        columns: [...RETAINED, ["A run now deletes what is older than", "", (row) => when(row.cutoff)], ...DUE,
-          ["Next run", "", (row) => [ago(row.next_run_at), row.next_run_at && small(when(row.next_run_at))]]],
+        columns: [...RETAINED, ["Next run", "", (row) => [ago(row.next_run_at), row.next_run_at && small(when(row.next_run_at))]]],
       }) }),
     ],
   };
