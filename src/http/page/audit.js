@@ -7,7 +7,7 @@ import { aside, blame, button, field, flip, loading, opener, panel, said, small,
 
 const PAGE = 50;
 const SPANS = [["", "any time"], ["1", "last hour"], ["24", "last 24 hours"], ["168", "last 7 days"], ["own", "from … to …"]];
-const SOURCES = [["", "any"], ["pgsteward", "pgsteward"], ["application", "application"], ["trigger", "trigger"]];
+const SOURCES = [["", "any"], ["pgsteward"], ["application"], ["trigger"]];
 const EXPORTS = { csv: ["CSV", "text/csv"], ndjson: ["NDJSON", "application/x-ndjson"] };
 const LONG = 120;
 const SUMMARY = 90;
@@ -74,9 +74,9 @@ export function audit(ctx) {
     },
     // Another search was put into the address.
     moved() {
-      const found = asked();
-      if (!found) return address(state.search);
-      typed = found;
+      const wanted = asked();
+      if (!wanted) return address(state.search);
+      typed = wanted;
       fill(form);
       return search();
     },
@@ -106,24 +106,20 @@ function exports(ctx, state) {
 }
 
 function makeForm(search) {
-  const mark = () => form.classList.toggle("own", form.elements.span.value === "own");
   const form = h("form", {
     class: "search", role: "search", id: "audit-form",
     onsubmit: (event) => {
       event.preventDefault();
       search();
     },
-    oninput: () => {
-      typed = read(form);
-      mark();
-    },
+    oninput: () => { typed = read(form); },
   },
     field("Time", { name: "span" }, SPANS), field("From", { type: "datetime-local", name: "since", step: "1" }), field("To", { type: "datetime-local", name: "until", step: "1" }),
     field("Action (job.* for all of a kind)", { name: "action" }), field("Resource", { name: "resource_id" }), field("Actor", { name: "actor" }),
     field("Order", { name: "order" }, [["", "newest first"], ["oldest", "oldest first"]]),
     h("details", { class: "rare" }, h("summary", {}, "More filters"), h("div", {},
       field("Resource type", { name: "resource_type" }), field("User", { name: "user_id" }), field("IP address or network", { name: "ip" }),
-      field("Request", { name: "request_id" }), field("Source", { name: "source" }, SOURCES))),
+      field("Request", { name: "request_id" }), field("Source", { name: "source" }, SOURCES.map(([value, text = value]) => [value, text])))),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "main", id: "audit-search" }, "Search"),
       button("Clear", () => {
         typed = {};
@@ -136,7 +132,6 @@ function makeForm(search) {
 /** Puts into the form what was typed. */
 function fill(form) {
   for (const input of form.querySelectorAll("[name]")) input.value = typed[input.name] ?? "";
-  form.classList.toggle("own", typed.span === "own");
   const rare = form.querySelector(".rare");
   rare.open ||= [...rare.querySelectorAll("[name]")].some((input) => input.value !== "");
 }

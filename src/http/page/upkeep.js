@@ -74,12 +74,10 @@ export function upkeep(ctx) {
   };
 }
 
-/** A refusal that the form has an answer to says which. */
+/** The refusal of a shorter time says what of the form allows it. */
 function wantsForce(ctx, error) {
-  if (error.code !== "shortening_wants_force") return error;
-  const [what] = error.detail.split(": say ");
-  const { code } = error;
-  return { code, detail: `${what}. ${ctx.can("admin") ? "Tick the box above if that is meant." : "Only an admin can order that."}` };
+  const [what, force] = (error.detail ?? "").split(": say \"force\"");
+  return force ? { code: error.code, detail: `${what}. ${ctx.can("admin") ? "Tick the box above if that is meant." : "Only an admin can order that."}` } : error;
 }
 
 /** A form, the plan that the dry run gave, and the runs it led to. Gives what draws it. */
