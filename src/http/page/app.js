@@ -3,7 +3,7 @@
 import { ApiError, get, hasToken, onRefused, request, useToken } from "./api.js";
 import { audit } from "./audit.js";
 import { h, patch } from "./dom.js";
-import { ago, brief, clock, lasting, millis, now, tick, words, zone } from "./format.js";
+import { ago, brief, capital, clock, lasting, millis, now, tick, words, zone } from "./format.js";
 import { jobs } from "./jobs.js";
 import { migrations } from "./migrations.js";
 import { overview } from "./overview.js";
@@ -12,7 +12,7 @@ import { Poll } from "./poll.js";
 import { tables } from "./tables.js";
 import { upkeep } from "./upkeep.js";
 
-const VIEWS = { overview: ["Overview", overview], jobs: ["Jobs", jobs], tables: ["Tables", tables], upkeep: ["Upkeep", upkeep], migrations: ["Migrations", migrations], audit: ["Audit", audit] };
+const VIEWS = { overview, jobs, tables, upkeep, migrations, audit };
 const RANK = { user: 1, viewer: 2, operator: 3, admin: 4 };
 // What a role that reads its own events only has any use for.
 const OWN = ["overview", "audit"];
@@ -104,7 +104,7 @@ function watch() {
 function place() {
   const [name, query] = location.hash.slice(1).split("?");
   const params = new URLSearchParams(query);
-  return { view: name in VIEWS ? name : "overview", target: params.get("target"), range: params.get("range"), at: params.get("at") };
+  return { view: Object.hasOwn(VIEWS, name) ? name : "overview", target: params.get("target"), range: params.get("range"), at: params.get("at") };
 }
 
 function hashOf({ view: name, target, range, at: key }) {
@@ -129,7 +129,7 @@ function open() {
   else {
     const fresh = view && view.name !== name;
     view?.stop();
-    view = { ...VIEWS[name][1](ctx), name, identity };
+    view = { ...VIEWS[name](ctx), name, identity };
     for (const poll of view.polls()) poll.start();
     at("content").replaceChildren();
     if (fresh) scrollTo(0, 0);
@@ -151,13 +151,13 @@ function schedule() {
 
 function draw() {
   const here = place().view;
-  const [title] = VIEWS[here];
+  const title = capital(here);
   const is = current();
   patch(at("version"), [health.data?.version ?? ""]);
   patch(at("chooser"), chooser());
   patch(at("tools"), tools());
-  patch(at("views"), Object.entries(VIEWS).filter(([name]) => !ctx.who || ctx.can("viewer") || OWN.includes(name) || name === here).map(([name, [text]]) =>
-    h("a", { key: name, href: ctx.address({ view: name }), "aria-current": here === name ? "page" : null }, text)));
+  patch(at("views"), Object.keys(VIEWS).filter((name) => !ctx.who || ctx.can("viewer") || OWN.includes(name) || name === here).map((name) =>
+    h("a", { key: name, href: ctx.address({ view: name }), "aria-current": here === name ? "page" : null }, capital(name))));
   patch(at("status"), [...banners(), bar()]);
   patch(at("content"), [h("h1", { key: "title", class: "unseen" }, `${title}${ctx.target ? ` of ${ctx.target}` : ""}`),
     view && health.data ? view.render() : health.error ? h("p", { class: "muted", key: "nothing" }, "Nothing is known before pgsteward answers.") : loading()]);
@@ -170,7 +170,7 @@ function draw() {
 /** What scrolls sideways is reached by keys, and shows that it goes on. */
 function scrollers() {
   for (const place of document.querySelectorAll("main .scroll:not(.tall)")) {
-    if (place.scrollWidth > place.clientWidth + 1) Object.assign(place, { tabIndex: 0, role: "region", ariaLabel: place.querySelector("caption")?.textContent ?? "Table" });
+    if (place.scrollWidth > place.clientWidth + 1) Object.assign(place, { tabIndex: 0, role: "group", ariaLabel: place.querySelector("caption")?.textContent ?? "Table" });
   }
 }
 
@@ -249,9 +249,9 @@ function bar() {
 }
 
 function verdict(is, level, holder) {
-  if (standsBy()) return [status(level, "stands by"), h("span", { class: "because" }, holder ? `judged by ${holder}` : "no instance judges the database")];
-  const because = is.status !== "healthy" ? words(is.reason ?? "") : Object.keys(is.components).length === 1 ? "as far as the connection goes" : null;
-  return [status(level, is.status), because && h("span", { class: "because" }, because), is.since && muted("since ", brief(is.since), " (", lasting(is.since), ")")];
+  const alone = Object.keys(is.components).length === 1 ? "as far as the connection goes" : null;
+  const [name, because, since] = standsBy() ? ["stands by", holder ? `judged by ${holder}` : "no instance judges the database"] : [is.status, is.status === "healthy" ? alone : words(is.reason ?? ""), is.since];
+  return [status(level, name), because && h("strong", {}, because), since && muted("since ", brief(since), " (", lasting(since), ")")];
 }
 
 /** An outage is told once, in place of the verdict. */

@@ -56,6 +56,8 @@ export const plural = (count, one, many = `${one}s`) => `${number(count)} ${coun
 /** `idle_in_transaction` → `idle in transaction`. */
 export const words = (name) => String(name).replaceAll("_", " ");
 
+export const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
 const styles = {
   time: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
   minute: { hour: "2-digit", minute: "2-digit" },
@@ -131,9 +133,9 @@ const SHOWN = 50;
 
 // What is known to be a field of the daemon's, so that its name can be made readable. Any other name may
 // be a table's or a column's, and stays as it is.
-const FIELDS = new Set(`failed_count idle_in_transaction in_recovery keep_days lag_bytes lag_seconds left_for_the_next_run longest_wait max_connections mxid_age
-  not_permitted oldest_idle_in_transaction oldest_left oldest_prepared oldest_transaction receiver_status refreshed_at replay_lag_seconds response_ms retained_bytes
-  rows_deleted run_id since_success_seconds started_at throttled_by throttled_ms unsealed_seconds unseen_sessions wal_status xid_age`.split(/\s+/));
+const FIELDS = new Set(`failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run longest_wait max_connections mxid_age not_permitted
+  oldest_idle_in_transaction oldest_left oldest_prepared oldest_transaction refreshed_at replay_lag_seconds response_ms retained_bytes rows_deleted
+  since_success_seconds started_at unsealed_seconds unseen_sessions wal_status xid_age`.split(/\s+/));
 const IDS = /(^|_)(id|pid|xid|oid|xmin|num|seal)$/;
 
 function scalar(name, value) {

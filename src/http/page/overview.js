@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { Chart, gaps } from "./charts.js";
 import { h, slot } from "./dom.js";
-import { ago, brief, instant, lasting, millis, now, number, percent, plural, span, value, when, words } from "./format.js";
+import { ago, brief, capital, instant, lasting, millis, now, number, percent, plural, span, value, when, words } from "./format.js";
 import { choices, flip, muted, opener, panel, prose, sql, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
 
@@ -73,10 +73,8 @@ function wrong(ctx, components, full) {
     const { by, at, reason } = full.paused;
     items.push(item("degraded", "jobs are paused", at, `All jobs are paused by ${by}${reason ? `: ${reason}` : "."}`, ["Resume them in ", link(ctx, "jobs"), "."]));
   }
-  for (const unseen of full?.unseen ?? []) {
-    items.push(h("li", { key: `unseen-${unseen.what}` }, status("unknown", ""), h("div", {},
-      h("p", {}, h("strong", {}, `${unseen.what} cannot be seen`), muted(` ${words(unseen.code)}`)),
-      h("p", {}, prose(unseen.reason)), unseen.mend && h("p", { class: "mend" }, h("span", {}, "What mends it: "), /^[A-Z]{3,} /.test(unseen.mend) ? sql(unseen.mend, ctx) : prose(unseen.mend)))));
+  for (const { what, code, reason, mend } of full?.unseen ?? []) {
+    items.push(item("unknown", `${what} cannot be seen`, null, reason, mend && [/^[A-Z]{3,} /.test(mend) ? sql(mend, ctx) : prose(mend)], words(code)));
   }
   const [title, text] = items.length === 0 ? allWell(ctx, components, full) : [`${ctx.lost() ? "What was wrong" : "What is wrong, and what to do"} (${items.length})`];
   return panel(ctx, { id: "wrong", title, needs: null, body: () => (text ? h("p", { class: "muted" }, text) : h("ul", { class: "findings" }, items)) });
@@ -98,7 +96,7 @@ function allWell(ctx, components, full) {
 // Where there is more about a component, or something to be done about it.
 const VIEW_OF = { jobs: "jobs", schema: "migrations", partitions: "upkeep", wraparound: "upkeep", audit: "audit" };
 
-const link = (ctx, view, at) => h("a", { href: ctx.address({ view, at }) }, at ?? `the view ${view[0].toUpperCase()}${view.slice(1)}`);
+const link = (ctx, view, at) => h("a", { href: ctx.address({ view, at }) }, at ?? `the view ${capital(view)}`);
 
 function leads(ctx, part) {
   const failing = (part.name === "jobs" && part.measured?.failing) || [];
@@ -155,7 +153,7 @@ function facts({ server, connections: used, pool, connect_ms: connect, replicati
     ["Own connections", each(pool, ([name, { open, max }]) => `${name} ${open} of ${max}`)],
     ["Migrations", words(migrations?.state ?? "–")],
   ];
-  const why = server ? null : !observer && holder ? `It is measured by ${holder}, not by this instance.` : observer ? "It cannot be asked at the moment." : "No instance measures it at the moment.";
+  const why = server ? null : observer ? "It cannot be asked at the moment." : holder ? `It is measured by ${holder}.` : "No instance measures it at the moment.";
   return h("section", { key: "server", class: "panel", id: "server", "aria-labelledby": "server-title" },
     h("header", {}, h("h2", { id: "server-title" }, "Server"), why && h("p", { class: "muted" }, why)),
     h("dl", { class: "facts wide" }, list.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))),
