@@ -14,8 +14,8 @@ const SUMMARY = 90;
 
 // What stands in the form, for as long as the page: a token that ends must not take it along.
 let typed = {};
-// The search as it stands in the address, unless somebody else wrote one there.
-let written = "";
+// The address as it was left here: any other may hold another search.
+let left = "";
 
 export function audit(ctx) {
   const state = { search: {}, query: {}, searched: false, pages: [null], page: 1, data: null, error: null, busy: false, opened: new Set(), at: null, saving: null };
@@ -74,6 +74,7 @@ export function audit(ctx) {
     },
     // Another search was put into the address.
     moved() {
+      if (location.hash === left) return undefined;
       const wanted = asked();
       if (!wanted) return address(state.search);
       typed = wanted;
@@ -139,29 +140,40 @@ function fill(form) {
 /** What stands in the form, as far as something does. */
 const read = (form) => Object.fromEntries([...new FormData(form)].map(([name, text]) => [name, text.trim()]).filter(([, text]) => text));
 
+// A time is typed in the zone that is shown, and sent and kept in the address as an instant.
+const asInstant = (text) => (Number.isNaN(Date.parse(text)) ? null : new Date(clock.utc ? `${text}Z` : text).toISOString());
+
+function asTyped(instant) {
+  const at = new Date(instant);
+  if (Number.isNaN(at.getTime())) return "";
+  return new Date(at - (clock.utc ? 0 : at.getTimezoneOffset() * 60e3)).toISOString().slice(0, 19);
+}
+
 function asQuery({ span, since, until, ...others }) {
-  const asInstant = (text) => (text && !Number.isNaN(Date.parse(text)) ? new Date(clock.utc ? `${text}Z` : text).toISOString() : null);
   if (!span) return others;
   if (span === "own") return { ...others, since: asInstant(since), until: asInstant(until) };
   return { ...others, since: `${Number(span) || 1}h` };
 }
 
 const NAMES = ["span", "since", "until", "action", "resource_id", "actor", "order", "resource_type", "user_id", "ip", "request_id", "source"];
+const TIMES = ["since", "until"];
 const params = () => new URLSearchParams(location.hash.split("?")[1]);
 
 /** The search in the address; null where there is none, or the one that was put there from here. */
 function asked() {
   const found = Object.fromEntries([...params()].filter(([name, text]) => NAMES.includes(name) && text));
-  return Object.keys(found).length === 0 || JSON.stringify(found) === written ? null : found;
+  if (Object.keys(found).length === 0 || location.hash === left) return null;
+  for (const name of TIMES) if (found[name]) found[name] = asTyped(found[name]);
+  return found;
 }
 
 /** Keeps the search in the address, for whoever is sent it. */
 function address(search) {
   const next = params();
   for (const name of NAMES) next.delete(name);
-  for (const [name, text] of Object.entries(search)) next.set(name, text);
-  written = JSON.stringify(search);
+  for (const [name, text] of Object.entries(search)) if (text) next.set(name, TIMES.includes(name) ? asInstant(text) : text);
   history.replaceState(null, "", `#audit${next.size ? `?${next}` : ""}`);
+  left = location.hash;
 }
 
 /** With its day, and finer than seconds: many happen in the same one. */

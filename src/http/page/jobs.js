@@ -125,7 +125,7 @@ function kind(job) {
 }
 
 const notes = (job) => [
-  !job.enabled && job.state !== "not_configured" && status("paused", "disabled"),
+  job.enabled === false && job.state !== "not_configured" && status("paused", "disabled"),
   job.differs && h("small", { class: "error" }, "The instance that observes goes by another schedule or content."),
   job.quarantined && small("A former run may still work on the server; the next one waits for its end."),
 ];
