@@ -124,6 +124,11 @@ export class Page {
     for (const domain of ["Page", "Runtime", "Log", "Network"]) await this.send(`${domain}.enable`);
   }
 
+  /** What runs in each document before the page's own scripts. */
+  async before(script) {
+    await this.send("Page.addScriptToEvaluateOnNewDocument", { source: `(${script})();` });
+  }
+
   async open(url) {
     await this.send("Page.navigate", { url });
     await this.until("document.readyState === 'complete'", "the page to load");

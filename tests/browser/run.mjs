@@ -14,6 +14,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 
 import { Browser } from "./cdp.mjs";
+import { watch, wrong } from "./contract.mjs";
 
 const { BASE, TOKEN, OUT, BREAK_CMD, MEND_CMD } = process.env;
 const WHOLE_MS = 8 * 60e3;
@@ -21,7 +22,7 @@ const COMMAND_MS = 60e3;
 const OUTAGE_MS = 40e3;
 const RECOVERY_MS = 60e3;
 const RUN_MS = 120e3;
-const WIDTHS = [320, 360, 768, 1440, 2560];
+const WIDTHS = [320, 360, 768, 900, 1024, 1440, 2560];
 const VIEWS = ["overview", "jobs", "tables", "upkeep", "migrations", "audit"];
 
 if (!BASE || !TOKEN) {
@@ -150,7 +151,9 @@ async function runVacuum(page) {
 
 async function pauseAndResume(page) {
   await page.click(`${row("refresh")} [data-act=pause]`);
-  await page.click("#confirm");
+  await page.until(has("dialog[open] input"), "to be asked for a reason");
+  await page.type("dialog[open] input", "the browser test");
+  await page.key("Enter");
   await page.until(has(`${row("refresh")} [data-act=resume]`), "refresh to be paused");
   await page.click(`${row("refresh")} [data-act=resume]`);
   await page.until(has(`${row("refresh")} [data-act=pause]`), "refresh to be resumed");
@@ -178,9 +181,32 @@ async function noScroll(page) {
     await page.size(1440);
     await go(page, view);
     await new Promise((done) => setTimeout(done, 500));
-    for (const width of WIDTHS) await noOverflow(page, width);
+    insist(await page.eval("document.querySelectorAll('h1').length") === 1, `the view ${view} is to have one h1`);
+    for (const width of WIDTHS) {
+      await noOverflow(page, width);
+      await nothingCutOff(page, width);
+    }
   }
   await page.size(1440);
+}
+
+/** What can be done in a table is seen without scrolling it. */
+async function nothingCutOff(page, width) {
+  const cut = await page.eval(`[...document.querySelectorAll(".scroll [data-act]")].filter((e) => {
+    const [own, around] = [e.getBoundingClientRect(), e.closest(".scroll").getBoundingClientRect()];
+    return own.right > around.right + 1 || own.left < around.left - 1;
+  }).map((e) => e.textContent)`);
+  insist(cut.length === 0, `at ${width} px a table cuts off ${cut.slice(0, 3).join(", ")}`);
+}
+
+/** No field is read of an answer that no answer has; and a name that is wrong would have been found. */
+async function keepsTheContract(page) {
+  const document = await (await fetch(new URL("openapi.json", BASE))).json();
+  const found = async () => wrong(await page.eval("missedFields()"), document);
+  const before = await found();
+  insist(before.length === 0, `the page reads what the API does not send: ${before.join("; ")}`);
+  await page.eval("fetch('health/').then((answer) => answer.json()).then((health) => health.planted_by_the_test)");
+  insist((await found()).some((one) => one.includes("planted_by_the_test")), "a name that is wrong is not found");
 }
 
 async function keyboard(page) {
@@ -244,6 +270,7 @@ async function all(page) {
       if (!ended) await shell(MEND_CMD).catch(() => {});
     }
   }
+  await step("reads no field that the API does not have", () => keepsTheContract(page));
   const left = complaints(page, allowed);
   insist(left.length === 0, `the browser complains: ${JSON.stringify(left)}`);
   insist(page.dialogs === 0, "a script from data was run");
@@ -259,6 +286,7 @@ const watchdog = setTimeout(() => {
 let page = null;
 try {
   page = await browser.page();
+  await page.before(watch);
   await all(page);
 } catch (error) {
   console.error(`FAIL ${error.message}`);

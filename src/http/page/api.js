@@ -148,14 +148,14 @@ export async function follow(id, query, signal, seen) {
   }
 }
 
-/** The audit trail as a CSV file; bounded, since it is held here whole. */
-export async function exportCsv(query, signal) {
+/** The audit trail as a file; bounded, since it is held here whole. */
+export async function exportAs(type, query, signal) {
   const parts = [];
   let size = 0;
-  for await (const piece of pieces("health/audit", { query, accept: "text/csv", signal, timeout: 60000 })) {
+  for await (const piece of pieces("health/audit", { query, accept: type, signal, timeout: 60000 })) {
     parts.push(piece);
     size += piece.length;
     if (size > EXPORT_BYTES) throw new ApiError({ code: "too_large", detail: "the export is larger than a page should hold; narrow the search, or use `pgsteward audit export`" });
   }
-  return new Blob(parts, { type: "text/csv" });
+  return new Blob(parts, { type });
 }

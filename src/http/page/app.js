@@ -3,7 +3,7 @@
 import { ApiError, get, hasToken, onRefused, request, useToken } from "./api.js";
 import { audit } from "./audit.js";
 import { h, patch } from "./dom.js";
-import { ago, brief, clock, lasting, millis, now, tick, words } from "./format.js";
+import { ago, brief, capital, clock, lasting, millis, now, tick, words, zone } from "./format.js";
 import { jobs } from "./jobs.js";
 import { migrations } from "./migrations.js";
 import { overview } from "./overview.js";
@@ -12,10 +12,13 @@ import { Poll } from "./poll.js";
 import { tables } from "./tables.js";
 import { upkeep } from "./upkeep.js";
 
-const VIEWS = { overview: ["Overview", overview], jobs: ["Jobs", jobs], tables: ["Tables", tables], upkeep: ["Upkeep", upkeep], migrations: ["Migrations", migrations], audit: ["Audit", audit] };
-const RANK = { viewer: 1, operator: 2, admin: 3 };
+const VIEWS = { overview, jobs, tables, upkeep, migrations, audit };
+const RANK = { user: 1, viewer: 2, operator: 3, admin: 4 };
+// What a role that reads its own events only has any use for.
+const OWN = ["overview", "audit"];
 const HEALTH_MS = 5000;
-const NOTE_MS = 9000;
+const NOTE_MS = 5000;
+const NOTES = 3;
 const at = (id) => document.getElementById(id);
 
 /** What views are given. */
@@ -30,17 +33,24 @@ const ctx = {
   query: (more) => ({ target: ctx.target, ...more }),
   rerender: schedule,
   go: (changes) => { location.hash = hashOf({ ...place(), ...changes }); },
-  notify, confirm, signIn, forget, failed,
+  /** A link's: to a view, or to one row (`at`) of its table. */
+  address: (changes) => `#${hashOf({ ...place(), at: null, ...changes })}`,
+  /** Whether pgsteward itself does not answer. */
+  lost: () => reachable.since !== null,
+  /** The components as they were when they could be measured. */
+  kept: new Map(),
+  notify, confirm, signIn, failed,
 };
 
 let view = null;
 let reachable = { since: null };
 let told = "";
+let sought = null;
 
 // ---- what is asked for all the time
 
 const health = new Poll((signal) => get("health/", {}, signal), HEALTH_MS, onHealth, { patient: false });
-const database = new Poll((signal) => get("health/database", ctx.query(), signal), HEALTH_MS, schedule, { patient: false });
+const database = new Poll((signal) => get("health/database", ctx.query(), signal), HEALTH_MS, onDatabase, { patient: false });
 ctx.health = health;
 ctx.database = database;
 
@@ -54,45 +64,59 @@ function onHealth() {
   schedule();
 }
 
+function onDatabase() {
+  const { data, error } = database;
+  if (!error) for (const part of data.components) if (part.reason !== "not_measured") ctx.kept.set(part.name, { ...part, last: data.checked_at });
+  schedule();
+}
+
 const current = () => health.data?.targets[ctx.target] ?? null;
 
-/** Changes are said aloud, once; and what waited for the database is asked for again when it is back. */
+/** Changes of level are said aloud, once; and what waited for the database is asked for again when it is back. */
 function announce() {
   const is = current();
-  const text = reachable.since ? "pgsteward does not answer" : is ? `${ctx.target} is ${is.status}${is.status === "healthy" ? "" : `: ${words(is.reason)}`}` : "";
+  const text = ctx.lost() ? "pgsteward does not answer" : is ? `${ctx.target} is ${is.status}` : "";
   if (text === told) return;
   if (told) {
     at("announcer").textContent = text;
     for (const poll of view?.polls() ?? []) poll.now();
-    if (ctx.who) database.now();
+    if (ctx.can("viewer")) database.now();
   }
   told = text;
 }
 
 function choose(target) {
   ctx.target = target;
-  database.data = null;
-  if (ctx.who) database.start();
+  watch();
   open();
 }
 
-// ---- where we are: #view?target=…&range=…
+/** Asks for what only those may read who are signed in, anew for another database or person. */
+function watch() {
+  database.stop();
+  database.data = null;
+  ctx.kept.clear();
+  if (ctx.can("viewer") && ctx.target !== null) database.start();
+}
+
+// ---- where we are: #view?target=…&range=…&at=…
 
 function place() {
   const [name, query] = location.hash.slice(1).split("?");
   const params = new URLSearchParams(query);
-  return { view: name in VIEWS ? name : "overview", target: params.get("target"), range: params.get("range") };
+  return { view: Object.hasOwn(VIEWS, name) ? name : "overview", target: params.get("target"), range: params.get("range"), at: params.get("at") };
 }
 
-function hashOf({ view: name, target, range }) {
-  const params = new URLSearchParams(Object.entries({ target, range }).filter(([, value]) => value));
+function hashOf({ view: name, target, range, at: key }) {
+  const params = new URLSearchParams(Object.entries({ target, range, at: key }).filter(([, value]) => value));
   return `${name}${params.size ? `?${params}` : ""}`;
 }
 
 function onHash() {
   if (location.hash === "#content") return;
-  const { target, range } = place();
+  const { target, range, at: key } = place();
   ctx.range = range ?? "1h";
+  sought = key;
   if (target && target !== ctx.target && health.data?.targets[target]) choose(target);
   else open();
 }
@@ -105,7 +129,7 @@ function open() {
   else {
     const fresh = view && view.name !== name;
     view?.stop();
-    view = { ...VIEWS[name][1](ctx), name, identity };
+    view = { ...VIEWS[name](ctx), name, identity };
     for (const poll of view.polls()) poll.start();
     at("content").replaceChildren();
     if (fresh) scrollTo(0, 0);
@@ -126,17 +150,39 @@ function schedule() {
 }
 
 function draw() {
+  const here = place().view;
+  const title = capital(here);
+  const is = current();
   patch(at("version"), [health.data?.version ?? ""]);
   patch(at("chooser"), chooser());
   patch(at("tools"), tools());
-  patch(at("views"), Object.entries(VIEWS).map(([name, [title]]) =>
-    h("a", { key: name, href: `#${hashOf({ ...place(), view: name })}`, "aria-current": place().view === name ? "page" : null }, title)));
-  patch(at("banners"), banners());
-  patch(at("status"), bar());
-  patch(at("content"), view && health.data ? view.render() : [health.error ? null : loading()]);
-  document.body.classList.toggle("lost", reachable.since !== null);
-  const is = current();
-  document.title = `${reachable.since ? "no answer" : is?.status ?? "…"} · ${ctx.target ?? ""} · pgsteward`;
+  patch(at("views"), Object.keys(VIEWS).filter((name) => !ctx.who || ctx.can("viewer") || OWN.includes(name) || name === here).map((name) =>
+    h("a", { key: name, href: ctx.address({ view: name }), "aria-current": here === name ? "page" : null }, capital(name))));
+  patch(at("status"), [...banners(), bar()]);
+  patch(at("content"), [h("h1", { key: "title", class: "unseen" }, `${title}${ctx.target ? ` of ${ctx.target}` : ""}`),
+    view && health.data ? view.render() : health.error ? h("p", { class: "muted", key: "nothing" }, "Nothing is known before pgsteward answers.") : loading()]);
+  document.body.classList.toggle("lost", ctx.lost());
+  document.title = `${ctx.lost() ? "no answer" : is ? standsBy() ? "stands by" : is.status : "…"} · ${title} · ${ctx.target ?? ""} · pgsteward`;
+  scrollers();
+  seek();
+}
+
+/** What scrolls sideways is reached by keys, and shows that it goes on. */
+function scrollers() {
+  for (const place of document.querySelectorAll("main .scroll:not(.tall)")) {
+    if (place.scrollWidth > place.clientWidth + 1) Object.assign(place, { tabIndex: 0, role: "group", ariaLabel: place.querySelector("caption")?.textContent ?? "Table" });
+  }
+}
+
+/** Opens the row that the address is about, once it is there. */
+function seek() {
+  const row = sought && document.querySelector(`main tr[data-key="${CSS.escape(sought)}"]`);
+  if (!row) return;
+  sought = null;
+  row.scrollIntoView({ block: "center" });
+  const opener = row.querySelector("button[aria-expanded]");
+  if (opener?.getAttribute("aria-expanded") === "false") opener.click();
+  opener?.focus({ preventScroll: true });
 }
 
 function chooser() {
@@ -150,51 +196,67 @@ function tools() {
   const theme = document.documentElement.dataset.theme ?? "auto";
   const next = { auto: "light", light: "dark", dark: "auto" }[theme];
   const person = ctx.who
-    ? [h("span", { class: "who", title: `signed in as ${ctx.who.actor}` }, `${ctx.who.actor} · ${ctx.who.role}`), button("Sign out", () => forget(), { id: "sign-out" })]
+    ? [h("span", { class: "who", title: `signed in as ${ctx.who.actor}` }, `${ctx.who.actor} · ${ctx.who.role}`), button("Sign out", leave, { id: "sign-out" })]
     : button("Sign in", signIn, { kind: "main", id: "sign-in" });
   return [
-    button(clock.utc ? "UTC" : "Local time", () => keep("clock", clock.utc ? "local" : "utc"), { kind: "quiet", id: "clock", "aria-label": `Times are in ${clock.utc ? "UTC" : "local time"}; change` }),
+    button(zone(), () => keep("clock", clock.utc ? "local" : "utc"), { kind: "quiet", id: "clock", title: `Times are shown in this zone; change to ${clock.utc ? "this machine's" : "UTC"}`, "aria-label": `Times are in ${zone()}; change` }),
     button(`Theme: ${theme}`, () => keep("theme", next), { kind: "quiet", id: "theme", "aria-label": `Theme: ${theme}; change to ${next}` }),
     person,
   ];
 }
 
+/** What is shown in place of the status while there is none that may be believed. */
+function outage() {
+  const is = current();
+  const reach = is?.components.connectivity;
+  if (ctx.lost()) {
+    return ["lost", "pgsteward does not answer", null, reachable.since, `${health.error.status ? `A proxy answered ${health.error.status}. ` : ""}What is shown is of then. It is tried again every few seconds.`];
+  }
+  if (reach?.status !== "unhealthy") return null;
+  return ["outage", `The database ${ctx.target} cannot be reached`, words(reach.reason), reach.since, "Health and what is kept in memory go on below; what needs the database says so, and comes back by itself."];
+}
+
 function banners() {
   const is = current();
-  const found = [];
-  if (reachable.since) {
-    found.push(h("div", { key: "lost", class: "banner bad", id: "banner-lost" }, h("strong", {}, "pgsteward does not answer"), " since ", brief(reachable.since), " (", lasting(reachable.since), "). ",
-      health.error.status ? `A proxy answered ${health.error.status}. ` : "", "What is shown is of then. It is tried again every few seconds."));
-  } else if (health.error) {
-    found.push(h("div", { key: "error", class: "banner bad" }, prose(explain(health.error))));
+  if (health.error && !ctx.lost()) return [h("div", { key: "error", class: "banner bad" }, prose(explain(health.error, null, { again: true })))];
+  if (ctx.lost() && !is) return [h("div", { key: "lost", class: "banner bad", id: "banner-lost" }, h("strong", {}, "pgsteward does not answer."), " It is tried again every few seconds.")];
+  if (is?.stale && !outage()) {
+    return [h("div", { key: "stale", class: "banner warn", id: "banner-stale" }, h("strong", {}, "The last measurement is too old to be believed."), " It was taken ", ago(is.checked_at), ".")];
   }
-  const reach = is?.components.connectivity;
-  if (!reachable.since && reach?.status === "unhealthy") {
-    found.push(h("div", { key: "outage", class: "banner bad", id: "banner-outage" }, h("strong", {}, `The database ${ctx.target} cannot be reached`), ` (${words(reach.reason)}) since `, brief(reach.since), " (", lasting(reach.since),
-      "). ", "Health and what is kept in memory go on below; what needs the database says so, and comes back by itself."));
-  } else if (!reachable.since && is?.stale) {
-    found.push(h("div", { key: "stale", class: "banner warn", id: "banner-stale" }, h("strong", {}, "The last measurement is too old to be believed."), " It was taken ", ago(is.checked_at), "."));
-  }
-  return found;
+  return [];
 }
+
+/** Whether another instance judges the database: this one's "healthy" is about its connection alone. */
+const standsBy = () => database.data?.target === ctx.target && !database.data.observer;
 
 function bar() {
   const is = current();
-  if (!is) return [];
-  const level = reachable.since ? "unknown" : is.status;
+  if (!is) return null;
+  const out = outage();
+  const { server, observer, observed_by: holder, paused } = database.data?.target === ctx.target ? database.data : {};
   const measured = new Date(now() - ((is.age_seconds ?? 0) * 1000 + (health.at ? Date.now() - health.at : 0)));
-  const server = database.data?.target === ctx.target ? database.data.server : null;
   const facts = [
     ["Measured", is.age_seconds == null ? "not yet" : ago(measured)],
     ["Response", millis(is.response_ms)],
     server && ["PostgreSQL", `${server.version}, ${server.in_recovery ? "standby" : "primary"}`],
-    database.data && ctx.who && ["This instance", database.data.observer ? "observes" : database.data.observed_by ? "stands by" : "does not observe"],
+    observer !== undefined && ["This instance", observer ? "runs the jobs" : holder ? "stands by" : "does not observe"],
   ].filter(Boolean);
-  return [h("div", { class: `bar ${level}`, id: "overall", "data-status": is.status, "data-reason": is.reason ?? "" },
-    h("div", { class: "verdict" }, status(level, reachable.since ? `was ${is.status}` : is.status),
-      h("span", { class: "because" }, is.status === "healthy" ? "" : words(is.reason ?? "")),
-      is.since && muted("since ", brief(is.since), " (", lasting(is.since), ")")),
-    h("dl", {}, facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))))];
+  const level = out ? "unhealthy" : standsBy() ? "unknown" : is.status;
+  return h("div", { key: "bar", class: `bar ${level}`, id: "overall", "data-status": is.status, "data-reason": is.reason ?? "" },
+    out ? trouble(out) : h("div", { class: "verdict" }, verdict(is, level, holder)),
+    paused && h("div", { id: "all-paused" }, status("paused", "jobs paused"), muted(` by ${paused.by}`)),
+    h("dl", {}, facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))));
+}
+
+function verdict(is, level, holder) {
+  const alone = Object.keys(is.components).length === 1 ? "as far as the connection goes" : null;
+  const [name, because, since] = standsBy() ? ["stands by", holder ? `judged by ${holder}` : "no instance judges the database"] : [is.status, is.status === "healthy" ? alone : words(is.reason ?? ""), is.since];
+  return [status(level, name), because && h("strong", {}, because), since && muted("since ", brief(since), " (", lasting(since), ")")];
+}
+
+/** An outage is told once, in place of the verdict. */
+function trouble([kind, what, reason, since, meanwhile]) {
+  return h("div", { class: "trouble", id: `banner-${kind}` }, h("p", {}, status("unhealthy", what), reason && ` (${reason})`, " since ", brief(since), " (", lasting(since), "). "), h("p", { class: "muted" }, meanwhile));
 }
 
 // ---- what a person prefers, for as long as the tab lives
@@ -215,11 +277,18 @@ function prefer() {
 
 // ---- notices and questions
 
-function notify(text, kind = "", stay = false) {
-  const note = h("div", { class: `notice ${kind}` }, h("span", {}, prose(text)), button("Dismiss", () => note.remove(), { kind: "quiet" }));
+function notify(text, kind = "", stay = false, act = null) {
+  const note = h("div", { class: `notice ${kind}` }, h("span", {}, prose(text)), act, button("Dismiss", () => note.remove(), { kind: "quiet", "aria-label": `Dismiss: ${text.slice(0, 60)}` }));
   at("notes").append(note);
-  while (at("notes").children.length > 4) at("notes").firstChild.remove();
-  if (!stay) setTimeout(() => note.remove(), kind === "bad" ? NOTE_MS * 2 : NOTE_MS);
+  while (at("notes").children.length > NOTES) at("notes").firstChild.remove();
+  if (stay) return note;
+  let timer;
+  const leave = () => { timer = setTimeout(() => note.remove(), kind === "bad" ? NOTE_MS * 2 : NOTE_MS); };
+  // Not while somebody reads it.
+  note.onpointerenter = note.onfocusin = () => clearTimeout(timer);
+  note.onpointerleave = note.onfocusout = leave;
+  leave();
+  return note;
 }
 
 /** What an act was refused with. */
@@ -232,10 +301,15 @@ function failed(what, error) {
 function confirm({ title, content, act, danger = false, read = () => true }) {
   return new Promise((resolve) => {
     let answer = null;
+    const submit = (event) => {
+      event.preventDefault();
+      answer = read();
+      dialog.close();
+    };
     const dialog = h("dialog", { "aria-labelledby": "question", onclose: () => { dialog.remove(); resolve(answer); } },
-      h("h2", { id: "question" }, title), content,
-      h("div", { class: "buttons" }, button("Cancel", () => dialog.close(), { autofocus: danger }),
-        button(act, () => { answer = read(); dialog.close(); }, { kind: danger ? "main danger" : "main", id: "confirm", autofocus: !danger })));
+      h("h2", { id: "question" }, title), h("form", { method: "dialog", onsubmit: submit }, content,
+        h("div", { class: "buttons" }, button("Cancel", () => dialog.close(), { autofocus: danger }),
+          h("button", { type: "submit", class: danger ? "main danger" : "main", id: "confirm", autofocus: !danger }, act))));
     document.body.append(dialog);
     dialog.showModal();
   });
@@ -286,20 +360,41 @@ async function signIn() {
 
 function became(who) {
   ctx.who = who;
-  database.data = null;
-  if (ctx.target !== null) database.start();
+  at("notes").querySelector(".expired")?.remove();
+  watch();
   health.now();
+  // A role that reads its own events only has nothing else to come for.
+  if (!ctx.can("viewer") && ctx.can("user") && location.hash === "") ctx.go({ view: "audit" });
+  const before = view;
   open();
+  // The same view for the same person: what was typed before the token expired is still there.
+  if (view === before) for (const poll of view.polls()) poll.start();
 }
 
-function forget(error) {
+function forget() {
   useToken(null, false);
-  if (ctx.who && error) notify(`Signed out: ${explain(error)}`, "bad", true);
+  for (const poll of view?.polls() ?? []) poll.stop();
   ctx.who = null;
-  database.stop();
-  database.data = null;
+  watch();
   health.now();
+}
+
+function leave() {
+  forget();
   open();
+  draw();
+  at("sign-in").focus();
+}
+
+/** The token that was in use is refused. */
+function expired(error) {
+  const had = ctx.who;
+  forget();
+  schedule();
+  if (!had) return;
+  const again = button("Sign in", signIn, { kind: "main" });
+  notify(error.status === 401 ? "Signed out: your token is no longer accepted. It expired, or was removed." : `Signed out: ${explain(error)}`, "bad expired", true, again);
+  again.focus();
 }
 
 // A token that was kept for the tab: believed once the API says whose it is.
@@ -308,14 +403,14 @@ async function resume() {
   try {
     became(await request("whoami"));
   } catch (error) {
-    if (error.status === 401 || error.status === 403) forget(error);
+    if (error.status === 401 || error.status === 403) forget();
     else setTimeout(resume, HEALTH_MS);
   }
 }
 
 // ---- begin
 
-onRefused(forget);
+onRefused(expired);
 prefer();
 at("skip").onclick = (event) => {
   event.preventDefault();
@@ -328,7 +423,9 @@ document.addEventListener("visibilitychange", () => {
   view?.seen?.();
 });
 setInterval(() => document.hidden || tick(), 1000);
+addEventListener("resize", schedule);
 ctx.range = place().range ?? "1h";
+sought = place().at;
 health.start();
 resume();
 open();

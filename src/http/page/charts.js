@@ -10,23 +10,27 @@ const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map
 /**
  * One chart of several that point to a time together (`peers`). What it shows comes with `update`:
  *   from, to, step     in milliseconds
- *   points             [{ t, … }], t the middle of a bucket, oldest first
+ *   points             [{ t, begin, … }], t the middle of a bucket and begin its start, oldest first
  *   most               what is further apart has a gap between
  *   series             [{ name, mark, read(point) → number|null, show(point, bare) → text }]; without a mark: told, not drawn
  *   bands              [{ from, to, kind: "outage" | "gap", label }]
  *   spread             (point) → [low, high], drawn behind a single line
  *   rule               { value, label }: a limit
- *   idle               what is read out while nothing is pointed to
+ *   idle               what stands below while nothing is pointed to
+ *   summary            how it is and was, for those who do not see the drawing
  * `kind`: "line", "stack", or "strip" with `level(point)` → status.
  */
 export class Chart {
-  constructor({ title, about, kind, format = number, peers }) {
+  constructor({ title, kind, format = number, peers }) {
     Object.assign(this, { title, kind, format, peers, at: null });
-    this.readout = h("output", { class: "readout" });
+    // Over the plot, not beside it: what is read out must not move the page.
+    this.readout = h("output", { class: "readout", "aria-live": "off" });
+    this.idle = h("p", { class: "muted" });
     this.legend = h("ul", { class: "legend" });
-    this.stage = h("div", { class: `stage ${kind}`, tabindex: "0", role: "img", "aria-label": `${title}. ${about} Arrow keys read single values.` });
+    // A slider over time: the one role whose arrow keys a screen reader passes on, and whose value it reads.
+    this.stage = h("div", { class: `stage ${kind}`, tabindex: "0", role: "slider", "aria-label": title, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0", "aria-valuetext": "" });
     this.table = h("details", { ontoggle: () => this.fillTable() }, h("summary", {}, "As a table"));
-    this.element = h("figure", {}, h("figcaption", {}, h("h3", {}, title), this.legend, this.readout), this.stage, this.table);
+    this.element = h("figure", {}, h("figcaption", {}, h("h3", {}, title), this.legend), h("div", { class: "plot" }, this.stage, this.readout), h("div", { class: "under" }, this.table, this.idle));
     peers.add(this);
     this.listen();
     this.sizes = new ResizeObserver(() => this.draw());
@@ -40,6 +44,8 @@ export class Chart {
   update(data) {
     this.data = data;
     this.legend.replaceChildren(...legend(data));
+    this.idle.textContent = data.idle ?? "";
+    this.stage.setAttribute("aria-label", `${this.title}: ${data.summary ?? "nothing measured"}. Arrow keys read single values.`);
     this.draw();
     this.fillTable();
   }
@@ -65,7 +71,7 @@ export class Chart {
     const { from, to, points, rule } = this.data;
     const flat = this.kind === "strip";
     const top = flat ? { max: 1 } : ceiling(this.data, this.kind);
-    const inner = { left: flat ? 12 : PAD.left, right: width - PAD.right, top: PAD.top, bottom: height - PAD.bottom };
+    const inner = { left: PAD.left, right: width - PAD.right, top: PAD.top, bottom: height - PAD.bottom };
     const across = inner.right - inner.left;
     this.scale = {
       inner,
@@ -84,20 +90,26 @@ export class Chart {
   /** Shows what was measured at a time; null for nothing. */
   point(time) {
     this.at = time;
-    this.readout.setAttribute("aria-live", document.activeElement === this.stage ? "polite" : "off");
     this.hair?.replaceChildren();
+    this.readout.replaceChildren();
     if (!this.data || !this.scale) return;
+    const { points, step, from, to, series, bands: marked } = this.data;
+    const here = time == null ? points.length - 1 : nearest(points, time);
+    this.stage.setAttribute("aria-valuemax", Math.max(0, points.length - 1));
+    this.stage.setAttribute("aria-valuenow", Math.max(0, here));
     if (time == null) {
-      this.readout.textContent = this.data.idle ?? "";
+      this.stage.setAttribute("aria-valuetext", this.data.summary ?? "");
       return;
     }
-    const { points, step, from, to, series, bands: marked } = this.data;
-    const near = points[nearest(points, time)];
+    const near = points[here];
     const point = near && Math.abs(near.t - time) <= step * 0.75 ? near : null;
     const t = point ? point.t : Math.min(Math.max(time, from), to);
     const told = [...(point ? series.map((one) => one.show(point)) : []), marked.find((b) => b.from <= t && t < b.to)?.label].filter(Boolean);
-    this.readout.textContent = `${moment(t, to - from > DAY)}: ${told.join(" · ") || "not measured"}`;
+    const said = [moment(t, to - from > DAY), ...(told.length > 0 ? told : ["not measured"])];
+    this.stage.setAttribute("aria-valuetext", said.join(", "));
     const { inner, x, y } = this.scale;
+    this.readout.className = `readout ${x(t) > (inner.left + inner.right) / 2 ? "left" : "right"}`;
+    this.readout.append(...said.map((line) => h("span", {}, line)));
     this.hair.append(s("line", { x1: x(t), x2: x(t), y1: inner.top, y2: inner.bottom }));
     const value = point && this.kind === "line" ? series[0].read(point) : null;
     if (value != null) this.hair.append(s("circle", { cx: x(t), cy: y(value), r: 3.5 }));
@@ -106,15 +118,15 @@ export class Chart {
   // Made only when it is opened: a screen reader's way to the numbers, and a person's.
   fillTable() {
     if (!this.table.open || !this.data) return;
-    const { points, series, bands: marked } = this.data;
-    const rows = points.map((point) => h("tr", {}, h("th", { scope: "row" }, moment(point.t, true)), series.map((one) => h("td", { class: "number" }, one.show(point, true) || "–"))));
+    const { points, series, step, bands: marked } = this.data;
+    const rows = points.map((point) => h("tr", {}, h("th", { scope: "row" }, moment(point.t, true, step < 60e3)), series.map((one) => h("td", { class: "number" }, one.show(point, true) || "–"))));
     const notes = marked.map((b) => h("li", {}, `${moment(b.from, true)} to ${moment(b.to, true)}: ${b.label}`));
     this.table.replaceChildren(this.table.firstChild, h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `${this.title}, as a table` }, h("ul", {}, notes),
-      h("table", { class: "small" }, h("caption", {}, this.title), h("thead", {}, h("tr", {}, ["time", ...series.map((one) => one.name)].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows.reverse()))));
+      h("table", { class: "small" }, h("caption", {}, this.title), h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "time"), series.map((one) => h("th", { scope: "col", class: "number" }, one.name)))), h("tbody", {}, rows.reverse()))));
   }
 }
 
-const moment = (t, day) => `${day ? `${instant(t, "day")} ` : ""}${instant(t, "minute")}`;
+const moment = (t, day, seconds) => `${day ? `${instant(t, "day")} ` : ""}${instant(t, seconds ? "time" : "minute")}`;
 
 /**
  * The times of `[from, to]` that no point covers. Measurements may be rarer than buckets are wide, so what is
@@ -122,7 +134,7 @@ const moment = (t, day) => `${day ? `${instant(t, "day")} ` : ""}${instant(t, "m
  */
 export function gaps(points, from, to, step) {
   const apart = points.slice(1).map((point, i) => point.t - points[i].t).sort((a, b) => a - b);
-  const usual = apart[Math.floor(apart.length / 2)] ?? step;
+  const usual = Math.max(step, apart[Math.floor(apart.length / 2)] ?? 0);
   const most = Math.max(step * 1.5, usual * 2.2);
   const found = [];
   let before = null;
@@ -134,13 +146,15 @@ export function gaps(points, from, to, step) {
   return { gaps: found, most };
 }
 
-/** Runs of neighbouring points; a gap, or a value that is missing, ends one. */
-function segments({ points, most }, read) {
+/** Runs of neighbouring points; a gap, an outage, or a value that is missing ends one. */
+function segments({ points, most, bands: marked }, read) {
+  const outages = marked.filter((band) => band.kind === "outage");
+  const apart = (one, other) => other.t - one.t > most || outages.some((out) => out.from < other.t && out.to > one.t);
   const found = [];
   let last = null;
   for (const point of points) {
     const known = read(point) != null;
-    if (known && (last === null || point.t - last.t > most)) found.push([]);
+    if (known && (last === null || apart(last, point))) found.push([]);
     if (known) found.at(-1).push(point);
     last = known ? point : null;
   }
@@ -226,7 +240,7 @@ function stack(data, { x, y }) {
   const drawn = data.series.filter((one) => one.mark);
   return segments(data, drawn[0].read).map((run) => {
     // A lone measurement still has a width.
-    const across = run.length > 1 ? run.map((p) => [p, x(p.t)]) : [-1, 1].map((side) => [run[0], x(run[0].t) + side]);
+    const across = run.length > 1 ? run.map((p) => [p, x(p.t)]) : [-2, 2].map((side) => [run[0], x(run[0].t) + side]);
     let floor = across.map(() => 0);
     return drawn.map((one) => {
       const roof = across.map(([p], i) => floor[i] + (one.read(p) ?? 0));
@@ -249,8 +263,8 @@ const SHARE = { healthy: 0.4, unknown: 0.55, degraded: 0.75, unhealthy: 1 };
 function strip({ points, level, step }, { inner, x }) {
   return points.map((point) => {
     const status = level(point);
-    const left = Math.max(x(point.t - step / 2), inner.left);
-    const width = Math.min(x(point.t + step / 2), inner.right) - left;
+    const left = Math.max(x(point.begin), inner.left);
+    const width = Math.min(x(point.begin + step), inner.right) - left;
     const height = (inner.bottom - inner.top) * SHARE[status];
     return s("rect", { class: `level ${status}`, x: left, width: Math.max(width > 4 ? width - 1 : width, 0.8), y: inner.bottom - height, height });
   });

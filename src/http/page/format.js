@@ -18,7 +18,8 @@ export function bytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let at = 0;
   let left = Math.abs(value);
-  while (left >= 1024 && at < units.length - 1) {
+  // What would be rounded up to the next unit is told in that.
+  while (left >= 1023.5 && at < units.length - 1) {
     left /= 1024;
     at += 1;
   }
@@ -28,8 +29,8 @@ export function bytes(value) {
 export function millis(value) {
   if (value == null) return NOTHING;
   if (value < 10) return `${plain.format(value)} ms`;
-  if (value < 1000) return `${value.toFixed(0)} ms`;
-  return value < 60000 ? `${(value / 1000).toFixed(1)} s` : span(value / 1000);
+  if (value < 999.5) return `${value.toFixed(0)} ms`;
+  return value < 59950 ? `${(value / 1000).toFixed(1)} s` : span(value / 1000);
 }
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -55,23 +56,42 @@ export const plural = (count, one, many = `${one}s`) => `${number(count)} ${coun
 /** `idle_in_transaction` → `idle in transaction`. */
 export const words = (name) => String(name).replaceAll("_", " ");
 
-const zone = () => (clock.utc ? { timeZone: "UTC" } : {});
+export const capital = (word) => word[0].toUpperCase() + word.slice(1);
+
 const styles = {
   time: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
   minute: { hour: "2-digit", minute: "2-digit" },
   day: { day: "numeric", month: "short" },
-  full: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" },
+  date: { day: "numeric", month: "short", year: "numeric" },
 };
+// To make one costs more than to use it a hundred times.
+const made = new Map();
 
 export function instant(at, style = "full") {
-  const text = new Intl.DateTimeFormat("en-GB", { ...styles[style], ...zone() }).format(new Date(at));
-  return style === "full" ? `${text}${clock.utc ? " UTC" : ""}` : text;
+  if (style === "full") return `${instant(at, "date")}, ${instant(at, "time")} ${offset(at)}`;
+  const name = `${style} ${clock.utc}`;
+  if (!made.has(name)) made.set(name, new Intl.DateTimeFormat("en-GB", { ...styles[style], ...(clock.utc ? { timeZone: "UTC" } : {}) }));
+  return made.get(name).format(new Date(at));
 }
 
-/** The time alone for what was today, else with the day. */
-export function brief(at) {
-  const near = Math.abs(now() - new Date(at)) < 20 * 3600e3;
-  return near ? instant(at, "time") : `${instant(at, "day")} ${instant(at, "minute")}`;
+/** How far the shown zone was from UTC at that time. */
+function offset(at) {
+  const minutes = clock.utc ? 0 : -new Date(at).getTimezoneOffset();
+  const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
+  return `UTC${minutes === 0 ? "" : `${minutes < 0 ? "−" : "+"}${hours}${rest ? `:${String(rest).padStart(2, "0")}` : ""}`}`;
+}
+
+/** The zone that times are shown in. */
+export function zone() {
+  const name = clock.utc ? "UTC" : new Intl.DateTimeFormat().resolvedOptions().timeZone;
+  return name === "UTC" ? name : `${name}, ${offset(now())}`;
+}
+
+/** The time alone for what is of today, else with the day, and with the year unless it is this one. */
+export function brief(at, style = "time") {
+  const [date, today] = [instant(at, "date"), instant(now(), "date")];
+  if (date === today) return instant(at, style);
+  return `${date.slice(-4) === today.slice(-4) ? instant(at, "day") : date} ${instant(at, "minute")}`;
 }
 
 function distance(at) {
@@ -111,17 +131,25 @@ export function tick() {
 const INSTANT = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/;
 const SHOWN = 50;
 
+// What is known to be a field of the daemon's, so that its name can be made readable. Any other name may
+// be a table's or a column's, and stays as it is.
+const FIELDS = new Set(`failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run longest_wait max_connections mxid_age not_permitted
+  oldest_idle_in_transaction oldest_left oldest_prepared oldest_transaction refreshed_at replay_lag_seconds response_ms retained_bytes rows_deleted
+  since_success_seconds started_at unsealed_seconds unseen_sessions wal_status xid_age`.split(/\s+/));
+const IDS = /(^|_)(id|pid|xid|oid|xmin|num|seal)$/;
+
 function scalar(name, value) {
   if (value == null) return NOTHING;
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value === "string") return INSTANT.test(value) && !Number.isNaN(Date.parse(value)) ? when(value) : value;
+  if (IDS.test(name)) return String(value);
   if (/(^|_)ms$/.test(name)) return millis(value);
-  if (/(^|_)seconds(_|$)/.test(name)) return span(value);
+  if (/(^|_)seconds$/.test(name)) return span(value);
   if (/(^|_)bytes$/.test(name)) return bytes(value);
   return number(value);
 }
 
-const label = (name) => words(String(name).replace(/_(ms|seconds|bytes|at)$/, ""));
+const label = (name) => (FIELDS.has(name) ? words(name.replace(/_(ms|seconds|bytes|at)$/, "")) : name);
 const isRecord = (it) => it != null && typeof it === "object" && !Array.isArray(it);
 const rest = (count) => count > SHOWN && h("p", { class: "muted" }, `and ${count - SHOWN} more`);
 

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { Chart, gaps } from "./charts.js";
 import { h, slot } from "./dom.js";
-import { ago, instant, lasting, millis, now, number, percent, plural, span, value, when, words } from "./format.js";
+import { ago, brief, capital, instant, lasting, millis, now, number, percent, plural, span, value, when, words } from "./format.js";
 import { choices, flip, muted, opener, panel, prose, sql, status, table } from "./parts.js";
 import { Poll } from "./poll.js";
 
@@ -28,15 +28,23 @@ export function overview(ctx) {
     render() {
       const open = ctx.health.data.targets[ctx.target];
       if (!open) return [];
-      const full = ctx.who && ctx.database.data?.target === ctx.target ? ctx.database.data : null;
+      const full = ctx.can("viewer") && ctx.database.data?.target === ctx.target ? ctx.database.data : null;
       const components = full?.components ?? Object.entries(open.components).map(([name, part]) => ({ name, ...part }));
       return [
         wrong(ctx, components, full),
-        charts.render(),
-        h("div", { key: "columns", class: "columns" }, parts(ctx, components, opened), full && facts(full)),
+        // Whoever signed in and may not read it is not shown what they cannot have.
+        (!ctx.who || ctx.can("viewer")) && charts.render(),
+        h("div", { key: "columns", class: "columns" }, parts(ctx, remembered(components, full?.observer ? ctx.kept : new Map()), opened), full && facts(full)),
       ];
     },
   };
+}
+
+/** The components; `last` is when those were measured that cannot be measured now. */
+function remembered(components, kept) {
+  const fresh = new Map(components.map((part) => [part.name, { ...part, last: null }]));
+  const unmeasured = (name) => (fresh.get(name)?.reason ?? "not_measured") === "not_measured";
+  return [...new Set([...kept.keys(), ...fresh.keys()])].map((name) => (unmeasured(name) && kept.get(name)) || fresh.get(name));
 }
 
 // ---- what is wrong, and what to do
@@ -60,44 +68,69 @@ function wrong(ctx, components, full) {
     items.push(item("unknown", "Not measured", null, `${blind.map((part) => words(part.name)).join(", ")}: for want of an answer from the database.`));
   }
   const warned = full?.components.find((part) => part.name === "jobs" && part.status === "healthy" && part.measured?.warnings > 0);
-  if (warned) items.push(item("degraded", "Jobs", null, warned.message));
+  if (warned) items.push(item("degraded", "jobs", null, warned.message, leads(ctx, warned)));
   if (full?.paused && !bad.some((part) => part.reason === "paused")) {
-    items.push(item("degraded", "Jobs are paused", full.paused.at, `All jobs are paused by ${full.paused.by}${full.paused.reason ? `: ${full.paused.reason}` : ""}.`, "Resume them in the view Jobs."));
+    const { by, at, reason } = full.paused;
+    items.push(item("degraded", "jobs are paused", at, `All jobs are paused by ${by}${reason ? `: ${reason}` : "."}`, ["Resume them in ", link(ctx, "jobs"), "."]));
   }
-  for (const unseen of full?.unseen ?? []) {
-    items.push(h("li", { key: `unseen-${unseen.what}` }, status("unknown", ""), h("div", {},
-      h("p", {}, h("strong", {}, `${unseen.what} cannot be seen`), muted(` ${words(unseen.code)}`)),
-      h("p", {}, prose(unseen.reason)), unseen.mend && h("p", { class: "mend" }, h("span", {}, "What mends it: "), /^[A-Z]{3,} /.test(unseen.mend) ? sql(unseen.mend, ctx) : prose(unseen.mend)))));
+  for (const { what, code, reason, mend } of full?.unseen ?? []) {
+    items.push(item("unknown", `${what} cannot be seen`, null, reason, mend && [/^[A-Z]{3,} /.test(mend) ? sql(mend, ctx) : prose(mend)], words(code)));
   }
-  const title = items.length === 0 ? "Nothing is wrong" : `What is wrong, and what to do (${items.length})`;
-  return panel(ctx, { id: "wrong", title, needs: null, body: () => (items.length ? h("ul", { class: "findings" }, items)
-    : h("p", { class: "muted" }, `${components.length ? `All ${plural(components.length, "component")} are healthy.` : "Nothing has been measured yet."}`)) });
+  const [title, text] = items.length === 0 ? allWell(ctx, components, full) : [`${ctx.lost() ? "What was wrong" : "What is wrong, and what to do"} (${items.length})`];
+  return panel(ctx, { id: "wrong", title, needs: null, body: () => (text ? h("p", { class: "muted" }, text) : h("ul", { class: "findings" }, items)) });
+}
+
+/** What may be said where nothing was found: never more than was looked at. */
+function allWell(ctx, components, full) {
+  if (ctx.lost()) return ["What is wrong is not known", "Nothing was known to be when pgsteward answered last."];
+  if (components.length === 0) return ["Nothing is known yet", "Nothing has been measured yet."];
+  if (full && !full.observer) {
+    const judge = full.observed_by ? `The database is judged by ${full.observed_by}: what is wrong is told there.` : "No instance observes the database at the moment, so nothing else is judged.";
+    return ["This instance stands by", `It checks nothing but its connection, and that works. ${judge}`];
+  }
+  // An instance that stands by, told to whom it does not say so; or one that has just begun.
+  if (components.length === 1) return ["The connection works", "Nothing else has been judged by this instance."];
+  return ["Nothing is wrong", `All ${components.length} components are healthy.`];
+}
+
+// Where there is more about a component, or something to be done about it.
+const VIEW_OF = { jobs: "jobs", schema: "migrations", partitions: "upkeep", wraparound: "upkeep", audit: "audit" };
+
+const link = (ctx, view, at) => h("a", { href: ctx.address({ view, at }) }, at ?? `the view ${capital(view)}`);
+
+function leads(ctx, part) {
+  const failing = (part.name === "jobs" && part.measured?.failing) || [];
+  if (failing.length > 0) return ["See why, and run again once that is mended: ", failing.slice(0, 5).map((job, i) => [i ? ", " : "", link(ctx, "jobs", job)]), failing.length > 5 ? ` and ${failing.length - 5} more.` : "."];
+  return VIEW_OF[part.name] ? ["More in ", link(ctx, VIEW_OF[part.name]), "."] : null;
 }
 
 function finding(ctx, part) {
-  if (!part.message) return item(part.status, words(part.name), part.since, `${words(part.reason)}.`, ctx.who ? null : "Sign in to read what was found and what mends it.");
+  if (!part.message) return item(part.status, words(part.name), part.since, null, ctx.who ? null : "Sign in to read what was found and what mends it.", words(part.reason));
   const [found, mend] = divide(part.message, part.reason);
-  return item(part.status, words(part.name), part.since, found, mend, words(part.reason));
+  return item(part.status, words(part.name), part.since, found, [mend && [prose(mend), ". "], leads(ctx, part)].filter(Boolean), words(part.reason));
 }
 
 function item(level, title, since, found, mend, reason) {
   return h("li", { key: `${title}-${reason ?? ""}`, "data-level": level }, status(level, ""), h("div", {},
     h("p", {}, h("strong", {}, title), muted(` ${level}${reason ? ` · ${reason}` : ""}`, since && [" · for ", lasting(since)])),
-    h("p", { class: "found" }, prose(found)), mend && h("p", { class: "mend" }, h("span", {}, "To do: "), prose(mend))));
+    found && h("p", { class: "found" }, prose(found)), mend?.length > 0 && h("p", { class: "mend" }, h("span", {}, "To do: "), mend)));
 }
 
 // ---- components
 
 function parts(ctx, components, opened) {
   const detailed = components.some((part) => part.measured !== undefined);
-  return panel(ctx, { id: "components", title: "Components", needs: null, about: detailed ? null : "Sign in to see what was measured.", body: () => table({
+  const state = (part) => (part.last ? status("unknown", `was ${part.status}`) : status(part.status));
+  const found = (part) => (part.last ? muted("Not measured since ", brief(part.last), ". It was: ", prose(part.message)) : part.message ? prose(part.message) : part.reason === "ok" ? "" : words(part.reason));
+  const about = detailed ? null : ctx.who ? `Your role (${ctx.role()}) is shown how they are, not what was measured.` : "Sign in to see what was measured.";
+  return panel(ctx, { id: "components", title: "Components", needs: null, about, body: () => table({
     caption: "Components of health", name: "component-list", rows: components, key: (part) => part.name, empty: "Nothing has been measured yet.",
     columns: [
       ["Component", "lead", (part) => (part.measured !== undefined ? opener(words(part.name), opened.has(part.name), () => flip(ctx, opened, part.name)) : words(part.name))],
-      ["Status", "", (part) => status(part.status)],
-      ["Found", "wide", (part) => (part.message ? prose(part.message) : part.reason === "ok" ? "" : words(part.reason))],
-      ["For", "number", (part) => lasting(part.since)],
-    ],
+      ["Status", "", state],
+      detailed && ["Found", "wide", found],
+      ["For", "number", (part) => (part.last ? "–" : lasting(part.since))],
+    ].filter(Boolean),
     more: (part) => opened.has(part.name) && h("div", { class: "below" },
       h("p", { class: "muted" }, "Reason ", h("code", {}, part.reason), ", since ", when(part.since)), value(part.measured)),
   }) });
@@ -105,24 +138,32 @@ function parts(ctx, components, opened) {
 
 // ---- server and connections
 
-function facts({ server, connections: used, pool, connect_ms: connect, replication, migrations }) {
+function facts({ server, connections: used, pool, connect_ms: connect, replication, migrations, observer, observed_by: holder }) {
   const each = (of, tell) => Object.entries(of ?? {}).map(tell).filter(Boolean).join(", ") || "–";
   const list = [
     ...(server ? [["Database", `${server.database}, as ${server.role}`], ["Server", `PostgreSQL ${server.version}, ${server.in_recovery ? "standby" : "primary"}`], ["Started", ago(server.started_at)]] : []),
     ...(used ? [
-      ["Connections", `${number(used.total)} of ${number(server?.usable_connections)} usable (${percent(used.saturation)})`],
-      ["By state", each(used.by_state, ([state, count]) => `${words(state)} ${number(count)}`)],
+      ["Connections", `${number(used.total)} of ${number(server?.usable_connections)} usable (${percent(used.saturation)}), pgsteward's own among them`],
+      ["By state", each(used.by_state, ([state, count]) => `${number(count)} ${words(state)}`)],
       ["Waiting for locks", `${number(used.waiting)}${used.longest_wait_seconds ? `, the longest for ${span(used.longest_wait_seconds)}` : ""}`],
-      ["Oldest transaction", used.oldest_transaction_seconds == null ? "none" : span(used.oldest_transaction_seconds)],
+      ["Oldest transaction", session(used.oldest_transaction)],
+      ["Oldest idle in one", session(used.oldest_idle_in_transaction)],
     ] : []),
     ["To connect", each(connect, ([step, ms]) => ms != null && `${step} ${millis(ms)}`)],
-    ["Own connections", each(pool, ([name, { open, max }]) => `${name} ${open ?? 0}/${max ?? "–"}`)],
+    ["Own connections", each(pool, ([name, { open, max }]) => `${name} ${open} of ${max}`)],
     ["Migrations", words(migrations?.state ?? "–")],
   ];
+  const why = server ? null : observer ? "It cannot be asked at the moment." : holder ? `It is measured by ${holder}.` : "No instance measures it at the moment.";
   return h("section", { key: "server", class: "panel", id: "server", "aria-labelledby": "server-title" },
-    h("header", {}, h("h2", { id: "server-title" }, "Server"), !server && h("p", { class: "muted" }, "It cannot be asked at the moment.")),
+    h("header", {}, h("h2", { id: "server-title" }, "Server"), why && h("p", { class: "muted" }, why)),
     h("dl", { class: "facts wide" }, list.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))),
     replication && h("details", {}, h("summary", {}, "Replication"), value(replication)));
+}
+
+/** For how long, whose, and which process. */
+function session(one) {
+  if (!one) return "none";
+  return [millis(one.seconds * 1000), muted(`: pid ${one.pid}, ${one.user}${one.application ? ` (${one.application})` : ""}, ${one.state}, in ${one.database}`)];
 }
 
 // ---- how it was
@@ -130,13 +171,14 @@ function facts({ server, connections: used, pool, connect_ms: connect, replicati
 function history(ctx) {
   const peers = new Set();
   const charts = {
-    levels: new Chart({ title: "Status", about: "The worst of all components over time.", kind: "strip", peers }),
-    response: new Chart({ title: "Response time", about: "How long the server took to answer.", kind: "line", format: (v) => (v >= 1000 ? `${number(v / 1000)} s` : `${number(v)} ms`), peers }),
-    sessions: new Chart({ title: "Connections", about: "Connections by state, stacked.", kind: "stack", peers }),
+    levels: new Chart({ title: "Status", kind: "strip", peers }),
+    response: new Chart({ title: "Response time", kind: "line", format: (v) => (v >= 1000 ? `${number(v / 1000)} s` : `${number(v)} ms`), peers }),
+    sessions: new Chart({ title: "Connections", kind: "stack", peers }),
   };
   const range = () => RANGES[ctx.range] ?? RANGES["1h"];
   const redraw = () => {
-    draw(charts, polls);
+    usable = ctx.database.data?.server?.usable_connections ?? usable;
+    draw(charts, polls, usable);
     ctx.rerender();
   };
   const ask = (path, bucket, more) => new Poll(async (signal) => {
@@ -148,11 +190,13 @@ function history(ctx) {
   }, range().every, redraw);
   const polls = [ask("health/system", "health"), ask("health/system", "health", { component: "connectivity" }), ask("health/connections", "connections")];
   let shown = ctx.range;
+  // Not told in an outage, in which it stays as it was.
+  let usable = null;
   const element = h("div", { class: "charts" }, Object.values(charts).map((chart) => chart.element));
   return {
     polls,
     moved() {
-      if (shown === ctx.range) return draw(charts, polls);
+      if (shown === ctx.range) return redraw();
       shown = ctx.range;
       for (const poll of polls) Object.assign(poll, { every: range().every }).now();
     },
@@ -166,19 +210,37 @@ function history(ctx) {
 }
 
 function source(polls) {
-  const memory = polls.map((poll) => poll.data).find((data) => data?.source === "memory");
-  return memory ? `From memory, which goes back less far: ${memory.reason ?? "the database cannot be asked"}.` : null;
+  const known = polls.map((poll) => poll.data).filter(Boolean);
+  const memory = known.find((data) => data.source === "memory");
+  const began = known.length > 0 && beginning(known);
+  return [memory && `From memory, which goes back less far: ${memory.reason ?? "the database cannot be asked"}.`, began && `Measured since ${brief(began, "minute")}.`].filter(Boolean).join(" ");
 }
 
-function draw({ levels, response, sessions }, [all, reach, used]) {
-  const outages = reach.data ? outagesOf(reach.data) : [];
-  if (all.data) levels.update(levelData(all.data));
-  if (reach.data) response.update(responseData(reach.data, outages));
-  if (used.data) sessions.update(sessionData(used.data, outages));
+/** When the first measurement was, where nothing is known of a good part of the time that is shown. */
+function beginning(known) {
+  const first = Math.min(...known.flatMap((data) => (data.buckets.length ? [Date.parse(data.buckets[0].at)] : [])));
+  const { from, to } = known[0];
+  return first - from > (to - from) / 10 && first < to ? first : null;
 }
 
-/** A bucket's point is its middle. */
-const pointsOf = (data) => data.buckets.map((bucket) => ({ ...bucket, t: Date.parse(bucket.at) + data.bucket_seconds * 500 }));
+function draw(charts, polls, usable) {
+  const known = polls.map((poll) => poll.data).filter(Boolean);
+  const began = known.length > 0 && beginning(known);
+  // The time before is left out, but for as much as makes a few measurements readable.
+  const wide = Math.max(...known.map((data) => data.bucket_seconds)) * 3000;
+  const cut = (data) => (data && began ? { ...data, from: Math.max(data.from, Math.min(began, data.to - wide)) } : data);
+  const [all, reach, used] = polls.map((poll) => cut(poll.data));
+  const outages = reach ? outagesOf(reach) : [];
+  if (all) charts.levels.update(levelData(all));
+  if (reach) charts.response.update(responseData(reach, outages));
+  if (used) charts.sessions.update(sessionData(used, outages, usable));
+}
+
+/** A bucket's point is its middle; of the newest one, what has passed of it. */
+const pointsOf = (data) => data.buckets.map((bucket) => {
+  const begin = Date.parse(bucket.at);
+  return { ...bucket, begin, t: Math.min(begin + data.bucket_seconds * 500, data.to) };
+});
 
 /** Points, gaps and outages of an answer. */
 function frame(data, outages = []) {
@@ -199,8 +261,9 @@ function without(gap, { from, to }) {
 function outagesOf(data) {
   const half = data.bucket_seconds * 500;
   const found = [];
-  for (const { t, unhealthy, samples } of pointsOf(data).filter((point) => point.unhealthy > 0)) {
-    const [from, to] = [t - half, Math.min(t + half, data.to)];
+  for (const { at, unhealthy, samples } of data.buckets.filter((bucket) => bucket.unhealthy > 0)) {
+    const from = Date.parse(at);
+    const to = Math.min(from + 2 * half, data.to);
     const last = found.at(-1);
     if (last && from - last.to < half) Object.assign(last, { to, failed: last.failed + unhealthy, of: last.of + samples });
     else found.push({ from, to, failed: unhealthy, of: samples });
@@ -214,10 +277,13 @@ const told = (name, text) => (point, bare) => {
   return value == null ? null : `${bare ? "" : `${name} `}${value}`;
 };
 
+/** How something is now and how it was at most, in words. */
+const summary = (data, now, most) => (data.buckets.length ? `now ${now}, ${most}` : "nothing measured");
+
 function levelData(data) {
   const base = frame(data);
   const present = SEVERITY.filter((level) => base.points.some((point) => point.worst === level));
-  return { ...base, level: (point) => point.worst, legend: present.reverse().map((level) => [`level ${level}`, level]), series: [
+  return { ...base, level: (point) => point.worst, legend: [...present].reverse().map((level) => [`level ${level}`, level]), summary: summary(data, data.buckets.at(-1)?.worst, `at worst ${present[0]}`), series: [
     { name: "worst", show: (point) => point.worst },
     { name: "judged", show: (point) => SEVERITY.filter((level) => point[level] > 0).map((level) => `${number(point[level])} ${level}`).join(", ") },
   ] };
@@ -225,21 +291,25 @@ function levelData(data) {
 
 function responseData(data, outages) {
   const each = (name, which, mark) => ({ name, mark, read: (point) => point.latency_ms?.[which], show: told(name, (point) => point.latency_ms && millis(point.latency_ms[which])) });
-  return { ...frame(data, outages), spread: ({ latency_ms: ms }) => [ms?.min ?? 0, ms?.max ?? 0], legend: [["spread", "lowest to highest"]], series: [each("average", "avg", "line"), each("lowest", "min"), each("highest", "max")] };
+  const last = data.buckets.at(-1)?.latency_ms;
+  const text = summary(data, last ? millis(last.avg) : "no answer", `highest ${millis(highest(data.buckets, (bucket) => bucket.latency_ms?.max))}`);
+  return { ...frame(data, outages), spread: ({ latency_ms: ms }) => [ms?.min ?? 0, ms?.max ?? 0], legend: [["spread", "lowest to highest"]], summary: text, series: [each("average", "avg", "line"), each("lowest", "min"), each("highest", "max")] };
 }
 
-function sessionData(data, outages) {
+const highest = (buckets, read) => buckets.reduce((most, bucket) => Math.max(most, read(bucket) ?? 0), 0);
+
+function sessionData(data, outages, usable) {
   const base = frame(data, outages);
   const average = (point, state) => point[state]?.avg ?? 0;
   const other = (point) => Math.max(0, average(point, "total") - average(point, "active") - average(point, "idle") - average(point, "idle_in_transaction"));
   const round = (v) => number(Math.round(v * 10) / 10);
   const state = (name, mark) => ({ name: words(name), mark, read: (point) => (point.total ? average(point, name) : null), show: told(words(name), (point) => point[name] && round(point[name].avg)) });
   const most = (name, of) => ({ name, show: told(name, (point) => point[of] && number(point[of].max)) });
-  const limit = base.points.at(-1)?.max_connections;
-  const highest = Math.max(0, ...base.points.map((point) => point.saturation_max ?? 0));
+  const share = highest(data.buckets, (bucket) => bucket.saturation_max);
+  const atMost = `at most ${usable ? `${number(Math.round(share * usable))} of ${number(usable)}` : `${percent(share)} of the`} usable connections${usable ? ` (${percent(share)})` : ""}`;
   return {
-    ...base, rule: limit && { value: limit, label: `max_connections ${limit}` }, idle: limit && `At most ${percent(highest)} of what may be used was, of max_connections ${limit}.`,
-    series: [state("active", "active"), state("idle_in_transaction", "in-transaction"), state("idle", "idle"), { name: "other", mark: base.points.some((point) => other(point) > 0.05) && "other", read: other, show: told("other", (point) => round(other(point))) },
-      most("most at once", "total"), most("waiting for locks", "waiting"), { name: "saturation", show: told("saturation", (point) => percent(point.saturation_max)) }],
+    ...base, rule: usable && { value: usable, label: `${usable} usable` }, idle: data.buckets.length ? `A${atMost.slice(1)}.` : null, summary: summary(data, round(average(data.buckets.at(-1) ?? {}, "total")), atMost),
+    series: [state("active", "active"), state("idle_in_transaction", "in-transaction"), state("idle", "idle"), { name: "other", mark: base.points.some((point) => other(point) > 0.05) && "other", read: other, show: told("other", (point) => (other(point) > 0.05 ? round(other(point)) : null)) },
+      most("most at once", "total"), most("waiting for locks", "waiting"), { name: "share of the usable", show: told("share of the usable", (point) => percent(point.saturation_max)) }],
   };
 }

@@ -14,7 +14,7 @@ const MARKS = {
 };
 // How a run or a migration went, in the four marks of health.
 const LIKE = {
-  succeeded: "healthy", applied: "healthy", ok: "healthy", failed: "unhealthy", timed_out: "unhealthy", lost: "unhealthy", edited: "unhealthy",
+  succeeded: "healthy", applied: "healthy", reformatted: "healthy", ok: "healthy", failed: "unhealthy", timed_out: "unhealthy", lost: "unhealthy", edited: "unhealthy",
   cancelled: "degraded", out_of_order: "degraded", no_file: "degraded", skipped: "unknown", queued: "paused", pending: "paused", cancelling: "running",
 };
 
@@ -30,18 +30,18 @@ export function status(name, text = words(name)) {
     h("span", {}, text));
 }
 
-/** A refusal in words that say what to do. */
-export function explain(error, role) {
+/** A refusal in words that say what to do. `again`: it is a poll's, which goes on by itself. */
+export function explain(error, role, { again = false } = {}) {
   const told = {
-    database_unavailable: () => `The database is away${kindOf(error)}: this needs it, and is asked for again by itself.`,
-    busy: () => "pgsteward is busy with as much of this as it does at a time; it is asked again by itself.",
+    database_unavailable: () => `The database is away${kindOf(error)}: ${again ? "this needs it, and is asked for again by itself." : "try again when it is back."}`,
+    busy: () => `pgsteward is busy with as much of this as it does at a time; ${again ? "it is asked again by itself." : "try again in a moment."}`,
     forbidden: () => `Your role${role ? ` (${role})` : ""} may not do this. ${error.detail ?? ""}`,
     unauthenticated: () => "This needs a sign-in.",
     invalid_credentials: () => "The token is not valid here: mistyped, expired, or removed from the configuration.",
     too_many_failures: () => `Too many refused tokens from this address.${error.retryAfter ? ` Try again in ${error.retryAfter} s.` : " Try again later."}`,
     no_credentials_configured: () => "No token is configured on this pgsteward: make one with `pgsteward token new NAME --role viewer`.",
     no_observer: () => "No instance runs jobs at the moment, since none observes the database.",
-    unreachable: () => `${error.detail}. It is tried again by itself.`,
+    unreachable: () => `${error.detail}. ${again ? "It is tried again by itself." : "Try again when it does."}`,
   }[error.code];
   if (told) return told();
   return `${error.detail ?? error.message}${error.requestId ? ` (request ${error.requestId})` : ""}`;
@@ -53,8 +53,8 @@ function kindOf(error) {
   return kind ? ` (${words(kind[1])})` : "";
 }
 
-/** The same as a note of its own. */
-export const refusal = (ctx, error) => error && h("p", { class: "note bad", key: "error" }, prose(explain(error, ctx.role())));
+/** The same as a note of its own; said aloud where somebody waits for the answer. */
+export const refusal = (ctx, error, more = {}) => error && h("p", { class: "note bad", key: "error", role: more.again ? null : "alert" }, prose(explain(error, ctx.role(), more)));
 
 /** A message in which `code` is set as such. */
 export const prose = (text) => String(text ?? "").split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
@@ -97,19 +97,24 @@ export function flip(ctx, set, key) {
  * it shows is of earlier.
  */
 export function panel(ctx, { id, title, about, actions, poll, needs = "viewer", body }) {
-  const head = h("header", {}, h("h2", { id: `${id}-title` }, title), about && h("p", { class: "muted" }, about), h("div", { class: "actions" }, actions));
+  const may = !needs || ctx.can(needs);
+  const head = h("header", {}, h("h2", { id: `${id}-title` }, title), may && about && h("p", { class: "muted" }, about), may && h("div", { class: "actions" }, actions));
   const section = (...content) => h("section", { key: id, id, class: "panel", "aria-labelledby": `${id}-title` }, head, content);
-  if (needs && !ctx.can(needs)) return section(locked(ctx, needs));
+  if (!may) return section(locked(ctx, needs));
   if (!poll) return section(body());
-  if (poll.data === null) return section(refusal(ctx, poll.error) || loading());
-  const old = poll.error && h("p", { class: "note", key: "note" }, h("strong", {}, "As of ", brief(poll.at), ". "), prose(explain(poll.error, ctx.role())));
+  const again = { again: true };
+  if (poll.data === null) return section(refusal(ctx, poll.error, again) || loading());
+  const old = poll.error && h("p", { class: "note", key: "note" }, h("strong", {}, "As of ", brief(poll.at), ". "), prose(explain(poll.error, ctx.role(), again)));
   return section(old, h("div", { key: "body", class: poll.error ? "aged" : null }, body(poll.data)));
 }
 
 function locked(ctx, needs) {
-  if (ctx.who) return h("p", { class: "note", key: "note" }, `This needs the role ${needs}; yours is ${ctx.role()}.`);
-  return h("p", { class: "locked", key: "note" }, `Sign in as ${needs} or higher to see this. `, button("Sign in", ctx.signIn, { kind: "link" }));
+  if (ctx.who) return h("p", { class: "locked", key: "note" }, `Your role is ${ctx.role()}, and this needs ${needs}.`);
+  return h("p", { class: "locked", key: "note" }, `Sign in${needs === "user" ? "" : ` as ${needs} or higher`} to see this. `, button("Sign in", ctx.signIn, { kind: "link" }));
 }
+
+// Where not even a few columns stand side by side.
+const narrow = matchMedia("(max-width: 600px)");
 
 /**
  * A table that becomes cards where it is narrow. Columns: [head, class, cell(row)]. `more(row)` gives
@@ -120,12 +125,18 @@ export function table({ caption, columns, rows, key, more, empty = "None.", name
   const heads = columns.map(([head, kind]) => h("th", { scope: "col", class: kind }, head || aside("Actions")));
   const body = rows.flatMap((row, i) => {
     const id = key ? key(row) : i;
-    const cells = columns.map(([head, kind, cell], at) => h(at ? "td" : "th", { class: kind || null, "data-label": head, scope: at ? null : "row" }, cell(row)));
+    const cells = columns.map(([head, kind, cell], at) => {
+      const shown = cell(row);
+      const [only, ...others] = [shown].flat(Infinity).filter(Boolean);
+      // A card leaves out what has nothing to say.
+      const none = others.length === 0 && (only?.textContent ?? only) === "–" && "none";
+      return h(at ? "td" : "th", { class: [kind, none].filter(Boolean).join(" ") || null, "data-label": head, scope: at ? null : "row" }, shown);
+    });
     const below = more?.(row);
     return [h("tr", { key: `row-${id}`, "data-key": id, class: below ? "opened" : null }, cells),
       below && h("tr", { key: `more-${id}`, class: "more" }, h("td", { colspan: columns.length }, below))];
   });
-  return h("div", { class: "scroll", key: `table-${caption}` }, h("table", { class: "cards", id: name },
+  return h("div", { class: "scroll", key: `table-${caption}` }, h("table", { class: columns.length > 4 || narrow.matches ? "cards" : null, id: name },
     h("caption", { class: "unseen" }, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
 }
 
@@ -147,4 +158,23 @@ export const figure = (name, ...shown) => h("div", { class: "figure" }, h("dt", 
 export function field(label, props, options) {
   const input = options ? h("select", props, options.map(([value, text]) => h("option", { value }, text))) : h("input", { type: "text", autocomplete: "off", spellcheck: "false", ...props });
   return h("label", { class: props.type === "checkbox" ? "check" : "field" }, h("span", {}, label), input);
+}
+
+/** What came of an act, said aloud. It has to stand there before it has something to say. */
+export const said = (id, ...content) => h("p", { class: "told", role: "status", id, key: id, tabindex: "-1" }, content);
+
+/** A refusal of what a form asked for. What is about one field is tied to that, and named as that is. */
+export function blame(ctx, form, error, more) {
+  const id = `${form.id}-error`;
+  const name = error?.code === "invalid_request" && /^(\w+): /.exec(error.detail)?.[1];
+  const at = name ? form.elements.namedItem(name) : null;
+  for (const input of form.elements) {
+    for (const [attribute, value] of [["aria-invalid", "true"], ["aria-describedby", id]]) {
+      if (input === at) input.setAttribute(attribute, value);
+      else input.removeAttribute(attribute);
+    }
+  }
+  if (!at) return refusal(ctx, error, more);
+  const label = at.closest("label").firstChild.textContent;
+  return h("p", { class: "note bad", key: "error", role: "alert", id }, `${label}: ${error.detail.slice(name.length + 2)}.`);
 }

@@ -77,8 +77,8 @@ function list(state, set, data) {
       ["Bloat", "number", (t) => [bytes(t.bloat_bytes), t.bloat_bytes > 0 && t.table_bytes > 0 && small(percent(t.bloat_bytes / t.table_bytes))]],
       ["Vacuumed", "", (t) => latest(t.last_vacuum, t.last_autovacuum)],
       ["Analyzed", "", (t) => [latest(t.last_analyze, t.last_autoanalyze), t.changed_since_analyze > 0 && small(`${number(t.changed_since_analyze)} changed since`)]],
-      ["Scans", "number", (t) => [h("span", {}, `${number(t.index_scans)} by index`), small(`${number(t.seq_scans)} of all`)]],
-      ["Id age", "number", (t) => number(t.xid_age)],
+      ["Scans", "number", (t) => [h("span", {}, `${number(t.index_scans)} by index`), small(`${number(t.seq_scans)} sequential`)]],
+      ["Id age", "number", (t) => [number(t.xid_age), t.xid_age != null && small("transactions")]],
     ],
   }), found.length > FIRST && h("p", { key: "more" }, button(state.all ? `Only the first ${FIRST}` : `All ${number(found.length)}`, () => set({ all: !state.all })))];
 }
@@ -101,14 +101,15 @@ function unseen(ctx, data) {
 
 function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
   const of = (one) => h("span", {}, muted(`${one.schema}.`), one.table);
-  const mending = ["What mends it", "wide", (one) => (one.being_built ? "It is being built: wait for it." : one.mend ? sql(one.mend, ctx) : "–")];
+  const mending = ["What mends it", "wide", (one) => (one.being_built ? "It is being built: wait for it." : one.mend ? sql(one.mend, ctx) : "Each backs a constraint of its own: drop one of these.")];
   const size = ["Size", "number", (one) => bytes(one.bytes)];
-  const index = ["Index", "lead", (one) => one.name ?? one.names.join(", ")];
+  const index = ["Index", "lead", (one) => one.name];
+  const pair = ["Index", "lead", ({ names: [keep, ...others], mend }) => [h("div", {}, keep, small("stays")), others.map((name) => h("div", {}, name, small(mend ? "the same: can go" : "the same")))]];
   const kind = (title, about, rows, columns) => [h("h3", { key: title }, `${title} (${rows.length})`), rows.length > 0 && h("p", { class: "muted", key: `${title}-about` }, about), table({ caption: `${title} indexes`, rows, key: (one) => `${one.schema}.${one.name ?? one.names}`, columns })];
   return [
     kind("Invalid", "A build that failed, or goes on: it costs writes and answers nothing.", invalid, [index, ["Table", "", of], size, mending]),
-    kind("Duplicate", "One of each is enough.", duplicate, [index, ["Table", "", of], size, mending]),
+    kind("Duplicate", "One of each is enough.", duplicate, [pair, ["Table", "", of], size, mending]),
     kind("Unused", "Not scanned since its counters began. A standby counts its own scans: look there too.", unused,
-      [index, ["Table", "", of], size, ["Scans", "number", (one) => number(one.scans)], ["Counted since", "", (one) => ago(one.since)]]),
+      [index, ["Table", "", of], size, ["Scans", "number", (one) => number(one.scans)], ["Counted since", "", (one) => (one.since ? ago(one.since) : "the database was made")]]),
   ];
 }
