@@ -58,9 +58,10 @@ async fn rows_arrive_and_the_page_passes_promtool() {
 async fn a_scrape_costs_the_server_no_statement() {
     let server = PrivateServer::start(&[("log_statement", "all"), ("log_connections", "on")]).await;
     // No measurement, no job, and no lease to renew for a while: what is left would be the scrapes'.
-    let off: String = ["health-probe", "connection-metrics", "vacuum", "refresh", "retention", "partitions"]
-        .map(|job| format!("[jobs.{job}]\nenabled = false\n"))
-        .concat();
+    let off: String =
+        ["health-probe", "connection-metrics", "vacuum", "refresh", "retention", "partitions", "audit-seal"]
+            .map(|job| format!("[jobs.{job}]\nenabled = false\n"))
+            .concat();
     let config = format!("[jobs]\nlease = \"5m\"\n{off}");
     let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&config)).await;
     wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
