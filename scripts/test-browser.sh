@@ -52,6 +52,11 @@ SH
 printf 'kill "$(cat "%s")"\n' "$folder/relay.pid" >"$folder/break"
 sh "$folder/mend"
 
+# Rows that are all dead, for an optimization to do something.
+mkdir "$folder/migrations"
+printf 'CREATE TABLE public.worn AS SELECT n FROM generate_series(1, 20000) AS n;\nDELETE FROM public.worn;\n' \
+    >"$folder/migrations/001_worn.sql"
+
 token=pgs_of_the_browser_0123456789abcdef0123456789
 cat >"$folder/config.toml" <<TOML
 [database]
@@ -59,6 +64,10 @@ url = "postgresql://$PGUSER@127.0.0.1:$wire/$PGDATABASE?sslmode=disable&passfile
 connect_timeout = "2s"
 [migrations]
 sets = ["zentry"]
+dir = "$folder/migrations"
+[jobs.sleeper]
+sql = "SELECT pg_sleep(300)"
+timeout = "10m"
 [jobs.health-probe]
 schedule = "@every 2s"
 [jobs.connection-metrics]
