@@ -46,7 +46,7 @@ async fn exports_hold_everything() {
     assert!(csv.header("content-disposition").unwrap().contains("audit.csv"));
     assert_eq!(csv.body.matches("\r\n").count(), 2501);
     let limited = house.send("admin", "GET", "/health/audit?format=csv&limit=2", "").await;
-    assert_eq!(problem(&limited), (400, "invalid_request".to_owned()), "{}", limited.body);
+    assert_eq!(problem(&limited), (422, "no_pages".to_owned()), "{}", limited.body);
     let newest = house.send("admin", "GET", "/health/audit?action=act.0&format=ndjson&order=newest", "").await;
     assert!(newest.body.lines().next().unwrap().contains("\"2498\""), "{:?}", newest.body.lines().next());
     let ndjson = house.send("admin", "GET", "/health/audit?action=act.0&format=ndjson", "").await;

@@ -56,7 +56,8 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let mut filter = filter(context)?;
     let scope = narrow(&mut filter, context.caller.as_ref())?;
     if format != Format::Json && context.query.has("limit") {
-        return Err(invalid("limit: an export has no pages, it gives everything that since and until leave"));
+        let detail = "an export has no pages, it gives everything that since and until leave: leave out limit";
+        return Err(unprocessable("no_pages", detail));
     }
     let order = match context.text("order")? {
         None if format != Format::Json => Order::OldestFirst,

@@ -45,7 +45,7 @@ impl Asked {
         let limit = context.number("limit", 100, 1, 1000)?;
         let bucket = context.number("bucket", 0, 1, BUCKET_SECONDS_MAX)?;
         if bucket > 0 && (context.query.has("limit") || context.query.has("cursor")) {
-            return Err(invalid("bucket: buckets have no pages; leave out limit and cursor"));
+            return Err(unprocessable("no_pages", "buckets have no pages: leave out limit and cursor, or bucket"));
         }
         Ok(Asked {
             filter,
