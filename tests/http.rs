@@ -602,26 +602,6 @@ async fn slow_clients_do_not_keep_others_out_for_long() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_only_while_there_is_room() {
-    const ASK: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
-    let server = Server::with(config::Http { max_connections: 4, ..limits() }, routes(), BOUND).await;
-    let mut open = [server.connect().await, server.connect().await, server.connect().await];
-    until("all are open", || server.metrics.http_connections.get() == 3).await;
-    // The third is one more than half of the places.
-    open[2].write_all(ASK).await.unwrap();
-    let got = read_to_end(&mut open[2]).await;
-    assert!(got.starts_with("HTTP/1.1 200 ") && got.to_lowercase().contains("\r\nconnection: close\r\n"), "{got}");
-    until("it has ended", || server.metrics.http_connections.get() == 2).await;
-    for _ in 0..3 {
-        open[0].write_all(ASK).await.unwrap();
-        let mut got = [0; 1024];
-        let length = open[0].read(&mut got).await.unwrap();
-        let got = String::from_utf8_lossy(&got[..length]);
-        assert!(got.starts_with("HTTP/1.1 200 ") && !got.to_lowercase().contains("connection: close"), "{got}");
-    }
-}
-
-#[tokio::test]
 async fn heads_that_are_too_large_are_refused() {
     let server = Server::start().await;
     let large = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000));

@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::CONNECTION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,16 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::answer::set;
 use super::stall::Stall;
 use super::{App, dispatch};
 use crate::lifecycle::Tasks;
 
 /// Of a request's head: 431 beyond. hyper's own default is 400 KiB for each connection.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
-/// While more connections than this are open, or than half of the places, each ends with its answer: those that wait
-/// for a next request would hold places that others want to ask from, and 16 KiB of buffers each.
-const KEPT_OPEN: i64 = 64;
 /// Between two attempts to accept while the process is out of file descriptors or memory.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
@@ -163,17 +158,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
-    let kept = i64::try_from(app.limits.max_connections / 2).unwrap_or(i64::MAX).clamp(1, KEPT_OPEN);
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
         // hyper keeps room for this in each connection: a box is small while nothing is asked.
-        Box::pin(async move {
-            let mut answer = dispatch::answer(&app, request, peer).await;
-            if app.state.metrics.http_connections.get() > kept {
-                set(&mut answer, CONNECTION, "close");
-            }
-            Ok::<_, Infallible>(answer)
-        })
+        Box::pin(async move { Ok::<_, Infallible>(dispatch::answer(&app, request, peer).await) })
     });
     let mut builder = http1::Builder::new();
     builder
