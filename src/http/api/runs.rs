@@ -111,10 +111,12 @@ async fn ended_within(context: &Context<'_>, ids: &[Uuid], wait: Duration) -> Re
     let until = Instant::now() + wait.min(context.time_left().saturating_sub(ANSWER_ROOM));
     let mut ended = Vec::new();
     while let Some(id) = ids.get(ended.len()) {
-        match timeout_at(until, find(&desk, *id)).await {
+        let found = timeout_at(until, find(&desk, *id)).await;
+        let left = until.saturating_duration_since(Instant::now());
+        match found {
             Ok(Ok(run)) if is_over(&run) => ended.push(run),
-            // A database that is away for a moment says nothing of the run.
-            Ok(_) if Instant::now() + pause < until => sleep(pause).await,
+            // A database that is away for a moment says nothing of the run. What ends late is not missed either.
+            Ok(_) if left >= LOOK_FIRST => sleep(pause.min(left / 2)).await,
             Ok(_) | Err(_) => return Ok(None),
         }
         pause = (pause * 3 / 2).min(LOOK_AGAIN);
