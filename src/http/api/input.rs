@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderName};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -18,6 +19,11 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub const TEXT_MAX: usize = 512;
 /// No answer waits longer, and no request lasts longer than `http.request_timeout`.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// A body without members.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
 
 /// A request that is not understood.
 pub fn invalid(detail: impl Into<String>) -> Refusal {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::act::{Acting, Change, Done, Effect, detached};
-use super::input::invalid;
+use super::input::{Empty, invalid};
 use super::runs;
 use crate::config::{Config, Job, JobName};
 use crate::db::{Error, Purpose, Tx, TxFuture};
@@ -142,11 +142,6 @@ pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
     .await?;
     runs::answered(context, done).await
 }
-
-/// A body without members.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Empty {}
 
 /// A run that is asked for through the ledger.
 #[derive(Debug, Clone, Copy)]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::act::{Acting, Change, Done, Effect, detached};
-use super::jobs::Empty;
+use super::input::Empty;
 use super::stream::events;
 use crate::db::{Database, Error, Purpose, Tx, TxFuture};
 use crate::http::answer::{json as answer, set};
