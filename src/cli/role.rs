@@ -29,7 +29,7 @@ pub struct Role {
 /// What the role is for, one part a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Connect, measure, keep its own schema (health-probe, connection-metrics, partitions)
+    /// Connect, measure, keep its own schema (health-probe, connection-metrics, partitions, audit-seal)
     Base,
     /// Apply the application's migrations
     Migrations,
