@@ -134,9 +134,9 @@ pub async fn beneath(tx: &Tx<'_>, oid: u32) -> Result<Beneath, Error> {
              WHERE v.oid = $1 AND c.relrowsecurity AND NOT (o.rolsuper OR o.rolbypassrls)
                AND (c.relforcerowsecurity OR NOT pg_has_role(v.relowner, c.relowner, 'USAGE'))
             UNION ALL
-            -- pg_depend knows nothing of the system's own tables either.
+            -- pg_depend knows nothing of the system's own tables either. A subquery has the number 0, since 16.
             SELECT format('it reads %s, whose changes are not counted', m[1]::oid::regclass)
-              FROM trees CROSS JOIN LATERAL regexp_matches(tree, ':relid (\d+)', 'g') AS m
+              FROM trees CROSS JOIN LATERAL regexp_matches(tree, ':relid ([1-9]\d*)', 'g') AS m
              WHERE m[1]::oid NOT IN (SELECT oid FROM reached)
                 OR m[1]::oid IN (SELECT oid FROM relations WHERE relnamespace = 'pg_catalog'::regnamespace)
         )
