@@ -256,6 +256,8 @@ async fn a_role_is_told_what_it_does_not_see() {
     bench.sql("VACUUM (ANALYZE) worn, tight, wide, days").await;
     let role = bench.role("plain").await;
     bench.url = role.url.clone();
+    // Up to 14 the counters come by a collector, a moment later.
+    wait_until("the counters", BOUND, async || table(&bench.read().await, "worn").live_rows > 0).await;
     let plain = bench.read().await;
     let what: Vec<&str> = plain.unseen.iter().map(|unseen| unseen.what.as_str()).collect();
     assert_eq!(what, ["indexes being built", "bloat"]);
