@@ -67,8 +67,8 @@ Examples:
 
 const PROVE_EXAMPLES: &str = "\
 Prints a proof as JSON. Who has it and a head that it leads to needs neither pgsteward nor the database: \
-scripts/check-proof.py PROOF HEAD, where --to has the number of that head. Exit code 75 while the event is not sealed yet, 5 where it is not as it \
-was sealed.
+scripts/check-proof.py PROOF HEAD, where --to has the number of that head. Exit code 75 while the event is \
+not sealed yet, 5 where it is not as it was sealed.
 
 Examples:
   pgsteward audit prove 01a21a97-05e3-7685-9433-1c2e3e46558e > proof.json

@@ -39,7 +39,7 @@ pub enum Job {
 const LIST_EXAMPLES: &str = "\
 States: enabled; running; queued (a run waits); paused; quarantined (a former run may still work on the \
 server); disabled; measured (taken on every tick, without a run in the ledger); not_configured (the ledger \
-knows it, this configuration does not).
+knows it, this configuration does not); unknown (the ledger cannot be read).
 
 Examples:
   pgsteward job list

@@ -64,7 +64,7 @@ impl State {
 }
 
 /// All jobs of a database: the configured ones by name, then those that only the ledger knows. Without
-/// an overview the ledger could not be read, and there is the plan alone.
+/// an overview the ledger could not be read, and there is the plan alone: how an enabled job stands is unknown.
 pub fn merge(config: &Config, database: &str, overview: Option<&Overview>, now: DateTime<Utc>) -> Vec<Listed> {
     let specs = Agenda::specs(config, database);
     let all_paused = overview.is_some_and(|overview| overview.paused.is_some());
@@ -90,6 +90,11 @@ pub fn merge(config: &Config, database: &str, overview: Option<&Overview>, now: 
         .map(stranger)
         .collect();
     listed.extend(strangers);
+    if overview.is_none() {
+        // It may be paused, or run.
+        let enabled = listed.iter_mut().filter(|job| job.state == State::Enabled);
+        enabled.for_each(|job| job.state = State::Unknown);
+    }
     listed
 }
 
@@ -226,7 +231,8 @@ mod tests {
         let job = Job { trigger: Job::of(Builtin::Vacuum).trigger, ..Job::sql(work) };
         config.jobs.all.insert(JobName::new("tally"), job);
         let listed = |config: &Config, name: &str| {
-            let job = merge(config, "main", None, now()).into_iter().find(|job| job.name == name).unwrap();
+            let overview = Overview::default();
+            let job = merge(config, "main", Some(&overview), now()).into_iter().find(|job| job.name == name).unwrap();
             (job.state, job.next.len())
         };
         assert_eq!(listed(&config, "vacuum"), (State::Disabled, 0));
@@ -234,6 +240,16 @@ mod tests {
         config.mode = crate::config::Mode::Observe;
         assert_eq!(listed(&config, "tally"), (State::Disabled, 0), "it changes nothing of the user's");
         assert_eq!(listed(&config, "retention"), (State::Enabled, 5), "it keeps pgsteward's own tables");
+    }
+
+    #[test]
+    fn without_the_ledger_an_enabled_job_may_stand_in_any_way() {
+        let mut config = Config::default();
+        config.jobs.all.get_mut("vacuum").unwrap().enabled = false;
+        let listed = merge(&config, "main", None, now());
+        let state = |name: &str| listed.iter().find(|job| job.name == name).unwrap().state;
+        assert_eq!(state("retention"), State::Unknown);
+        assert_eq!((state("vacuum"), state("health-probe")), (State::Disabled, State::Measured));
     }
 
     #[test]

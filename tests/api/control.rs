@@ -139,7 +139,7 @@ async fn who_asks_twice_for_a_cancel_is_on_the_record_once() {
     let id = asked.json()["run_id"].as_str().unwrap().to_owned();
     assert_eq!(asked.header("location"), Some(format!("/runs/{id}?target=main").as_str()));
     let client = house.db.client().await;
-    // A cancel that is never heard, so that the second meets the first.
+    // Both before the instance can have heard of either, which looks once a second.
     let running = format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state = 'running'");
     wait_until("it runs", BOUND, async || client.number(&running).await == 1).await;
     let path = format!("/runs/{id}/cancel");

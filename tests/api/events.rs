@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use pgsteward::http::BATCHES;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{BOUND, Daemon, PrivateServer, Setup, wait_until};
@@ -148,16 +149,21 @@ async fn slow_batches_keep_no_single_event_waiting() {
     let house = House::open().await;
     let head = format!(
         "POST /audit/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-         content-length: 1000000\r\n\r\n",
+         content-length: 1000000\r\nexpect: 100-continue\r\n\r\n",
         token_of("service")
     );
     let mut slow = Vec::new();
-    for _ in 0..4 {
+    for place in 0..4 {
         let mut stream = TcpStream::connect(house.daemon.address()).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
+        // Who has one of the places is told to go on.
+        if place < BATCHES {
+            let mut told = [0; 64];
+            let length = tokio::time::timeout(BOUND, stream.read(&mut told)).await.unwrap().unwrap();
+            assert!(told[..length].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&told[..length]));
+        }
         slow.push(stream);
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let begun = std::time::Instant::now();
     let answer = house.send("service", "POST", "/audit/events", "{\"action\":\"quick\"}").await;
     assert_eq!(answer.status, 201, "{}", answer.body);

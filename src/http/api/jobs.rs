@@ -63,11 +63,10 @@ async fn read(desk: &Desk) -> Result<Overview, Refusal> {
 
 /// `read`: whether the ledger was. Of what was not, nothing is claimed.
 fn told(job: &Listed, read: bool) -> Value {
-    let state = if !read && job.state == State::Enabled { State::Unknown } else { job.state };
     let mut told = json!({
         "name": job.name,
         "kind": job.work,
-        "state": state,
+        "state": job.state,
         "enabled": !matches!(job.state, State::Disabled | State::NotConfigured),
         "ticks": job.state == State::Measured,
         "schedule": job.schedule,
