@@ -21,7 +21,8 @@ fn main() {
 fn pack_document() {
     const DOCUMENT: &str = "src/http/openapi.json";
     println!("cargo:rerun-if-changed={DOCUMENT}");
-    let text = std::fs::read_to_string(DOCUMENT).unwrap_or_else(|error| panic!("{DOCUMENT}: {error}"));
+    let text =
+        std::fs::read_to_string(DOCUMENT).unwrap_or_else(|error| panic!("{DOCUMENT}: {error}"));
     let (mut packed, mut in_text, mut escaped) = (String::with_capacity(text.len()), false, false);
     for c in text.chars() {
         match c {

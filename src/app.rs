@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 use crate::config::load::Loaded;
 use crate::config::{self, Config, Environment, Problems, SecretSource};
-use crate::db::ephemeral::{Ephemeral, EphemeralError, Fallback, Options, PATIENCE, Situation, fallback};
+use crate::db::ephemeral::{
+    Ephemeral, EphemeralError, Fallback, Options, PATIENCE, Situation, fallback,
+};
 use crate::db::retry::Backoff;
 use crate::db::{Database, Purpose, Route};
 use crate::health::{Board, Readiness};
@@ -74,13 +76,18 @@ pub enum Fatal {
 }
 
 /// Runs the daemon until a signal ends it. `reload` reads the configuration again on SIGHUP.
-pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded, Problems>) -> Result<(), Fatal> {
+pub async fn run(
+    loaded: Loaded,
+    logs: Logs,
+    reload: impl Fn() -> Result<Loaded, Problems>,
+) -> Result<(), Fatal> {
     let begun = Instant::now();
     for warning in &loaded.warnings {
         tracing::warn!(warning, "configuration");
     }
     let config = loaded.config;
-    let (_signals, mut signals) = Signals::listen().map_err(|error| internal("listen for signals", error))?;
+    let (_signals, mut signals) =
+        Signals::listen().map_err(|error| internal("listen for signals", error))?;
     let notifier = Notifier::new(|name| std::env::var_os(name)).unwrap_or_else(|error| {
         tracing::warn!(error = %error, "systemd cannot be told anything");
         Notifier::none()
@@ -89,11 +96,14 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
     metrics.config_reload_time.set(Utc::now().timestamp() as f64);
 
     let listener = http::bind(config.http.listen).await?;
-    let address = listener.local_addr().map_err(|error| internal("read the listener's address", error))?;
+    let address =
+        listener.local_addr().map_err(|error| internal("read the listener's address", error))?;
     let tasks = Tasks::new();
     let targets: Vec<String> = config.databases.keys().cloned().collect();
-    let boards: BTreeMap<String, Arc<Board>> =
-        targets.iter().map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after)))).collect();
+    let boards: BTreeMap<String, Arc<Board>> = targets
+        .iter()
+        .map(|name| (name.clone(), Arc::new(Board::new(name, config.health.stale_after))))
+        .collect();
     let readiness = Arc::new(Readiness::new(targets.iter().map(String::as_str), PIPELINE_STALE));
     let rules = Rules::load(&config, address.ip(), config.http.tls.is_some()).await?;
     let tls = match &config.http.tls {
@@ -111,7 +121,8 @@ pub async fn run(loaded: Loaded, logs: Logs, reload: impl Fn() -> Result<Loaded,
         acts: Arc::new(Semaphore::new(http::ACTS)),
     };
     let closing = CancellationToken::new();
-    let app = http::App::new(state, &config.http).drain_within(REQUESTS_BOUND).encrypted_by(tls.clone());
+    let app =
+        http::App::new(state, &config.http).drain_within(REQUESTS_BOUND).encrypted_by(tls.clone());
     tasks.spawn("http", http::serve(listener, app, tasks.clone(), closing.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), address = %address, mode = config.mode.as_str(),
         databases = targets.join(","), "pgsteward starts");
@@ -176,7 +187,8 @@ impl Daemon {
         reload: impl Fn() -> Result<Loaded, Problems>,
     ) -> Result<(), Fatal> {
         let (mut server, mut pipelines) = (None, Vec::new());
-        let outcome = self.keep_house(config, boards, signals, reload, &mut server, &mut pipelines).await;
+        let outcome =
+            self.keep_house(config, boards, signals, reload, &mut server, &mut pipelines).await;
         self.stop(pipelines).await;
         if let Some(server) = server {
             server.stop().await;
@@ -211,9 +223,20 @@ impl Daemon {
             let (tell, notices) = mpsc::channel(NOTICES_AHEAD);
             self.notices.push(tell);
             let (errands, asked) = mpsc::channel(ERRANDS_AHEAD);
-            let db = Database::new(&name, database, config.jobs.max_concurrent, &self.tasks, &self.metrics);
+            let db = Database::new(
+                &name,
+                database,
+                config.jobs.max_concurrent,
+                &self.tasks,
+                &self.metrics,
+            );
             let standing = Arc::new(Standing::default());
-            desks.push(Desk::new(Arc::clone(&db), Arc::clone(&board), Arc::clone(&standing), errands));
+            desks.push(Desk::new(
+                Arc::clone(&db),
+                Arc::clone(&board),
+                Arc::clone(&standing),
+                errands,
+            ));
             let pipeline = Pipeline::new(Parts {
                 db,
                 config: configuration.clone(),
@@ -267,36 +290,45 @@ impl Daemon {
             self.watchdog_at = now + self.notifier.watchdog_interval().unwrap_or(LOOK_ALIVE);
             match self.readiness.pipeline(now).outcome {
                 Ok(()) => told(self.notifier.watchdog()),
-                Err(reason) => tracing::error!(reason, "the pipeline does not advance; the watchdog is not fed"),
+                Err(reason) => tracing::error!(
+                    reason,
+                    "the pipeline does not advance; the watchdog is not fed"
+                ),
             }
         }
         self.watchdog_at
     }
 
     /// An invalid file changes nothing, and says so.
-    async fn reload(&mut self, read: &impl Fn() -> Result<Loaded, Problems>, publish: &watch::Sender<Arc<Config>>) {
+    async fn reload(
+        &mut self,
+        read: &impl Fn() -> Result<Loaded, Problems>,
+        publish: &watch::Sender<Arc<Config>>,
+    ) {
         // Of a daemon that is not ready yet, READY=1 would be untrue.
         if self.announced {
             told(self.notifier.reloading());
         }
         self.look_at_certificate().await;
         match read() {
-            Ok(loaded) => match Rules::load(&loaded.config, self.address.ip(), self.tls.is_some()).await {
-                Ok(rules) => {
-                    self.adopt(loaded, publish);
-                    self.gate.set_rules(rules);
-                    self.metrics.config_reload_ok.set(1);
-                    self.metrics.config_reload_time.set(Utc::now().timestamp() as f64);
+            Ok(loaded) => {
+                match Rules::load(&loaded.config, self.address.ip(), self.tls.is_some()).await {
+                    Ok(rules) => {
+                        self.adopt(loaded, publish);
+                        self.gate.set_rules(rules);
+                        self.metrics.config_reload_ok.set(1);
+                        self.metrics.config_reload_time.set(Utc::now().timestamp() as f64);
+                    }
+                    Err(error) => {
+                        self.metrics.config_reload_ok.set(0);
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "the credentials of the new configuration cannot be used; the old configuration stays"
+                        );
+                        self.tell(&Notice::unusable("auth"));
+                    }
                 }
-                Err(error) => {
-                    self.metrics.config_reload_ok.set(0);
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the credentials of the new configuration cannot be used; the old configuration stays"
-                    );
-                    self.tell(&Notice::unusable("auth"));
-                }
-            },
+            }
             Err(problems) => {
                 self.metrics.config_reload_ok.set(0);
                 tracing::error!(problems = %problems, "the new configuration is invalid; the old one stays");
@@ -319,8 +351,11 @@ impl Daemon {
     fn tell_failures(&self) {
         let taken = self.gate.take_failures();
         for attempts in taken.attempts {
-            let origin =
-                Origin { ip_address: Some(attempts.address), user_agent: attempts.user_agent, ..Origin::default() };
+            let origin = Origin {
+                ip_address: Some(attempts.address),
+                user_agent: attempts.user_agent,
+                ..Origin::default()
+            };
             let details = serde_json::json!({
                 "reason": attempts.reason.code(), "attempts": attempts.count,
                 "first": attempts.first, "last": attempts.last,
@@ -328,7 +363,8 @@ impl Daemon {
             self.tell(&Notice::refused_call(attempts.route, origin, details));
         }
         if taken.overflow > 0 {
-            let details = serde_json::json!({ "reason": "too_many_addresses", "attempts": taken.overflow });
+            let details =
+                serde_json::json!({ "reason": "too_many_addresses", "attempts": taken.overflow });
             self.tell(&Notice::refused_call("several".to_owned(), Origin::default(), details));
         }
     }
@@ -381,7 +417,13 @@ impl Daemon {
         for database in config.databases.values_mut() {
             let url = Some(SecretSource::Inline(server.url()));
             let settings = std::mem::take(database);
-            *database = config::Database { url, direct_url: None, password: None, supabase: None, ..settings };
+            *database = config::Database {
+                url,
+                direct_url: None,
+                password: None,
+                supabase: None,
+                ..settings
+            };
         }
         Ok(Some(server))
     }
@@ -390,7 +432,9 @@ impl Daemon {
     /// there and is gone is an outage.
     async fn falls_back(&self, config: &Config) -> bool {
         let mut databases = config.databases.iter();
-        let (Some((name, database)), None) = (databases.next(), databases.next()) else { return false };
+        let (Some((name, database)), None) = (databases.next(), databases.next()) else {
+            return false;
+        };
         if config.environment != Environment::Development {
             return false;
         }
@@ -410,10 +454,13 @@ impl Daemon {
                 Fallback::Now => return true,
                 Fallback::In(left) => {
                     // A server that accepts and stays silent may not make this longer.
-                    let connect = tokio::time::timeout(left, db.connect(Purpose::Check, Route::Pooled));
+                    let connect =
+                        tokio::time::timeout(left, db.connect(Purpose::Check, Route::Pooled));
                     match connect.await {
                         Ok(Ok(_)) => return false,
-                        Ok(Err(error)) => self.readiness.connect_failed(name, error.kind().as_str()),
+                        Ok(Err(error)) => {
+                            self.readiness.connect_failed(name, error.kind().as_str())
+                        }
                         Err(_) => continue,
                     }
                     tokio::time::sleep(left.min(Duration::from_millis(500))).await;
@@ -430,13 +477,18 @@ impl Daemon {
         told(self.notifier.stopping());
         self.tasks.stop();
         if tokio::time::timeout(STOP_BOUND, join_all(pipelines)).await.is_err() {
-            tracing::error!("the work did not end in time; what is left of it ends with the process");
+            tracing::error!(
+                "the work did not end in time; what is left of it ends with the process"
+            );
         }
         self.closing.cancel();
         self.desks.close();
         let stragglers = self.tasks.drain(bound.saturating_duration_since(Instant::now())).await;
         if !stragglers.is_empty() {
-            tracing::error!(tasks = stragglers.join(","), "these did not end in time; the process ends without them");
+            tracing::error!(
+                tasks = stragglers.join(","),
+                "these did not end in time; the process ends without them"
+            );
         }
     }
 }

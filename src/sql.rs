@@ -76,7 +76,10 @@ struct Splitter<'a> {
 impl<'a> Splitter<'a> {
     fn token(&mut self, script: &'a str, kind: TokenKind, start: usize, end: usize) {
         match kind {
-            TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. } | TokenKind::Eof => return,
+            TokenKind::Whitespace
+            | TokenKind::LineComment
+            | TokenKind::BlockComment { .. }
+            | TokenKind::Eof => return,
             TokenKind::Semi if self.parens == 0 && self.atomic == 0 => return self.finish(script),
             TokenKind::OpenParen => self.parens += 1,
             TokenKind::CloseParen => self.parens = self.parens.saturating_sub(1),
@@ -92,7 +95,10 @@ impl<'a> Splitter<'a> {
 
     fn word(&mut self, word: String) {
         match word.as_str() {
-            "ATOMIC" if self.previous == "BEGIN" && self.words.first().is_some_and(|first| first == "CREATE") => {
+            "ATOMIC"
+                if self.previous == "BEGIN"
+                    && self.words.first().is_some_and(|first| first == "CREATE") =>
+            {
                 self.atomic = 1;
             }
             "CASE" if self.atomic > 0 => self.atomic += 1,
@@ -108,7 +114,11 @@ impl<'a> Splitter<'a> {
     fn finish(&mut self, script: &'a str) {
         if let Some(start) = self.start.take() {
             let text = &script[start..self.last_end];
-            self.done.push(Statement { text, offset: start, words: std::mem::take(&mut self.words) });
+            self.done.push(Statement {
+                text,
+                offset: start,
+                words: std::mem::take(&mut self.words),
+            });
         }
         self.parens = 0;
         self.atomic = 0;
@@ -152,9 +162,17 @@ fn refusal(statement: &Statement<'_>) -> Option<Why> {
     let outside_only = match words.as_slice() {
         ["VACUUM", ..] => true,
         ["CREATE" | "DROP" | "REINDEX", rest @ ..] if rest.contains(&"CONCURRENTLY") => true,
-        ["ALTER", "TABLE", rest @ ..] if rest.contains(&"DETACH") && rest.contains(&"CONCURRENTLY") => true,
+        ["ALTER", "TABLE", rest @ ..]
+            if rest.contains(&"DETACH") && rest.contains(&"CONCURRENTLY") =>
+        {
+            true
+        }
         ["CREATE" | "DROP", "DATABASE" | "TABLESPACE", ..] => true,
-        ["REINDEX", rest @ ..] if rest.iter().any(|word| matches!(*word, "DATABASE" | "SYSTEM" | "SCHEMA")) => true,
+        ["REINDEX", rest @ ..]
+            if rest.iter().any(|word| matches!(*word, "DATABASE" | "SYSTEM" | "SCHEMA")) =>
+        {
+            true
+        }
         ["ALTER", "SYSTEM", ..] => true,
         ["CLUSTER"] => true,
         _ => false,
@@ -195,7 +213,11 @@ pub fn loses_data(script: &str) -> bool {
         let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["TRUNCATE" | "DELETE" | "UPDATE" | "MERGE" | "WITH", ..] => true,
-            ["DROP", "TABLE" | "SCHEMA" | "SEQUENCE" | "TYPE" | "DOMAIN" | "EXTENSION" | "OWNED", ..] => true,
+            [
+                "DROP",
+                "TABLE" | "SCHEMA" | "SEQUENCE" | "TYPE" | "DOMAIN" | "EXTENSION" | "OWNED",
+                ..,
+            ] => true,
             ["ALTER", "TABLE", rest @ ..] => words.len() == WORDS_MAX || drops_column(rest),
             ["DO", ..] => true,
             _ => false,
@@ -208,7 +230,8 @@ pub fn loses_data(script: &str) -> bool {
 fn drops_column(words: &[&str]) -> bool {
     words.last() == Some(&"DROP")
         || words.windows(2).any(|pair| {
-            pair[0] == "DROP" && !matches!(pair[1], "CONSTRAINT" | "DEFAULT" | "NOT" | "IDENTITY" | "EXPRESSION")
+            pair[0] == "DROP"
+                && !matches!(pair[1], "CONSTRAINT" | "DEFAULT" | "NOT" | "IDENTITY" | "EXPRESSION")
         })
 }
 
@@ -229,7 +252,10 @@ pub fn fingerprint(script: &str) -> String {
         let text = &script[offset..offset + token.len as usize];
         offset += token.len as usize;
         match token.kind {
-            TokenKind::Whitespace | TokenKind::LineComment | TokenKind::BlockComment { .. } | TokenKind::Eof => {
+            TokenKind::Whitespace
+            | TokenKind::LineComment
+            | TokenKind::BlockComment { .. }
+            | TokenKind::Eof => {
                 gap = true;
             }
             _ => {
@@ -275,10 +301,12 @@ mod tests {
     #[test]
     fn semicolons_end_statements_only_where_they_are_syntax() {
         assert_eq!(texts("SELECT 1; -- a;b\n;;\nSELECT ';' /* ; */ ;"), ["SELECT 1", "SELECT ';'"]);
-        assert_eq!(texts("DO $x$ BEGIN a; END $x$; SELECT 2"), ["DO $x$ BEGIN a; END $x$", "SELECT 2"]);
+        assert_eq!(
+            texts("DO $x$ BEGIN a; END $x$; SELECT 2"),
+            ["DO $x$ BEGIN a; END $x$", "SELECT 2"]
+        );
         assert_eq!(texts("CREATE RULE r AS ON INSERT TO t DO ALSO (a; b); SELECT 2").len(), 2);
-        let atomic =
-            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
+        let atomic = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
         assert_eq!(texts(atomic).len(), 2);
         assert_eq!(texts("  \n -- nothing\n"), Vec::<&str>::new());
         assert_eq!(
@@ -289,14 +317,26 @@ mod tests {
 
     #[test]
     fn what_ends_the_transaction_is_refused_with_its_line() {
-        for script in ["BEGIN", "start transaction", "COMMIT", "end", "ROLLBACK", "abort", "PREPARE TRANSACTION 'x'"] {
+        for script in [
+            "BEGIN",
+            "start transaction",
+            "COMMIT",
+            "end",
+            "ROLLBACK",
+            "abort",
+            "PREPARE TRANSACTION 'x'",
+        ] {
             let found = refusals(&format!("SELECT 1;\n{script};\n"));
             assert_eq!(found.len(), 1, "{script}");
             assert_eq!(found[0].line, 2, "{script}");
         }
-        for script in
-            ["ROLLBACK TO SAVEPOINT a", "SAVEPOINT a", "SELECT 'COMMIT'", "-- COMMIT", "SELECT 1 AS \"COMMIT\""]
-        {
+        for script in [
+            "ROLLBACK TO SAVEPOINT a",
+            "SAVEPOINT a",
+            "SELECT 'COMMIT'",
+            "-- COMMIT",
+            "SELECT 1 AS \"COMMIT\"",
+        ] {
             assert_eq!(refusals(script), [], "{script}");
         }
     }
@@ -320,17 +360,30 @@ mod tests {
         ] {
             assert_eq!(refusals(script).len(), 1, "{script}");
         }
-        assert_eq!(refusals("REFRESH MATERIALIZED VIEW CONCURRENTLY v; ALTER TYPE t ADD VALUE 'x'"), []);
+        assert_eq!(
+            refusals("REFRESH MATERIALIZED VIEW CONCURRENTLY v; ALTER TYPE t ADD VALUE 'x'"),
+            []
+        );
     }
 
     #[test]
     fn fingerprints_ignore_comments_and_space_but_nothing_else() {
         let a = "CREATE TABLE a (id int);\nSELECT 1;\n";
-        assert_eq!(fingerprint(a), fingerprint("-- licence\r\nCREATE  TABLE a (id int); /* x */ SELECT 1;"));
-        assert_eq!(fingerprint(a), fingerprint("\u{feff}-- saved on Windows\r\nCREATE TABLE a (id int); SELECT 1;"));
+        assert_eq!(
+            fingerprint(a),
+            fingerprint("-- licence\r\nCREATE  TABLE a (id int); /* x */ SELECT 1;")
+        );
+        assert_eq!(
+            fingerprint(a),
+            fingerprint("\u{feff}-- saved on Windows\r\nCREATE TABLE a (id int); SELECT 1;")
+        );
         assert_ne!(fingerprint(a), fingerprint("CREATE TABLE a (id int);\nSELECT 2;\n"));
         assert_ne!(fingerprint("SELECT 'a b'"), fingerprint("SELECT 'a  b'"));
-        assert_ne!(fingerprint("SELECT a-1"), fingerprint("SELECT a - 1"), "kept apart: `--` would be a comment");
+        assert_ne!(
+            fingerprint("SELECT a-1"),
+            fingerprint("SELECT a - 1"),
+            "kept apart: `--` would be a comment"
+        );
     }
 
     #[test]
@@ -339,9 +392,13 @@ mod tests {
         assert!(loses_data("ALTER TABLE a DROP b"));
         assert!(loses_data("ALTER TABLE a DROP COLUMN IF EXISTS b"));
         assert!(loses_data("ALTER TABLE \"a\" DROP \"b\""));
-        assert!(loses_data("ALTER TABLE a ADD x int, ADD y int, ADD z int, ADD u int, ADD v int, ADD w int, DROP b"));
+        assert!(loses_data(
+            "ALTER TABLE a ADD x int, ADD y int, ADD z int, ADD u int, ADD v int, ADD w int, DROP b"
+        ));
         assert!(loses_data("UPDATE a SET b = NULL"));
-        assert!(!loses_data("ALTER TABLE a DROP CONSTRAINT b; DROP INDEX i; DROP FUNCTION f; DROP VIEW v"));
+        assert!(!loses_data(
+            "ALTER TABLE a DROP CONSTRAINT b; DROP INDEX i; DROP FUNCTION f; DROP VIEW v"
+        ));
     }
 
     #[test]

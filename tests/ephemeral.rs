@@ -1,6 +1,11 @@
 //! A throw-away server: how it starts, and that nothing of it stays however its owner ends.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout
+)]
 
 mod harness;
 
@@ -34,7 +39,9 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 fn is_running(pid: i32) -> bool {
     // A zombie of somebody who has not waited yet does not run.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 const HELD_IN: &str = "PGSTEWARD_TEST_HELD_IN";
@@ -51,9 +58,14 @@ async fn it_answers_on_both_doors_and_goes_when_stopped() {
 
     let socket = connect(server.url().expose()).await.unwrap();
     assert_eq!(socket.text("SELECT inet_server_addr()").await, "NULL");
-    let tcp = connect(&format!("postgresql://postgres:{password}@127.0.0.1:{}/postgres", server.port())).await.unwrap();
+    let tcp =
+        connect(&format!("postgresql://postgres:{password}@127.0.0.1:{}/postgres", server.port()))
+            .await
+            .unwrap();
     assert_eq!(tcp.text("SELECT inet_server_addr()").await, "127.0.0.1");
-    for (setting, wanted) in [("fsync", "off"), ("max_connections", "50"), ("server_encoding", "UTF8")] {
+    for (setting, wanted) in
+        [("fsync", "off"), ("max_connections", "50"), ("server_encoding", "UTF8")]
+    {
         assert_eq!(socket.text(&format!("SHOW {setting}")).await, wanted, "{setting}");
     }
     let version = socket.number("SHOW server_version_num").await;
@@ -80,7 +92,9 @@ fn hold(base: &Path) -> (Child, i32, PathBuf) {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     // libtest may write the test's name before what the test prints.
-    let held = lines.into_iter().find_map(|line| line.split_once("HELD ").map(|(_, held)| held.to_owned()));
+    let held = lines
+        .into_iter()
+        .find_map(|line| line.split_once("HELD ").map(|(_, held)| held.to_owned()));
     let held = held.expect("the other process holds a server");
     let (pid, folder) = held.split_once(' ').unwrap();
     (child, pid.parse().unwrap(), folder.into())
@@ -120,7 +134,8 @@ async fn what_a_dead_owner_and_a_dead_supervisor_left_is_swept() {
     let (mut owner, server, folder) = hold(base.path());
     // Owner and supervisor at once, as a machine's out-of-memory killer may: only the server lives.
     let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
-    let supervisor = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    let supervisor =
+        status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
     signal(supervisor, Signal::KILL);
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -135,7 +150,10 @@ async fn what_a_dead_owner_and_a_dead_supervisor_left_is_swept() {
 #[tokio::test]
 async fn two_at_once_leave_each_other_alone() {
     let base = base();
-    let (one, two) = tokio::join!(Ephemeral::start(options(base.path())), Ephemeral::start(options(base.path())));
+    let (one, two) = tokio::join!(
+        Ephemeral::start(options(base.path())),
+        Ephemeral::start(options(base.path()))
+    );
     let (one, two) = (one.unwrap(), two.unwrap());
     // A third start sweeps while both run.
     let three = Ephemeral::start(options(base.path())).await.unwrap();
@@ -143,12 +161,18 @@ async fn two_at_once_leave_each_other_alone() {
     for server in [&one, &two, &three] {
         assert_eq!(connect(server.url().expose()).await.unwrap().number("SELECT 1").await, 1);
     }
-    assert!(connect(&one.url().expose().replace(one.password().expose(), two.password().expose())).await.is_err());
+    assert!(
+        connect(&one.url().expose().replace(one.password().expose(), two.password().expose()))
+            .await
+            .is_err()
+    );
     drop(one);
     two.stop().await;
     three.stop().await;
-    wait_until("the folder of a server that was only dropped goes", BOUND, async || entries(base.path()).is_empty())
-        .await;
+    wait_until("the folder of a server that was only dropped goes", BOUND, async || {
+        entries(base.path()).is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -158,7 +182,12 @@ async fn it_is_nobody_elses_and_never_roots() {
     let pid = server.postmaster_pid().unwrap();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let ids = |key: &str| {
-        status.lines().find_map(|line| line.strip_prefix(key)).unwrap().split_whitespace().collect::<Vec<_>>()
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>()
     };
     assert!(ids("Uid:").iter().chain(&ids("Gid:")).all(|id| *id != "0"), "the server runs as root");
     if rustix::process::geteuid().is_root() {
@@ -169,7 +198,10 @@ async fn it_is_nobody_elses_and_never_roots() {
     assert_eq!(fs::metadata(folder).unwrap().mode() & 0o777, 0o700);
     let password = server.password().expose();
     for entry in entries(folder).iter().filter(|entry| entry.is_file()) {
-        let holds_it = fs::read(entry).unwrap().windows(password.len()).any(|part| part == password.as_bytes());
+        let holds_it = fs::read(entry)
+            .unwrap()
+            .windows(password.len())
+            .any(|part| part == password.as_bytes());
         assert_eq!(holds_it, entry.ends_with("pgpass"), "{} holds the password", entry.display());
     }
     for name in ["pgpass", "connection.env"] {
@@ -210,7 +242,12 @@ async fn a_server_that_dies_alone_is_noticed_and_comes_back_with_its_data() {
     // Without it, a killed server loses its last commits.
     durable.settings = vec![("synchronous_commit".to_owned(), "on".to_owned())];
     let mut server = Ephemeral::start(durable).await.unwrap();
-    connect(server.url().expose()).await.unwrap().batch_execute("CREATE TABLE kept ()").await.unwrap();
+    connect(server.url().expose())
+        .await
+        .unwrap()
+        .batch_execute("CREATE TABLE kept ()")
+        .await
+        .unwrap();
     signal(server.postmaster_pid().unwrap(), Signal::KILL);
     tokio::time::timeout(BOUND, server.ended()).await.expect("its end is noticed");
     assert_eq!(server.postmaster_pid(), None);
@@ -219,7 +256,10 @@ async fn a_server_that_dies_alone_is_noticed_and_comes_back_with_its_data() {
     assert_eq!(client.text("SELECT to_regclass('kept')").await, "kept");
     server.pause().await;
     drop(server);
-    wait_until("the folder of a stopped server goes", BOUND, async || entries(base.path()).is_empty()).await;
+    wait_until("the folder of a stopped server goes", BOUND, async || {
+        entries(base.path()).is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -229,21 +269,33 @@ async fn a_setting_that_the_server_refuses_is_told_in_its_own_words() {
     wrong.settings = vec![("shared_buffers".to_owned(), "many".to_owned())];
     let error = Ephemeral::start(wrong).await.unwrap_err();
     assert!(matches!(error, EphemeralError::Ended { .. }), "{error:?}");
-    assert!(error.to_string().contains("invalid value for parameter \"shared_buffers\": \"many\""), "{error}");
-    assert_eq!(entries(base.path()), [""; 0].map(PathBuf::from), "a start that failed leaves nothing");
+    assert!(
+        error.to_string().contains("invalid value for parameter \"shared_buffers\": \"many\""),
+        "{error}"
+    );
+    assert_eq!(
+        entries(base.path()),
+        [""; 0].map(PathBuf::from),
+        "a start that failed leaves nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_programme_that_hangs_or_fails_is_told() {
     let base = base();
     for (initdb, part) in [
-        ("echo 'initdb: error: could not write: No space left on device' >&2; exit 1", "the disk is full"),
+        (
+            "echo 'initdb: error: could not write: No space left on device' >&2; exit 1",
+            "the disk is full",
+        ),
         ("exec sleep 60", "was not ready within 1 s"),
     ] {
         let bin = base.path().join("bin");
         fs::create_dir_all(&bin).unwrap();
         fs::set_permissions(&bin, fs::Permissions::from_mode(0o755)).unwrap();
-        for (name, script) in [("postgres", "echo 'postgres (PostgreSQL) 17.2'"), ("initdb", initdb)] {
+        for (name, script) in
+            [("postgres", "echo 'postgres (PostgreSQL) 17.2'"), ("initdb", initdb)]
+        {
             fs::write(bin.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }

@@ -7,13 +7,16 @@ mod harness;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use harness::{BOUND, PrivateServer, Proxy, Template, TestDatabase, connect, http, server, wait_until};
+use harness::{
+    BOUND, PrivateServer, Proxy, Template, TestDatabase, connect, http, server, wait_until,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn databases_are_apart_and_go_with_their_handle() {
-    let (one, two) = (TestDatabase::create(Template::Empty).await, TestDatabase::create(Template::Empty).await);
+    let (one, two) =
+        (TestDatabase::create(Template::Empty).await, TestDatabase::create(Template::Empty).await);
     one.client().await.batch_execute("CREATE TABLE only_here (id int)").await.unwrap();
     assert_eq!(two.client().await.text("SELECT to_regclass('only_here')").await, "NULL");
 
@@ -21,13 +24,20 @@ async fn databases_are_apart_and_go_with_their_handle() {
     let name = one.name().to_owned();
     drop(one);
     let admin = connect(&server().url("postgres")).await.unwrap();
-    assert_eq!(admin.number(&format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")).await, 0);
-    wait_until("the connection that was left open is ended", BOUND, async || open.is_closed()).await;
+    assert_eq!(
+        admin.number(&format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")).await,
+        0
+    );
+    wait_until("the connection that was left open is ended", BOUND, async || open.is_closed())
+        .await;
 }
 
 #[tokio::test]
 async fn the_migrated_template_is_built_once_by_many() {
-    let both = tokio::join!(TestDatabase::create(Template::Migrated), TestDatabase::create(Template::Migrated));
+    let both = tokio::join!(
+        TestDatabase::create(Template::Migrated),
+        TestDatabase::create(Template::Migrated)
+    );
     assert_ne!(both.0.name(), both.1.name());
     assert_eq!(both.0.client().await.number("SELECT 1").await, 1);
 }
@@ -41,7 +51,12 @@ async fn a_role_logs_in_and_goes_with_its_database() {
     assert!(client.batch_execute("CREATE ROLE another").await.is_err(), "it is no superuser");
     drop(database);
     let admin = connect(&server().url("postgres")).await.unwrap();
-    assert_eq!(admin.number(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{}'", role.name)).await, 0);
+    assert_eq!(
+        admin
+            .number(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{}'", role.name))
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -97,7 +112,10 @@ async fn the_proxy_cuts_and_mends() {
     round_trip(&mut stream).await.unwrap();
     proxy.cut().await;
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(TcpStream::connect(proxy.address()).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        TcpStream::connect(proxy.address()).await.unwrap_err().kind(),
+        ErrorKind::ConnectionRefused
+    );
     proxy.pass().await;
     round_trip(&mut TcpStream::connect(proxy.address()).await.unwrap()).await.unwrap();
 }
@@ -151,7 +169,9 @@ async fn the_client_reads_lengths_chunks_and_what_is_cut_short() {
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
         match (http::try_request(address, "GET", "/", &[], "").await, wanted) {
-            (Ok(response), Ok((status, body))) => assert_eq!((response.status, response.body.as_str()), (status, body)),
+            (Ok(response), Ok((status, body))) => {
+                assert_eq!((response.status, response.body.as_str()), (status, body))
+            }
             (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
             (got, wanted) => panic!("{got:?} is not {wanted:?}"),
         }
@@ -184,5 +204,8 @@ async fn a_private_server_is_killed_configured_and_comes_back() {
     assert!(connect(&server.url_at(address, "postgres")).await.is_ok(), "only on the socket");
 
     server.stop().await;
-    assert!(connect(&server.url_at(address, "postgres")).await.is_err(), "a stopped server answers");
+    assert!(
+        connect(&server.url_at(address, "postgres")).await.is_err(),
+        "a stopped server answers"
+    );
 }

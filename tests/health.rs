@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use harness::{BOUND, PrivateServer, Proxy, Template, TestClient, TestDatabase, connect, wait_for, wait_until};
+use harness::{
+    BOUND, PrivateServer, Proxy, Template, TestClient, TestDatabase, connect, wait_for, wait_until,
+};
 use pgsteward::config::{self, Pooler, Secret, SecretSource};
 use pgsteward::db::{Database, Kind, Purpose};
 use pgsteward::health::{Audit, Board, Inputs, Jobs, PartitionsNeeded, Schema, Status};
@@ -125,14 +127,19 @@ impl Steward {
     /// The value of a series, by its start up to the space.
     fn metric(&self, series: &str) -> Option<f64> {
         let page = String::from_utf8(self.metrics.encode().unwrap()).unwrap();
-        let line = page.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        let line = page
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
         line.map(|line| line[series.len() + 1..].parse().unwrap())
     }
 }
 
 #[track_caller]
 fn expect(outcome: &Outcome, component: &str, status: Status, reason: &str, words: &[&str]) {
-    let found = outcome.report.component(component).unwrap_or_else(|| panic!("no {component}: {outcome:#?}"));
+    let found = outcome
+        .report
+        .component(component)
+        .unwrap_or_else(|| panic!("no {component}: {outcome:#?}"));
     assert_eq!((found.status, found.reason), (status, reason), "{found:#?}");
     for word in words {
         assert!(found.message.contains(word), "{:?} does not say {word:?}", found.message);
@@ -149,7 +156,9 @@ async fn in_state(client: &TestClient, state: &str, sessions: i64) {
 
 #[tokio::test]
 async fn a_healthy_server_is_told_with_its_real_numbers() {
-    let server = PrivateServer::start(&[("max_connections", "50"), ("superuser_reserved_connections", "4")]).await;
+    let server =
+        PrivateServer::start(&[("max_connections", "50"), ("superuser_reserved_connections", "4")])
+            .await;
     let client = server.client().await;
     client.batch_execute("CREATE TABLE shop (id int)").await.unwrap();
     let mut open = Vec::new();
@@ -167,8 +176,11 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
     let waiting = tokio::spawn(async move { blocked.batch_execute("SELECT FROM shop").await });
     in_state(&client, "idle", 3).await;
     in_state(&client, "idle in transaction", 2).await;
-    let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {waiter} AND NOT granted AND waitstart IS NOT NULL");
-    wait_until("a session waits for a lock", BOUND, async || client.number(&waits).await == 1).await;
+    let waits = format!(
+        "SELECT count(*) FROM pg_locks WHERE pid = {waiter} AND NOT granted AND waitstart IS NOT NULL"
+    );
+    wait_until("a session waits for a lock", BOUND, async || client.number(&waits).await == 1)
+        .await;
 
     let mut steward = Steward::new(&server.url());
     steward.watched.clear();
@@ -182,28 +194,51 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
     let wait = sessions.longest_wait.as_ref().expect("somebody waits");
     assert_eq!((i64::from(wait.pid), i64::from(wait.blockers[0].pid)), (waiter, holder));
     assert_eq!(wait.blockers[0].user.as_deref(), Some("postgres"));
-    assert!(wait.seconds.is_some_and(|seconds| seconds >= 0.0 && seconds < BOUND.as_secs_f64()), "{wait:?}");
+    assert!(
+        wait.seconds.is_some_and(|seconds| seconds >= 0.0 && seconds < BOUND.as_secs_f64()),
+        "{wait:?}"
+    );
     let oldest = sessions.oldest_transaction.as_ref().expect("a transaction is open");
     assert_eq!((i64::from(oldest.pid), oldest.state.as_str()), (holder, "idle in transaction"));
     let idle = sessions.oldest_idle_in_transaction.as_ref().expect("one idles in a transaction");
     assert_eq!(idle.state, "idle in transaction");
-    assert_eq!((snapshot.max_connections, snapshot.superuser_reserved, snapshot.usable_connections()), (50, 4, 46));
-    assert!(snapshot.sees_all && !snapshot.in_recovery && snapshot.unseen.is_empty(), "{snapshot:?}");
+    assert_eq!(
+        (snapshot.max_connections, snapshot.superuser_reserved, snapshot.usable_connections()),
+        (50, 4, 46)
+    );
+    assert!(
+        snapshot.sees_all && !snapshot.in_recovery && snapshot.unseen.is_empty(),
+        "{snapshot:?}"
+    );
     let version = client.number("SHOW server_version_num").await;
     assert_eq!(i64::from(snapshot.version), version);
     let ages = snapshot.ages.as_ref().unwrap();
-    assert!(ages.iter().any(|age| age.name == "template0" && !age.own && age.xid_age > 0), "{ages:?}");
+    assert!(
+        ages.iter().any(|age| age.name == "template0" && !age.own && age.xid_age > 0),
+        "{ages:?}"
+    );
     assert_eq!(ages.iter().filter(|age| age.own).count(), 1);
 
     let outcome = steward.probe().await;
-    for name in ["connectivity", "response", "connections", "transactions", "locks", "replication", "wraparound"] {
+    for name in [
+        "connectivity",
+        "response",
+        "connections",
+        "transactions",
+        "locks",
+        "replication",
+        "wraparound",
+    ] {
         expect(&outcome, name, Status::Healthy, "ok", &[]);
     }
     expect(&outcome, "locks", Status::Healthy, "ok", &["1 session waits"]);
     assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0));
     assert_eq!(steward.metric("pg_settings_max_connections{target=\"main\"}"), Some(50.0));
-    let count =
-        |state| format!("pg_stat_activity_connections{{datname=\"postgres\",state=\"{state}\",target=\"main\"}}");
+    let count = |state| {
+        format!(
+            "pg_stat_activity_connections{{datname=\"postgres\",state=\"{state}\",target=\"main\"}}"
+        )
+    };
     assert_eq!(steward.metric(&count("idle in transaction")), Some(2.0));
     assert_eq!(steward.metric(&count("disabled")), Some(0.0));
 
@@ -213,7 +248,13 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
     let outcome = steward.probe().await;
     let behind = format!("behind pid {holder} (user postgres)");
     expect(&outcome, "locks", Status::Degraded, "lock_wait", &[&format!("pid {waiter}"), &behind]);
-    expect(&outcome, "transactions", Status::Degraded, "transaction_old", &[&format!("pid {holder}")]);
+    expect(
+        &outcome,
+        "transactions",
+        Status::Degraded,
+        "transaction_old",
+        &[&format!("pid {holder}")],
+    );
 
     open[3].batch_execute("ROLLBACK").await.unwrap();
     waiting.await.unwrap().unwrap();
@@ -227,7 +268,8 @@ async fn each_probe_leaves_a_row_per_component_and_samples_become_one_row() {
     let outcome = steward.probe().await;
     expect(&outcome, "partitions", Status::Healthy, "ok", &[]);
     assert_eq!(outcome.rows_written, 11);
-    let ahead = steward.metric("pgsteward_partitions_ahead{table=\"steward.system_health\",target=\"main\"}");
+    let ahead = steward
+        .metric("pgsteward_partitions_ahead{table=\"steward.system_health\",target=\"main\"}");
     assert!(ahead.is_some_and(|ahead| ahead >= 14.0), "{ahead:?}");
     for component in &outcome.report.components {
         let row = client
@@ -238,7 +280,12 @@ async fn each_probe_leaves_a_row_per_component_and_samples_become_one_row() {
                 component.name
             ))
             .await;
-        let wanted = format!("{}|{}|{}|t|object|t", component.status.as_str(), component.reason, component.message);
+        let wanted = format!(
+            "{}|{}|{}|t|object|t",
+            component.status.as_str(),
+            component.reason,
+            component.message
+        );
         assert_eq!(row, wanted);
     }
 
@@ -266,10 +313,18 @@ async fn a_role_without_pg_monitor_says_what_it_cannot_see_and_what_to_grant() {
     let snapshot = steward.snapshot().await;
     let own = |state: &str| {
         let counts = snapshot.sessions.counts.iter();
-        counts.filter(|c| c.database.as_deref() == Some(database.name()) && c.state == state).map(|c| c.sessions).sum()
+        counts
+            .filter(|c| c.database.as_deref() == Some(database.name()) && c.state == state)
+            .map(|c| c.sessions)
+            .sum()
     };
     let (unseen, idle): (i64, i64) = (own("unseen"), own("idle in transaction"));
-    assert_eq!((unseen, idle), (1, 0), "what is masked is unseen, never idle: {:?}", snapshot.sessions);
+    assert_eq!(
+        (unseen, idle),
+        (1, 0),
+        "what is masked is unseen, never idle: {:?}",
+        snapshot.sessions
+    );
     let grant = format!("GRANT pg_monitor TO \"{}\"", role.name);
     assert!(snapshot.unseen.iter().any(|unseen| unseen.mend == grant), "{:?}", snapshot.unseen);
     let outcome = steward.probe().await;
@@ -288,9 +343,13 @@ async fn a_function_that_is_closed_or_refuses_is_left_out_and_named() {
     let mut database = TestDatabase::create(Template::Empty).await;
     let role = database.role("plain", "IN ROLE pg_monitor").await;
     let client = database.client().await;
-    client.batch_execute("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() FROM PUBLIC").await.unwrap();
+    client
+        .batch_execute("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() FROM PUBLIC")
+        .await
+        .unwrap();
     let snapshot = Steward::new(&role.url).snapshot().await;
-    let grant = format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() TO \"{}\"", role.name);
+    let grant =
+        format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() TO \"{}\"", role.name);
     assert_eq!(snapshot.archiver, None);
     assert!(snapshot.unseen.iter().any(|unseen| unseen.mend == grant), "{:?}", snapshot.unseen);
     client.batch_execute(&grant).await.unwrap();
@@ -305,17 +364,27 @@ async fn a_function_that_is_closed_or_refuses_is_left_out_and_named() {
         .await
         .unwrap();
     let steward = Steward::new(&role.url);
-    let (mut observer, conn) = (Observer::new(), steward.db.acquire(Purpose::Observe).await.unwrap());
+    let (mut observer, conn) =
+        (Observer::new(), steward.db.acquire(Purpose::Observe).await.unwrap());
     for round in ["found out", "known"] {
         let snapshot = observer.observe(&conn, &[], BOUND).await.unwrap().snapshot;
         assert_eq!((&snapshot.slots, &snapshot.ages), (&None, &None), "{round}");
         let unseen = |what| snapshot.unseen.iter().find(|unseen| unseen.what == what).expect(what);
         let slots = unseen("replication slots");
         assert_eq!(slots.code, "not_permitted", "{slots:?}");
-        assert!(slots.reason.contains("permission denied for function pg_get_replication_slots"), "{slots:?}");
+        assert!(
+            slots.reason.contains("permission denied for function pg_get_replication_slots"),
+            "{slots:?}"
+        );
         let ages = unseen("wraparound");
-        assert_eq!((ages.code, ages.reason.as_str()), ("not_supported", "this server has no mxid_age(xid)"));
-        assert!(snapshot.archiver.is_some() && snapshot.replication.is_some(), "{round}: the others are answered");
+        assert_eq!(
+            (ages.code, ages.reason.as_str()),
+            ("not_supported", "this server has no mxid_age(xid)")
+        );
+        assert!(
+            snapshot.archiver.is_some() && snapshot.replication.is_some(),
+            "{round}: the others are answered"
+        );
     }
 }
 
@@ -334,7 +403,13 @@ async fn a_killed_server_is_named_within_the_bound_and_recovery_has_to_prove_its
     let outcome = steward.probe().await;
     assert!(started.elapsed() <= steward.bound, "the probe took {:?}", started.elapsed());
     assert!(!outcome.measured);
-    expect(&outcome, "connectivity", Status::Unhealthy, "refused", &["cannot be reached", "start the server"]);
+    expect(
+        &outcome,
+        "connectivity",
+        Status::Unhealthy,
+        "refused",
+        &["cannot be reached", "start the server"],
+    );
     expect(&outcome, "connections", Status::Unknown, "not_measured", &[]);
     let reading = steward.board.read();
     assert_eq!((reading.status, reading.stale), (Status::Unhealthy, false));
@@ -354,11 +429,18 @@ async fn a_killed_server_is_named_within_the_bound_and_recovery_has_to_prove_its
     server.restart().await;
     let outcome = steward.probe().await;
     expect(&outcome, "connectivity", Status::Unhealthy, "recovering", &["1 of 2"]);
-    assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0), "up is not judged, it is measured");
+    assert_eq!(
+        steward.metric("pgsteward_database_up{target=\"main\"}"),
+        Some(1.0),
+        "up is not judged, it is measured"
+    );
     let outcome = steward.probe().await;
     expect(&outcome, "connectivity", Status::Healthy, "ok", &[]);
     assert!(outcome.report.component("connectivity").unwrap().since > since);
-    assert_eq!(steward.metric("pgsteward_database_down{kind=\"refused\",target=\"main\"}"), Some(0.0));
+    assert_eq!(
+        steward.metric("pgsteward_database_down{kind=\"refused\",target=\"main\"}"),
+        Some(0.0)
+    );
 }
 
 #[tokio::test]
@@ -374,7 +456,10 @@ async fn a_silent_server_is_a_timeout_within_the_bound() {
     let took = started.elapsed();
     assert!(took < steward.bound + Duration::from_secs(1), "the probe took {took:?}");
     expect(&outcome, "connectivity", Status::Unhealthy, "timeout", &["no answer within"]);
-    assert_eq!(steward.metric("pgsteward_database_down{kind=\"timeout\",target=\"main\"}"), Some(1.0));
+    assert_eq!(
+        steward.metric("pgsteward_database_down{kind=\"timeout\",target=\"main\"}"),
+        Some(1.0)
+    );
 }
 
 #[tokio::test]
@@ -385,7 +470,10 @@ async fn a_connection_that_was_terminated_is_replaced_without_a_word() {
     let client = database.client().await;
     let ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/observe'";
     assert_eq!(client.number(&format!("SELECT count(pg_terminate_backend(pid)) {ours}")).await, 1);
-    wait_until("the backend ends", BOUND, async || client.number(&format!("SELECT count(*) {ours}")).await == 0).await;
+    wait_until("the backend ends", BOUND, async || {
+        client.number(&format!("SELECT count(*) {ours}")).await == 0
+    })
+    .await;
     expect(&steward.probe().await, "connectivity", Status::Healthy, "ok", &[]);
 }
 
@@ -426,7 +514,13 @@ async fn a_fresh_connect_shows_what_the_open_connection_hides() {
     steward.bound = Duration::from_secs(4);
     let outcome = steward.probe().await;
     kill_process(backend, Signal::CONT).unwrap();
-    expect(&outcome, "connectivity", Status::Unhealthy, "hba", &["cannot be reached", "pg_hba.conf"]);
+    expect(
+        &outcome,
+        "connectivity",
+        Status::Unhealthy,
+        "hba",
+        &["cannot be reached", "pg_hba.conf"],
+    );
 
     // Mended, it is found out at the next tick, not minutes later.
     server.prepend_hba("host all app all scram-sha-256");
@@ -440,7 +534,11 @@ async fn a_fresh_connect_shows_what_the_open_connection_hides() {
 
 #[tokio::test]
 async fn full_connection_slots_show_while_the_open_connection_still_answers() {
-    let settings = [("max_connections", "10"), ("superuser_reserved_connections", "3"), ("max_wal_senders", "0")];
+    let settings = [
+        ("max_connections", "10"),
+        ("superuser_reserved_connections", "3"),
+        ("max_wal_senders", "0"),
+    ];
     let server = PrivateServer::start(&settings).await;
     let admin = server.client().await;
     admin.batch_execute("CREATE ROLE app LOGIN PASSWORD 'app' IN ROLE pg_monitor").await.unwrap();
@@ -462,8 +560,7 @@ async fn full_connection_slots_show_while_the_open_connection_still_answers() {
     expect(&outcome, "connections", Status::Unhealthy, "connections_exhausted", &["of 7"]);
 
     // The open connection broken, the reason is named.
-    let ours =
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'pgsteward/%'";
+    let ours = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'pgsteward/%'";
     assert!(admin.number(ours).await >= 1);
     wait_for("no slot is left", BOUND, async || match connect(&url).await {
         Ok(client) => {
@@ -474,7 +571,13 @@ async fn full_connection_slots_show_while_the_open_connection_still_answers() {
     })
     .await;
     let outcome = steward.probe().await;
-    expect(&outcome, "connectivity", Status::Unhealthy, "too_many_connections", &["raise max_connections"]);
+    expect(
+        &outcome,
+        "connectivity",
+        Status::Unhealthy,
+        "too_many_connections",
+        &["raise max_connections"],
+    );
 }
 
 #[tokio::test]
@@ -505,14 +608,27 @@ async fn a_locked_catalog_spoils_the_measurement_but_the_database_is_up() {
     let mut steward = Steward::new(&database.url());
     expect(&steward.probe().await, "connectivity", Status::Healthy, "ok", &[]);
     let client = database.client().await;
-    client.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_inherits IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    client
+        .batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_inherits IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     steward.bound = Duration::from_secs(4);
     let outcome = steward.probe().await;
-    expect(&outcome, "connectivity", Status::Degraded, "lock_timeout", &["the server answers", "system catalogs"]);
+    expect(
+        &outcome,
+        "connectivity",
+        Status::Degraded,
+        "lock_timeout",
+        &["the server answers", "system catalogs"],
+    );
     expect(&outcome, "connections", Status::Unknown, "not_measured", &[]);
     assert_eq!(steward.metric("pgsteward_database_up{target=\"main\"}"), Some(1.0));
     assert_eq!(steward.metric("pg_up{target=\"main\"}"), Some(1.0));
-    assert_eq!(steward.metric("pg_settings_max_connections{target=\"main\"}"), None, "what is not known is not shown");
+    assert_eq!(
+        steward.metric("pg_settings_max_connections{target=\"main\"}"),
+        None,
+        "what is not known is not shown"
+    );
     client.batch_execute("ROLLBACK").await.unwrap();
     let outcome = steward.probe().await;
     assert!(outcome.measured, "the connection is usable again: {outcome:?}");
@@ -533,7 +649,10 @@ async fn rows_that_cannot_be_written_wait_and_the_board_is_current() {
     assert_eq!(steward.sample().await, Err(Kind::Sql));
     assert_eq!(steward.metric("pgsteward_spool_records{target=\"main\"}"), Some(components + 2.0));
     let page = String::from_utf8(steward.metrics.encode().unwrap()).unwrap();
-    assert!(!page.contains("pgsteward_rows_dropped_total{"), "a table that is missing can come back: {page}");
+    assert!(
+        !page.contains("pgsteward_rows_dropped_total{"),
+        "a table that is missing can come back: {page}"
+    );
 }
 
 #[tokio::test]
@@ -555,7 +674,11 @@ async fn what_was_measured_in_an_outage_carries_the_databases_clock() {
     let hours =
         "SELECT string_agg(round(extract(epoch FROM recorded_at - created_at) / 3600)::text, ' ' ORDER BY recorded_at)
                    FROM steward.system_health WHERE component = 'connectivity'";
-    assert_eq!(client.text(hours).await, "0 3 0", "where the server answers, it tells the time itself");
+    assert_eq!(
+        client.text(hours).await,
+        "0 3 0",
+        "where the server answers, it tells the time itself"
+    );
     let replayed = "pgsteward_spool_replayed_total{table=\"system_health\",target=\"main\"}";
     assert_eq!(steward.metric(replayed), Some(11.0));
 }
@@ -583,7 +706,10 @@ async fn an_instance_that_does_not_observe_tells_its_connectivity_and_nothing_of
     let page = String::from_utf8(steward.metrics.encode().unwrap()).unwrap();
     let left: Vec<&str> = page.lines().filter(|line| line.starts_with("pg_")).collect();
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(steward.metric("pgsteward_health_status{component=\"locks\",target=\"main\"}"), None);
+    assert_eq!(
+        steward.metric("pgsteward_health_status{component=\"locks\",target=\"main\"}"),
+        None
+    );
 }
 
 #[tokio::test]
@@ -614,7 +740,10 @@ async fn a_standby_without_a_primary_is_seen_as_one() {
     assert!(!standby.receiver, "{standby:?}");
     let outcome = steward.probe().await;
     expect(&outcome, "connectivity", Status::Healthy, "ok", &[]);
-    assert_eq!(outcome.report.component("replication").unwrap().measured["standby"]["receiver"], false);
+    assert_eq!(
+        outcome.report.component("replication").unwrap().measured["standby"]["receiver"],
+        false
+    );
     assert_eq!(steward.metric("pg_replication_is_replica{target=\"main\"}"), Some(1.0));
 }
 
@@ -638,5 +767,8 @@ async fn a_thousand_tables_are_one_tick_like_any_other() {
     }
     let first = ticks.remove(0);
     ticks.sort();
-    println!("a tick over 1,000 tables: first {first:?}, then median {:?}, worst {:?}", ticks[10], ticks[19]);
+    println!(
+        "a tick over 1,000 tables: first {first:?}, then median {:?}, worst {:?}",
+        ticks[10], ticks[19]
+    );
 }

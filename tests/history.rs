@@ -41,17 +41,31 @@ impl Bench {
         insert(&mut conn, rows, BOUND).await.unwrap();
     }
 
-    async fn health(&self, filter: &Filter, behind: Option<Cursor>, limit: usize) -> Page<HealthRow> {
+    async fn health(
+        &self,
+        filter: &Filter,
+        behind: Option<Cursor>,
+        limit: usize,
+    ) -> Page<HealthRow> {
         let mut conn = self.db.acquire(Purpose::Control).await.unwrap();
         health::page(&mut conn, BOUND, filter, behind, limit).await.unwrap()
     }
 
-    async fn health_buckets(&self, filter: &Filter, seconds: u32) -> Result<Vec<HealthBucket>, TooManyBuckets> {
+    async fn health_buckets(
+        &self,
+        filter: &Filter,
+        seconds: u32,
+    ) -> Result<Vec<HealthBucket>, TooManyBuckets> {
         let mut conn = self.db.acquire(Purpose::Control).await.unwrap();
         health::buckets(&mut conn, BOUND, filter, seconds).await.unwrap()
     }
 
-    async fn connections(&self, filter: &Filter, behind: Option<Cursor>, limit: usize) -> Page<ConnectionRow> {
+    async fn connections(
+        &self,
+        filter: &Filter,
+        behind: Option<Cursor>,
+        limit: usize,
+    ) -> Page<ConnectionRow> {
         let mut conn = self.db.acquire(Purpose::Control).await.unwrap();
         connections::page(&mut conn, BOUND, filter, behind, limit).await.unwrap()
     }
@@ -78,7 +92,12 @@ fn hour() -> DateTime<Utc> {
     DateTime::from_timestamp(now - now.rem_euclid(3600) - 7200, 0).unwrap()
 }
 
-fn probe(at: DateTime<Utc>, instance: &str, latency_ms: Option<f64>, components: &[(&str, &str)]) -> Vec<Row> {
+fn probe(
+    at: DateTime<Utc>,
+    instance: &str,
+    latency_ms: Option<f64>,
+    components: &[(&str, &str)],
+) -> Vec<Row> {
     let row = |(component, status): &(&str, &str)| HealthRow {
         id: Uuid::now_v7(),
         created_at: at,
@@ -145,8 +164,10 @@ async fn pages_of_health_come_newest_first_and_nothing_twice() {
     bench.write(&rows).await;
     let everything = bench.health(&Filter::default(), None, 1000).await;
     assert_eq!((everything.items.len(), everything.next), (60, None));
-    let mut wanted: Vec<HealthRow> =
-        rows.iter().filter_map(|row| if let Row::Health(row) = row { Some(row.clone()) } else { None }).collect();
+    let mut wanted: Vec<HealthRow> = rows
+        .iter()
+        .filter_map(|row| if let Row::Health(row) = row { Some(row.clone()) } else { None })
+        .collect();
     wanted.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
     assert_eq!(everything.items, wanted, "as they were written");
 
@@ -168,7 +189,14 @@ async fn pages_of_health_come_newest_first_and_nothing_twice() {
         (component("locks"), 20),
         (Filter { status: Some("degraded".into()), ..Filter::default() }, 4),
         (Filter { instance: Some("b".into()), ..Filter::default() }, 15),
-        (Filter { instance: Some("b".into()), status: Some("degraded".into()), ..component("locks") }, 1),
+        (
+            Filter {
+                instance: Some("b".into()),
+                status: Some("degraded".into()),
+                ..component("locks")
+            },
+            1,
+        ),
         (component("nothing"), 0),
         (of(hour, hour + minute), 3),
         (of(hour + minute, hour + minute), 0),
@@ -179,8 +207,17 @@ async fn pages_of_health_come_newest_first_and_nothing_twice() {
     let item = &page["items"][0];
     assert!(item["created_at"].as_str().unwrap().ends_with('Z'), "{item}");
     let keys: Vec<&str> = item.as_object().unwrap().keys().map(String::as_str).collect();
-    let contract =
-        ["component", "created_at", "details", "id", "instance", "latency_ms", "message", "reason", "status"];
+    let contract = [
+        "component",
+        "created_at",
+        "details",
+        "id",
+        "instance",
+        "latency_ms",
+        "message",
+        "reason",
+        "status",
+    ];
     assert_eq!(keys, contract);
     assert!(page["next"].as_str().unwrap().contains(','), "{page}");
 }
@@ -206,12 +243,19 @@ async fn buckets_of_health_count_probes_by_their_worst_component() {
     rows.extend(probe(at(1), "b", Some(8.0), &[("connectivity", "healthy")]));
     rows.extend(probe(at(14), "a", None, &[("connectivity", "unhealthy"), ("locks", "degraded")]));
     rows.extend(probe(at(30), "a", None, &[("connectivity", "unknown"), ("locks", "unknown")]));
-    rows.extend(probe(at(31), "a", Some(2.0), &[("connectivity", "healthy"), ("locks", "unknown")]));
+    rows.extend(probe(
+        at(31),
+        "a",
+        Some(2.0),
+        &[("connectivity", "healthy"), ("locks", "unknown")],
+    ));
     rows.extend(probe(at(45), "a", None, &[("connectivity", "unknown")]));
     bench.write(&rows).await;
     let found = bench.health_buckets(&Filter::default(), 900).await.unwrap();
-    let told: Vec<_> =
-        found.iter().map(|b| (b.at, b.samples, b.worst, [b.healthy, b.degraded, b.unhealthy, b.unknown])).collect();
+    let told: Vec<_> = found
+        .iter()
+        .map(|b| (b.at, b.samples, b.worst, [b.healthy, b.degraded, b.unhealthy, b.unknown]))
+        .collect();
     assert_eq!(
         told,
         [
@@ -224,10 +268,16 @@ async fn buckets_of_health_count_probes_by_their_worst_component() {
     assert_eq!(found[2].latency_ms, None);
     let locks = Filter { component: Some("locks".into()), ..Filter::default() };
     let found = bench.health_buckets(&locks, 900).await.unwrap();
-    assert_eq!((found.len(), found[0].samples, found[0].worst, found[0].degraded), (2, 3, "degraded", 2));
+    assert_eq!(
+        (found.len(), found[0].samples, found[0].worst, found[0].degraded),
+        (2, 3, "degraded", 2)
+    );
     assert!(bench.health_buckets(&of(at(60), at(90)), 900).await.unwrap().is_empty());
     // Forty-five minutes of seconds are too many, two are wide enough.
-    assert_eq!(bench.health_buckets(&Filter::default(), 1).await, Err(TooManyBuckets { least_seconds: 2 }));
+    assert_eq!(
+        bench.health_buckets(&Filter::default(), 1).await,
+        Err(TooManyBuckets { least_seconds: 2 })
+    );
     assert!(bench.health_buckets(&Filter::default(), 2).await.is_ok());
 }
 
@@ -242,7 +292,8 @@ async fn connections_are_paged_and_their_means_weighed() {
         sample(hour + minute * 3, "b", 0.0, 1, Some(7.0)),
         sample(hour + minute * 15, "a", 60.0, 4, None),
     ];
-    let written: Vec<Row> = rows.iter().cloned().map(|row| Row::Connections(Box::new(row))).collect();
+    let written: Vec<Row> =
+        rows.iter().cloned().map(|row| Row::Connections(Box::new(row))).collect();
     bench.write(&written).await;
     let first = bench.connections(&Filter::default(), None, 3).await;
     assert_eq!(first.items, [&rows[3], &rows[2], &rows[1]].map(Clone::clone));
@@ -254,13 +305,19 @@ async fn connections_are_paged_and_their_means_weighed() {
     let buckets = bench.connection_buckets(&Filter::default(), 900).await;
     assert_eq!(buckets.len(), 2);
     let bucket = &buckets[0];
-    assert_eq!((bucket.at, bucket.samples, bucket.max_connections, bucket.saturation_max), (hour, 7, 100, 0.4));
+    assert_eq!(
+        (bucket.at, bucket.samples, bucket.max_connections, bucket.saturation_max),
+        (hour, 7, 100, 0.4)
+    );
     let total = (40.0 * 240.0 + 20.0 * 60.0 + 10.0) / 301.0;
     assert_eq!((bucket.total.min, bucket.total.max), (9, 41));
     assert!((bucket.total.avg - total).abs() < 1e-9, "{bucket:?}");
     let active = bucket.active.unwrap();
     assert_eq!((active.min, active.max), (1, 8));
-    assert!((active.avg - (2.0 * 240.0 + 7.0) / 241.0).abs() < 1e-9, "a row without states weighs nothing in them");
+    assert!(
+        (active.avg - (2.0 * 240.0 + 7.0) / 241.0).abs() < 1e-9,
+        "a row without states weighs nothing in them"
+    );
     assert_eq!((bucket.idle, buckets[1].active), (None, None));
 }
 
@@ -276,8 +333,10 @@ fn nodes<'p>(plan: &'p Value, found: &mut Vec<&'p Value>) {
 fn scans(plan: &Value) -> (Vec<String>, Vec<String>) {
     let mut all = Vec::new();
     nodes(&plan["Plan"], &mut all);
-    let gave = |node: &&&Value| node["Actual Loops"] != 0 && node["Actual Rows"].as_f64() > Some(0.0);
-    let scanned: Vec<_> = all.iter().filter(|node| node["Relation Name"].is_string()).filter(gave).collect();
+    let gave =
+        |node: &&&Value| node["Actual Loops"] != 0 && node["Actual Rows"].as_f64() > Some(0.0);
+    let scanned: Vec<_> =
+        all.iter().filter(|node| node["Relation Name"].is_string()).filter(gave).collect();
     let name = |node: &&Value| node["Relation Name"].as_str().unwrap().to_owned();
     let sequential = scanned.iter().filter(|node| node["Node Type"] == "Seq Scan");
     (scanned.iter().map(|node| name(node)).collect(), sequential.map(|node| name(node)).collect())
@@ -308,7 +367,8 @@ async fn a_page_of_many_rows_costs_what_a_page_of_few_costs() {
         )
         .await
         .unwrap();
-    let (first, last) = ("'0001-01-01T00:00:00Z'::timestamptz", "'9999-12-31T00:00:00Z'::timestamptz");
+    let (first, last) =
+        ("'0001-01-01T00:00:00Z'::timestamptz", "'9999-12-31T00:00:00Z'::timestamptz");
     let none = ["NULL", "NULL", "NULL", "NULL", "NULL"];
     let deep = "(now() - interval '20 days')::timestamptz";
     let at = admin.text(&format!("SELECT quote_literal({deep}) || '::timestamptz'")).await;
@@ -333,11 +393,19 @@ async fn a_page_of_many_rows_costs_what_a_page_of_few_costs() {
     assert!(scans(&plan).1.is_empty() && buffers(&plan) < 400, "{plan}");
 
     // Partitions outside of the range are not even in the plan.
-    let day = ["date_trunc('day', now() - interval '10 days')", "date_trunc('day', now() - interval '9 days')"];
+    let day = [
+        "date_trunc('day', now() - interval '10 days')",
+        "date_trunc('day', now() - interval '9 days')",
+    ];
     let mut bounds = Vec::new();
     for bound in day {
-        bounds
-            .push(admin.text(&format!("SET timezone = 'UTC'; SELECT quote_literal({bound}) || '::timestamptz'")).await);
+        bounds.push(
+            admin
+                .text(&format!(
+                    "SET timezone = 'UTC'; SELECT quote_literal({bound}) || '::timestamptz'"
+                ))
+                .await,
+        );
     }
     let range = [bounds[0].as_str(), bounds[1].as_str()];
     for (sql, params) in [

@@ -63,8 +63,10 @@ impl Server {
         routes: Vec<Route>,
         drain: Duration,
     ) -> Server {
-        let boards: BTreeMap<String, Arc<Board>> =
-            targets.iter().map(|t| ((*t).to_owned(), Arc::new(Board::new(t, stale_after)))).collect();
+        let boards: BTreeMap<String, Arc<Board>> = targets
+            .iter()
+            .map(|t| ((*t).to_owned(), Arc::new(Board::new(t, stale_after))))
+            .collect();
         let readiness = Arc::new(Readiness::new(targets.iter().copied(), Duration::from_secs(30)));
         let metrics = Arc::new(Metrics::new().unwrap());
         let tasks = Tasks::new();
@@ -97,7 +99,8 @@ impl Server {
     }
 
     async fn send(&self, method: &str, target: &str, headers: &str) -> Reply {
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        let request =
+            format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
         Reply::parse(&self.raw(request).await)
     }
 
@@ -165,7 +168,8 @@ struct Reply {
 
 impl Reply {
     fn parse(text: &str) -> Reply {
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let (head, body) =
+            text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let mut lines = head.lines();
         let code = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let header = |line: &str| {
@@ -186,9 +190,17 @@ impl Reply {
     /// A problem as RFC 9457 tells it.
     #[track_caller]
     fn problem(&self, code: u16, name: &str) {
-        assert_eq!((self.code, self.header("content-type")), (code, "application/problem+json"), "{self:?}");
+        assert_eq!(
+            (self.code, self.header("content-type")),
+            (code, "application/problem+json"),
+            "{self:?}"
+        );
         let problem = self.json();
-        assert_eq!((&problem["status"], &problem["code"]), (&code.into(), &name.into()), "{problem}");
+        assert_eq!(
+            (&problem["status"], &problem["code"]),
+            (&code.into(), &name.into()),
+            "{problem}"
+        );
         assert_eq!(problem["request_id"], self.header("x-request-id"), "{problem}");
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
     }
@@ -199,8 +211,15 @@ async fn every_route_answers_get_and_head_alike() {
     let server = Server::start().await;
     server.readiness.migrated("main");
     server.publish("main", Status::Healthy, "ok");
-    let paths =
-        ["/", "/livez", "/livez/pipeline", "/readyz", "/readyz/migrations:main", "/healthz", "/healthz/database"];
+    let paths = [
+        "/",
+        "/livez",
+        "/livez/pipeline",
+        "/readyz",
+        "/readyz/migrations:main",
+        "/healthz",
+        "/healthz/database",
+    ];
     for path in paths.into_iter().chain(["/health", "/health/", "/metrics", "/livez/", "/?x=1"]) {
         let got = server.get(path).await;
         assert_eq!(got.code, 200, "{path} {got:?}");
@@ -235,8 +254,13 @@ async fn the_index_lists_every_route() {
     let policy = page.header("content-security-policy");
     assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
     let script = server.get("/page/app.js").await;
-    assert_eq!((script.code, script.header("content-type")), (200, "text/javascript; charset=utf-8"));
-    let again = server.send("GET", "/page/app.js", &format!("If-None-Match: {}\r\n", script.header("etag"))).await;
+    assert_eq!(
+        (script.code, script.header("content-type")),
+        (200, "text/javascript; charset=utf-8")
+    );
+    let again = server
+        .send("GET", "/page/app.js", &format!("If-None-Match: {}\r\n", script.header("etag")))
+        .await;
     assert_eq!((again.code, again.body.as_str()), (304, ""));
     server.get("/page/../Cargo.toml").await.problem(404, "not_found");
     server.get("/page/..%2fopenapi.json").await.problem(404, "not_found");
@@ -274,11 +298,16 @@ async fn a_dead_pipeline_fails_all_three() {
     let server = Server::start().await;
     server.readiness.migrated("main");
     let long_ago = Instant::now().checked_sub(Duration::from_secs(100));
-    server.readiness.beat("scheduler:main", long_ago.expect("the machine is up for longer than 100 s"));
+    server
+        .readiness
+        .beat("scheduler:main", long_ago.expect("the machine is up for longer than 100 s"));
     for (path, name) in [("/livez", "livez"), ("/readyz", "readyz"), ("/healthz", "healthz")] {
         let got = server.get(path).await;
         assert_eq!(got.code, 503, "{path}");
-        assert!(got.body.contains("[-]pipeline failed: scheduler:main has not gone round for 10"), "{got:?}");
+        assert!(
+            got.body.contains("[-]pipeline failed: scheduler:main has not gone round for 10"),
+            "{got:?}"
+        );
         assert!(got.body.ends_with(&format!("{name} check failed\n")), "{got:?}");
         assert_eq!(server.get(&format!("{path}/pipeline")).await.code, 503);
         assert_eq!(server.get(&format!("{path}?exclude=pipeline")).await.code, 200);
@@ -294,17 +323,26 @@ async fn probes_speak_as_kubernetes_does() {
     assert_eq!(passed.body, "[+]pipeline ok\nlivez check passed\n");
     assert_eq!(passed.header("content-type"), "text/plain; charset=utf-8");
     server.readiness.migrated("main");
-    let excluded = server.get("/readyz?verbose&exclude=connected%3Amain&exclude=no%22pe&exclude=pipeline").await;
+    let excluded = server
+        .get("/readyz?verbose&exclude=connected%3Amain&exclude=no%22pe&exclude=pipeline")
+        .await;
     let expected = "[+]draining ok\n[+]pipeline excluded: ok\n[+]connected:main excluded: ok\n[+]migrations:main ok\n\
                     warn: some health checks cannot be excluded: no matches for \"no\\\"pe\"\nreadyz check passed\n";
     assert_eq!(excluded.body, expected);
     assert_eq!(server.get("/readyz?exclude=nope").await.body, "ok");
     server.readiness.migration_failed("main", "f.sql", "x");
     let one = server.get("/readyz/migrations:main").await;
-    assert_eq!((one.code, one.body.as_str()), (503, "[-]migrations:main failed: migration f.sql failed: x\n"));
+    assert_eq!(
+        (one.code, one.body.as_str()),
+        (503, "[-]migrations:main failed: migration f.sql failed: x\n")
+    );
     assert_eq!(server.get("/readyz/draining").await.body, "ok");
     assert_eq!(server.get("/readyz/draining?verbose").await.body, "[+]draining ok\n");
-    assert_eq!(server.get("/readyz?exclude=migrations:main").await.code, 200, "what is excluded does not decide");
+    assert_eq!(
+        server.get("/readyz?exclude=migrations:main").await.code,
+        200,
+        "what is excluded does not decide"
+    );
     server.get("/readyz/nope").await.problem(404, "no_such_check");
     server.get("/livez/draining").await.problem(404, "no_such_check");
 }
@@ -314,12 +352,25 @@ async fn the_database_is_told_in_healthz_and_decides_only_its_own_check() {
     let server = Server::of(&["a", "b"], Duration::from_secs(60), limits(), routes(), BOUND).await;
     server.publish("a", Status::Healthy, "ok");
     let unmeasured = server.get("/healthz/database").await;
-    assert_eq!((unmeasured.code, unmeasured.body.as_str()), (503, "[-]database failed: b is unknown (not_measured)\n"));
+    assert_eq!(
+        (unmeasured.code, unmeasured.body.as_str()),
+        (503, "[-]database failed: b is unknown (not_measured)\n")
+    );
     let table = [
         (Status::Healthy, "ok", 200, "ok\ndatabase a: healthy\ndatabase b: healthy\n"),
         (Status::Degraded, "slow", 200, "ok\ndatabase a: healthy\ndatabase b: degraded (slow)\n"),
-        (Status::Unhealthy, "refused", 503, "ok\ndatabase a: healthy\ndatabase b: unhealthy (refused)\n"),
-        (Status::Unknown, "not_permitted", 503, "ok\ndatabase a: healthy\ndatabase b: unknown (not_permitted)\n"),
+        (
+            Status::Unhealthy,
+            "refused",
+            503,
+            "ok\ndatabase a: healthy\ndatabase b: unhealthy (refused)\n",
+        ),
+        (
+            Status::Unknown,
+            "not_permitted",
+            503,
+            "ok\ndatabase a: healthy\ndatabase b: unknown (not_permitted)\n",
+        ),
     ];
     for (status, reason, code, body) in table {
         server.publish("b", status, reason);
@@ -343,10 +394,16 @@ async fn health_tells_status_and_reason_and_nothing_of_the_inside() {
     assert_eq!(unmeasured.code, 200);
     let main = &unmeasured.json()["targets"]["main"];
     assert_eq!((&main["status"], &main["reason"]), (&"unknown".into(), &"not_measured".into()));
-    assert!(main["checked_at"].is_null() && main["age_seconds"].is_null() && main["since"].is_null(), "{main}");
+    assert!(
+        main["checked_at"].is_null() && main["age_seconds"].is_null() && main["since"].is_null(),
+        "{main}"
+    );
 
-    let table =
-        [(Status::Healthy, "healthy", 200), (Status::Degraded, "degraded", 200), (Status::Unhealthy, "unhealthy", 503)];
+    let table = [
+        (Status::Healthy, "healthy", 200),
+        (Status::Degraded, "degraded", 200),
+        (Status::Unhealthy, "unhealthy", 503),
+    ];
     for (status, name, code) in table {
         server.publish("main", status, "auth");
         for accept in ["", "Accept: application/health+json\r\n"] {
@@ -357,11 +414,17 @@ async fn health_tells_status_and_reason_and_nothing_of_the_inside() {
             }
         }
         let got = server.get("/health/").await;
-        assert_eq!((got.header("content-type"), got.header("vary")), ("application/json", "Accept"));
+        assert_eq!(
+            (got.header("content-type"), got.header("vary")),
+            ("application/json", "Accept")
+        );
         let json = got.json();
         let main = &json["targets"]["main"];
         assert_eq!((&json["status"], &main["status"]), (&name.into(), &name.into()));
-        assert_eq!((&main["reason"], &main["since"]), (&"auth".into(), &"2023-11-14T22:13:20.000Z".into()));
+        assert_eq!(
+            (&main["reason"], &main["since"]),
+            (&"auth".into(), &"2023-11-14T22:13:20.000Z".into())
+        );
         assert_eq!((&main["stale"], &main["response_ms"]), (&false.into(), &1.5.into()));
         assert!((0.0..20.0).contains(&main["age_seconds"].as_f64().unwrap()), "{main}");
         assert!(chrono::DateTime::parse_from_rfc3339(main["checked_at"].as_str().unwrap()).is_ok());
@@ -378,15 +441,25 @@ async fn health_speaks_the_draft_where_it_is_asked_to() {
     let unmeasured = server.send("GET", "/health/", accept).await;
     assert_eq!(unmeasured.header("content-type"), "application/health+json");
     let json = unmeasured.json();
-    assert_eq!((&json["status"], &json["notes"][0]), (&"warn".into(), &"main: not_measured".into()));
-    let table = [(Status::Healthy, "pass", 200), (Status::Degraded, "warn", 200), (Status::Unhealthy, "fail", 503)];
+    assert_eq!(
+        (&json["status"], &json["notes"][0]),
+        (&"warn".into(), &"main: not_measured".into())
+    );
+    let table = [
+        (Status::Healthy, "pass", 200),
+        (Status::Degraded, "warn", 200),
+        (Status::Unhealthy, "fail", 503),
+    ];
     for (status, draft, code) in table {
         server.publish("main", status, "slow");
         let got = server.send("GET", "/health/", accept).await;
         let json = got.json();
         assert_eq!((got.code, &json["status"]), (code, &draft.into()), "{json}");
         let check = &json["checks"]["main:connectivity"][0];
-        assert_eq!((&check["status"], &check["componentType"]), (&draft.into(), &"datastore".into()));
+        assert_eq!(
+            (&check["status"], &check["componentType"]),
+            (&draft.into(), &"datastore".into())
+        );
         assert_eq!(check.get("output").is_some(), draft != "pass", "{check}");
         let time = &json["checks"]["main:responseTime"][0];
         assert_eq!((&time["observedValue"], &time["observedUnit"]), (&1.5.into(), &"ms".into()));
@@ -403,7 +476,10 @@ async fn a_stale_measurement_is_no_longer_believed() {
     let got = server.get("/health/").await;
     let json = got.json();
     let main = &json["targets"]["main"];
-    assert_eq!((got.code, &main["status"], &main["reason"]), (200, &"unknown".into(), &"stale".into()));
+    assert_eq!(
+        (got.code, &main["status"], &main["reason"]),
+        (200, &"unknown".into(), &"stale".into())
+    );
     assert_eq!(main["components"]["connectivity"]["status"], "healthy", "as last measured");
     let draft = server.send("GET", "/health/", "Accept: application/health+json\r\n").await.json();
     assert_eq!(draft["checks"]["main:connectivity"][0]["status"], "warn", "{draft}");
@@ -423,17 +499,31 @@ async fn what_is_not_there_or_not_allowed_is_a_problem_with_a_code() {
         got.problem(405, "method_not_allowed");
         assert_eq!(got.header("allow"), "GET, HEAD, OPTIONS");
     }
-    for (target, methods) in [("/metrics", "GET, HEAD, OPTIONS"), ("*", "GET, HEAD, OPTIONS, POST")] {
+    for (target, methods) in [("/metrics", "GET, HEAD, OPTIONS"), ("*", "GET, HEAD, OPTIONS, POST")]
+    {
         let got = server.send("OPTIONS", target, "").await;
-        assert_eq!((got.code, got.header("allow"), got.body.as_str()), (204, methods, ""), "{target}");
+        assert_eq!(
+            (got.code, got.header("allow"), got.body.as_str()),
+            (204, methods, ""),
+            "{target}"
+        );
     }
     server.send("OPTIONS", "/nowhere", "").await.problem(404, "not_found");
     server.send("GET", "*", "").await.problem(404, "not_found");
-    Reply::parse(&server.raw("GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n").await).problem(400, "bad_request");
+    Reply::parse(&server.raw("GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n").await)
+        .problem(400, "bad_request");
     let twice = "GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n";
     Reply::parse(&server.raw(twice).await).problem(400, "bad_request");
-    assert_eq!(Reply::parse(&server.raw("GET /livez HTTP/1.0\r\n\r\n").await).code, 200, "1.0 needs no Host");
-    assert_eq!(Reply::parse(&server.raw("GET http://x/livez HTTP/1.0\r\n\r\n").await).code, 200, "absolute form");
+    assert_eq!(
+        Reply::parse(&server.raw("GET /livez HTTP/1.0\r\n\r\n").await).code,
+        200,
+        "1.0 needs no Host"
+    );
+    assert_eq!(
+        Reply::parse(&server.raw("GET http://x/livez HTTP/1.0\r\n\r\n").await).code,
+        200,
+        "absolute form"
+    );
 }
 
 #[tokio::test]
@@ -488,7 +578,10 @@ async fn full_page(server: &Server) -> String {
         server.get(path).await;
     }
     let got = server.get("/metrics").await;
-    assert_eq!((got.code, got.header("content-type")), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(
+        (got.code, got.header("content-type")),
+        (200, "text/plain; version=0.0.4; charset=utf-8")
+    );
     got.body
 }
 
@@ -515,13 +608,20 @@ async fn the_page_of_metrics_is_well_formed() {
                 .filter_map(|suffix| name.strip_suffix(suffix))
                 .find(|family| typed.get(family) == Some(&"histogram"))
                 .unwrap_or(name);
-            assert!(helped.contains(family) && typed.contains_key(family), "HELP and TYPE come first: {line}");
+            assert!(
+                helped.contains(family) && typed.contains_key(family),
+                "HELP and TYPE come first: {line}"
+            );
             assert_eq!(typed[family] == "counter", family.ends_with("_total"), "{line}");
             assert!(number >= 0.0 || typed[family] == "gauge", "{line}");
         }
     }
     assert_eq!(helped, typed.keys().copied().collect());
-    for own in ["pgsteward_build_info", "pgsteward_http_requests_total", "pgsteward_http_request_duration_seconds"] {
+    for own in [
+        "pgsteward_build_info",
+        "pgsteward_http_requests_total",
+        "pgsteward_http_request_duration_seconds",
+    ] {
         assert!(typed.contains_key(own), "{own}");
     }
     assert!(series.contains("pgsteward_http_connections"), "this one's connection");
@@ -539,11 +639,14 @@ async fn promtool_finds_nothing_to_say_about_the_page() {
         .spawn();
     let mut promtool = match started {
         Ok(child) => child,
-        Err(error) => panic!("promtool: {error}; install it: apt-get install -y --no-install-recommends prometheus"),
+        Err(error) => panic!(
+            "promtool: {error}; install it: apt-get install -y --no-install-recommends prometheus"
+        ),
     };
     std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), page.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let said = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
+    let said =
+        [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
     assert_eq!(said, "");
     assert!(output.status.success(), "{}", output.status);
 }
@@ -555,7 +658,8 @@ async fn connections_are_kept_and_pipelined() {
     let last = "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let answers = server.raw(format!("{one}{one}{last}")).await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
-    until("the connection is no longer counted", || server.metrics.http_connections.get() == 0).await;
+    until("the connection is no longer counted", || server.metrics.http_connections.get() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -585,7 +689,8 @@ async fn a_head_that_does_not_arrive_is_waited_for_only_so_long() {
 
 #[tokio::test]
 async fn slow_clients_do_not_keep_others_out_for_long() {
-    let limits = config::Http { max_connections: 8, header_timeout: Duration::from_secs(2), ..limits() };
+    let limits =
+        config::Http { max_connections: 8, header_timeout: Duration::from_secs(2), ..limits() };
     let server = Server::with(limits, routes(), BOUND).await;
     let mut slow = Vec::new();
     for _ in 0..8 {
@@ -632,7 +737,11 @@ async fn garbage_is_refused_and_harms_nobody() {
         let _ = stream.write_all(bytes).await;
         let _ = stream.shutdown().await;
         let got = read_to_end(&mut stream).await;
-        assert!(got.is_empty() || got.starts_with("HTTP/1.1 400 "), "{} {got}", bytes.escape_ascii());
+        assert!(
+            got.is_empty() || got.starts_with("HTTP/1.1 400 "),
+            "{} {got}",
+            bytes.escape_ascii()
+        );
     }
     let mut random = fastrand::Rng::with_seed(7);
     for _ in 0..200 {
@@ -654,7 +763,14 @@ fn with_more_routes() -> Vec<Route> {
     }
     let mut table = routes();
     let mut add = |method, path, access, handler| {
-        table.push(Route { method, path, access, body: BodyLimit::Usual, about: "for a test", handler });
+        table.push(Route {
+            method,
+            path,
+            access,
+            body: BodyLimit::Usual,
+            about: "for a test",
+            handler,
+        });
     };
     add(Method::GET, "/panic", Access::Open, |_| Box::pin(async { panic!("on purpose") }));
     add(Method::GET, "/panic-at-once", Access::Open, |_| panic!("on purpose"));
@@ -666,7 +782,9 @@ fn with_more_routes() -> Vec<Route> {
             Ok(text("done"))
         })
     });
-    add(Method::GET, "/large", Access::Open, |_| Box::pin(async { Ok(text(vec![b'x'; 32 << 20])) }));
+    add(Method::GET, "/large", Access::Open, |_| {
+        Box::pin(async { Ok(text(vec![b'x'; 32 << 20])) })
+    });
     add(Method::POST, "/echo", Access::Open, |c| Box::pin(async { Ok(text(c.body.clone())) }));
     add(Method::GET, "/private", Access::Viewer, |_| Box::pin(async { Ok(text("secret")) }));
     table
@@ -714,17 +832,25 @@ async fn an_answer_that_is_not_taken_is_given_up() {
 async fn bodies_are_read_up_to_the_limit() {
     let server = Server::with(limits(), with_more_routes(), BOUND).await;
     let post = async |headers: &str, body: &str| {
-        Reply::parse(&server.raw(format!("POST /echo HTTP/1.1\r\nHost: x\r\n{headers}\r\n{body}")).await)
+        Reply::parse(
+            &server.raw(format!("POST /echo HTTP/1.1\r\nHost: x\r\n{headers}\r\n{body}")).await,
+        )
     };
     let fits = "y".repeat(1024);
     let close = "Connection: close\r\n";
     let got = post(&format!("{close}Content-Length: 1024\r\n"), &fits).await;
     assert_eq!((got.code, &got.body), (200, &fits));
-    let got = post(&format!("{close}Transfer-Encoding: chunked\r\n"), &format!("400\r\n{fits}\r\n0\r\n\r\n")).await;
+    let got = post(
+        &format!("{close}Transfer-Encoding: chunked\r\n"),
+        &format!("400\r\n{fits}\r\n0\r\n\r\n"),
+    )
+    .await;
     assert_eq!((got.code, &got.body), (200, &fits));
 
     // Who sends too much is given the time to finish, and told then; who asks first is told at once.
-    for (framing, begun) in [("Content-Length: 2000", ""), ("Transfer-Encoding: chunked", "7d0\r\n")] {
+    for (framing, begun) in
+        [("Content-Length: 2000", ""), ("Transfer-Encoding: chunked", "7d0\r\n")]
+    {
         let since = Instant::now();
         let begun = format!("{begun}{}", "y".repeat(1500));
         post(&format!("{framing}\r\n"), &begun).await.problem(413, "body_too_large");
@@ -737,7 +863,9 @@ async fn bodies_are_read_up_to_the_limit() {
     assert_eq!(got.header("connection"), "close");
     let chunked = format!("30d40\r\n{large}\r\n0\r\n\r\n");
     post("Transfer-Encoding: chunked\r\n", &chunked).await.problem(413, "body_too_large");
-    post("Expect: 100-continue\r\nContent-Length: 99999999999\r\n", "").await.problem(413, "body_too_large");
+    post("Expect: 100-continue\r\nContent-Length: 99999999999\r\n", "")
+        .await
+        .problem(413, "body_too_large");
     post("Transfer-Encoding: chunked\r\n", "zz\r\n").await.problem(400, "bad_request");
     assert_eq!(server.get("/livez").await.code, 200);
 }
@@ -749,8 +877,13 @@ async fn a_request_in_flight_is_answered_while_the_listener_closes() {
     idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut busy = server.connect().await;
     // The 405 comes first: when it is counted, the request behind it is in flight or about to be.
-    busy.write_all(b"PUT /gate HTTP/1.1\r\nHost: x\r\n\r\nGET /gate HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    until("both are busy", || server.counted("/livez", "200") == 1 && server.counted("/gate", "405") == 1).await;
+    busy.write_all(b"PUT /gate HTTP/1.1\r\nHost: x\r\n\r\nGET /gate HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    until("both are busy", || {
+        server.counted("/livez", "200") == 1 && server.counted("/gate", "405") == 1
+    })
+    .await;
     server.tasks.stop();
     let got = read_to_end(&mut idle).await;
     assert!(got.ends_with("ok"), "an idle connection is closed: {got}");
@@ -758,7 +891,10 @@ async fn a_request_in_flight_is_answered_while_the_listener_closes() {
     server.metrics.config_reload_ok.set(0);
     let got = read_to_end(&mut busy).await;
     let (_, second) = got.split_once("method_not_allowed").unwrap();
-    assert!(second.contains("HTTP/1.1 200 OK\r\n") && second.contains("connection: close\r\n"), "{got}");
+    assert!(
+        second.contains("HTTP/1.1 200 OK\r\n") && second.contains("connection: close\r\n"),
+        "{got}"
+    );
     assert!(second.ends_with("\r\n\r\ndone"), "{got}");
     assert_eq!(server.tasks.drain(BOUND).await, [] as [&str; 0]);
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
@@ -834,7 +970,10 @@ async fn a_request_that_two_could_read_differently_is_refused_and_its_connection
     for shape in shapes {
         let told = server.raw(format!("{shape}{hidden}")).await;
         let answers = told.matches("HTTP/1.").count();
-        assert!(answers <= 1 && !told.contains("# HELP"), "{shape:?} let something through: {told}");
+        assert!(
+            answers <= 1 && !told.contains("# HELP"),
+            "{shape:?} let something through: {told}"
+        );
         assert!(told.is_empty() || !told.contains(" 200 "), "{shape:?}: {told}");
     }
     // Both lengths at once: the chunks count, and what follows them is a request of its own only where the connection
@@ -851,7 +990,8 @@ async fn a_thousand_connections_keep_nobody_out() {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum.map(|most| most.min(8192)).or(Some(8192));
     setrlimit(Resource::Nofile, files).unwrap();
-    let server = Server::with(config::Http { max_connections: 1100, ..limits() }, routes(), BOUND).await;
+    let server =
+        Server::with(config::Http { max_connections: 1100, ..limits() }, routes(), BOUND).await;
     let mut open = Vec::new();
     for _ in 0..1000 {
         open.push(server.connect().await);
@@ -862,7 +1002,10 @@ async fn a_thousand_connections_keep_nobody_out() {
     }
     // Each of them is as good as any other.
     for stream in open.iter_mut().step_by(100) {
-        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         assert!(read_to_end(stream).await.starts_with("HTTP/1.1 200"));
     }
     drop(open);

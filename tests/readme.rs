@@ -26,7 +26,9 @@ fn blocks() -> Vec<Block> {
     let mut open: Option<Block> = None;
     for line in README.lines() {
         match (line.trim_start().strip_prefix("```"), &mut open) {
-            (Some(language), None) => open = Some(Block { language: language.to_owned(), text: String::new() }),
+            (Some(language), None) => {
+                open = Some(Block { language: language.to_owned(), text: String::new() })
+            }
             (Some(_), Some(_)) => blocks.push(open.take().unwrap()),
             (None, Some(block)) => {
                 block.text.push_str(line.trim_start());
@@ -65,7 +67,8 @@ fn spans() -> Vec<String> {
 /// The lines of `## title`, down to the next such heading.
 fn section(title: &str) -> String {
     let heading = format!("## {title}\n");
-    let (_, rest) = README.split_once(&heading).unwrap_or_else(|| panic!("README has no section {title:?}"));
+    let (_, rest) =
+        README.split_once(&heading).unwrap_or_else(|| panic!("README has no section {title:?}"));
     rest.split("\n## ").next().unwrap().to_owned()
 }
 
@@ -85,7 +88,10 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words.push(word);
-    let end = words.iter().position(|word| ["|", "&&", "#", ""].contains(&word.as_str())).unwrap_or(words.len());
+    let end = words
+        .iter()
+        .position(|word| ["|", "&&", "#", ""].contains(&word.as_str()))
+        .unwrap_or(words.len());
     words.truncate(end);
     words
 }
@@ -124,7 +130,10 @@ fn every_command_parses() {
     for command in ["run", "check", "migrate", "health", "role", "pause", "resume", "job"] {
         assert!(shown.contains(command), "README shows no `pgsteward {command}`");
     }
-    assert!(!pgsteward(&["migrate", "up", "--nonsense", "--help"], &[]).status.success(), "this check cannot fail");
+    assert!(
+        !pgsteward(&["migrate", "up", "--nonsense", "--help"], &[]).status.success(),
+        "this check cannot fail"
+    );
 }
 
 /// `/readyz?verbose` and `http://127.0.0.1:8432/readyz` → `/readyz`.
@@ -142,29 +151,39 @@ fn is_route(path: &str) -> bool {
 }
 
 fn leads_to(route: &str, path: &str) -> bool {
-    let segments = |path: &str| path.trim_end_matches('/').split('/').map(str::to_owned).collect::<Vec<_>>();
+    let segments =
+        |path: &str| path.trim_end_matches('/').split('/').map(str::to_owned).collect::<Vec<_>>();
     let (wanted, found) = (segments(route), segments(path));
-    wanted.len() == found.len() && wanted.iter().zip(&found).all(|(w, f)| w == f || w.starts_with('{'))
+    wanted.len() == found.len()
+        && wanted.iter().zip(&found).all(|(w, f)| w == f || w.starts_with('{'))
 }
 
 #[test]
 fn every_endpoint_is_there_and_documented() {
-    let fetched = block_lines("sh").into_iter().filter(|line| line.starts_with("curl ")).flat_map(|line| words(&line));
+    let fetched = block_lines("sh")
+        .into_iter()
+        .filter(|line| line.starts_with("curl "))
+        .flat_map(|line| words(&line));
     let fetched: Vec<String> = fetched.filter(|word| word.contains("://")).collect();
     assert!(fetched.len() >= 3, "README shows no curl: {fetched:?}");
     // The first column of the tables of endpoints.
     let first = |title: &str| -> Vec<String> {
         let section = section(title);
-        let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned));
+        let cells = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned));
         cells.collect()
     };
     let named = first("Health and probes");
     let api: Vec<(String, String)> = first("The API")
         .iter()
-        .filter_map(|cell| cell.split_once(" /").map(|(method, rest)| (method.to_owned(), format!("/{rest}"))))
+        .filter_map(|cell| {
+            cell.split_once(" /").map(|(method, rest)| (method.to_owned(), format!("/{rest}")))
+        })
         .collect();
     for text in fetched.iter().chain(&named).chain(api.iter().map(|(_, path)| path)) {
-        let path = path_of(text).unwrap_or_else(|| panic!("{text:?} is no endpoint of this daemon"));
+        let path =
+            path_of(text).unwrap_or_else(|| panic!("{text:?} is no endpoint of this daemon"));
         assert!(is_route(path), "README names {path}, which is no route");
     }
     for route in &http::routes() {
@@ -172,7 +191,8 @@ fn every_endpoint_is_there_and_documented() {
         if route.access != http::Access::Open {
             let found = api.iter().any(|(m, p)| m == method && p == path);
             assert!(found, "README's table of the API lacks {method} {path}");
-            let tried = fetched.iter().filter_map(|text| path_of(text)).any(|shown| leads_to(path, shown));
+            let tried =
+                fetched.iter().filter_map(|text| path_of(text)).any(|shown| leads_to(path, shown));
             assert!(tried, "README shows no curl of {path}");
         } else if !path.contains('{') {
             assert!(named.iter().any(|name| name == path), "README's table lacks {path}");
@@ -191,8 +211,13 @@ fn every_metric_is_exported() {
     );
     let is_exported = |name: &str| declared.contains(&format!("{name:?}"));
     let prefixed = |span: &String| span.starts_with("pgsteward_") || span.starts_with("pg_");
-    let in_metrics: Vec<String> =
-        section("Metrics").split('`').skip(1).step_by(2).map(str::to_owned).filter(prefixed).collect();
+    let in_metrics: Vec<String> = section("Metrics")
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .filter(prefixed)
+        .collect();
     let elsewhere = spans().into_iter().filter(|span| span.starts_with("pgsteward_"));
     assert!(in_metrics.len() > 15, "README's table of metrics is not found: {in_metrics:?}");
     for name in in_metrics.into_iter().chain(elsewhere) {
@@ -216,11 +241,18 @@ fn every_variable_has_its_effect() {
         ("ENVIRONMENT", "development"),
     ]);
     let load = |extra: Option<(&str, &str)>| {
-        let base =
-            [("DATABASE_URL", "postgresql:///app"), ("SUPABASE_URL", "https://zyxwvutsrqponmlkjihg.supabase.co")];
-        let env: BTreeMap<String, String> =
-            base.into_iter().chain(extra).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        load_or_default(&Args::default(), &env, Path::new(NO_FILE)).unwrap_or_else(|e| panic!("{extra:?}: {e}")).config
+        let base = [
+            ("DATABASE_URL", "postgresql:///app"),
+            ("SUPABASE_URL", "https://zyxwvutsrqponmlkjihg.supabase.co"),
+        ];
+        let env: BTreeMap<String, String> = base
+            .into_iter()
+            .chain(extra)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        load_or_default(&Args::default(), &env, Path::new(NO_FILE))
+            .unwrap_or_else(|e| panic!("{extra:?}: {e}"))
+            .config
     };
     let keys = known_keys();
     let rows: Vec<(String, String)> = section("Configuration")
@@ -232,7 +264,9 @@ fn every_variable_has_its_effect() {
         })
         .collect();
     for (name, key) in rows.iter().filter(|(name, _)| !name.starts_with("PGSTEWARD_")) {
-        let value = samples.get(name.as_str()).unwrap_or_else(|| panic!("{name} is new: give it a sample here"));
+        let value = samples
+            .get(name.as_str())
+            .unwrap_or_else(|| panic!("{name} is new: give it a sample here"));
         assert!(is_key(&keys, key), "{name} stands for {key}, which is no key");
         assert_ne!(load(Some((name, value))), load(None), "{name} changes nothing");
     }
@@ -240,7 +274,10 @@ fn every_variable_has_its_effect() {
         assert!(rows.iter().any(|(row, _)| row == name), "README's table lacks {name}");
     }
 
-    let found = pgsteward(&["run", "--ephemeral", "--listen", "127.0.0.1:0"], &[("PGSTEWARD_PG_BIN", "/nonexistent")]);
+    let found = pgsteward(
+        &["run", "--ephemeral", "--listen", "127.0.0.1:0"],
+        &[("PGSTEWARD_PG_BIN", "/nonexistent")],
+    );
     let told = String::from_utf8_lossy(&found.stderr);
     assert!(!found.status.success() && told.contains("PGSTEWARD_PG_BIN=/nonexistent"), "{told}");
 }
@@ -267,7 +304,10 @@ fn every_key_exists() {
         if named || text.starts_with("PGSTEWARD__") {
             seen += 1;
             let dashed: BTreeSet<String> = keys.iter().map(|key| key.replace('-', "_")).collect();
-            assert!(is_key(&keys, &key) || is_key(&dashed, &key), "README names the key {key} ({span}), which is none");
+            assert!(
+                is_key(&keys, &key) || is_key(&dashed, &key),
+                "README names the key {key} ({span}), which is none"
+            );
         }
     }
     assert!(seen > 20, "only {seen} keys are found in README");
@@ -284,7 +324,8 @@ fn what_is_shown_as_configuration_is_accepted() {
         std::fs::write(&path, &block.text).unwrap();
         let args = Args { path: Some(path), ..Args::default() };
         let url = ("DATABASE_URL".to_owned(), "postgresql:///app".to_owned());
-        let env = if block.text.contains("[database]") { BTreeMap::new() } else { BTreeMap::from([url]) };
+        let env =
+            if block.text.contains("[database]") { BTreeMap::new() } else { BTreeMap::from([url]) };
         let loaded = load_or_default(&args, &env, Path::new(NO_FILE));
         assert!(loaded.is_ok(), "{}\n{}", block.text, loaded.unwrap_err());
     }
@@ -293,21 +334,25 @@ fn what_is_shown_as_configuration_is_accepted() {
 #[test]
 fn every_file_and_target_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let linked = README.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned);
+    let linked =
+        README.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned);
     let ours = ["src/", "migrations/", "packaging/", "systemd/", "scripts/", "tests/", "benches/"];
     let commands = block_lines("sh").into_iter().flat_map(|line| words(&line));
     let mut seen = 0;
-    for file in linked.filter(|link| !link.contains("://")).chain(
-        commands
-            .chain(spans())
-            .filter(|word| !word.contains(' ') && ours.iter().any(|folder| word.starts_with(folder))),
-    ) {
+    for file in
+        linked.filter(|link| !link.contains("://")).chain(commands.chain(spans()).filter(|word| {
+            !word.contains(' ') && ours.iter().any(|folder| word.starts_with(folder))
+        }))
+    {
         seen += 1;
         if let Some(anchor) = file.strip_prefix('#') {
             let is_it = |line: &str| {
                 let title = line.trim_start_matches('#').trim().to_lowercase();
                 line.starts_with('#')
-                    && title.replace(' ', "-").replace(|c: char| !c.is_alphanumeric() && c != '-', "") == anchor
+                    && title
+                        .replace(' ', "-")
+                        .replace(|c: char| !c.is_alphanumeric() && c != '-', "")
+                        == anchor
             };
             assert!(README.lines().any(is_it), "README names {file}, which is not there");
             continue;
@@ -323,7 +368,10 @@ fn every_file_and_target_exists() {
         words.get(make + 1).cloned()
     }) {
         let rule = format!("{target}: ##");
-        assert!(makefile.lines().any(|line| line.starts_with(&rule)), "README names `make {target}`");
+        assert!(
+            makefile.lines().any(|line| line.starts_with(&rule)),
+            "README names `make {target}`"
+        );
     }
 }
 
@@ -333,7 +381,8 @@ fn every_job_is_in_the_table_with_its_schedule() {
     let config = load_or_default(&args, &BTreeMap::new(), Path::new(NO_FILE)).unwrap().config;
     let section = section("What it does by itself");
     for (name, job) in &config.jobs.all {
-        let row = section.lines().find(|line| line.starts_with(&format!("| `{}` |", name.as_str())));
+        let row =
+            section.lines().find(|line| line.starts_with(&format!("| `{}` |", name.as_str())));
         let row = row.unwrap_or_else(|| panic!("README's table lacks the job {}", name.as_str()));
         let schedule = job.schedule().expect("a built-in job goes by a schedule");
         let shown = match schedule.text() {
@@ -343,7 +392,10 @@ fn every_job_is_in_the_table_with_its_schedule() {
             "17 3 * * *" => "03:17 UTC",
             "41 * * * *" => "minute 41",
             "*/15 * * * *" => "every 15 min",
-            other => panic!("the schedule {other:?} of {} is new: README and this table want it", name.as_str()),
+            other => panic!(
+                "the schedule {other:?} of {} is new: README and this table want it",
+                name.as_str()
+            ),
         };
         assert!(row.contains(shown), "README does not say {shown:?} of {}: {row}", name.as_str());
     }
@@ -353,7 +405,8 @@ fn every_job_is_in_the_table_with_its_schedule() {
 fn every_code_of_a_problem_is_told() {
     let mut sources = vec![];
     for folder in ["src/http", "src/http/api", "src/http/auth"] {
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
+        {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "rs") {
                 sources.push(std::fs::read_to_string(path).unwrap());
@@ -364,10 +417,15 @@ fn every_code_of_a_problem_is_told() {
     let mut codes = BTreeSet::new();
     for source in &sources {
         for call in ["Refusal::new(", "unprocessable("] {
-            for (_, rest) in source.match_indices(call).map(|(at, call)| source.split_at(at + call.len())) {
+            for (_, rest) in
+                source.match_indices(call).map(|(at, call)| source.split_at(at + call.len()))
+            {
                 let code = rest.split('"').nth(1).unwrap_or_default();
                 let near = rest.find('"').is_some_and(|at| at < 80);
-                if near && !code.is_empty() && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                if near
+                    && !code.is_empty()
+                    && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                {
                     codes.insert(code);
                 }
             }

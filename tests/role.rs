@@ -34,21 +34,39 @@ async fn the_printed_role_is_enough_to_keep_an_application_s_database() {
         ))
         .await
         .expect("the application's table");
-    let (sql, code) =
-        printed(&["--user", &steward, "--for-database", database.name(), "--owner", &owner.name, "--schema", "public"]);
+    let (sql, code) = printed(&[
+        "--user",
+        &steward,
+        "--for-database",
+        database.name(),
+        "--owner",
+        &owner.name,
+        "--schema",
+        "public",
+    ]);
     assert_eq!(code, Some(0));
     admin.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{error:?} in:\n{sql}"));
-    admin.batch_execute(&format!("ALTER ROLE {steward} PASSWORD 'known'")).await.expect("a password");
+    admin
+        .batch_execute(&format!("ALTER ROLE {steward} PASSWORD 'known'"))
+        .await
+        .expect("a password");
 
     let url = harness::server().url_as(&steward, "known", database.name());
     let config = "[retention.tables.\"public.events\"]\ncolumn = \"at\"\nkeep = \"30d\"\n\
                   [jobs.retention]\nschedule = \"@every 1s\"\n[jobs.vacuum]\nschedule = \"@every 1s\"\n";
     let daemon = Daemon::spawn(Setup::new().database(&url).config(config)).await;
     for job in ["partitions", "retention", "vacuum"] {
-        let sql = format!("SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'");
+        let sql = format!(
+            "SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'"
+        );
         wait_until(&format!("{job} succeeds"), BOUND, async || admin.number(&sql).await > 0).await;
     }
-    assert_eq!(admin.number("SELECT count(*) FROM public.events WHERE at < now() - interval '30 days'").await, 0);
+    assert_eq!(
+        admin
+            .number("SELECT count(*) FROM public.events WHERE at < now() - interval '30 days'")
+            .await,
+        0
+    );
     wait_until("all is healthy", BOUND, async || {
         http::get(daemon.address(), "/health/").await.json()["status"] == "healthy"
     })
@@ -65,9 +83,12 @@ async fn the_bundled_set_can_belong_to_the_application_s_owner() {
     let admin = database.client().await;
     let owner = database.role("owner", "").await;
     let steward = format!("{}_steward", owner.name);
-    let (sql, _) = printed(&["--user", &steward, "--for-database", database.name(), "--owner", &owner.name]);
-    let sql =
-        format!("{sql}\nALTER ROLE {steward} PASSWORD 'known'; GRANT USAGE, CREATE ON SCHEMA public TO {}", owner.name);
+    let (sql, _) =
+        printed(&["--user", &steward, "--for-database", database.name(), "--owner", &owner.name]);
+    let sql = format!(
+        "{sql}\nALTER ROLE {steward} PASSWORD 'known'; GRANT USAGE, CREATE ON SCHEMA public TO {}",
+        owner.name
+    );
     admin.batch_execute(&sql).await.expect("the roles");
     let url = harness::server().url_as(&steward, "known", database.name());
     let config = format!("[migrations]\nsets = [\"zentry\"]\nrole = \"{}\"\n", owner.name);
@@ -75,7 +96,11 @@ async fn the_bundled_set_can_belong_to_the_application_s_owner() {
     let output = setup.command(&["migrate", "up"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let owners = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tableowner <> ";
-    assert_eq!(admin.number(&format!("{owners}'{}'", owner.name)).await, 0, "every table is the owner's");
+    assert_eq!(
+        admin.number(&format!("{owners}'{}'", owner.name)).await,
+        0,
+        "every table is the owner's"
+    );
     admin
         .batch_execute(&format!(
             "SET ROLE {}; INSERT INTO public.users (email, username) VALUES ('a@example.com', 'a'); RESET ROLE",
@@ -93,10 +118,14 @@ async fn the_bundled_set_can_belong_to_the_application_s_owner() {
 async fn a_part_is_printed_alone_and_names_are_quoted() {
     let (sql, code) = printed(&["--job", "refresh", "--user", "we\"ird", "--owner", "o'wner"]);
     assert_eq!(code, Some(0));
-    assert!(sql.contains("\"we\"\"ird\"") && sql.contains("o''wner") && !sql.contains("CREATE ROLE"), "{sql}");
+    assert!(
+        sql.contains("\"we\"\"ird\"") && sql.contains("o''wner") && !sql.contains("CREATE ROLE"),
+        "{sql}"
+    );
     for job in ["vacuum", "refresh"] {
         let (sql, _) = printed(&["--job", job]);
-        for grant in ["GRANT pg_maintain TO \"pgsteward\"", "GRANT \"app_owner\" TO \"pgsteward\""] {
+        for grant in ["GRANT pg_maintain TO \"pgsteward\"", "GRANT \"app_owner\" TO \"pgsteward\""]
+        {
             assert!(sql.contains(grant), "{job} by itself lacks {grant}: {sql}");
         }
     }

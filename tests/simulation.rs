@@ -21,7 +21,12 @@ use world::{DAY, HOUR, Plan, SECOND, World, at};
 
 /// A month in spring or autumn, in which clocks change in most of the zones.
 fn month(seed: u64) -> Plan {
-    let begins = ["2026-02-14T12:00:00Z", "2026-03-15T12:00:00Z", "2026-10-03T00:00:00Z", "2011-12-10T00:00:00Z"];
+    let begins = [
+        "2026-02-14T12:00:00Z",
+        "2026-03-15T12:00:00Z",
+        "2026-10-03T00:00:00Z",
+        "2011-12-10T00:00:00Z",
+    ];
     Plan {
         seed,
         begin: at(begins[seed as usize % begins.len()]),
@@ -33,7 +38,13 @@ fn month(seed: u64) -> Plan {
 }
 
 fn year(seed: u64, begin: &str) -> Plan {
-    Plan { begin: at(begin), length: 365 * DAY, lease: 300 * SECOND, fault_every: 2 * DAY, ..month(seed) }
+    Plan {
+        begin: at(begin),
+        length: 365 * DAY,
+        lease: 300 * SECOND,
+        fault_every: 2 * DAY,
+        ..month(seed)
+    }
 }
 
 #[track_caller]
@@ -98,7 +109,8 @@ fn months_that_were_asked_for() {
 #[track_caller]
 fn is_found_out(weakness: Weakness, said: &str) {
     let found = (0..20).any(|seed| {
-        let mut world = World::new(Plan { weakness, length: 10 * DAY, fault_every: HOUR, ..month(seed) });
+        let mut world =
+            World::new(Plan { weakness, length: 10 * DAY, fault_every: HOUR, ..month(seed) });
         world.run();
         world.verdict().is_err_and(|told| told.contains(said))
     });

@@ -35,7 +35,8 @@ struct House {
 
 impl House {
     async fn migrated() -> House {
-        let house = House { server: PrivateServer::start(&[]).await, state: tempfile::tempdir().unwrap() };
+        let house =
+            House { server: PrivateServer::start(&[]).await, state: tempfile::tempdir().unwrap() };
         let up = house.setup("").command(&["migrate", "up"]);
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
         house
@@ -47,7 +48,8 @@ impl House {
     }
 
     fn setup(&self, more: &str) -> Setup {
-        let config = format!("state_dir = {:?}\n{QUICK}\n{more}", self.state.path().display().to_string());
+        let config =
+            format!("state_dir = {:?}\n{QUICK}\n{more}", self.state.path().display().to_string());
         Setup::new().database(&self.server.url()).config(&config)
     }
 
@@ -57,19 +59,27 @@ impl House {
 
     fn segments(&self) -> usize {
         let entries = std::fs::read_dir(self.folder()).unwrap();
-        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "spool")).count()
+        entries
+            .filter(|entry| {
+                entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "spool")
+            })
+            .count()
     }
 }
 
 /// A series of the metrics page, all of its labels alike.
 async fn metric(daemon: &Daemon, series: &str) -> f64 {
     let page = daemon.get("/metrics").await;
-    let value = page.body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+    let value = page
+        .body
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
     value.unwrap_or_default()
 }
 
 const WAITING: &str = "pgsteward_spool_records{target=\"main\"}";
-const PROBES: &str = "pgsteward_job_runs_total{job_name=\"health-probe\",outcome=\"succeeded\",target=\"main\"}";
+const PROBES: &str =
+    "pgsteward_job_runs_total{job_name=\"health-probe\",outcome=\"succeeded\",target=\"main\"}";
 
 async fn wait_waiting(daemon: &Daemon, wanted: impl Fn(f64) -> bool) {
     wait_until("so many rows wait", BOUND, async || wanted(metric(daemon, WAITING).await)).await;
@@ -101,14 +111,22 @@ fn instant(at: DateTime<Utc>) -> String {
 /// Holds the rows of an outage against what they must be, by their own tables.
 async fn expect_record(client: &TestClient, killed: DateTime<Utc>, restarted: DateTime<Utc>) {
     let (killed, restarted) = (instant(killed), instant(restarted));
-    let during = format!("created_at BETWEEN {killed} AND {restarted} AND component = 'connectivity'");
-    let reasons =
-        format!("SELECT string_agg(DISTINCT status || ' ' || reason, ',') FROM steward.system_health WHERE {during}");
+    let during =
+        format!("created_at BETWEEN {killed} AND {restarted} AND component = 'connectivity'");
+    let reasons = format!(
+        "SELECT string_agg(DISTINCT status || ' ' || reason, ',') FROM steward.system_health WHERE {during}"
+    );
     let reasons = client.text(&reasons).await;
     let known = ["unhealthy refused", "unhealthy connection_lost", "unhealthy starting_up"];
     assert!(reasons.split(',').all(|reason| known.contains(&reason)), "{reasons}");
-    let late = format!("SELECT count(*) FROM steward.system_health WHERE {during} AND recorded_at < {restarted}");
-    assert_eq!(client.number(&late).await, 0, "rows that say they were written while the server was dead");
+    let late = format!(
+        "SELECT count(*) FROM steward.system_health WHERE {during} AND recorded_at < {restarted}"
+    );
+    assert_eq!(
+        client.number(&late).await,
+        0,
+        "rows that say they were written while the server was dead"
+    );
     let doubled = "SELECT count(*) FROM (SELECT FROM steward.system_health GROUP BY instance, created_at, component
                                          HAVING count(*) > 1) AS doubled";
     assert_eq!(client.number(doubled).await, 0, "one row for each component of a probe");
@@ -164,7 +182,10 @@ async fn an_outage_is_recorded(house: &mut House, setup: Setup, place: &str) -> 
     assert!(!page.body.contains("pgsteward_rows_dropped_total{"), "{}", page.body);
     assert!(!page.body.contains("pgsteward_spool_oldest_timestamp_seconds{"), "none waits");
     // Of the interval that the outage broke off, too.
-    let broken = format!("SELECT count(*) FROM steward.connection_metrics WHERE recorded_at > {}", instant(restarted));
+    let broken = format!(
+        "SELECT count(*) FROM steward.connection_metrics WHERE recorded_at > {}",
+        instant(restarted)
+    );
     wait_until("samples go on", BOUND, async || client.number(&broken).await > 1).await;
     assert_eq!(daemon.log().matches("measurements cannot be written").count(), 1, "said once");
     daemon
@@ -218,11 +239,19 @@ async fn an_outage_is_told_in_the_audit_trail() {
         instant(before),
         instant(restarted)
     );
-    assert_eq!(client.text(&reloads).await, "{\"changed\": []} t", "it had waited for the database");
+    assert_eq!(
+        client.text(&reloads).await,
+        "{\"changed\": []} t",
+        "it had waited for the database"
+    );
     let chain = "SELECT count(*) FROM (SELECT old_values -> 'status' = lag(new_values -> 'status') OVER (ORDER BY created_at) AS follows
                                          FROM steward.audit_logs WHERE action = 'health.changed') AS rows WHERE NOT follows";
     assert_eq!(client.number(chain).await, 0);
-    assert!(metric(&daemon, "pgsteward_spool_replayed_total{table=\"audit_logs\",target=\"main\"}").await >= 1.0);
+    assert!(
+        metric(&daemon, "pgsteward_spool_replayed_total{table=\"audit_logs\",target=\"main\"}")
+            .await
+            >= 1.0
+    );
 }
 
 #[tokio::test]
@@ -280,7 +309,10 @@ async fn a_daemon_killed_in_the_outage_leaves_its_rows_to_the_next() {
         );
         let rows = client.number(&sql).await as f64;
         // One may have ended between the page and the signal.
-        assert!(rows == probes || rows == probes + 1.0, "{rows} rows of {probes} probes of process {pid}");
+        assert!(
+            rows == probes || rows == probes + 1.0,
+            "{rows} rows of {probes} probes of process {pid}"
+        );
     }
     third.wait_log("measurements of an earlier run wait").await;
     assert_eq!(house.segments(), 0);
@@ -311,9 +343,11 @@ async fn a_disk_that_hangs_holds_up_neither_the_probes_nor_the_stop() {
     drop(client);
     house.server.kill().await;
     let probes = metric(&daemon, PROBES).await;
-    wait_until("it measures on", BOUND, async || metric(&daemon, PROBES).await > probes + 3.0).await;
+    wait_until("it measures on", BOUND, async || metric(&daemon, PROBES).await > probes + 3.0)
+        .await;
     assert_eq!(daemon.get("/health/").await.status, 503);
-    let lost = "pgsteward_rows_dropped_total{reason=\"disk\",table=\"system_health\",target=\"main\"}";
+    let lost =
+        "pgsteward_rows_dropped_total{reason=\"disk\",table=\"system_health\",target=\"main\"}";
     wait_until("what is lost is counted", BOUND, async || metric(&daemon, lost).await > 0.0).await;
     daemon.wait_log("the disk of state_dir does not answer").await;
     daemon.signal(rustix::process::Signal::TERM);
@@ -345,7 +379,8 @@ async fn each_instance_leaves_its_own_record() {
     }
     expect_record(&client, killed, restarted).await;
     let during = format!("created_at BETWEEN {} AND {}", instant(killed), instant(restarted));
-    let instances = format!("SELECT count(DISTINCT instance) FROM steward.system_health WHERE {during}");
+    let instances =
+        format!("SELECT count(DISTINCT instance) FROM steward.system_health WHERE {during}");
     assert_eq!(client.number(&instances).await, 2);
 }
 
@@ -387,7 +422,10 @@ async fn a_daemon_killed_while_it_writes_them_doubles_nothing() {
     loop {
         let daemon = Daemon::launch(house.setup(""));
         let before = client.number(written).await;
-        wait_until("more are written", BOUND, async || client.number(written).await > before.min(ROWS - 1)).await;
+        wait_until("more are written", BOUND, async || {
+            client.number(written).await > before.min(ROWS - 1)
+        })
+        .await;
         let rows = client.number(written).await;
         if kills == 3 || rows == ROWS {
             wait_until("all are written", BOUND * 2, async || {
@@ -436,11 +474,13 @@ async fn what_the_server_refuses_is_dropped_alone() {
     let more = "[spool]\nmax_age = \"7d\"\n";
     let daemon = Daemon::spawn(house.setup(more)).await;
     let written = "SELECT count(*) FROM steward.system_health WHERE instance = 'earlier/1/0'";
-    wait_until("the others are written", BOUND, async || client.number(written).await == ROWS - 4).await;
+    wait_until("the others are written", BOUND, async || client.number(written).await == ROWS - 4)
+        .await;
     every_probe_is_written(&daemon, &client).await;
     for (reason, rows) in [("refused", 3.0), ("damaged", 1.0), ("age", 2.0)] {
-        let series =
-            format!("pgsteward_rows_dropped_total{{reason=\"{reason}\",table=\"system_health\",target=\"main\"}}");
+        let series = format!(
+            "pgsteward_rows_dropped_total{{reason=\"{reason}\",table=\"system_health\",target=\"main\"}}"
+        );
         assert_eq!(metric(&daemon, &series).await, rows, "{reason}\n{}", daemon.log());
     }
     daemon.wait_log("the server refuses a measurement that had waited").await;
@@ -454,9 +494,15 @@ async fn rows_wait_for_what_can_be_mended() {
     let client = house.server.client().await;
     let daemon = Daemon::spawn(house.setup("")).await;
     every_probe_is_written(&daemon, &client).await;
-    client.batch_execute("ALTER TABLE steward.system_health RENAME COLUMN message TO words").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE steward.system_health RENAME COLUMN message TO words")
+        .await
+        .unwrap();
     wait_waiting(&daemon, |rows| rows >= 20.0).await;
-    client.batch_execute("ALTER TABLE steward.system_health RENAME COLUMN words TO message").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE steward.system_health RENAME COLUMN words TO message")
+        .await
+        .unwrap();
     every_probe_is_written(&daemon, &client).await;
     in_order(&client).await;
     let page = daemon.get("/metrics").await;

@@ -37,7 +37,10 @@ impl Bench {
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         drop(client);
         let counted = format!("SELECT ({counted})::int");
-        wait_until("what was made is counted", BOUND, async || self.admin.number(&counted).await == 1).await;
+        wait_until("what was made is counted", BOUND, async || {
+            self.admin.number(&counted).await == 1
+        })
+        .await;
     }
 
     fn db(&self) -> Arc<Database> {
@@ -101,7 +104,11 @@ async fn sizes_counts_and_bloat_are_told() {
     let counted = "SELECT pg_stat_get_numscans('tight_pkey'::regclass)";
     wait_until("the scan is counted", BOUND, async || bench.admin.number(counted).await == 1).await;
     let found = bench.read().await;
-    assert_eq!((found.tables_total, found.tables_left_out, found.tables.len()), (7, 0, 7), "{found:#?}");
+    assert_eq!(
+        (found.tables_total, found.tables_left_out, found.tables.len()),
+        (7, 0, 7),
+        "{found:#?}"
+    );
     assert!(found.tables.is_sorted_by_key(|table| -table.total_bytes));
     let size = bench.admin.number("SELECT pg_database_size(current_database())").await;
     assert!((found.size_bytes.unwrap() - size).abs() < 1024 * 1024);
@@ -117,9 +124,17 @@ async fn sizes_counts_and_bloat_are_told() {
         (20_000, 20_000, 0, Some(0.0))
     );
     assert_eq!((tight.index_scans, tight.changed_since_analyze), (1, 0));
-    assert!(tight.xid_age.unwrap() < 10_000 && tight.last_vacuum.is_some() && tight.last_autovacuum.is_none());
+    assert!(
+        tight.xid_age.unwrap() < 10_000
+            && tight.last_vacuum.is_some()
+            && tight.last_autovacuum.is_none()
+    );
     let bloat = tight.bloat_bytes.unwrap();
-    assert!(bloat < tight.table_bytes / 10, "{bloat} of {} in a table without any", tight.table_bytes);
+    assert!(
+        bloat < tight.table_bytes / 10,
+        "{bloat} of {} in a table without any",
+        tight.table_bytes
+    );
     let worn = table(&found, "worn");
     let bloat = worn.bloat_bytes.unwrap();
     assert!(
@@ -135,10 +150,17 @@ async fn sizes_counts_and_bloat_are_told() {
     assert_eq!((days.kind, days.partitions, days.live_rows), (Kind::Partitioned, Some(3), 20_000));
     let sum = "sum(pg_relation_size(relid)) FROM pg_partition_tree('days') WHERE isleaf";
     assert_eq!(days.table_bytes, size_of(sum).await);
-    assert!(days.bloat_bytes.is_some() && days.last_analyze.is_some() && days.index_bytes > 0, "{days:?}");
+    assert!(
+        days.bloat_bytes.is_some() && days.last_analyze.is_some() && days.index_bytes > 0,
+        "{days:?}"
+    );
     assert_eq!(table(&found, "seen").kind, Kind::MaterializedView);
     let never = table(&found, "never");
-    assert_eq!((never.dead_ratio, never.bloat_bytes, never.rows_estimate), (None, None, 0), "{never:?}");
+    assert_eq!(
+        (never.dead_ratio, never.bloat_bytes, never.rows_estimate),
+        (None, None, 0),
+        "{never:?}"
+    );
     assert_eq!(table(&found, "T").schema, "Odd \"one");
 }
 
@@ -158,7 +180,8 @@ async fn a_table_that_is_locked_keeps_nobody_waiting() {
         .batch_execute(r#"BEGIN; LOCK TABLE worn, tight, never, wide, days, computed, "Odd ""one"."T"; REFRESH MATERIALIZED VIEW seen"#)
         .await
         .unwrap();
-    let relations = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation > 16383";
+    let relations =
+        "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation > 16383";
     assert!(bench.admin.number(relations).await >= 12);
     let db = bench.db();
     let mut conn = db.acquire(Purpose::Control).await.unwrap();
@@ -196,24 +219,40 @@ async fn indexes_of_no_use_are_named_with_what_mends_them() {
     bench.sql("VACUUM (ANALYZE) shop, quiet, days").await;
     bench.sql("SET enable_seqscan = off").await;
     bench.sql("SELECT count(*) FROM shop WHERE a = 3; SELECT count(*) FROM days WHERE day = 3 AND n > 0").await;
-    assert!(bench.admin.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY shop_broken ON shop (c)").await.is_err());
-    let counted =
-        "SELECT least(pg_stat_get_numscans('shop_unique'::regclass), pg_stat_get_numscans('days_1_day_idx'::regclass))";
-    wait_until("the scans are counted", BOUND, async || bench.admin.number(counted).await > 0).await;
+    assert!(
+        bench
+            .admin
+            .batch_execute("CREATE UNIQUE INDEX CONCURRENTLY shop_broken ON shop (c)")
+            .await
+            .is_err()
+    );
+    let counted = "SELECT least(pg_stat_get_numscans('shop_unique'::regclass), pg_stat_get_numscans('days_1_day_idx'::regclass))";
+    wait_until("the scans are counted", BOUND, async || bench.admin.number(counted).await > 0)
+        .await;
     let found = bench.read().await;
     let mut unused = names(&found.indexes.unused);
     unused.sort();
     assert!(unused.contains(&"shop_unused".to_owned()), "{unused:?}");
-    assert!(unused.contains(&"days_n".to_owned()) && !unused.contains(&"days_day".to_owned()), "{unused:?}");
-    for used in ["shop_pkey", "shop_unique", "shop_small", "quiet_n", "days_1_n_idx", "shop_broken"] {
+    assert!(
+        unused.contains(&"days_n".to_owned()) && !unused.contains(&"days_day".to_owned()),
+        "{unused:?}"
+    );
+    for used in ["shop_pkey", "shop_unique", "shop_small", "quiet_n", "days_1_n_idx", "shop_broken"]
+    {
         assert!(!unused.contains(&used.to_owned()), "{used} in {unused:?}");
     }
     let reset = found.stats_reset_at.expect("the counters were reset");
     assert_eq!(found.indexes.unused[0].since, Some(reset));
 
     let [invalid] = &found.indexes.invalid[..] else { panic!("{:?}", found.indexes.invalid) };
-    assert_eq!((invalid.name.as_str(), invalid.table.as_str(), invalid.being_built), ("shop_broken", "shop", false));
-    assert_eq!(invalid.mend.as_deref(), Some(r#"REINDEX INDEX CONCURRENTLY "public"."shop_broken""#));
+    assert_eq!(
+        (invalid.name.as_str(), invalid.table.as_str(), invalid.being_built),
+        ("shop_broken", "shop", false)
+    );
+    assert_eq!(
+        invalid.mend.as_deref(),
+        Some(r#"REINDEX INDEX CONCURRENTLY "public"."shop_broken""#)
+    );
 
     let duplicate = &found.indexes.duplicate;
     assert_eq!(duplicate.len(), 2, "{duplicate:#?}");
@@ -238,12 +277,16 @@ async fn an_index_that_is_being_built_needs_no_mending() {
     let holder = bench.database.client().await;
     holder.batch_execute("BEGIN; INSERT INTO shop VALUES (2)").await.unwrap();
     let builder = bench.database.client().await;
-    let building =
-        tokio::spawn(async move { builder.batch_execute("CREATE INDEX CONCURRENTLY slow ON shop (id)").await });
+    let building = tokio::spawn(async move {
+        builder.batch_execute("CREATE INDEX CONCURRENTLY slow ON shop (id)").await
+    });
     let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
     wait_until("the index is begun", BOUND, async || bench.admin.number(invalid).await == 1).await;
     let found = bench.read().await.indexes.invalid;
-    assert_eq!((found[0].name.as_str(), found[0].being_built, &found[0].mend), ("slow", true, &None));
+    assert_eq!(
+        (found[0].name.as_str(), found[0].being_built, &found[0].mend),
+        ("slow", true, &None)
+    );
     holder.batch_execute("COMMIT").await.unwrap();
     building.await.unwrap().unwrap();
     assert!(bench.read().await.indexes.invalid.is_empty());
@@ -257,7 +300,8 @@ async fn a_role_is_told_what_it_does_not_see() {
     let role = bench.role("plain").await;
     bench.url = role.url.clone();
     // Up to 14 the counters come by a collector, a moment later.
-    wait_until("the counters", BOUND, async || table(&bench.read().await, "worn").live_rows > 0).await;
+    wait_until("the counters", BOUND, async || table(&bench.read().await, "worn").live_rows > 0)
+        .await;
     let plain = bench.read().await;
     let what: Vec<&str> = plain.unseen.iter().map(|unseen| unseen.what.as_str()).collect();
     assert_eq!(what, ["indexes being built", "bloat"]);

@@ -26,7 +26,9 @@ fn configured(section: &str) -> Config {
     std::fs::write(&path, section).unwrap();
     let env = BTreeMap::from([("DATABASE_URL".to_owned(), "postgresql:///x".to_owned())]);
     let args = Args { path: Some(path), ..Args::default() };
-    load_or_default(&args, &env, &folder.path().join("absent")).unwrap_or_else(|problems| panic!("{problems}")).config
+    load_or_default(&args, &env, &folder.path().join("absent"))
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
 }
 
 #[tokio::test]
@@ -76,9 +78,18 @@ fn mistakes_are_told_before_anything_is_made() {
         (&["token", "new", "CI", "--role", "viewer"][..], "a name of 1 to 64 characters"),
         (&["token", "new", "ci"], "--role"),
         (&["token", "new", "ci", "--role", "user"], "viewer, operator, admin, service"),
-        (&["token", "new", "ci", "--role", "viewer", "--expires", "tomorrow"], "wanted a date such as"),
-        (&["token", "new", "ci", "--role", "viewer", "--expires", "2001-01-01"], "an instant that has passed"),
-        (&["token", "new", "ci", "--role", "viewer", "--cidr", "10.0.0.1/8"], "did you mean 10.0.0.0/8?"),
+        (
+            &["token", "new", "ci", "--role", "viewer", "--expires", "tomorrow"],
+            "wanted a date such as",
+        ),
+        (
+            &["token", "new", "ci", "--role", "viewer", "--expires", "2001-01-01"],
+            "an instant that has passed",
+        ),
+        (
+            &["token", "new", "ci", "--role", "viewer", "--cidr", "10.0.0.1/8"],
+            "did you mean 10.0.0.0/8?",
+        ),
     ] {
         let output = pgsteward(arguments);
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), ""), "{arguments:?}");

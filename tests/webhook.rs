@@ -48,7 +48,12 @@ async fn post(hook: &Webhook, tasks: &Tasks, bound: Duration) -> Result<(), Webh
 async fn request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(BODY.as_bytes()) {
-        assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0, "{}", String::from_utf8_lossy(&bytes));
+        assert_ne!(
+            stream.read_buf(&mut bytes).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&bytes)
+        );
     }
     String::from_utf8(bytes).unwrap()
 }
@@ -70,7 +75,8 @@ async fn until_cut(stream: &mut (impl AsyncRead + Unpin)) {
 /// A receiver of one request over plain TCP.
 async fn receiver(tasks: &Tasks, says: &'static str) -> (u16, JoinHandle<String>) {
     let (listener, port) = listen().await;
-    let receiver = tasks.spawn("receiver", async move { answer(listener.accept().await.unwrap().0, says).await });
+    let receiver = tasks
+        .spawn("receiver", async move { answer(listener.accept().await.unwrap().0, says).await });
     (port, receiver)
 }
 
@@ -78,12 +84,14 @@ async fn receiver(tasks: &Tasks, says: &'static str) -> (u16, JoinHandle<String>
 fn certified() -> (Vec<u8>, TlsAcceptor) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(vec![made.cert.der().clone()], key)
+    .unwrap();
     (made.cert.der().to_vec(), TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -104,7 +112,9 @@ async fn a_status_of_2xx_is_a_delivery() {
     ] {
         let tasks = Tasks::new();
         let (port, receiver) = receiver(&tasks, says).await;
-        post(&hook("http", "127.0.0.1", port), &tasks, SOON).await.unwrap_or_else(|error| panic!("{says}: {error}"));
+        post(&hook("http", "127.0.0.1", port), &tasks, SOON)
+            .await
+            .unwrap_or_else(|error| panic!("{says}: {error}"));
         drained(&tasks).await;
         receiver.await.unwrap();
     }
@@ -136,12 +146,18 @@ async fn any_other_status_is_none() {
         ("HTTP/1.1 500 hunter5\r\nContent-Length: 7\r\n\r\nhunter5", 500),
         ("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=hunter5\r\n\r\n", 401),
         ("HTTP/1.1 304 Not Modified\r\n\r\n", 304),
-        ("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: hunter5\r\n\r\n", 101),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: hunter5\r\n\r\n",
+            101,
+        ),
     ] {
         let tasks = Tasks::new();
         let (port, _receiver) = receiver(&tasks, says).await;
         let error = post(&hook("http", "127.0.0.1", port), &tasks, SOON).await.unwrap_err();
-        assert!(matches!(error, WebhookError::Status { status, .. } if status == wanted), "{says}: {error}");
+        assert!(
+            matches!(error, WebhookError::Status { status, .. } if status == wanted),
+            "{says}: {error}"
+        );
         drained(&tasks).await;
     }
 }
@@ -168,7 +184,10 @@ async fn silence_is_bounded_and_the_connection_cut() {
     for (scheme, step) in [("http", "waiting for its answer"), ("https", "agreeing on TLS")] {
         let tasks = Tasks::new();
         let (listener, port) = listen().await;
-        tasks.spawn("receiver", async move { until_cut(&mut listener.accept().await.unwrap().0).await });
+        tasks.spawn(
+            "receiver",
+            async move { until_cut(&mut listener.accept().await.unwrap().0).await },
+        );
         let error = post(&hook(scheme, "127.0.0.1", port), &tasks, SHORT).await.unwrap_err();
         assert!(matches!(error, WebhookError::Timeout { .. }), "{error}");
         assert!(error.to_string().ends_with(&format!("within 300ms, while {step}")), "{error}");
@@ -178,7 +197,9 @@ async fn silence_is_bounded_and_the_connection_cut() {
 
 #[tokio::test]
 async fn an_endless_answer_is_cut() {
-    for (head, delivered) in [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 200 OK\r\nX-Endless: ", false)] {
+    for (head, delivered) in
+        [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 200 OK\r\nX-Endless: ", false)]
+    {
         let tasks = Tasks::new();
         let (listener, port) = listen().await;
         let receiver = tasks.spawn("receiver", async move {
@@ -190,7 +211,9 @@ async fn an_endless_answer_is_cut() {
         let result = post(&hook("http", "127.0.0.1", port), &tasks, SOON).await;
         match result {
             Ok(()) => assert!(delivered, "{head}"),
-            Err(error) => assert!(!delivered && matches!(error, WebhookError::Protocol { .. }), "{error}"),
+            Err(error) => {
+                assert!(!delivered && matches!(error, WebhookError::Protocol { .. }), "{error}")
+            }
         }
         receiver.await.unwrap();
         drained(&tasks).await;
@@ -200,7 +223,8 @@ async fn an_endless_answer_is_cut() {
 #[tokio::test]
 async fn a_body_that_stops_halfway_is_waited_for_within_the_bound() {
     let tasks = Tasks::new();
-    let (port, receiver) = receiver(&tasks, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+    let (port, receiver) =
+        receiver(&tasks, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
     post(&hook("http", "127.0.0.1", port), &tasks, SHORT).await.unwrap();
     receiver.await.unwrap();
     drained(&tasks).await;
@@ -208,7 +232,9 @@ async fn a_body_that_stops_halfway_is_waited_for_within_the_bound() {
 
 #[tokio::test]
 async fn what_is_no_http_is_a_protocol_error() {
-    for says in ["", "SSH-2.0-hunter5\r\n", "HTTP/1.1 hunter5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-"] {
+    for says in
+        ["", "SSH-2.0-hunter5\r\n", "HTTP/1.1 hunter5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-"]
+    {
         let tasks = Tasks::new();
         let (listener, port) = listen().await;
         tasks.spawn("receiver", async move {
@@ -237,10 +263,15 @@ async fn addresses_are_tried_in_turn() {
     drop(listener);
     let error = post(&hook("http", "127.0.0.1", port), &tasks, SOON).await.unwrap_err();
     assert!(matches!(&error, WebhookError::Connect { tried, .. } if tried.len() == 1), "{error}");
-    assert!(error.to_string().contains(&format!(": 127.0.0.1:{port}: Connection refused")), "{error}");
+    assert!(
+        error.to_string().contains(&format!(": 127.0.0.1:{port}: Connection refused")),
+        "{error}"
+    );
 
     // No resolver is asked for a label that is too long.
-    let error = post(&hook("https", &format!("{}.test", "x".repeat(64)), 443), &tasks, SOON).await.unwrap_err();
+    let error = post(&hook("https", &format!("{}.test", "x".repeat(64)), 443), &tasks, SOON)
+        .await
+        .unwrap_err();
     assert!(matches!(error, WebhookError::Resolve { .. }), "{error}");
     drained(&tasks).await;
 }
@@ -263,7 +294,13 @@ async fn a_certificate_is_trusted_only_by_a_root_and_for_its_name() {
         match (says, result) {
             (None, result) => {
                 result.unwrap_or_else(|error| panic!("{host}: {error}"));
-                assert!(receiver.await.unwrap().unwrap().contains("authorization: Basic aHVudGVyMTpodW50ZXIy\r\n"));
+                assert!(
+                    receiver
+                        .await
+                        .unwrap()
+                        .unwrap()
+                        .contains("authorization: Basic aHVudGVyMTpodW50ZXIy\r\n")
+                );
             }
             (Some(says), result) => {
                 let error = result.unwrap_err();

@@ -38,25 +38,67 @@ pub async fn measure(ground: &Ground) -> Findings {
     );
     let daemon = Daemon::spawn(Setup::new().database(&url).config(&config)).await;
     wait_until("a whole measurement", BOUND, async || {
-        daemon.get("/health/").await.json()["targets"]["main"]["components"].as_object().is_some_and(|c| c.len() == 11)
+        daemon.get("/health/").await.json()["targets"]["main"]["components"]
+            .as_object()
+            .is_some_and(|c| c.len() == 11)
     })
     .await;
     let (address, pid) = (daemon.address(), daemon.pid());
     let length = daemon.get("/health/").await.body.len();
     // Threads of their own: what measures must not share a queue with what is measured.
-    let load = move || (idle(address, pid, false), many(address), steady(address), idle(address, pid, true));
-    let (silent, many, steady, kept) = tokio::task::spawn_blocking(load).await.expect("the load ends");
+    let load = move || {
+        (idle(address, pid, false), many(address), steady(address), idle(address, pid, true))
+    };
+    let (silent, many, steady, kept) =
+        tokio::task::spawn_blocking(load).await.expect("the load ends");
     let client = ground.client("bench_api").await;
     let (by_api, by_sql) = (events(address).await, events_by_sql(&client).await);
     daemon.terminate().await;
     let mut findings = Findings::of([
-        Row::new("GET /health/, requests each second", Limit::AtLeast(REQUESTS_PER_SECOND), "", Sample::one(many)),
-        Row::percentile("GET /health/ at 1,000 a second, p50", 0.5, Limit::Reference, "ms", &steady),
-        Row::percentile("GET /health/ at 1,000 a second, p99", 0.99, Limit::AtMost(STEADY_P99_MS), "ms", &steady),
-        Row::new("resident growth under 1,000 idle connections", Limit::AtMost(IDLE_MIB), "MiB", Sample::one(silent)),
-        Row::new("the same, each kept open after an answer", Limit::Reference, "MiB", Sample::one(kept)),
-        Row::new("POST /audit/events, events each second", Limit::AtLeast(EVENTS_PER_SECOND), "", Sample::one(by_api)),
-        Row::new("the same by log_audit_events, events each second", Limit::Reference, "", Sample::one(by_sql)),
+        Row::new(
+            "GET /health/, requests each second",
+            Limit::AtLeast(REQUESTS_PER_SECOND),
+            "",
+            Sample::one(many),
+        ),
+        Row::percentile(
+            "GET /health/ at 1,000 a second, p50",
+            0.5,
+            Limit::Reference,
+            "ms",
+            &steady,
+        ),
+        Row::percentile(
+            "GET /health/ at 1,000 a second, p99",
+            0.99,
+            Limit::AtMost(STEADY_P99_MS),
+            "ms",
+            &steady,
+        ),
+        Row::new(
+            "resident growth under 1,000 idle connections",
+            Limit::AtMost(IDLE_MIB),
+            "MiB",
+            Sample::one(silent),
+        ),
+        Row::new(
+            "the same, each kept open after an answer",
+            Limit::Reference,
+            "MiB",
+            Sample::one(kept),
+        ),
+        Row::new(
+            "POST /audit/events, events each second",
+            Limit::AtLeast(EVENTS_PER_SECOND),
+            "",
+            Sample::one(by_api),
+        ),
+        Row::new(
+            "the same by log_audit_events, events each second",
+            Limit::Reference,
+            "",
+            Sample::one(by_sql),
+        ),
         Row::new("the ratio of both", Limit::Reference, "", Sample::one(by_api / by_sql)),
     ]);
     findings.note(format!(
@@ -81,7 +123,8 @@ fn request(address: SocketAddr) -> String {
 /// reads from all: the least that a load can cost beside what it measures.
 fn many(address: SocketAddr) -> f64 {
     let request = request(address);
-    let mut streams: Vec<BufReader<TcpStream>> = (0..CLIENTS).map(|_| BufReader::new(connect(address))).collect();
+    let mut streams: Vec<BufReader<TcpStream>> =
+        (0..CLIENTS).map(|_| BufReader::new(connect(address))).collect();
     let (mut body, mut count) = (Vec::new(), 0_u64);
     let begun = Instant::now();
     while begun.elapsed() < FOR {
@@ -114,8 +157,12 @@ fn steady(address: SocketAddr) -> Sample {
         times
     };
     let times = thread::scope(|scope| {
-        let senders: Vec<_> = (0..SENDERS).map(|first| scope.spawn(move || sender(first))).collect();
-        senders.into_iter().flat_map(|sender| sender.join().expect("a sender ends")).collect::<Vec<_>>()
+        let senders: Vec<_> =
+            (0..SENDERS).map(|first| scope.spawn(move || sender(first))).collect();
+        senders
+            .into_iter()
+            .flat_map(|sender| sender.join().expect("a sender ends"))
+            .collect::<Vec<_>>()
     });
     Sample::millis(times)
 }
@@ -157,10 +204,17 @@ async fn events(address: SocketAddr) -> f64 {
         let mut stream = connect(address);
         let begun = Instant::now();
         while begun.elapsed() < FOR {
-            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).expect("send");
+            stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(body.as_bytes()))
+                .expect("send");
             let mut answer = [0; 4096];
             let length = stream.read(&mut answer).expect("an answer");
-            assert!(answer[..length].starts_with(b"HTTP/1.1 201"), "{}", String::from_utf8_lossy(&answer[..length]));
+            assert!(
+                answer[..length].starts_with(b"HTTP/1.1 201"),
+                "{}",
+                String::from_utf8_lossy(&answer[..length])
+            );
             counted.fetch_add(1, Ordering::Relaxed);
         }
         begun.elapsed()
@@ -172,7 +226,8 @@ async fn events(address: SocketAddr) -> f64 {
 /// The same events by the function that applications call, over a connection of their own.
 async fn events_by_sql(client: &TestClient) -> f64 {
     let event = r#"{"action":"vm.started","user_id":"user-123","resource_type":"vm","resource_id":"vm-4711","ip_address":"10.1.2.3","user_agent":"bench/1","details":{"region":"eu","size":"m"}}"#;
-    let call = format!("SELECT 1 FROM steward.log_audit_events('[{}]')", vec![event; BATCH].join(","));
+    let call =
+        format!("SELECT 1 FROM steward.log_audit_events('[{}]')", vec![event; BATCH].join(","));
     let (begun, mut batches) = (Instant::now(), 0);
     while begun.elapsed() < FOR {
         client.batch_execute(&call).await.expect("record events");

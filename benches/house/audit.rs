@@ -43,7 +43,13 @@ async fn place(ground: &Ground, name: &str) -> (Arc<Database>, TestClient, Strin
         pooler: config::Pooler::None,
         ..config::Database::default()
     };
-    let db = Database::new("bench", &config, 2, &Tasks::new(), &Arc::new(Metrics::new().expect("metrics")));
+    let db = Database::new(
+        "bench",
+        &config,
+        2,
+        &Tasks::new(),
+        &Arc::new(Metrics::new().expect("metrics")),
+    );
     let sets = [source::bundled(source::STEWARD).expect("the set is bundled")];
     let options = migrate::Options::new(&Config::default().migrations, "bench");
     migrate::up(&db, &sets, &options).await.unwrap_or_else(|error| panic!("migrate: {error}"));
@@ -73,9 +79,11 @@ async fn triggers(ground: &Ground) -> Findings {
         .await
         .expect("audit");
     let mut findings = Findings::default();
-    for (figure, unit, scale) in
-        [("single-row UPDATE", "µs", 1e6), ("UPDATE of 10,000 rows", "ms", 1e3), ("INSERT of 10,000 rows", "ms", 1e3)]
-    {
+    for (figure, unit, scale) in [
+        ("single-row UPDATE", "µs", 1e6),
+        ("UPDATE of 10,000 rows", "ms", 1e3),
+        ("INSERT of 10,000 rows", "ms", 1e3),
+    ] {
         let mut samples = [Sample::default(), Sample::default(), Sample::default()];
         let mut ratio = Sample::default();
         for round in 0..ROUNDS {
@@ -84,13 +92,13 @@ async fn triggers(ground: &Ground) -> Findings {
                 client.batch_execute(&format!("VACUUM public.{table}")).await.expect("vacuum");
                 took[at] = match figure {
                     "single-row UPDATE" => single(&client, table, round).await,
-                    "UPDATE of 10,000 rows" => {
-                        bulk(
-                            &client,
-                            &format!("UPDATE public.{table} SET name = md5(random()::text) WHERE n <= {BULK}"),
-                        )
-                        .await
-                    }
+                    "UPDATE of 10,000 rows" => bulk(
+                        &client,
+                        &format!(
+                            "UPDATE public.{table} SET name = md5(random()::text) WHERE n <= {BULK}"
+                        ),
+                    )
+                    .await,
                     _ => insert(&client, table).await,
                 };
                 samples[at].push(took[at] * scale);
@@ -108,7 +116,10 @@ async fn triggers(ground: &Ground) -> Findings {
         findings.row(Row::new("  with row audit", Limit::Reference, unit, ours));
         findings.row(Row::new("  with the other trigger", Limit::Reference, unit, theirs));
     }
-    findings.note("row audit: beside a row trigger in supa_audit's shape, whole rows and five indexes".to_owned());
+    findings.note(
+        "row audit: beside a row trigger in supa_audit's shape, whole rows and five indexes"
+            .to_owned(),
+    );
     findings
 }
 
@@ -151,25 +162,35 @@ const BATCH: &str = "SELECT jsonb_agg(jsonb_build_object('action', 'user.login',
 async fn ingest(ground: &Ground) -> Findings {
     let (_db, client, _) = place(ground, "bench_audit_ingest").await;
     let events = client.text(BATCH).await;
-    let statement =
-        client.prepare("SELECT cardinality(steward.log_audit_events($1::text::jsonb))").await.expect("prepare");
+    let statement = client
+        .prepare("SELECT cardinality(steward.log_audit_events($1::text::jsonb))")
+        .await
+        .expect("prepare");
     let mut rate = Sample::default();
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         for _ in 0..50 {
-            let count: i32 = client.query_one(&statement, &[&events]).await.expect("log events").get(0);
+            let count: i32 =
+                client.query_one(&statement, &[&events]).await.expect("log events").get(0);
             assert_eq!(count, 1000);
         }
         rate.push(50.0 / begun.elapsed().as_secs_f64());
     }
-    Findings::of([Row::new("audit events in batches of 1,000", Limit::AtLeast(EVENTS_PER_SECOND), "1,000/s", rate)])
+    Findings::of([Row::new(
+        "audit events in batches of 1,000",
+        Limit::AtLeast(EVENTS_PER_SECOND),
+        "1,000/s",
+        rate,
+    )])
 }
 
 async fn seals(ground: &Ground) -> Findings {
     let (db, client, url) = place(ground, "bench_audit_seals").await;
     let events = client.text(BATCH).await;
-    let statement =
-        client.prepare("SELECT cardinality(steward.log_audit_events($1::text::jsonb))").await.expect("prepare");
+    let statement = client
+        .prepare("SELECT cardinality(steward.log_audit_events($1::text::jsonb))")
+        .await
+        .expect("prepare");
     for _ in 0..EVENTS / 1000 {
         client.execute(&statement, &[&events]).await.expect("log events");
     }
@@ -180,7 +201,8 @@ async fn seals(ground: &Ground) -> Findings {
     let options = trail::by_index(TxOptions::within(Duration::from_secs(60)));
     let (mut sealed, begun) = (0, Instant::now());
     loop {
-        let outcome = conn.transaction(&options, |tx| Box::pin(seal::next(tx, "bench"))).await.expect("seal");
+        let outcome =
+            conn.transaction(&options, |tx| Box::pin(seal::next(tx, "bench"))).await.expect("seal");
         sealed += outcome.seal.map_or(0, |seal| seal.row_count);
         if !outcome.more {
             break;

@@ -52,8 +52,14 @@ impl Ground {
     /// Makes an empty database, and returns its URL.
     pub async fn database(&self, name: &str) -> String {
         let admin = self.client("postgres").await;
-        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.expect("drop a database");
-        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await.expect("make a database");
+        admin
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            .await
+            .expect("drop a database");
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
+            .await
+            .expect("make a database");
         self.url(name)
     }
 
@@ -92,5 +98,9 @@ fn statement(line: &str, database: &str, application: &str) -> Option<Statement>
     fields.next().filter(|name| *name == database)?;
     let (millis, rest) = fields.next()?.strip_prefix("LOG:  duration: ")?.split_once(" ms  ")?;
     let step = rest.split([' ', ':']).next()?;
-    Some(Statement { application: of.to_owned(), step: step.to_owned(), millis: millis.parse().ok()? })
+    Some(Statement {
+        application: of.to_owned(),
+        step: step.to_owned(),
+        millis: millis.parse().ok()?,
+    })
 }

@@ -42,7 +42,10 @@ fn jobs(count: i64, keys: &str) -> String {
 async fn prepare(ground: &Ground, database: &str) -> (String, TestClient) {
     let url = ground.database(database).await;
     let admin = ground.client(database).await;
-    admin.batch_execute("CREATE TABLE public.effects (job integer NOT NULL)").await.expect("make a table");
+    admin
+        .batch_execute("CREATE TABLE public.effects (job integer NOT NULL)")
+        .await
+        .expect("make a table");
     (url, admin)
 }
 
@@ -53,8 +56,11 @@ async fn one_instance(ground: &Ground, lanes: u32) -> Findings {
     let daemon = Daemon::spawn(Setup::new().database(&url).config(&config)).await;
     let running = "SELECT count(DISTINCT job) FROM steward.job_runs WHERE job LIKE 'busy-%' AND state = 'succeeded'";
     wait_until("every job has run", BOUND, async || admin.number(running).await == BUSY_JOBS).await;
-    let from: DateTime<Utc> =
-        admin.query_one("SELECT date_trunc('second', now()) + interval '1 s'", &[]).await.expect("the clock").get(0);
+    let from: DateTime<Utc> = admin
+        .query_one("SELECT date_trunc('second', now()) + interval '1 s'", &[])
+        .await
+        .expect("the clock")
+        .get(0);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let wal = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
     let (cpu_before, wal_before) = (cpu_seconds(daemon.pid()), admin.number(wal).await);
@@ -65,9 +71,13 @@ async fn one_instance(ground: &Ground, lanes: u32) -> Findings {
         "SELECT count(*) FROM steward.job_runs WHERE job LIKE 'busy-%' AND state = 'running' AND due_at < '{until}'"
     );
     wait_until("the minute is over", BOUND, async || admin.number(&settled).await == 0).await;
-    let of = format!("FROM steward.job_runs WHERE job LIKE 'busy-%' AND due_at >= '{from}' AND due_at < '{until}'");
+    let of = format!(
+        "FROM steward.job_runs WHERE job LIKE 'busy-%' AND due_at >= '{from}' AND due_at < '{until}'"
+    );
     let fired = admin.number(&format!("SELECT count(*) {of} AND state = 'succeeded'")).await;
-    let missed = admin.number(&format!("SELECT coalesce(sum(missed_count), 0)::bigint {of} AND kind = 'missed'")).await;
+    let missed = admin
+        .number(&format!("SELECT coalesce(sum(missed_count), 0)::bigint {of} AND kind = 'missed'"))
+        .await;
     let lags = admin
         .query(
             &format!("SELECT extract(epoch FROM started_at - due_at)::float8 * 1000 {of} AND state = 'succeeded'"),
@@ -83,8 +93,19 @@ async fn one_instance(ground: &Ground, lanes: u32) -> Findings {
     let expected = (BUSY_JOBS * 60) as f64;
     let mut findings = Findings::of([
         Row::new(format!("{name}: fires"), Limit::AtLeast(expected), "", Sample::one(fired as f64)),
-        Row::new(format!("{name}: instants missed"), Limit::AtMost(0.0), "", Sample::one(missed as f64)),
-        Row::percentile(format!("{name}: due to start, p99"), 0.99, Limit::AtMost(LAG_MS), "ms", &lag),
+        Row::new(
+            format!("{name}: instants missed"),
+            Limit::AtMost(0.0),
+            "",
+            Sample::one(missed as f64),
+        ),
+        Row::percentile(
+            format!("{name}: due to start, p99"),
+            0.99,
+            Limit::AtMost(LAG_MS),
+            "ms",
+            &lag,
+        ),
     ]);
     let per_fire = (wal_after - wal_before) as f64 / fired.max(1) as f64;
     findings.row(Row::new(
@@ -101,7 +122,10 @@ async fn one_instance(ground: &Ground, lanes: u32) -> Findings {
 async fn three_instances(ground: &Ground) -> Findings {
     let (url, admin) = prepare(ground, "bench_jobs_shared").await;
     // All that was due while the place of the dead one was empty is made up for.
-    let config = format!("[jobs]\nmax_concurrent = 8\nlease = \"5s\"\n{}", jobs(SHARED_JOBS, "catch_up = \"all\""));
+    let config = format!(
+        "[jobs]\nmax_concurrent = 8\nlease = \"5s\"\n{}",
+        jobs(SHARED_JOBS, "catch_up = \"all\"")
+    );
     let setup = Setup::new().database(&url).config(&config);
     let mut daemons = Vec::new();
     for _ in 0..INSTANCES {
@@ -117,16 +141,20 @@ async fn three_instances(ground: &Ground) -> Findings {
     );
     let ended = format!("SELECT count(*) {of} AND state = 'succeeded'");
     let fires = SHARED_JOBS * SHARED_INSTANTS;
-    wait_until("half of the instants", MINUTE, async || admin.number(&ended).await >= fires / 2).await;
+    wait_until("half of the instants", MINUTE, async || admin.number(&ended).await >= fires / 2)
+        .await;
     let holder: String = admin
         .query_one("SELECT holder FROM steward.leases WHERE name = 'observer'", &[])
         .await
         .expect("an observer")
         .get(0);
-    let killed = daemons.iter().position(|daemon| holder.split('/').nth(1) == Some(&daemon.pid().to_string()));
+    let killed = daemons
+        .iter()
+        .position(|daemon| holder.split('/').nth(1) == Some(&daemon.pid().to_string()));
     daemons.remove(killed.expect("the observer is one of ours")).kill().await;
     wait_until("all instants", 2 * MINUTE, async || {
-        admin.number(&format!("SELECT count(*) {of} AND state NOT IN ('queued', 'running')")).await >= fires
+        admin.number(&format!("SELECT count(*) {of} AND state NOT IN ('queued', 'running')")).await
+            >= fires
     })
     .await;
     let once = admin
@@ -139,8 +167,11 @@ async fn three_instances(ground: &Ground) -> Findings {
         daemon.terminate().await;
     }
     let effects = admin.number("SELECT count(*) FROM public.effects").await;
-    let succeeded =
-        admin.number("SELECT count(*) FROM steward.job_runs WHERE job LIKE 'busy-%' AND state = 'succeeded'").await;
+    let succeeded = admin
+        .number(
+            "SELECT count(*) FROM steward.job_runs WHERE job LIKE 'busy-%' AND state = 'succeeded'",
+        )
+        .await;
 
     let name = format!("{INSTANCES} instances, the observer killed in between, {fires} instants");
     let mut findings = Findings::of([

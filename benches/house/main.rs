@@ -50,13 +50,18 @@ const SIZE_MAX_MB: f64 = 10.0;
 
 fn main() -> ExitCode {
     // cargo hands `--bench` to whatever it runs.
-    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let asked: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if let Some(unknown) = asked.iter().find(|name| !FIGURES.contains(&name.as_str())) {
         eprintln!("bench: there is no figure {unknown:?}; wanted some of: {}", FIGURES.join(", "));
         return ExitCode::from(64);
     }
-    let chosen = FIGURES.iter().copied().filter(|name| asked.is_empty() || asked.iter().any(|wanted| wanted == name));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let chosen = FIGURES
+        .iter()
+        .copied()
+        .filter(|name| asked.is_empty() || asked.iter().any(|wanted| wanted == name));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let measuring = LocalSet::new();
     runtime.expect("a runtime").block_on(measuring.run_until(measure(chosen.collect())))
 }
@@ -94,7 +99,8 @@ async fn figure(name: &'static str, ground: Rc<Ground>) -> Findings {
 }
 
 fn size() -> Findings {
-    let bytes = std::fs::metadata(env!("CARGO_BIN_EXE_pgsteward")).expect("the binary is there").len();
+    let bytes =
+        std::fs::metadata(env!("CARGO_BIN_EXE_pgsteward")).expect("the binary is there").len();
     let sample = Sample::one(bytes as f64 / 1e6);
     Findings::of([Row::new("release binary", Limit::AtMost(SIZE_MAX_MB), "MB", sample)])
 }

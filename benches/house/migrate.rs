@@ -25,13 +25,17 @@ pub async fn measure(ground: &Ground) -> Findings {
     let dir = files.to_str().expect("the path is UTF-8");
     let psql = ground.bin_dir().join("psql");
 
-    let (mut ours, mut theirs, mut ratio) = (Sample::default(), Sample::default(), Sample::default());
+    let (mut ours, mut theirs, mut ratio) =
+        (Sample::default(), Sample::default(), Sample::default());
     let (mut noop, mut fixed) = (Vec::new(), Vec::new());
     for round in 0..COLD_RUNS {
         let url = ground.database("bench_psql").await;
         ground.client("bench_psql").await.batch_execute(HISTORY).await.expect("a history for psql");
-        let psql_took =
-            took(Command::new(&psql).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &url, "-f"]).arg(&script));
+        let psql_took = took(
+            Command::new(&psql)
+                .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &url, "-f"])
+                .arg(&script),
+        );
         let psql_took = psql_took.expect("psql applies the script");
 
         let setup = Setup::new().database(&ground.database("bench_migrate").await);
@@ -59,8 +63,18 @@ pub async fn measure(ground: &Ground) -> Findings {
         Row::new("500 migrations cold, of psql's time", Limit::AtMost(RATIO), "", ratio),
         Row::new("500 migrations cold", Limit::Reference, "ms", ours),
         Row::new("  psql, the same transactions", Limit::Reference, "ms", theirs),
-        Row::new("nothing to migrate, 500 files, whole process", Limit::AtMost(NOOP_MS), "ms", Sample::millis(noop)),
-        Row::new("  3 files: the process and its connection", Limit::Reference, "ms", Sample::millis(fixed)),
+        Row::new(
+            "nothing to migrate, 500 files, whole process",
+            Limit::AtMost(NOOP_MS),
+            "ms",
+            Sample::millis(noop),
+        ),
+        Row::new(
+            "  3 files: the process and its connection",
+            Limit::Reference,
+            "ms",
+            Sample::millis(fixed),
+        ),
     ]);
     peers::dbmate(ground, &files, &mut findings).await;
     findings
@@ -80,7 +94,10 @@ fn write_files(files: &Path, script: &Path) {
              CREATE INDEX t_{n}_a_idx ON t_{n} (a);\nCOMMENT ON TABLE t_{n} IS 'Table {n}.';\n-- migrate:down\n"
         );
         // Writing to a String cannot fail.
-        let _ = writeln!(all, "BEGIN;\n{sql}INSERT INTO public.history VALUES ({n}, 't_{n}', md5('{n}'));\nCOMMIT;");
+        let _ = writeln!(
+            all,
+            "BEGIN;\n{sql}INSERT INTO public.history VALUES ({n}, 't_{n}', md5('{n}'));\nCOMMIT;"
+        );
         std::fs::write(files.join(format!("{n:03}_t_{n}.sql")), sql).expect("write a migration");
     }
     std::fs::write(script, all).expect("write the script");

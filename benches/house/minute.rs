@@ -44,8 +44,9 @@ const JOBS: i64 = 5;
 
 pub async fn measure(ground: &Ground) -> Findings {
     let busy = Setup::new().database(&ground.database("bench_busy").await).config(BUSY);
-    let idle =
-        Setup::new().database(&ground.database("bench_idle").await).config("[migrations]\nsets = [\"zentry\"]\n");
+    let idle = Setup::new()
+        .database(&ground.database("bench_idle").await)
+        .config("[migrations]\nsets = [\"zentry\"]\n");
     let admin = ground.client("bench_busy").await;
     let events = "CREATE TABLE public.events AS
             SELECT n AS id, now() - n * interval '10 minutes' AS created_at, repeat('x', 100) AS payload
@@ -77,8 +78,18 @@ pub async fn measure(ground: &Ground) -> Findings {
 
     let mib = |kib: u64| Sample::one(kib as f64 / 1024.0);
     let mut findings = Findings::of([
-        Row::new("anonymous memory, all jobs on", Limit::AtMost(ANONYMOUS_MIB), "MiB", mib(memory.anonymous)),
-        Row::new("resident memory, all jobs on", Limit::AtMost(RESIDENT_MIB), "MiB", mib(memory.resident)),
+        Row::new(
+            "anonymous memory, all jobs on",
+            Limit::AtMost(ANONYMOUS_MIB),
+            "MiB",
+            mib(memory.anonymous),
+        ),
+        Row::new(
+            "resident memory, all jobs on",
+            Limit::AtMost(RESIDENT_MIB),
+            "MiB",
+            mib(memory.resident),
+        ),
         Row::new("anonymous memory, at rest", Limit::Reference, "MiB", mib(at_rest.anonymous)),
         Row::new("resident memory, at rest", Limit::Reference, "MiB", mib(at_rest.resident)),
         Row::new("CPU at rest, of one core", Limit::AtMost(CPU_PERCENT), "%", Sample::one(share)),

@@ -29,7 +29,9 @@ const EXPORTERS: &[Exporter] = &[
         programs: &["postgres_exporter", "prometheus-postgres-exporter"],
         command: |program, port, url| {
             let mut command = Command::new(program);
-            command.arg(format!("--web.listen-address=127.0.0.1:{port}")).env("DATA_SOURCE_NAME", url);
+            command
+                .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+                .env("DATA_SOURCE_NAME", url);
             command
         },
     },
@@ -64,11 +66,14 @@ pub async fn exporters(ground: &Ground, database: &str, findings: &mut Findings)
         };
         let port = free_port();
         let mut command = (exporter.command)(&program, port, &ground.url(database));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut running = Running(child.unwrap_or_else(|error| panic!("{}: {error}", program.display())));
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut running =
+            Running(child.unwrap_or_else(|error| panic!("{}: {error}", program.display())));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         if !listens(&mut running, address).await {
-            findings.note(format!("{} is installed and did not listen: not compared", exporter.name));
+            findings
+                .note(format!("{} is installed and did not listen: not compared", exporter.name));
             continue;
         }
         scrape(address, 1);
@@ -82,7 +87,12 @@ pub async fn exporters(ground: &Ground, database: &str, findings: &mut Findings)
         let row = |what: &str| format!("  {}, {what}", exporter.name);
         findings.row(Row::percentile(row("p50"), 0.5, Limit::Reference, "ms", &sample));
         findings.row(Row::percentile(row("p99"), 0.99, Limit::Reference, "ms", &sample));
-        findings.row(Row::new(row("statements per scrape"), Limit::Reference, "", Sample::one(asked)));
+        findings.row(Row::new(
+            row("statements per scrape"),
+            Limit::Reference,
+            "",
+            Sample::one(asked),
+        ));
     }
 }
 
@@ -113,7 +123,10 @@ pub async fn dbmate(ground: &Ground, files: &Path, findings: &mut Findings) {
         let url = ground.database("bench_dbmate").await;
         let up = || {
             let mut command = Command::new(&program);
-            command.args(["--url", &url, "--no-dump-schema", "--migrations-dir"]).arg(files).arg("up");
+            command
+                .args(["--url", &url, "--no-dump-schema", "--migrations-dir"])
+                .arg(files)
+                .arg("up");
             took(&mut command)
         };
         match up().and_then(|first| Ok((first, up()?))) {
@@ -128,7 +141,12 @@ pub async fn dbmate(ground: &Ground, files: &Path, findings: &mut Findings) {
         }
     }
     findings.row(Row::new("  dbmate, cold", Limit::Reference, "ms", Sample::millis(cold)));
-    findings.row(Row::new("  dbmate, nothing to migrate", Limit::Reference, "ms", Sample::millis(noop)));
+    findings.row(Row::new(
+        "  dbmate, nothing to migrate",
+        Limit::Reference,
+        "ms",
+        Sample::millis(noop),
+    ));
 }
 
 /// As a shell would.

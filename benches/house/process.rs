@@ -29,7 +29,8 @@ impl Memory {
 
     /// The parts, the largest first, as `part resident/anonymous`.
     pub fn made_of(&self) -> String {
-        let mut parts: Vec<_> = self.parts.iter().filter(|(_, (resident, _))| *resident > 0).collect();
+        let mut parts: Vec<_> =
+            self.parts.iter().filter(|(_, (resident, _))| *resident > 0).collect();
         parts.sort_by_key(|(_, (resident, _))| std::cmp::Reverse(*resident));
         let mut text = format!("{} threads; resident (anonymous) KiB:", self.threads);
         for (part, (resident, anonymous)) in parts {
@@ -45,7 +46,8 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = read(pid, "stat");
     // The second field is the name, in parentheses, and may hold anything; the 14th and 15th count.
     let rest = stat.rsplit_once(") ").expect("/proc/PID/stat has a name").1;
-    let ticks: u64 = rest.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
+    let ticks: u64 =
+        rest.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
     ticks as f64 / TICKS_PER_SECOND
 }
 
@@ -103,7 +105,10 @@ pub fn peak_kib(pid: u32) -> Option<u64> {
 }
 
 fn field(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in status"));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_else(|| panic!("no {name} in status"));
     line.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
 }
 

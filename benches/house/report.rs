@@ -39,7 +39,8 @@ impl Sample {
     }
 
     fn spread(&self) -> (f64, f64) {
-        let fold = |pick: fn(f64, f64) -> f64| self.0.iter().copied().reduce(pick).unwrap_or_default();
+        let fold =
+            |pick: fn(f64, f64) -> f64| self.0.iter().copied().reduce(pick).unwrap_or_default();
         (fold(f64::min), fold(f64::max))
     }
 }
@@ -70,8 +71,20 @@ impl Row {
     }
 
     /// Held to a percentile.
-    pub fn percentile(figure: impl Into<String>, share: f64, limit: Limit, unit: &'static str, sample: &Sample) -> Row {
-        Row { figure: figure.into(), limit, unit, value: sample.percentile(share), sample: sample.clone() }
+    pub fn percentile(
+        figure: impl Into<String>,
+        share: f64,
+        limit: Limit,
+        unit: &'static str,
+        sample: &Sample,
+    ) -> Row {
+        Row {
+            figure: figure.into(),
+            limit,
+            unit,
+            value: sample.percentile(share),
+            sample: sample.clone(),
+        }
     }
 
     fn limit(&self) -> String {
@@ -168,12 +181,20 @@ impl Report {
         );
         let mut lines = vec![["figure", "limit", "measured", "verdict"].map(str::to_owned)];
         lines.extend(
-            self.findings.rows.iter().map(|r| [r.figure.clone(), r.limit(), r.measured(), r.verdict().to_owned()]),
+            self.findings
+                .rows
+                .iter()
+                .map(|r| [r.figure.clone(), r.limit(), r.measured(), r.verdict().to_owned()]),
         );
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+        let width = |column: usize| {
+            lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
+        };
         let widths = [width(0), width(1), width(2)];
         for [figure, limit, measured, verdict] in &lines {
-            let line = format!("{figure:<0$}  {limit:<1$}  {measured:<2$}  {verdict}", widths[0], widths[1], widths[2]);
+            let line = format!(
+                "{figure:<0$}  {limit:<1$}  {measured:<2$}  {verdict}",
+                widths[0], widths[1], widths[2]
+            );
             println!("{}", line.trim_end());
         }
         for note in &self.findings.notes {

@@ -28,7 +28,8 @@ enabled = false
 ";
 
 pub async fn measure(ground: &Ground) -> Findings {
-    let (mut ratio, mut slices, mut whole) = (Sample::default(), Sample::default(), Sample::default());
+    let (mut ratio, mut slices, mut whole) =
+        (Sample::default(), Sample::default(), Sample::default());
     for _ in 0..ROUNDS {
         let in_slices = by_slices(ground).await;
         let at_once = at_once(ground).await;
@@ -41,7 +42,10 @@ pub async fn measure(ground: &Ground) -> Findings {
         Row::new("retention by slices", Limit::Reference, "1,000 rows/s", slices),
         Row::new("  one DELETE", Limit::Reference, "1,000 rows/s", whole),
     ]);
-    findings.note(format!("retention: {ROWS} of {} rows, one index beside the primary key", ROWS + KEPT));
+    findings.note(format!(
+        "retention: {ROWS} of {} rows, one index beside the primary key",
+        ROWS + KEPT
+    ));
     findings
 }
 

@@ -21,8 +21,10 @@ pub async fn measure(ground: &Ground) -> Findings {
     ground.log_statements("bench_metrics").await;
     let config = "[migrations]\nsets = [\"zentry\"]\n";
     let daemon = Daemon::spawn(Setup::new().database(&url).config(config)).await;
-    wait_until("the first probe is on the page", BOUND, async || daemon.get("/metrics").await.body.contains("\npg_up"))
-        .await;
+    wait_until("the first probe is on the page", BOUND, async || {
+        daemon.get("/metrics").await.body.contains("\npg_up")
+    })
+    .await;
     let mut sample = Sample::default();
     let mut asked = usize::MAX;
     for _ in 0..WINDOWS {
@@ -38,9 +40,16 @@ pub async fn measure(ground: &Ground) -> Findings {
     let mut findings = Findings::of([
         Row::percentile("/metrics, p50", 0.5, Limit::AtMost(LIMIT_MS), "ms", &sample),
         Row::percentile("/metrics, p99", 0.99, Limit::AtMost(LIMIT_MS), "ms", &sample),
-        Row::new("statements per scrape", Limit::AtMost(0.0), "", Sample::one(asked as f64 / REQUESTS as f64)),
+        Row::new(
+            "statements per scrape",
+            Limit::AtMost(0.0),
+            "",
+            Sample::one(asked as f64 / REQUESTS as f64),
+        ),
     ]);
-    findings.note(format!("the page has {bytes} bytes, in a database of {TABLES} tables; one kept-alive connection"));
+    findings.note(format!(
+        "the page has {bytes} bytes, in a database of {TABLES} tables; one kept-alive connection"
+    ));
     peers::exporters(ground, "bench_metrics", &mut findings).await;
     findings
 }

@@ -118,7 +118,8 @@ mod tests {
     }
 
     fn seal() -> Seal {
-        let root = unhex("6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d").unwrap();
+        let root =
+            unhex("6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d").unwrap();
         let previous = unhex("fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125");
         Seal {
             number: 7,
@@ -201,7 +202,17 @@ mod tests {
         assert_eq!(head.to_string().parse(), Ok(head));
         assert_eq!(format!(" {head}\n").parse(), Ok(head));
         assert_eq!(head.to_string().to_uppercase().parse(), Ok(head));
-        for wrong in ["", "57", "57:", ":ab", "0:00", "-1:00", &head.to_string()[..60], &format!("{head}0"), "x:é"] {
+        for wrong in [
+            "",
+            "57",
+            "57:",
+            ":ab",
+            "0:00",
+            "-1:00",
+            &head.to_string()[..60],
+            &format!("{head}0"),
+            "x:é",
+        ] {
             assert!(wrong.parse::<Head>().is_err(), "{wrong}");
         }
     }

@@ -49,7 +49,9 @@ impl Growing {
     /// Its root.
     pub fn root(&self) -> Hash {
         let hashes = self.full.iter().rev().map(|(_, hash)| *hash);
-        hashes.reduce(|right, left| node(&left, &right)).unwrap_or_else(|| Sha256::digest([]).into())
+        hashes
+            .reduce(|right, left| node(&left, &right))
+            .unwrap_or_else(|| Sha256::digest([]).into())
     }
 }
 
@@ -120,8 +122,16 @@ mod tests {
 
     /// Of certificate-transparency's own tests (its reference implementation): leaves and the roots of the
     /// trees over the first n of them.
-    const DATA: [&str; 8] =
-        ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
+    const DATA: [&str; 8] = [
+        "",
+        "00",
+        "10",
+        "2021",
+        "3031",
+        "40414243",
+        "5051525354555657",
+        "606162636465666768696a6b6c6d6e6f",
+    ];
     const ROOTS: [&str; 8] = [
         "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
         "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -138,7 +148,10 @@ mod tests {
     }
 
     fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect()
     }
 
     #[test]
@@ -147,7 +160,10 @@ mod tests {
         for (count, wanted) in (1..).zip(ROOTS) {
             assert_eq!(hex(root(&leaves[..count])), wanted, "{count} leaves");
         }
-        assert_eq!(hex(root(&[])), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            hex(root(&[])),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
     }
 
     #[test]
@@ -158,17 +174,25 @@ mod tests {
             let whole = root(within);
             for index in 0..size {
                 let path = path(within, index).unwrap();
-                let lead = |leaf: &Hash, at: usize, of: usize| follow(leaf, at as u64, of as u64, &path);
+                let lead =
+                    |leaf: &Hash, at: usize, of: usize| follow(leaf, at as u64, of as u64, &path);
                 assert_eq!(lead(&within[index], index, size), Some(whole), "{index} of {size}");
                 assert_ne!(lead(&leaf(b"another"), index, size), Some(whole));
                 for at in (0..size).filter(|at| *at != index) {
-                    assert_ne!(lead(&within[index], at, size), Some(whole), "{index} taken for {at} of {size}");
+                    assert_ne!(
+                        lead(&within[index], at, size),
+                        Some(whole),
+                        "{index} taken for {at} of {size}"
+                    );
                 }
                 let mut longer = path.clone();
                 longer.push(whole);
                 assert_eq!(follow(&within[index], index as u64, size as u64, &longer), None);
                 if let Some((_, shorter)) = path.split_last() {
-                    assert_ne!(follow(&within[index], index as u64, size as u64, shorter), Some(whole));
+                    assert_ne!(
+                        follow(&within[index], index as u64, size as u64, shorter),
+                        Some(whole)
+                    );
                 }
             }
             assert_eq!(path(within, size), None);

@@ -72,12 +72,26 @@ pub async fn prove(tx: &Tx<'_>, id: Uuid, to: Option<i64>) -> Result<Outcome, Er
         let path = merkle::path(&hashes, index).unwrap_or_default();
         let links = to.map_or(0, |to| to.saturating_sub(sealed.number)).clamp(0, LINKS_MAX);
         let then = seals::after(tx, sealed.number, links).await?;
-        return Ok(Outcome::Proven(Box::new(proof(&row, &sealed, index, hashes.len(), &path, &then))));
+        return Ok(Outcome::Proven(Box::new(proof(
+            &row,
+            &sealed,
+            index,
+            hashes.len(),
+            &path,
+            &then,
+        ))));
     }
     Ok(refuted.map_or(Outcome::Unsealed, |entry| Outcome::Refuted { entry }))
 }
 
-fn proof(row: &TrailRow, sealed: &Seal, index: usize, size: usize, path: &[merkle::Hash], then: &[Seal]) -> Proof {
+fn proof(
+    row: &TrailRow,
+    sealed: &Seal,
+    index: usize,
+    size: usize,
+    path: &[merkle::Hash],
+    then: &[Seal],
+) -> Proof {
     let first = [Some(row.id().to_string()), Some(row.created_at_us().to_string())];
     let rest = row.texts().map(|text| text.map(str::to_owned));
     Proof {
@@ -93,7 +107,10 @@ fn proof(row: &TrailRow, sealed: &Seal, index: usize, size: usize, path: &[merkl
         head: Head::of(sealed).to_string(),
         then: then
             .iter()
-            .map(|seal| Link { entry: chain::fields(seal).into(), head: Head::of(seal).to_string() })
+            .map(|seal| Link {
+                entry: chain::fields(seal).into(),
+                head: Head::of(seal).to_string(),
+            })
             .collect(),
     }
 }

@@ -84,7 +84,9 @@ impl HeadFile {
     pub async fn last(&self) -> io::Result<Option<Published>> {
         let mut file = match tokio::fs::File::open(&self.path).await {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.last_before().await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.last_before().await;
+            }
             Err(error) => return Err(error),
         };
         let length = file.metadata().await?.len();
@@ -117,7 +119,12 @@ impl HeadFile {
         if tokio::fs::metadata(&self.path).await.is_ok_and(|file| file.len() >= FILE_BYTES_MAX) {
             tokio::fs::rename(&self.path, self.before()).await?;
         }
-        let mut file = tokio::fs::OpenOptions::new().create(true).append(true).read(true).open(&self.path).await?;
+        let mut file = tokio::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(&self.path)
+            .await?;
         if !ends_with_a_line(&mut file).await? {
             // A crash in the middle of a line, or a full disk.
             lines.insert(0, '\n');
@@ -176,10 +183,17 @@ mod tests {
         let file = HeadFile::new(dir.path(), "main");
         file.append(&[entry(1)]).await.unwrap();
         let padding = "x".repeat(FILE_BYTES_MAX as usize);
-        std::fs::write(file.path(), format!("{padding}\n{}\n", serde_json::to_string(&entry(6)).unwrap())).unwrap();
+        std::fs::write(
+            file.path(),
+            format!("{padding}\n{}\n", serde_json::to_string(&entry(6)).unwrap()),
+        )
+        .unwrap();
         assert_eq!(file.last().await.unwrap(), Some(entry(6)));
         file.append(&[entry(7)]).await.unwrap();
-        assert_eq!(read(&std::fs::read_to_string(file.path()).unwrap()).collect::<Vec<_>>(), [entry(7)]);
+        assert_eq!(
+            read(&std::fs::read_to_string(file.path()).unwrap()).collect::<Vec<_>>(),
+            [entry(7)]
+        );
         std::fs::remove_file(file.path()).unwrap();
         assert_eq!(file.last().await.unwrap(), Some(entry(6)), "of the file before");
     }

@@ -46,7 +46,8 @@ pub async fn next(tx: &Tx<'_>, by: &str) -> Result<Outcome, Error> {
                 return Ok(Outcome { seal: None, more: false });
             }
             let but_of = seals::beside(tx, &plan.epoch, from, below).await?;
-            trail::range(tx, (from, below), &but_of, SEAL_ROWS as i64 + 1, |row| taken.take(&row)).await?;
+            trail::range(tx, (from, below), &but_of, SEAL_ROWS as i64 + 1, |row| taken.take(&row))
+                .await?;
             if taken.is_empty() {
                 return Ok(Outcome { seal: None, more: false });
             }
@@ -82,8 +83,12 @@ pub async fn purge(tx: &Tx<'_>, cutoff: DateTime<Utc>, due: i64, by: &str) -> Re
 async fn newest(tx: &Tx<'_>) -> Result<Option<Seal>, Error> {
     let newest = seals::last(tx).await?;
     if let Some(seal) = newest.as_ref().filter(|seal| chain::head(seal) != seal.head) {
-        let what = "was altered: its head is not that of what it says. See `pgsteward audit verify`";
-        return Err(Error::new(Kind::Sql, format!("entry {} of steward.audit_seals {what}", seal.number)));
+        let what =
+            "was altered: its head is not that of what it says. See `pgsteward audit verify`";
+        return Err(Error::new(
+            Kind::Sql,
+            format!("entry {} of steward.audit_seals {what}", seal.number),
+        ));
     }
     Ok(newest)
 }
@@ -163,15 +168,35 @@ impl Taken {
         self.tree.size() == 0
     }
 
-    fn close(self, plan: Plan, below: Place, newest: Option<&Seal>, horizon: &Horizon, by: &str) -> Seal {
+    fn close(
+        self,
+        plan: Plan,
+        below: Place,
+        newest: Option<&Seal>,
+        horizon: &Horizon,
+        by: &str,
+    ) -> Seal {
         let (first_at, last_at) = self.times.unwrap_or((horizon.now, horizon.now));
-        let rows = Rows { from: plan.from.unwrap_or(Place::FIRST), below, first_at, last_at, root: self.tree.root() };
+        let rows = Rows {
+            from: plan.from.unwrap_or(Place::FIRST),
+            below,
+            first_at,
+            last_at,
+            root: self.tree.root(),
+        };
         let what = if plan.from.is_some() { What::Rows(rows) } else { What::Adopted(rows) };
         entry(newest, plan.epoch, what, self.tree.size() as i64, horizon.now, by)
     }
 }
 
-fn entry(newest: Option<&Seal>, epoch: String, what: What, rows: i64, at: DateTime<Utc>, by: &str) -> Seal {
+fn entry(
+    newest: Option<&Seal>,
+    epoch: String,
+    what: What,
+    rows: i64,
+    at: DateTime<Utc>,
+    by: &str,
+) -> Seal {
     let mut seal = Seal {
         number: newest.map_or(0, |seal| seal.number) + 1,
         epoch,
@@ -218,7 +243,13 @@ mod tests {
     fn seal(epoch: &str, below: u64, adopted: Option<i64>) -> Seal {
         let at = DateTime::from_timestamp(1, 0).unwrap();
         let root = sha2::Sha256::digest([]).into();
-        let rows = Rows { from: Place::FIRST, below: Place::before(below), first_at: at, last_at: at, root };
+        let rows = Rows {
+            from: Place::FIRST,
+            below: Place::before(below),
+            first_at: at,
+            last_at: at,
+            root,
+        };
         let what = if adopted.is_some() { What::Adopted(rows) } else { What::Rows(rows) };
         entry(None, epoch.to_owned(), what, adopted.unwrap_or(9), at, "test")
     }

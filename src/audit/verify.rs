@@ -175,7 +175,11 @@ fn link(seal: &Seal, previous: Option<&Seal>, question: &Question, found: &mut V
     if let What::Purge { cutoff } = seal.what {
         let least = TimeDelta::from_std(question.min_keep).unwrap_or(TimeDelta::MAX);
         if seal.sealed_at - cutoff < least {
-            found.find(Finding::PurgedTooEarly { entry: seal.number, cutoff, sealed_at: seal.sealed_at });
+            found.find(Finding::PurgedTooEarly {
+                entry: seal.number,
+                cutoff,
+                sealed_at: seal.sealed_at,
+            });
         }
     }
 }
@@ -206,7 +210,8 @@ async fn look(tx: &Tx<'_>, seal: &Seal) -> Result<Seen, Error> {
             let ids: Vec<Uuid> = leaves.iter().map(|leaf| leaf.id).collect();
             let there = trail::by_ids(tx, &ids, range.first_at, range.last_at).await?;
             // In the order of the leaves, in which they were sealed.
-            let by_id: HashMap<Uuid, Leaf> = there.iter().map(|row| (row.id(), leaf_of(row))).collect();
+            let by_id: HashMap<Uuid, Leaf> =
+                there.iter().map(|row| (row.id(), leaf_of(row))).collect();
             rows.extend(ids.iter().filter_map(|id| by_id.get(id).copied()));
         }
         What::Purge { .. } => {}
@@ -237,12 +242,14 @@ struct Walk {
 impl Walk {
     fn weigh(&mut self, seal: &Seal, seen: Seen, found: &mut Verification) {
         let Some(sealed) = seal.what.rows() else { return };
-        let purged = |at: i64| seen.purged_before.is_some_and(|cutoff| at < cutoff.timestamp_micros());
+        let purged =
+            |at: i64| seen.purged_before.is_some_and(|cutoff| at < cutoff.timestamp_micros());
         if root(&seen.leaves) != sealed.root || seen.leaves.len() as i64 != seal.row_count {
             self.without_leaves(seal, sealed, &seen, found);
             return;
         }
-        let mut missing: HashMap<Uuid, Leaf> = seen.leaves.iter().map(|leaf| (leaf.id, *leaf)).collect();
+        let mut missing: HashMap<Uuid, Leaf> =
+            seen.leaves.iter().map(|leaf| (leaf.id, *leaf)).collect();
         for row in &seen.rows {
             let (entry, id, created_at) = (seal.number, row.id, instant(row.created_at_us));
             match missing.remove(&id) {
@@ -271,7 +278,8 @@ impl Walk {
     /// Without the leaves that were sealed only the whole can be told.
     fn without_leaves(&self, seal: &Seal, sealed: &Rows, seen: &Seen, found: &mut Verification) {
         let whole = root(&seen.rows) == sealed.root && seen.rows.len() as i64 == seal.row_count;
-        let gone = seen.rows.is_empty() && seen.purged_before.is_some_and(|cutoff| sealed.last_at < cutoff);
+        let gone = seen.rows.is_empty()
+            && seen.purged_before.is_some_and(|cutoff| sealed.last_at < cutoff);
         if seen.leaves.is_empty() && gone {
             found.purged += seal.row_count.unsigned_abs();
             return;
@@ -289,13 +297,21 @@ impl Walk {
             let elsewhere = read(conn, |tx| Box::pin(trail::anywhere(tx, &ids))).await?;
             for row in &elsewhere {
                 if let Some((entry, _)) = self.strangers.remove(&row.id()) {
-                    found.find(Finding::RowAltered { entry, id: row.id(), created_at: row.created_at() });
+                    found.find(Finding::RowAltered {
+                        entry,
+                        id: row.id(),
+                        created_at: row.created_at(),
+                    });
                 }
             }
             let mut gone: Vec<(i64, Leaf)> = self.strangers.drain().map(|(_, gone)| gone).collect();
             gone.sort_by_key(|(entry, leaf)| (*entry, leaf.created_at_us, leaf.id));
             for (entry, leaf) in gone {
-                found.find(Finding::RowMissing { entry, id: leaf.id, created_at: instant(leaf.created_at_us) });
+                found.find(Finding::RowMissing {
+                    entry,
+                    id: leaf.id,
+                    created_at: instant(leaf.created_at_us),
+                });
             }
         }
         let over_rows = self.over_rows.as_ref();

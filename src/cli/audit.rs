@@ -89,7 +89,8 @@ impl Audit {
 
 /// Tells that events could not be read.
 fn unread(database: &str, error: &Error) -> Exit {
-    let narrow = if error.kind() == Kind::Timeout { "; narrow it with --since and --until" } else { "" };
+    let narrow =
+        if error.kind() == Kind::Timeout { "; narrow it with --since and --until" } else { "" };
     say(&format!("database {database}: {}{narrow}", told(error)));
     Exit::Unavailable
 }
@@ -97,6 +98,8 @@ fn unread(database: &str, error: &Error) -> Exit {
 /// Says that there may be more than is seen.
 fn warn(reader: &Reader) {
     if reader.restricted {
-        say("row security is on for this role: events that no policy of its own shows are not here");
+        say(
+            "row security is on for this role: events that no policy of its own shows are not here",
+        );
     }
 }

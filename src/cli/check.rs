@@ -56,9 +56,15 @@ impl Check {
                 Ok(opened) => opened,
                 Err(exit) => return exit,
             };
-            let direct = session.config().databases.get(opened.db.name()).is_some_and(|db| db.direct_url.is_some());
+            let direct = session
+                .config()
+                .databases
+                .get(opened.db.name())
+                .is_some_and(|db| db.direct_url.is_some());
             let mut connected = Vec::new();
-            for route in [Some(Route::Pooled), direct.then_some(Route::Direct)].into_iter().flatten() {
+            for route in
+                [Some(Route::Pooled), direct.then_some(Route::Direct)].into_iter().flatten()
+            {
                 match connect(&opened.db, route).await {
                     Ok(answer) => connected.push(answer),
                     Err(error) => {
@@ -84,7 +90,9 @@ async fn callers(config: &Config) -> Result<(), String> {
     }
     if let Some(files) = &config.http.tls {
         let metrics = Metrics::new().map_err(|error| chain(&error))?;
-        Tls::load(&files.cert, &files.key, &Arc::new(metrics)).await.map_err(|error| chain(&error))?;
+        Tls::load(&files.cert, &files.key, &Arc::new(metrics))
+            .await
+            .map_err(|error| chain(&error))?;
     }
     Ok(())
 }
@@ -122,7 +130,10 @@ fn report(session: &Session, connected: &[Connected]) {
         }));
         return;
     }
-    print(&format!("configuration is valid ({})", source.as_deref().unwrap_or("no file; defaults and environment")));
+    print(&format!(
+        "configuration is valid ({})",
+        source.as_deref().unwrap_or("no file; defaults and environment")
+    ));
     for connected in connected {
         let pooler = if connected.pooler { ", behind a transaction pooler" } else { "" };
         print(&format!(

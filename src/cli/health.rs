@@ -83,16 +83,25 @@ async fn kept(db: &Database, config: &Config) -> (Inputs, Vec<Watched>) {
     }
 }
 
-async fn read_kept(db: &Database, config: &Config) -> Result<Option<(Inputs, Vec<Watched>)>, migrate::Error> {
+async fn read_kept(
+    db: &Database,
+    config: &Config,
+) -> Result<Option<(Inputs, Vec<Watched>)>, migrate::Error> {
     let lines = migrate::status(db, Purpose::Migrate, &migrate::configured_sets(config)?).await?;
     let pending = |state| matches!(state, State::Pending | State::OutOfOrder);
     if lines.iter().all(|line| pending(line.state)) {
         return Ok(None);
     }
-    let edited = lines.iter().filter(|line| line.state == State::Edited).map(migrate::plan::Line::label).collect();
+    let edited = lines
+        .iter()
+        .filter(|line| line.state == State::Edited)
+        .map(migrate::plan::Line::label)
+        .collect();
     let migrated = schema::verify(db, edited).await?;
-    let waiting =
-        lines.iter().filter(|line| pending(line.state)).map(|line| format!("{} is not applied", line.label()));
+    let waiting = lines
+        .iter()
+        .filter(|line| pending(line.state))
+        .map(|line| format!("{} is not applied", line.label()));
     let mismatches = migrated.mismatches.into_iter().chain(waiting).collect();
     let inputs = Inputs {
         schema: Some(Schema { failed: None, mismatches }),
@@ -105,7 +114,8 @@ async fn read_kept(db: &Database, config: &Config) -> Result<Option<(Inputs, Vec
 
 async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
     let mut conn = db.acquire(Purpose::Check).await?;
-    let last = bounded("read the last runs", BOUND, run_history::last_runs(&mut conn, BOUND)).await?;
+    let last =
+        bounded("read the last runs", BOUND, run_history::last_runs(&mut conn, BOUND)).await?;
     let paused = bounded("read the pause flag", BOUND, pauses::read(&mut conn, BOUND)).await?;
     let failing = last
         .into_iter()
@@ -117,7 +127,8 @@ async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
 
 async fn audit(db: &Database) -> Result<Audit, db::Error> {
     let mut conn = db.acquire(Purpose::Check).await?;
-    let found = bounded("read how the audit trail stands", BOUND, standing(&mut conn, BOUND)).await?;
+    let found =
+        bounded("read how the audit trail stands", BOUND, standing(&mut conn, BOUND)).await?;
     // What was lost lately, only who looks again and again can tell.
     Ok(trail::judged(&found, false))
 }
@@ -137,11 +148,11 @@ fn without_unread(mut report: Report, inputs: &Inputs) -> Report {
 }
 
 fn text(report: &Report) -> String {
-    let response = report.response_ms.map_or_else(String::new, |ms| format!(", answered in {ms:.1} ms"));
+    let response =
+        report.response_ms.map_or_else(String::new, |ms| format!(", answered in {ms:.1} ms"));
     let head = format!("database {}: {}{response}", report.target, report.status.as_str());
-    let components = report
-        .components
-        .iter()
-        .map(|component| format!("  {:<13} {:<9}  {}", component.name, component.status.as_str(), component.message));
+    let components = report.components.iter().map(|component| {
+        format!("  {:<13} {:<9}  {}", component.name, component.status.as_str(), component.message)
+    });
     std::iter::once(head).chain(components).collect::<Vec<_>>().join("\n")
 }

@@ -104,7 +104,9 @@ impl Job {
             Job::Pause(Pause { which, reason, selection }) => {
                 pause::pause(&session, &selection, &which.which(), reason.as_deref()).await
             }
-            Job::Resume(Resume { which, selection }) => pause::resume(&session, &selection, &which.which()).await,
+            Job::Resume(Resume { which, selection }) => {
+                pause::resume(&session, &selection, &which.which()).await
+            }
             Job::Cancel(cancel) => cancel.execute(&session).await,
         };
         outcome.unwrap_or_else(|exit| exit)
@@ -114,7 +116,11 @@ impl Job {
 /// An error of the database, with what mends it where pgsteward's own tables are missing.
 pub fn told(error: &Error) -> String {
     let missing = error.sqlstate().is_some_and(|state| matches!(state.code(), "42P01" | "3F000"));
-    let mend = if missing { "; pgsteward's own tables are missing: `pgsteward migrate up` makes them" } else { "" };
+    let mend = if missing {
+        "; pgsteward's own tables are missing: `pgsteward migrate up` makes them"
+    } else {
+        ""
+    };
     format!("{error}{mend}")
 }
 

@@ -105,7 +105,9 @@ impl Migrate {
 impl Files {
     fn open(&self, session: &Session) -> Result<(Opened, Vec<Set>), Exit> {
         let sets = match &self.dir {
-            Some(dir) => source::read_dir(source::APP, dir).map(|set| vec![set]).map_err(migrate::Error::from),
+            Some(dir) => source::read_dir(source::APP, dir)
+                .map(|set| vec![set])
+                .map_err(migrate::Error::from),
             None => migrate::configured_sets(session.config()),
         };
         let sets = sets.map_err(|error| failed(&error))?;
@@ -117,15 +119,26 @@ impl Up {
     async fn execute(&self, session: &Session) -> Result<Exit, Exit> {
         let (opened, sets) = self.files.open(session)?;
         let options = Options::new(&session.config().migrations, actor());
-        let outcome = migrate::up(&opened.db, &sets, &options).await.map_err(|error| failed(&error))?;
+        let outcome =
+            migrate::up(&opened.db, &sets, &options).await.map_err(|error| failed(&error))?;
         if session.json {
-            print_json(&serde_json::json!({ "applied": outcome.changed, "migrations": outcome.lines }));
+            print_json(
+                &serde_json::json!({ "applied": outcome.changed, "migrations": outcome.lines }),
+            );
         } else {
             for line in &outcome.changed {
-                print(&format!("applied {} in {} ms", line.label(), line.duration_ms.unwrap_or_default()));
+                print(&format!(
+                    "applied {} in {} ms",
+                    line.label(),
+                    line.duration_ms.unwrap_or_default()
+                ));
             }
             let known = outcome.lines.len();
-            print(&format!("{} applied now, {known} in all, {} ms", outcome.changed.len(), outcome.took.as_millis()));
+            print(&format!(
+                "{} applied now, {known} in all, {} ms",
+                outcome.changed.len(),
+                outcome.took.as_millis()
+            ));
         }
         let edited = outcome.edited();
         if edited.is_empty() {
@@ -144,7 +157,9 @@ impl Up {
 impl Status {
     async fn execute(&self, session: &Session) -> Result<Exit, Exit> {
         let (opened, sets) = self.files.open(session)?;
-        let lines = migrate::status(&opened.db, Purpose::Migrate, &sets).await.map_err(|error| failed(&error))?;
+        let lines = migrate::status(&opened.db, Purpose::Migrate, &sets)
+            .await
+            .map_err(|error| failed(&error))?;
         if session.json {
             print_json(&lines);
         } else {
@@ -163,26 +178,42 @@ impl Down {
             (None, true) => Target::All,
             (None, false) => Target::One,
         };
-        let planned = migrate::plan_down(&opened.db, &sets, &set, target).await.map_err(|error| failed(&error))?;
+        let planned = migrate::plan_down(&opened.db, &sets, &set, target)
+            .await
+            .map_err(|error| failed(&error))?;
         if planned.is_empty() && sets.iter().all(|known| known.name != set) {
-            say(&format!("found no migration of a set {set:?}, neither applied nor among the files"));
+            say(&format!(
+                "found no migration of a set {set:?}, neither applied nor among the files"
+            ));
             return Err(Exit::Usage);
         }
-        let lossy: Vec<String> =
-            planned.iter().filter(|undo| crate::sql::loses_data(&undo.sql)).map(Undo::label).collect();
+        let lossy: Vec<String> = planned
+            .iter()
+            .filter(|undo| crate::sql::loses_data(&undo.sql))
+            .map(Undo::label)
+            .collect();
         if !lossy.is_empty() && !self.yes {
-            say(&format!("rolling back {} removes data; nothing was done; add --yes to go on", lossy.join(", ")));
+            say(&format!(
+                "rolling back {} removes data; nothing was done; add --yes to go on",
+                lossy.join(", ")
+            ));
             return Err(Exit::Usage);
         }
         let options = Options::new(&session.config().migrations, actor());
-        let outcome = migrate::down(&opened.db, &sets, &set, target, &options).await.map_err(|error| failed(&error))?;
+        let outcome = migrate::down(&opened.db, &sets, &set, target, &options)
+            .await
+            .map_err(|error| failed(&error))?;
         if session.json {
             print_json(&serde_json::json!({ "rolled_back": outcome.changed }));
         } else {
             for line in &outcome.changed {
                 print(&format!("rolled back {}", line.label()));
             }
-            print(&format!("{} rolled back, {} ms", outcome.changed.len(), outcome.took.as_millis()));
+            print(&format!(
+                "{} rolled back, {} ms",
+                outcome.changed.len(),
+                outcome.took.as_millis()
+            ));
         }
         Ok(Exit::Ok)
     }
@@ -192,12 +223,19 @@ impl Down {
         if let Some(name) = &self.set {
             return Ok(name.clone());
         }
-        let names: Vec<&str> =
-            sets.iter().map(|set| set.name.as_str()).filter(|name| *name != source::STEWARD).collect();
+        let names: Vec<&str> = sets
+            .iter()
+            .map(|set| set.name.as_str())
+            .filter(|name| *name != source::STEWARD)
+            .collect();
         match names.as_slice() {
             [name] => Ok((*name).to_owned()),
             _ => {
-                let found = if names.is_empty() { "no application set".to_owned() } else { names.join(", ") };
+                let found = if names.is_empty() {
+                    "no application set".to_owned()
+                } else {
+                    names.join(", ")
+                };
                 say(&format!("found {found}, wanted one set to roll back: name it with --set"));
                 Err(Exit::Usage)
             }
@@ -214,18 +252,32 @@ fn table(lines: &[Line]) -> String {
     let rows: Vec<[String; 4]> = lines
         .iter()
         .map(|line| {
-            let applied = line.applied_at.map_or_else(String::new, |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string());
-            [line.label(), line.state.as_str().to_owned(), applied, line.applied_by.clone().unwrap_or_default()]
+            let applied = line
+                .applied_at
+                .map_or_else(String::new, |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string());
+            [
+                line.label(),
+                line.state.as_str().to_owned(),
+                applied,
+                line.applied_by.clone().unwrap_or_default(),
+            ]
         })
         .collect();
     let head = ["migration", "state", "applied at", "by"].map(str::to_owned);
     let widths: Vec<usize> = (0..4)
-        .map(|column| std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            std::iter::once(&head)
+                .chain(&rows)
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     std::iter::once(&head)
         .chain(&rows)
         .map(|row| {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             cells.join("  ").trim_end().to_owned()
         })
         .collect::<Vec<_>>()

@@ -230,14 +230,19 @@ async fn bounded<T>(
 ) -> Result<T, db::Error> {
     match tokio::time::timeout(bound, call).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(db::Error::new(db::Kind::Timeout, format!("{what}: no answer within {} s", bound.as_secs()))),
+        Err(_) => Err(db::Error::new(
+            db::Kind::Timeout,
+            format!("{what}: no answer within {} s", bound.as_secs()),
+        )),
     }
 }
 
 /// Who acts, for the audit trail and the history: the account and the host.
 fn actor() -> String {
     let uid = rustix::process::getuid().as_raw();
-    let name = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| format!("uid {uid}"));
+    let name = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_else(|_| format!("uid {uid}"));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("cli:{name}@{host}")
 }

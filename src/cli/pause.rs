@@ -29,7 +29,8 @@ pub struct Resume {
 
 impl Pause {
     pub async fn execute(self, session: Session) -> Exit {
-        let paused = pause::pause(&session, &self.selection, &Which::All, self.reason.as_deref()).await;
+        let paused =
+            pause::pause(&session, &self.selection, &Which::All, self.reason.as_deref()).await;
         paused.unwrap_or_else(|exit| exit)
     }
 }

@@ -41,7 +41,8 @@ enum Part {
     Refresh,
 }
 
-const PARTS: [Part; 5] = [Part::Base, Part::Migrations, Part::Retention, Part::Vacuum, Part::Refresh];
+const PARTS: [Part; 5] =
+    [Part::Base, Part::Migrations, Part::Retention, Part::Vacuum, Part::Refresh];
 
 impl Role {
     /// Prints it.
@@ -101,7 +102,11 @@ impl Role {
                  \x20       EXECUTE {own};\n\
                  \x20   END IF;\n\
                  END $$;",
-                if part == Part::Vacuum { "VACUUM and ANALYZE" } else { "REFRESH MATERIALIZED VIEW" }
+                if part == Part::Vacuum {
+                    "VACUUM and ANALYZE"
+                } else {
+                    "REFRESH MATERIALIZED VIEW"
+                }
             ),
         }
     }

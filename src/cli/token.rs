@@ -94,8 +94,10 @@ impl Token {
         } else {
             print(&format!("{}\n\n{}", made.token, made.toml));
         }
-        say("this token is not stored and cannot be shown again: give it to who is to call, and put the section \
-             [auth.tokens] into the configuration of pgsteward");
+        say(
+            "this token is not stored and cannot be shown again: give it to who is to call, and put the section \
+             [auth.tokens] into the configuration of pgsteward",
+        );
         Exit::Ok
     }
 }
@@ -107,7 +109,9 @@ impl New {
             token,
             role: self.role.role().as_str(),
             sha256: token::hex(&token::digest(token)),
-            expires: self.expires.map(|expires| expires.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+            expires: self
+                .expires
+                .map(|expires| expires.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
             cidrs: self.cidrs.iter().map(Cidr::to_string).collect(),
             toml: String::new(),
         };
@@ -118,8 +122,10 @@ impl New {
 
 fn section(made: &Made<'_>) -> String {
     // A dot would part the name.
-    let name = if made.name.contains('.') { format!("{:?}", made.name) } else { made.name.to_owned() };
-    let mut toml = format!("[auth.tokens.{name}]\nrole = {:?}\nsha256 = {:?}", made.role, made.sha256);
+    let name =
+        if made.name.contains('.') { format!("{:?}", made.name) } else { made.name.to_owned() };
+    let mut toml =
+        format!("[auth.tokens.{name}]\nrole = {:?}\nsha256 = {:?}", made.role, made.sha256);
     // Writing to a String does not fail.
     if let Some(expires) = &made.expires {
         let _ = write!(toml, "\nexpires = {expires:?}");
@@ -135,8 +141,9 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn expiry(text: &str) -> Result<DateTime<Utc>, String> {
-    parse_expiry(text)
-        .ok_or_else(|| "wanted a date such as 2027-01-31, or an instant such as 2027-01-31T12:00:00Z".to_owned())
+    parse_expiry(text).ok_or_else(|| {
+        "wanted a date such as 2027-01-31, or an instant such as 2027-01-31T12:00:00Z".to_owned()
+    })
 }
 
 fn cidr(text: &str) -> Result<Cidr, String> {

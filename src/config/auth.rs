@@ -46,7 +46,8 @@ pub enum Role {
 
 impl Role {
     /// From the least to the most.
-    pub const ALL: [Role; 5] = [Role::User, Role::Service, Role::Viewer, Role::Operator, Role::Admin];
+    pub const ALL: [Role; 5] =
+        [Role::User, Role::Service, Role::Viewer, Role::Operator, Role::Admin];
 
     /// As it is written.
     pub fn as_str(self) -> &'static str {

@@ -46,8 +46,18 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
     }
     let health = &config.health;
     for (unhealthy, degraded, high, low) in [
-        ("connections_unhealthy", "connections_degraded", health.connections_unhealthy, health.connections_degraded),
-        ("wraparound_unhealthy", "wraparound_degraded", health.wraparound_unhealthy, health.wraparound_degraded),
+        (
+            "connections_unhealthy",
+            "connections_degraded",
+            health.connections_unhealthy,
+            health.connections_degraded,
+        ),
+        (
+            "wraparound_unhealthy",
+            "wraparound_degraded",
+            health.wraparound_unhealthy,
+            health.wraparound_degraded,
+        ),
     ] {
         if high < low {
             let wanted = format!("at least health.{degraded} ({low})");
@@ -67,7 +77,9 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
         ("retention", "min_keep", retention.min_keep),
     );
     let migrations = &config.migrations;
-    if migrations.sets.iter().any(|set| set == "zentry") && migrations.search_path.trim() != "public" {
+    if migrations.sets.iter().any(|set| set == "zentry")
+        && migrations.search_path.trim() != "public"
+    {
         findings.contradiction(
             tree,
             &[&["migrations", "search_path"]],
@@ -104,7 +116,9 @@ fn pool(findings: &mut Findings, tree: &Node, name: &str, database: &Database) {
 
 /// A measurement must not go stale before the next one can be there.
 fn staleness(findings: &mut Findings, config: &Config, tree: &Node) {
-    let Some(schedule) = config.jobs.enabled(Builtin::HealthProbe).and_then(Job::schedule) else { return };
+    let Some(schedule) = config.jobs.enabled(Builtin::HealthProbe).and_then(Job::schedule) else {
+        return;
+    };
     if let Kind::Every(interval) = schedule.kind() {
         let least = interval.saturating_mul(2);
         if config.health.stale_after < least {
@@ -116,13 +130,21 @@ fn staleness(findings: &mut Findings, config: &Config, tree: &Node) {
                     print_duration(config.health.stale_after),
                     schedule.text()
                 ),
-                format!("a health.stale_after of at least twice the interval ({})", print_duration(least)),
+                format!(
+                    "a health.stale_after of at least twice the interval ({})",
+                    print_duration(least)
+                ),
             );
         }
     }
 }
 
-fn at_least(findings: &mut Findings, tree: &Node, high: (&str, &str, Duration), low: (&str, &str, Duration)) {
+fn at_least(
+    findings: &mut Findings,
+    tree: &Node,
+    high: (&str, &str, Duration),
+    low: (&str, &str, Duration),
+) {
     if high.2 < low.2 {
         findings.contradiction(
             tree,
@@ -160,7 +182,8 @@ pub(super) fn databases(config: &mut Config, tree: &Node) -> Findings {
         let supabase_said = supabase.is_some_and(|node| node.at(&["url"]).is_some());
         if !url_said && !supabase_said {
             // An empty header says nothing, and the example has one.
-            let begun = supabase.filter(|node| node.as_table().is_some_and(|table| !table.is_empty()));
+            let begun =
+                supabase.filter(|node| node.as_table().is_some_and(|table| !table.is_empty()));
             if let Some(node) = begun.filter(|node| node.origin.is_file()) {
                 findings.problems.push(Problem::new(
                     node.origin.clone(),
@@ -178,11 +201,15 @@ pub(super) fn databases(config: &mut Config, tree: &Node) -> Findings {
                 findings.problems.push(missing(tree, name, &table));
             }
         }
-        if database.url.is_none() && !url_said && database.supabase.as_ref().is_some_and(|s| s.db_password.is_none()) {
+        if database.url.is_none()
+            && !url_said
+            && database.supabase.as_ref().is_some_and(|s| s.db_password.is_none())
+        {
             let path = [table.as_slice(), &["supabase", "url"]].concat();
-            let any =
-                ["db_password", "db_password_file"].iter().any(|key| supabase.is_some_and(|s| s.at(&[key]).is_some()))
-                    || ["password", "password_file", "password_command"].iter().any(|key| said(key));
+            let any = ["db_password", "db_password_file"]
+                .iter()
+                .any(|key| supabase.is_some_and(|s| s.at(&[key]).is_some()))
+                || ["password", "password_file", "password_command"].iter().any(|key| said(key));
             if !any {
                 findings.problems.push(Problem::new(
                     tree.origin_of(&path),
@@ -207,7 +234,12 @@ fn missing(tree: &Node, name: &str, table: &[&str]) -> Problem {
              for a throw-away server --ephemeral or USE_IN_MEMORY_DB=true",
         );
     }
-    Problem::new(tree.origin_of(table), format!("{path}.url"), "no database", "a url, a url_file or a supabase.url")
+    Problem::new(
+        tree.origin_of(table),
+        format!("{path}.url"),
+        "no database",
+        "a url, a url_file or a supabase.url",
+    )
 }
 
 /// The throw-away server wins over every named one, since developers have a `DATABASE_URL` in all
@@ -215,26 +247,36 @@ fn missing(tree: &Node, name: &str, table: &[&str]) -> Problem {
 fn ephemeral(config: &mut Config, tree: &Node, findings: &mut Findings) {
     let asked = tree.origin_of(&["development", "ephemeral"]);
     if config.environment == Environment::Production && tree.at(&["environment"]).is_some() {
-        findings
-            .warnings
-            .push(format!("a throw-away server in production, as {asked} asks: its data is lost at the end"));
+        findings.warnings.push(format!(
+            "a throw-away server in production, as {asked} asks: its data is lost at the end"
+        ));
     }
     for name in config.databases.keys() {
         let table = table_of(tree, name);
         let urls: [&[&str]; 4] = [&["url"], &["url_file"], &["supabase", "url"], &[]];
-        let said = urls.iter().map(|key| [table.as_slice(), key].concat()).find(|path| tree.at(path).is_some());
-        let Some(path) = said.filter(|path| path.len() > table.len() || name != MAIN) else { continue };
+        let said = urls
+            .iter()
+            .map(|key| [table.as_slice(), key].concat())
+            .find(|path| tree.at(path).is_some());
+        let Some(path) = said.filter(|path| path.len() > table.len() || name != MAIN) else {
+            continue;
+        };
         let origin = tree.origin_of(&path);
         if asked.is_file() && origin.is_file() {
             findings.problems.push(Problem::new(
                 origin,
                 path.join("."),
-                format!("a database beside development.ephemeral = true in line {}", asked.line().unwrap_or_default()),
+                format!(
+                    "a database beside development.ephemeral = true in line {}",
+                    asked.line().unwrap_or_default()
+                ),
                 "one of them",
             ));
         } else {
             let place = describe(&origin, &path);
-            findings.warnings.push(format!("{place} is not used: {asked} asks for a throw-away server"));
+            findings
+                .warnings
+                .push(format!("{place} is not used: {asked} asks for a throw-away server"));
         }
     }
     let main = config.databases.remove(MAIN).unwrap_or_default();
@@ -246,12 +288,18 @@ fn ephemeral(config: &mut Config, tree: &Node, findings: &mut Findings) {
 fn describe(origin: &Origin, path: &[&str]) -> String {
     match origin {
         Origin::Environment(name) => name.clone(),
-        Origin::File { path: file, line } => format!("{} ({}:{line})", path.join("."), Path::new(file).display()),
+        Origin::File { path: file, line } => {
+            format!("{} ({}:{line})", path.join("."), Path::new(file).display())
+        }
         other => format!("{} ({other})", path.join(".")),
     }
 }
 
 /// Where a database stands in the tree.
 fn table_of<'a>(tree: &Node, name: &'a str) -> Vec<&'a str> {
-    if name == MAIN && tree.at(&["databases", MAIN]).is_none() { vec!["database"] } else { vec!["databases", name] }
+    if name == MAIN && tree.at(&["databases", MAIN]).is_none() {
+        vec!["database"]
+    } else {
+        vec!["databases", name]
+    }
 }

@@ -43,8 +43,12 @@ impl FromStr for Cidr {
         let prefix = match prefix {
             None => most,
             // A sign or a leading zero would be read, but is a slip.
-            Some(text) if text.starts_with('+') || (text.len() > 1 && text.starts_with('0')) => return Err(no_cidr),
-            Some(text) => text.parse::<u8>().ok().filter(|prefix| *prefix <= most).ok_or(no_cidr)?,
+            Some(text) if text.starts_with('+') || (text.len() > 1 && text.starts_with('0')) => {
+                return Err(no_cidr);
+            }
+            Some(text) => {
+                text.parse::<u8>().ok().filter(|prefix| *prefix <= most).ok_or(no_cidr)?
+            }
         };
         let network = match address {
             IpAddr::V4(address) => IpAddr::V4(masked4(address, prefix)),
@@ -95,9 +99,18 @@ mod tests {
 
     #[test]
     fn what_is_no_range_is_refused() {
-        for text in
-            ["", "/", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/08", "10/8", "a/8", "::1/"]
-        {
+        for text in [
+            "",
+            "/",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+            "10/8",
+            "a/8",
+            "::1/",
+        ] {
             assert_eq!(text.parse::<Cidr>(), Err(NoCidr { meant: None }), "{text}");
         }
         for (text, meant) in [("10.0.0.1/8", "10.0.0.0/8"), ("fe80::1/64", "fe80::/64")] {

@@ -110,7 +110,10 @@ impl Default for Jobs {
             lease: 15 * SECOND,
             history_keep: 30 * DAY,
             history_max: 2000,
-            all: Builtin::ALL.into_iter().map(|builtin| (builtin.into(), Job::of(builtin))).collect(),
+            all: Builtin::ALL
+                .into_iter()
+                .map(|builtin| (builtin.into(), Job::of(builtin)))
+                .collect(),
         }
     }
 }
@@ -138,7 +141,13 @@ impl Default for Retention {
 
 impl Default for Vacuum {
     fn default() -> Vacuum {
-        Vacuum { dead_ratio: 0.1, dead_rows_min: 1000, changed_ratio: 0.1, tables_max: 50, schemas_exclude: Vec::new() }
+        Vacuum {
+            dead_ratio: 0.1,
+            dead_rows_min: 1000,
+            changed_ratio: 0.1,
+            tables_max: 50,
+            schemas_exclude: Vec::new(),
+        }
     }
 }
 

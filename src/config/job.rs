@@ -233,7 +233,12 @@ impl Job {
         #[expect(clippy::expect_used, reason = "constants, and a test reads them all")]
         let schedule = Schedule::parse(schedule).expect("a built-in schedule parses");
         let retries = if builtin.is_measured() { 0 } else { 2 };
-        Job { retries, trigger: Trigger::Schedule(schedule), timeout, ..Job::with(Work::Builtin(builtin)) }
+        Job {
+            retries,
+            trigger: Trigger::Schedule(schedule),
+            timeout,
+            ..Job::with(Work::Builtin(builtin))
+        }
     }
 
     /// The defaults of a job of one's own SQL. What may have been done in part is not repeated by

@@ -56,9 +56,14 @@ pub fn load(args: &Args, env: &BTreeMap<String, String>) -> Result<Loaded, Probl
 ///
 /// # Errors
 /// Every problem at once.
-pub fn load_or_default(args: &Args, env: &BTreeMap<String, String>, default: &Path) -> Result<Loaded, Problems> {
+pub fn load_or_default(
+    args: &Args,
+    env: &BTreeMap<String, String>,
+    default: &Path,
+) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
-    let (source, mut tree) = match (&args.path, read_file(args.path.as_deref().unwrap_or(default))) {
+    let (source, mut tree) = match (&args.path, read_file(args.path.as_deref().unwrap_or(default)))
+    {
         (_, Ok(text)) => {
             let path = args.path.as_deref().unwrap_or(default).to_owned();
             let (tree, faults) = tree::parse(&text, &path);
@@ -81,10 +86,13 @@ pub fn load_or_default(args: &Args, env: &BTreeMap<String, String>, default: &Pa
     let report = Report::default();
     let mut config = Section::root(&tree, &report, tables::config);
     warnings.extend(overlay::near_misses(env, &report.known.into_inner()));
-    let garbled: BTreeSet<_> = problems.iter().filter_map(|problem| problem.origin.line()).collect();
+    let garbled: BTreeSet<_> =
+        problems.iter().filter_map(|problem| problem.origin.line()).collect();
     let read = report.problems.into_inner();
-    problems
-        .extend(read.into_iter().filter(|problem| problem.origin.line().is_none_or(|line| !garbled.contains(&line))));
+    problems.extend(
+        read.into_iter()
+            .filter(|problem| problem.origin.line().is_none_or(|line| !garbled.contains(&line))),
+    );
     problems.extend(overlaid.problems);
     if whole {
         let findings = check::contradictions(&config, &tree);
@@ -94,21 +102,28 @@ pub fn load_or_default(args: &Args, env: &BTreeMap<String, String>, default: &Pa
         problems.extend(findings.problems);
         warnings.extend(findings.warnings);
     }
-    if problems.is_empty() { Ok(Loaded { config, source, warnings }) } else { Err(Problems::new(problems)) }
+    if problems.is_empty() {
+        Ok(Loaded { config, source, warnings })
+    } else {
+        Err(Problems::new(problems))
+    }
 }
 
 /// The process's environment, for [`load`]. What is not UTF-8 is kept with replacement characters,
 /// so that it is reported where it matters.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        })
         .collect()
 }
 
 /// The paths of all keys that may stand in a file, with `NAME` and `schema.table` for names that
 /// are the user's.
 pub fn known_keys() -> BTreeSet<String> {
-    let sample = "[databases.NAME]\n[jobs.NAME]\n[retention.tables.\"schema.table\"]\n[auth.tokens.NAME]\n";
+    let sample =
+        "[databases.NAME]\n[jobs.NAME]\n[retention.tables.\"schema.table\"]\n[auth.tokens.NAME]\n";
     let (tree, _) = tree::parse(sample, Path::new(""));
     let report = Report::default();
     Section::root(&tree, &report, tables::config);
@@ -142,8 +157,11 @@ fn read_file(path: &Path) -> Result<String, Unreadable> {
         return Err(unfit("more than 1 MiB"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line =
-            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
         unfit(&format!("bytes in line {line} that are not UTF-8"))
     })
 }

@@ -39,7 +39,9 @@ use std::time::Duration;
 pub use auth::{Auth, Role};
 pub use cidr::Cidr;
 pub use defaults::MAIN;
-pub use job::{AfterFailure, Builtin, CatchUp, Job, JobName, ON_TIME, Overlap, SqlWork, Trigger, Work};
+pub use job::{
+    AfterFailure, Builtin, CatchUp, Job, JobName, ON_TIME, Overlap, SqlWork, Trigger, Work,
+};
 pub use load::{Args, Loaded, load};
 pub use problem::{Origin, Problem, Problems};
 pub use schedule::Schedule;

@@ -46,8 +46,16 @@ const CREDENTIALS: [(&str, &[&str]); 5] = [
 ];
 
 /// Secrets of databases, jobs, sinks and callers, each of which has several forms.
-const SECRETS: [&str; 8] =
-    ["url", "direct_url", "password", "service_key", "db_password", "login_url", "webhook_url", "secret"];
+const SECRETS: [&str; 8] = [
+    "url",
+    "direct_url",
+    "password",
+    "service_key",
+    "db_password",
+    "login_url",
+    "webhook_url",
+    "secret",
+];
 const FORMS: [&str; 3] = ["", "_file", "_command"];
 
 /// What came out beside the tree.
@@ -60,7 +68,8 @@ pub(super) struct Outcome {
 /// Lays all of it over the file's tree.
 pub(super) fn apply(tree: &mut Node, args: &Args, env: &BTreeMap<String, String>) -> Outcome {
     let mut outcome = Outcome::default();
-    let said = |name: &str| env.get(name).map(String::as_str).filter(|text| !text.trim().is_empty());
+    let said =
+        |name: &str| env.get(name).map(String::as_str).filter(|text| !text.trim().is_empty());
     let database = main_database(tree);
 
     for (name, key) in PROCESS_VARIABLES {
@@ -78,7 +87,8 @@ pub(super) fn apply(tree: &mut Node, args: &Args, env: &BTreeMap<String, String>
             continue;
         };
         // The one number without a unit: by its name it has always been seconds.
-        let seconds = name == "DB_QUERY_TIMEOUT" && text.trim().bytes().all(|byte| byte.is_ascii_digit());
+        let seconds =
+            name == "DB_QUERY_TIMEOUT" && text.trim().bytes().all(|byte| byte.is_ascii_digit());
         let text = if seconds { format!("{}s", text.trim()) } else { text.to_owned() };
         let path = [database.clone(), owned(key)].concat();
         lay(tree, path, Node::loose(text, Origin::Environment(name.to_owned())));
@@ -106,7 +116,11 @@ pub(super) fn apply(tree: &mut Node, args: &Args, env: &BTreeMap<String, String>
     if let Some(folder) = said("STATE_DIRECTORY").and_then(|folders| folders.split(':').next())
         && tree.at(&["state_dir"]).is_none()
     {
-        lay(tree, owned(&["state_dir"]), Node::loose(folder, Origin::Environment("STATE_DIRECTORY".to_owned())));
+        lay(
+            tree,
+            owned(&["state_dir"]),
+            Node::loose(folder, Origin::Environment("STATE_DIRECTORY".to_owned())),
+        );
     }
     outcome
 }
@@ -123,7 +137,10 @@ pub(super) fn near_misses(env: &BTreeMap<String, String>, known: &BTreeSet<Strin
             }
             let rest = rest.replace("__", "_");
             let path = known.iter().find(|path| spelt(path) == rest)?;
-            Some(format!("{name} is not read: did you mean {}, with two underscores?", variable_of(path)))
+            Some(format!(
+                "{name} is not read: did you mean {}, with two underscores?",
+                variable_of(path)
+            ))
         })
         .collect()
 }
@@ -134,7 +151,11 @@ fn flags(tree: &mut Node, args: &Args) {
         lay(tree, owned(&["development", "ephemeral"]), node);
     }
     if let Some(listen) = &args.listen {
-        lay(tree, owned(&["http", "listen"]), Node::loose(listen.as_str(), Origin::Flag("--listen")));
+        lay(
+            tree,
+            owned(&["http", "listen"]),
+            Node::loose(listen.as_str(), Origin::Flag("--listen")),
+        );
     }
     if let Some(dir) = &args.migrations_dir {
         let node = Node::loose(dir.to_string_lossy(), Origin::Flag("--dir"));
@@ -207,13 +228,16 @@ fn resolve(tree: &Node, database: Option<&[String]>, segments: &[&str]) -> Vec<S
 /// Lays one value over the tree, and takes away the weaker forms of the same secret.
 fn lay(tree: &mut Node, path: Vec<String>, node: Node) {
     if let Some((key, table)) = path.split_last()
-        && path
-            .first()
-            .is_some_and(|first| first.starts_with("database") || ["jobs", "audit", "auth"].contains(&first.as_str()))
-        && let Some(secret) = SECRETS.iter().find(|secret| FORMS.iter().any(|form| *key == format!("{secret}{form}")))
+        && path.first().is_some_and(|first| {
+            first.starts_with("database") || ["jobs", "audit", "auth"].contains(&first.as_str())
+        })
+        && let Some(secret) =
+            SECRETS.iter().find(|secret| FORMS.iter().any(|form| *key == format!("{secret}{form}")))
     {
-        for other in FORMS.iter().map(|form| format!("{secret}{form}")).filter(|other| other != key) {
-            let path: Vec<&str> = table.iter().map(String::as_str).chain([other.as_str()]).collect();
+        for other in FORMS.iter().map(|form| format!("{secret}{form}")).filter(|other| other != key)
+        {
+            let path: Vec<&str> =
+                table.iter().map(String::as_str).chain([other.as_str()]).collect();
             if tree.at(&path).is_some_and(|weaker| weaker.origin.level() < node.origin.level()) {
                 tree.remove(table, &other);
             }

@@ -110,7 +110,13 @@ impl Problem {
         found: impl Into<String>,
         wanted: impl Into<String>,
     ) -> Problem {
-        Problem { origin, key: key.into(), found: found.into(), wanted: wanted.into(), did_you_mean: None }
+        Problem {
+            origin,
+            key: key.into(),
+            found: found.into(),
+            wanted: wanted.into(),
+            did_you_mean: None,
+        }
     }
 
     pub(super) fn meant(mut self, suggestion: Option<String>) -> Problem {
@@ -143,7 +149,10 @@ impl Problems {
     pub(super) fn new(mut problems: Vec<Problem>) -> Problems {
         problems.sort_by(|a, b| {
             let rank = |p: &Problem| (p.origin.line().is_none(), p.origin.line());
-            rank(a).cmp(&rank(b)).then_with(|| a.origin.cmp(&b.origin)).then_with(|| a.key.cmp(&b.key))
+            rank(a)
+                .cmp(&rank(b))
+                .then_with(|| a.origin.cmp(&b.origin))
+                .then_with(|| a.key.cmp(&b.key))
         });
         problems.dedup();
         Problems(problems)
@@ -208,7 +217,8 @@ fn distance(a: &[char], b: &[char]) -> usize {
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let differs = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + differs);
+            let mut best =
+                (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + differs);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 best = best.min(rows[i - 2][j - 2] + 1);
             }
@@ -246,7 +256,12 @@ mod tests {
             Problem::new(Origin::Flag("--listen"), "http.listen", "\"x\"", "an address"),
             Problem::new(Origin::Environment("B".into()), "b", "1", "2"),
             Problem::new(at(10), "j", "1", "2").meant(Some("k".into())),
-            Problem::new(Origin::Place { path: PathBuf::from("c.toml"), line: 9, column: 4 }, "", "no TOML", "TOML"),
+            Problem::new(
+                Origin::Place { path: PathBuf::from("c.toml"), line: 9, column: 4 },
+                "",
+                "no TOML",
+                "TOML",
+            ),
             Problem::new(at(2), "a", "1", "2"),
         ]);
         assert_eq!(

@@ -34,11 +34,20 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// Reads the whole tree.
-    pub(super) fn root<T>(tree: &'a Node, report: &'a Report, read: impl FnOnce(&Section<'a>) -> T) -> T {
+    pub(super) fn root<T>(
+        tree: &'a Node,
+        report: &'a Report,
+        read: impl FnOnce(&Section<'a>) -> T,
+    ) -> T {
         Section::read(report, String::new(), tree.as_table(), read)
     }
 
-    fn read<T>(report: &'a Report, path: String, table: Option<&'a Table>, read: impl FnOnce(&Section<'a>) -> T) -> T {
+    fn read<T>(
+        report: &'a Report,
+        path: String,
+        table: Option<&'a Table>,
+        read: impl FnOnce(&Section<'a>) -> T,
+    ) -> T {
         let section = Section { report, path, table, known: RefCell::default() };
         let value = read(&section);
         section.report_unknown();
@@ -89,7 +98,13 @@ impl<'a> Section<'a> {
     }
 
     /// Adds a problem with a key of this table.
-    pub(super) fn problem(&self, origin: &Origin, key: &str, found: impl Into<String>, wanted: impl Into<String>) {
+    pub(super) fn problem(
+        &self,
+        origin: &Origin,
+        key: &str,
+        found: impl Into<String>,
+        wanted: impl Into<String>,
+    ) {
         self.push(Problem::new(origin.clone(), self.path_of(key), found, wanted));
     }
 
@@ -120,13 +135,18 @@ impl<'a> Section<'a> {
 
     fn report_unknown(&self) {
         let known = self.known.borrow();
-        for (key, node) in self.table.into_iter().flatten().filter(|(key, _)| !known.contains(key)) {
-            let meant = nearest(key, known.iter().map(String::as_str)).map(|near| match &node.origin {
-                Origin::Environment(_) => variable_of(&self.path_of(near)),
-                _ => near.to_owned(),
-            });
+        for (key, node) in self.table.into_iter().flatten().filter(|(key, _)| !known.contains(key))
+        {
+            let meant =
+                nearest(key, known.iter().map(String::as_str)).map(|near| match &node.origin {
+                    Origin::Environment(_) => variable_of(&self.path_of(near)),
+                    _ => near.to_owned(),
+                });
             let wanted = format!("one of {}", known.join(", "));
-            self.push(Problem::new(node.origin.clone(), self.path_of(key), "an unknown key", wanted).meant(meant));
+            self.push(
+                Problem::new(node.origin.clone(), self.path_of(key), "an unknown key", wanted)
+                    .meant(meant),
+            );
         }
     }
 
@@ -136,7 +156,12 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a key with `parse`; reports what does not parse as wanting `wanted`.
-    pub(super) fn value<T>(&self, key: &str, wanted: &str, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+    pub(super) fn value<T>(
+        &self,
+        key: &str,
+        wanted: &str,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
         let node = self.get(key)?;
         let value = parse(&node.value);
         if value.is_none() {
@@ -161,7 +186,8 @@ impl<'a> Section<'a> {
             Ok(value) => Some(value),
             Err(fault) => {
                 let found = fault.found.unwrap_or_else(|| describe(node, self.tells_secrets(key)));
-                let problem = Problem::new(node.origin.clone(), self.path_of(key), found, fault.wanted);
+                let problem =
+                    Problem::new(node.origin.clone(), self.path_of(key), found, fault.wanted);
                 self.push(problem.meant(fault.did_you_mean));
                 None
             }
@@ -206,9 +232,16 @@ impl<'a> Section<'a> {
     }
 
     /// A duration with a unit, within bounds such as `"5s"` and `"5m"`, both included.
-    pub(super) fn duration(&self, key: &str, default: Duration, min: Duration, max: Duration) -> Duration {
+    pub(super) fn duration(
+        &self,
+        key: &str,
+        default: Duration,
+        min: Duration,
+        max: Duration,
+    ) -> Duration {
         self.checked(key, value::DURATION, |text| {
-            let duration = value::parse_duration(text).ok_or_else(|| Fault::wanted(value::DURATION))?;
+            let duration =
+                value::parse_duration(text).ok_or_else(|| Fault::wanted(value::DURATION))?;
             if (min..=max).contains(&duration) {
                 return Ok(duration);
             }
@@ -231,12 +264,18 @@ impl<'a> Section<'a> {
 
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> T {
-        let words = choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let words =
+            choices.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
         let wanted = format!("one of {words}");
         self.checked(key, &wanted, |text| {
             let word = text.trim();
-            let choice = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|(_, choice)| *choice);
-            choice.ok_or_else(|| Fault::wanted(wanted.as_str()).near(word, choices.iter().map(|(name, _)| *name)))
+            let choice = choices
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(word))
+                .map(|(_, choice)| *choice);
+            choice.ok_or_else(|| {
+                Fault::wanted(wanted.as_str()).near(word, choices.iter().map(|(name, _)| *name))
+            })
         })
         .unwrap_or(default)
     }
@@ -260,7 +299,11 @@ impl Fault {
         Fault { wanted: wanted.into(), ..Fault::default() }
     }
 
-    pub(super) fn near<'a>(mut self, word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Fault {
+    pub(super) fn near<'a>(
+        mut self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Fault {
         self.did_you_mean = nearest(word, candidates).map(str::to_owned);
         self
     }
@@ -282,8 +325,12 @@ pub(super) fn parse_boolean(text: &str) -> Option<bool> {
 
 fn check_text(text: &str, max: usize) -> Result<&str, Fault> {
     match text.trim() {
-        "" => Err(Fault { found: Some("an empty string".to_owned()), ..Fault::wanted("some text") }),
-        _ if text.contains('\0') => Err(Fault { found: Some("a NUL".to_owned()), ..Fault::wanted("text without NUL") }),
+        "" => {
+            Err(Fault { found: Some("an empty string".to_owned()), ..Fault::wanted("some text") })
+        }
+        _ if text.contains('\0') => {
+            Err(Fault { found: Some("a NUL".to_owned()), ..Fault::wanted("text without NUL") })
+        }
         _ if text.len() > max => Err(Fault::wanted(format!("at most {max} bytes"))),
         _ => Ok(text),
     }
@@ -314,8 +361,10 @@ fn describe(node: &Node, secret: bool) -> String {
 
 /// In double quotes, at most 60 characters. Single ones, of which SQL has many, stand as they are.
 pub(super) fn quote(text: &str) -> String {
-    let (shown, rest) = text.char_indices().nth(60).map_or((text, ""), |(end, _)| (&text[..end], "…"));
-    let shown = shown.split('\'').map(|part| part.escape_debug().to_string()).collect::<Vec<_>>().join("'");
+    let (shown, rest) =
+        text.char_indices().nth(60).map_or((text, ""), |(end, _)| (&text[..end], "…"));
+    let shown =
+        shown.split('\'').map(|part| part.escape_debug().to_string()).collect::<Vec<_>>().join("'");
     format!("\"{shown}{rest}\"")
 }
 

@@ -66,22 +66,28 @@ impl Schedule {
     }
 
     fn named(text: &str, name: &str) -> Result<Schedule, String> {
-        if let Some(interval) = name.strip_prefix("every").filter(|rest| rest.starts_with(char::is_whitespace)) {
-            let interval =
-                value::parse_duration(interval).ok_or_else(|| format!("@every followed by {}", value::DURATION))?;
+        if let Some(interval) =
+            name.strip_prefix("every").filter(|rest| rest.starts_with(char::is_whitespace))
+        {
+            let interval = value::parse_duration(interval)
+                .ok_or_else(|| format!("@every followed by {}", value::DURATION))?;
             if !(EVERY_MIN..=EVERY_MAX).contains(&interval) {
                 return Err("@every with an interval from 1s to 366d".to_owned());
             }
             return Ok(Schedule { text: text.to_owned(), ..Schedule::every(interval) });
         }
-        let cron = match name {
-            "hourly" => "0 * * * *",
-            "daily" | "midnight" => "0 0 * * *",
-            "weekly" => "0 0 * * 0",
-            "monthly" => "0 0 1 * *",
-            "yearly" | "annually" => "0 0 1 1 *",
-            _ => return Err("@every <duration>, @hourly, @daily, @midnight, @weekly, @monthly or @yearly".to_owned()),
-        };
+        let cron =
+            match name {
+                "hourly" => "0 * * * *",
+                "daily" | "midnight" => "0 0 * * *",
+                "weekly" => "0 0 * * 0",
+                "monthly" => "0 0 1 * *",
+                "yearly" | "annually" => "0 0 1 1 *",
+                _ => return Err(
+                    "@every <duration>, @hourly, @daily, @midnight, @weekly, @monthly or @yearly"
+                        .to_owned(),
+                ),
+            };
         Schedule::cron(text, cron)
     }
 
@@ -105,10 +111,16 @@ impl Schedule {
                 every_hour = (0..24).all(|hour| values.contains(hour));
             }
             // A star stays one: for days and weekdays it means "not restricted".
-            numbers.push(if matches!(*text, "*" | "*/1") { "*".to_owned() } else { values.print() });
+            numbers.push(if matches!(*text, "*" | "*/1") {
+                "*".to_owned()
+            } else {
+                values.print()
+            });
         }
-        let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
-        let cron = parser.parse(&numbers.join(" ")).map_err(|error| format!("{SCHEDULE} ({error})"))?;
+        let parser =
+            CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
+        let cron =
+            parser.parse(&numbers.join(" ")).map_err(|error| format!("{SCHEDULE} ({error})"))?;
         if wall::next_on_the_wall(&cron, DateTime::UNIX_EPOCH.naive_utc()).is_none() {
             return Err("a day that exists in one of the months".to_owned());
         }
@@ -180,11 +192,17 @@ mod tests {
     #[test]
     fn what_is_refused_names_the_field() {
         for (text, said) in [
-            ("61 * * * *", r#"in the field minute ("61") numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list"#),
+            (
+                "61 * * * *",
+                r#"in the field minute ("61") numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list"#,
+            ),
             ("* 24 * * *", "in the field hour (\"24\") numbers from 0 to 23"),
             ("* * 0 * *", "in the field day (\"0\") numbers from 1 to 31"),
             ("* * * 13 *", "in the field month (\"13\") numbers from 1 to 12 or JAN … by name"),
-            ("* * * * MOON", "in the field weekday (\"MOON\") numbers from 0 to 7 or SUN … by name"),
+            (
+                "* * * * MOON",
+                "in the field weekday (\"MOON\") numbers from 0 to 7 or SUN … by name",
+            ),
             ("60 * * * * *", "in the field second (\"60\")"),
             ("5/10 * * * *", "in the field minute (\"5/10\")"),
             ("*/60 * * * *", "in the field minute (\"*/60\")"),
@@ -219,7 +237,12 @@ mod tests {
     fn days_and_weekdays_restrict_as_in_cron() {
         let next = |text: &str, after: &str| {
             let after: DateTime<Utc> = after.parse().unwrap();
-            Schedule::parse(text).unwrap().next_after(after, Zone::UTC).unwrap().format("%F %T %a").to_string()
+            Schedule::parse(text)
+                .unwrap()
+                .next_after(after, Zone::UTC)
+                .unwrap()
+                .format("%F %T %a")
+                .to_string()
         };
         // The 13th or a Friday, whichever comes first.
         assert_eq!(next("0 0 13 * FRI", "2026-05-08T00:00:00Z"), "2026-05-13 00:00:00 Wed");
@@ -239,11 +262,19 @@ mod tests {
     fn intervals_count_from_the_epoch_in_every_zone() {
         let after: DateTime<Utc> = "2026-05-16T00:00:07.250Z".parse().unwrap();
         for tz in [Zone::UTC, Zone::named("Australia/Lord_Howe").unwrap()] {
-            let next = |text: &str, after| Schedule::parse(text).unwrap().next_after(after, tz).unwrap().to_rfc3339();
+            let next = |text: &str, after| {
+                Schedule::parse(text).unwrap().next_after(after, tz).unwrap().to_rfc3339()
+            };
             assert_eq!(next("@every 15s", after), "2026-05-16T00:00:15+00:00");
-            assert_eq!(next("@every 15s", "2026-05-16T00:00:15Z".parse().unwrap()), "2026-05-16T00:00:30+00:00");
+            assert_eq!(
+                next("@every 15s", "2026-05-16T00:00:15Z".parse().unwrap()),
+                "2026-05-16T00:00:30+00:00"
+            );
             assert_eq!(next("@every 1500ms", after), "2026-05-16T00:00:07.500+00:00");
-            assert_eq!(next("@every 15s", "1969-12-31T23:59:59Z".parse().unwrap()), "1970-01-01T00:00:00+00:00");
+            assert_eq!(
+                next("@every 15s", "1969-12-31T23:59:59Z".parse().unwrap()),
+                "1970-01-01T00:00:00+00:00"
+            );
         }
     }
 }

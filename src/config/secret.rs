@@ -71,7 +71,9 @@ pub enum SecretError {
     FileTimeout { path: PathBuf, timeout: Duration },
     #[error("cannot run the secret command {program}")]
     Command { program: String, source: io::Error },
-    #[error("the secret command {program} failed with {status}; run it by hand to see what it says")]
+    #[error(
+        "the secret command {program} failed with {status}; run it by hand to see what it says"
+    )]
     CommandFailed { program: String, status: ExitStatus },
     #[error("the first line that the secret command {program} printed {fault}")]
     CommandOutput { program: String, fault: &'static str },
@@ -91,14 +93,21 @@ impl SecretSource {
     pub async fn load(&self, timeout: Duration) -> Result<Secret, SecretError> {
         match self {
             SecretSource::Inline(secret) => Ok(secret.clone()),
-            SecretSource::File(path) => match tokio::time::timeout(timeout, read_file(path)).await {
-                Ok(result) => result,
-                Err(_) => Err(SecretError::FileTimeout { path: path.clone(), timeout }),
-            },
-            SecretSource::Command(command) => match tokio::time::timeout(timeout, run_command(command)).await {
-                Ok(result) => result,
-                Err(_) => Err(SecretError::CommandTimeout { program: program(command).to_owned(), timeout }),
-            },
+            SecretSource::File(path) => {
+                match tokio::time::timeout(timeout, read_file(path)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(SecretError::FileTimeout { path: path.clone(), timeout }),
+                }
+            }
+            SecretSource::Command(command) => {
+                match tokio::time::timeout(timeout, run_command(command)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(SecretError::CommandTimeout {
+                        program: program(command).to_owned(),
+                        timeout,
+                    }),
+                }
+            }
         }
     }
 }
@@ -157,7 +166,11 @@ async fn run_command(command: &[String]) -> Result<Secret, SecretError> {
 
 fn check(bytes: &[u8]) -> Result<&str, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8")?;
-    if text.contains('\0') { Err("contains a NUL byte, which PostgreSQL cannot take") } else { Ok(text) }
+    if text.contains('\0') {
+        Err("contains a NUL byte, which PostgreSQL cannot take")
+    } else {
+        Ok(text)
+    }
 }
 
 fn program(command: &[String]) -> &str {
@@ -203,12 +216,20 @@ mod tests {
     #[tokio::test]
     async fn a_file_gives_its_text_without_the_last_newline() {
         let folder = tempfile::tempdir().unwrap();
-        for (content, secret) in
-            [("s3cret", "s3cret"), ("s3cret\n", "s3cret"), ("s3cret\r\n", "s3cret"), ("a\n\n", "a\n"), (" a ", " a ")]
-        {
+        for (content, secret) in [
+            ("s3cret", "s3cret"),
+            ("s3cret\n", "s3cret"),
+            ("s3cret\r\n", "s3cret"),
+            ("a\n\n", "a\n"),
+            (" a ", " a "),
+        ] {
             let path = folder.path().join("secret");
             fs::write(&path, content).unwrap();
-            assert_eq!(SecretSource::File(path).load(SOON).await.unwrap().expose(), secret, "{content:?}");
+            assert_eq!(
+                SecretSource::File(path).load(SOON).await.unwrap().expose(),
+                secret,
+                "{content:?}"
+            );
         }
     }
 
@@ -253,9 +274,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_gives_its_first_line() {
-        for (script, secret) in
-            [("echo s3cret; echo more", "s3cret"), ("printf s3cret", "s3cret"), ("cat; echo x", "x")]
-        {
+        for (script, secret) in [
+            ("echo s3cret; echo more", "s3cret"),
+            ("printf s3cret", "s3cret"),
+            ("cat; echo x", "x"),
+        ] {
             assert_eq!(shell(script).load(SOON).await.unwrap().expose(), secret, "{script}");
         }
     }
@@ -263,16 +286,25 @@ mod tests {
     #[tokio::test]
     async fn a_failing_command_is_named_and_not_quoted() {
         for (script, said) in [
-            ("echo hunter2; echo hunter2 >&2; exit 3", "the secret command /bin/sh failed with exit status: 3"),
+            (
+                "echo hunter2; echo hunter2 >&2; exit 3",
+                "the secret command /bin/sh failed with exit status: 3",
+            ),
             ("true", "the first line that the secret command /bin/sh printed is empty"),
             ("head -c 70000 /dev/zero", "is followed by more than 64 KiB of output"),
-            ("printf 'hunter2\\377'", "the first line that the secret command /bin/sh printed is not UTF-8"),
+            (
+                "printf 'hunter2\\377'",
+                "the first line that the secret command /bin/sh printed is not UTF-8",
+            ),
         ] {
             let error = shell(script).load(SOON).await.unwrap_err();
             assert!(error.to_string().contains(said), "{script}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{script}: {error:?}");
         }
-        let error = SecretSource::Command(vec!["/nonexistent/program".into()]).load(SOON).await.unwrap_err();
+        let error = SecretSource::Command(vec!["/nonexistent/program".into()])
+            .load(SOON)
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "cannot run the secret command /nonexistent/program");
     }
 
@@ -295,14 +327,18 @@ mod tests {
 
     /// An orphan that nobody reaps stays as a zombie, which no longer runs.
     fn runs(pid: i32) -> bool {
-        fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+            !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
+        })
     }
 
     #[test]
     fn debug_tells_nothing() {
-        let sources =
-            [SecretSource::Inline(Secret::new("hunter2")), shell("echo hunter2"), SecretSource::File("/run/pw".into())];
+        let sources = [
+            SecretSource::Inline(Secret::new("hunter2")),
+            shell("echo hunter2"),
+            SecretSource::File("/run/pw".into()),
+        ];
         assert_eq!(format!("{sources:?}"), "[Inline(…), Command(/bin/sh, …), File(/run/pw)]");
     }
 }

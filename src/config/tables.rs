@@ -48,7 +48,11 @@ pub(super) fn config(root: &Section<'_>) -> Config {
                 ("dev", Environment::Development),
             ],
         ),
-        mode: root.choice("mode", Mode::default(), &[("observe", Mode::Observe), ("maintain", Mode::Maintain)]),
+        mode: root.choice(
+            "mode",
+            Mode::default(),
+            &[("observe", Mode::Observe), ("maintain", Mode::Maintain)],
+        ),
         state_dir: root.path("state_dir"),
         ephemeral: root.section("development", |section| section.boolean("ephemeral", false)),
         databases: databases(root),
@@ -74,7 +78,8 @@ fn databases(root: &Section<'_>) -> BTreeMap<String, Database> {
     root.section("databases", |section| {
         for (name, origin) in section.names() {
             if !is_database_name(name) {
-                let wanted = "a name of 1 to 31 characters a-z, 0-9, - or _ that begins with a letter";
+                let wanted =
+                    "a name of 1 to 31 characters a-z, 0-9, - or _ that begins with a letter";
                 section.problem(origin, name, quote(name), wanted);
             }
             many.insert(name.to_owned(), section.section(name, database));
@@ -99,7 +104,8 @@ fn database(section: &Section<'_>) -> Database {
     Database {
         url: section.secret("url", false, connection_string),
         direct_url: section.secret("direct_url", false, connection_string),
-        supabase: section.section("supabase", |section| supabase(section, !named, password.as_ref())),
+        supabase: section
+            .section("supabase", |section| supabase(section, !named, password.as_ref())),
         password,
         pooler: section.choice(
             "pooler",
@@ -114,7 +120,12 @@ fn database(section: &Section<'_>) -> Database {
         pool_min_size: section.integer("pool_min_size", default.pool_min_size, 0, 100),
         pool_max_size: section.integer("pool_max_size", default.pool_max_size, 1, 100),
         query_timeout: section.duration("query_timeout", default.query_timeout, ms(100), hours(1)),
-        connect_timeout: section.duration("connect_timeout", default.connect_timeout, ms(100), secs(300)),
+        connect_timeout: section.duration(
+            "connect_timeout",
+            default.connect_timeout,
+            ms(100),
+            secs(300),
+        ),
     }
 }
 
@@ -127,19 +138,30 @@ fn any_text(text: &str) -> Result<&str, Fault> {
 /// judged, at each connect.
 pub(super) fn connection_string(text: &str) -> Result<&str, Fault> {
     let text = text.trim();
-    let wanted = || Fault::wanted(r#"a libpq URL such as "postgresql://user@host:5432/name", or a "key=value" string"#);
+    let wanted = || {
+        Fault::wanted(
+            r#"a libpq URL such as "postgresql://user@host:5432/name", or a "key=value" string"#,
+        )
+    };
     let url = text.starts_with("postgres://") || text.starts_with("postgresql://");
     if !url && (text.contains("://") || !text.contains('=')) {
         return Err(wanted());
     }
     // The error repeats no secret.
-    let unusable = |error| Fault { found: Some(format!("a string that cannot be used ({error})")), ..wanted() };
+    let unusable = |error| Fault {
+        found: Some(format!("a string that cannot be used ({error})")),
+        ..wanted()
+    };
     ConnInfo::parse(text).map(|_| text).map_err(unusable)
 }
 
 /// `needed` where the database is named by nothing else. Otherwise the URL is there for the
 /// application's own use, perhaps a server on this machine, and is taken only if it would serve.
-fn supabase(section: &Section<'_>, needed: bool, password: Option<&SecretSource>) -> Option<Supabase> {
+fn supabase(
+    section: &Section<'_>,
+    needed: bool,
+    password: Option<&SecretSource>,
+) -> Option<Supabase> {
     let url = section.checked("url", "a string", |text| {
         let host = text.trim().trim_end_matches('/').strip_prefix("https://");
         match host.filter(|host| host.contains('.') && host.chars().all(is_host_character)) {
@@ -175,7 +197,12 @@ fn migrations(section: &Section<'_>) -> Migrations {
         ),
         search_path: section.text("search_path", 1_024).unwrap_or(default.search_path),
         role: section.text("role", IDENTIFIER_MAX),
-        statement_timeout: section.duration("statement_timeout", default.statement_timeout, secs(1), days(7)),
+        statement_timeout: section.duration(
+            "statement_timeout",
+            default.statement_timeout,
+            secs(1),
+            days(7),
+        ),
         lock_timeout: section.duration("lock_timeout", default.lock_timeout, ms(1), secs(60)),
         lock_budget: section.duration("lock_budget", default.lock_budget, secs(1), days(1)),
     }
@@ -184,14 +211,27 @@ fn migrations(section: &Section<'_>) -> Migrations {
 fn http(section: &Section<'_>) -> Http {
     let default = Http::default();
     let (cert, key) = (section.path("tls_cert_file"), section.path("tls_key_file"));
-    let wanted = r#"an address with a port, such as "127.0.0.1:8432", "0.0.0.0:8432" or "[::1]:8432""#;
+    let wanted =
+        r#"an address with a port, such as "127.0.0.1:8432", "0.0.0.0:8432" or "[::1]:8432""#;
     Http {
         listen: section
-            .checked("listen", wanted, |text| text.trim().parse().map_err(|_| Fault::wanted(wanted)))
+            .checked("listen", wanted, |text| {
+                text.trim().parse().map_err(|_| Fault::wanted(wanted))
+            })
             .unwrap_or(default.listen),
         max_connections: section.integer("max_connections", default.max_connections, 1, 10_000),
-        header_timeout: section.duration("header_timeout", default.header_timeout, ms(100), secs(300)),
-        request_timeout: section.duration("request_timeout", default.request_timeout, ms(100), secs(600)),
+        header_timeout: section.duration(
+            "header_timeout",
+            default.header_timeout,
+            ms(100),
+            secs(300),
+        ),
+        request_timeout: section.duration(
+            "request_timeout",
+            default.request_timeout,
+            ms(100),
+            secs(600),
+        ),
         body_limit_bytes: section.size("body_limit", default.body_limit_bytes, 1 << 10, 16 << 20),
         tls: cert.zip(key).map(|(cert, key)| TlsFiles { cert, key }),
         allow_plain_http: section.boolean("allow_plain_http", default.allow_plain_http),
@@ -240,7 +280,9 @@ pub(super) fn zone(text: &str) -> Result<Zone, Fault> {
     let text = text.trim();
     Zone::named(text).ok_or_else(|| {
         // Most who err leave out the continent.
-        let city = |name: &&str| name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(text));
+        let city = |name: &&str| {
+            name.rsplit('/').next().is_some_and(|city| city.eq_ignore_ascii_case(text))
+        };
         let meant = Zone::names().find(city).or_else(|| nearest(text, Zone::names()));
         Fault { did_you_mean: meant.map(str::to_owned), ..Fault::wanted(ZONE) }
     })
@@ -263,7 +305,9 @@ fn retention(section: &Section<'_>) -> Retention {
                 if !is_qualified(name) {
                     section.problem(origin, name, quote(name), QUALIFIED);
                 }
-                if let Some(table) = section.section(name, |table| retention_table(table, section, name, origin)) {
+                if let Some(table) =
+                    section.section(name, |table| retention_table(table, section, name, origin))
+                {
                     tables.insert(name.to_owned(), table);
                 }
             }
@@ -273,10 +317,20 @@ fn retention(section: &Section<'_>) -> Retention {
 }
 
 /// Both keys are needed: nobody can guess which column tells a row's age, nor how long it is worth keeping.
-fn retention_table(table: &Section<'_>, parent: &Section<'_>, name: &str, origin: &Origin) -> Option<RetentionTable> {
+fn retention_table(
+    table: &Section<'_>,
+    parent: &Section<'_>,
+    name: &str,
+    origin: &Origin,
+) -> Option<RetentionTable> {
     for key in ["column", "keep"] {
         if table.exists() && !table.has(key) {
-            parent.problem(origin, name, format!("no key \"{key}\""), r#"column = "…" and keep = "…d""#);
+            parent.problem(
+                origin,
+                name,
+                format!("no key \"{key}\""),
+                r#"column = "…" and keep = "…d""#,
+            );
         }
     }
     let column = table.text("column", IDENTIFIER_MAX);
@@ -286,7 +340,9 @@ fn retention_table(table: &Section<'_>, parent: &Section<'_>, name: &str, origin
 
 /// Taken literally, upper case and all. The schema ends at the only dot.
 fn is_qualified(name: &str) -> bool {
-    let fits = |part: &str| !part.is_empty() && part.len() <= IDENTIFIER_MAX && !part.contains(['.', '"', '\0']);
+    let fits = |part: &str| {
+        !part.is_empty() && part.len() <= IDENTIFIER_MAX && !part.contains(['.', '"', '\0'])
+    };
     name.split_once('.').is_some_and(|(schema, table)| fits(schema) && fits(table))
 }
 
@@ -294,7 +350,12 @@ fn vacuum(section: &Section<'_>) -> Vacuum {
     let default = Vacuum::default();
     Vacuum {
         dead_ratio: section.ratio("dead_ratio", default.dead_ratio, 0.0, 1.0),
-        dead_rows_min: section.integer("dead_rows_min", default.dead_rows_min, 0, 1_000_000_000_000),
+        dead_rows_min: section.integer(
+            "dead_rows_min",
+            default.dead_rows_min,
+            0,
+            1_000_000_000_000,
+        ),
         changed_ratio: section.ratio("changed_ratio", default.changed_ratio, 0.0, 1.0),
         tables_max: section.integer("tables_max", default.tables_max, 1, 10_000),
         schemas_exclude: section.list("schemas_exclude", "names of schemas", |name| {

@@ -114,7 +114,12 @@ pub(super) fn parse(text: &str, path: &Path) -> (Node, Vec<Problem>) {
             let (line, column) = lines.place(text, error.span().map_or(0, |span| span.start));
             let origin = Origin::Place { path: path.to_owned(), line, column };
             // Only the message: the error's own print shows the line, and there may be a password in it.
-            Problem::new(origin, "", "something that is no TOML", error.message().replace('\n', ", "))
+            Problem::new(
+                origin,
+                "",
+                "something that is no TOML",
+                error.message().replace('\n', ", "),
+            )
         })
         .collect();
     (root, problems)
@@ -148,7 +153,9 @@ fn convert(value: &DeValue<'_>, at: &mut dyn FnMut(usize) -> Origin) -> Node {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Value::Other("an integer beyond 64 bits"), Value::Integer),
-        DeValue::Float(number) => number.as_str().parse().map_or(Value::Other("a number"), Value::Float),
+        DeValue::Float(number) => {
+            number.as_str().parse().map_or(Value::Other("a number"), Value::Float)
+        }
         DeValue::Boolean(flag) => Value::Boolean(*flag),
         DeValue::Datetime(date) => Value::Date(date.to_string()),
         DeValue::Array(items) => Value::Array(
@@ -171,7 +178,11 @@ struct Lines(Vec<usize>);
 
 impl Lines {
     fn of(text: &str) -> Lines {
-        Lines(std::iter::once(0).chain(text.match_indices('\n').map(|(index, _)| index + 1)).collect())
+        Lines(
+            std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(index, _)| index + 1))
+                .collect(),
+        )
     }
 
     /// The line of a byte, from 1.

@@ -11,11 +11,18 @@ pub(super) const DURATION: &str = r#"a duration such as "30s", "5m", "24h" or "9
 pub(super) const SIZE: &str = r#"a size such as "64KiB" or "1MiB""#;
 
 /// Units of time in milliseconds, largest first. A day is 24 hours.
-const TIME_UNITS: [(&str, u64); 6] =
-    [("w", 7 * 24 * 3_600_000), ("d", 24 * 3_600_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const TIME_UNITS: [(&str, u64); 6] = [
+    ("w", 7 * 24 * 3_600_000),
+    ("d", 24 * 3_600_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 /// Units of size in bytes, largest first.
-const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Reads `30s`, `1h30m`, `250ms`: whole numbers with units, each unit at most once, larger first.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
@@ -27,10 +34,10 @@ pub(super) fn print_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     // Weeks are read but not written: 90d says more than 12w6d.
     let units = &TIME_UNITS[1..];
-    units
-        .iter()
-        .find(|(_, unit)| millis > 0 && millis % unit == 0)
-        .map_or_else(|| format!("{}s", millis / 1_000), |(name, unit)| format!("{}{name}", millis / unit))
+    units.iter().find(|(_, unit)| millis > 0 && millis % unit == 0).map_or_else(
+        || format!("{}s", millis / 1_000),
+        |(name, unit)| format!("{}{name}", millis / unit),
+    )
 }
 
 /// Reads `64KiB`, `1MiB`, `512B`.
@@ -59,7 +66,8 @@ fn parse_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
         let tail = tail.trim_start();
         let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let index = units.iter().position(|(name, _)| *name == unit).filter(|index| *index >= next_unit)?;
+        let index =
+            units.iter().position(|(name, _)| *name == unit).filter(|index| *index >= next_unit)?;
         total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(units[index].1)?)?;
         next_unit = index + 1;
         rest = tail.trim_start();

@@ -30,7 +30,8 @@ use super::read::quote;
 /// What a window looks like, for error texts.
 pub(super) const WINDOW: &str = r#"a window such as "22:00-06:00", "Sat,Sun", "Mon-Fri 22:00-06:00", "2026-12-24..2027-01-02" or "12-24 08:00-18:00""#;
 
-const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const WEEKDAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 const MINUTES_OF_DAY: u32 = 24 * 60;
 
@@ -122,13 +123,18 @@ impl Window {
         }
         // What is left of a night belongs to the day before.
         (minute >= begin && self.days.hold(day))
-            || (minute < end && day.checked_sub_days(Days::new(1)).is_some_and(|day| self.days.hold(day)))
+            || (minute < end
+                && day.checked_sub_days(Days::new(1)).is_some_and(|day| self.days.hold(day)))
     }
 }
 
 impl On {
     fn parse(text: &str) -> Result<On, String> {
-        if text.starts_with(|first: char| first.is_ascii_digit()) { On::dates(text) } else { On::weekdays(text) }
+        if text.starts_with(|first: char| first.is_ascii_digit()) {
+            On::dates(text)
+        } else {
+            On::weekdays(text)
+        }
     }
 
     fn hold(&self, day: NaiveDate) -> bool {
@@ -138,7 +144,11 @@ impl On {
             On::Dates(first, last) => (first..=last).contains(&&day),
             On::Yearly(first, last) => {
                 let day = (day.month(), day.day());
-                if first <= last { (*first..=*last).contains(&day) } else { day >= *first || day <= *last }
+                if first <= last {
+                    (*first..=*last).contains(&day)
+                } else {
+                    day >= *first || day <= *last
+                }
             }
         }
     }
@@ -151,7 +161,10 @@ impl On {
                 None => (weekday(item)?, weekday(item)?),
             };
             if first == last && item.contains('-') {
-                return Err(format!("in the weekdays ({}) two different ones around the \"-\"", quote(item)));
+                return Err(format!(
+                    "in the weekdays ({}) two different ones around the \"-\"",
+                    quote(item)
+                ));
             }
             // `Fri-Mon` goes over Sunday.
             let mut day = first;
@@ -170,11 +183,14 @@ impl On {
             None => (date(text)?, date(text)?),
         };
         match (first, last) {
-            ((true, first), (true, last)) if first > last => {
-                Err(format!("in the dates ({}) a last day that is not before the first", quote(text)))
-            }
+            ((true, first), (true, last)) if first > last => Err(format!(
+                "in the dates ({}) a last day that is not before the first",
+                quote(text)
+            )),
             ((true, first), (true, last)) => Ok(On::Dates(first, last)),
-            ((false, first), (false, last)) => Ok(On::Yearly((first.month(), first.day()), (last.month(), last.day()))),
+            ((false, first), (false, last)) => {
+                Ok(On::Yearly((first.month(), first.day()), (last.month(), last.day())))
+            }
             _ => Err(format!("in the dates ({}) both with a year or both without", quote(text))),
         }
     }
@@ -183,12 +199,17 @@ impl On {
 impl Times {
     fn parse(text: &str) -> Result<Times, String> {
         let Some((begin, end)) = text.split_once('-') else {
-            return Err(format!("in the times ({}) a begin and an end, as \"22:00-06:00\"", quote(text)));
+            return Err(format!(
+                "in the times ({}) a begin and an end, as \"22:00-06:00\"",
+                quote(text)
+            ));
         };
         let (begin, end) = (minute(begin, MINUTES_OF_DAY - 1)?, minute(end, MINUTES_OF_DAY)?);
         if begin == end {
             let text = quote(text);
-            return Err(format!("in the times ({text}) an end that is not the begin; \"00:00-24:00\" is a whole day"));
+            return Err(format!(
+                "in the times ({text}) an end that is not the begin; \"00:00-24:00\" is a whole day"
+            ));
         }
         Ok(Times { begin, end })
     }
@@ -199,7 +220,10 @@ fn weekday(text: &str) -> Result<Weekday, String> {
     text.parse().map_err(|_| {
         let near = nearest(text, WEEKDAYS.into_iter().flat_map(|name| [&name[..3], name]));
         let hint = near.map(|name| format!("; did you mean {}?", quote(name))).unwrap_or_default();
-        format!("in the weekdays ({}) names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"{hint}", quote(text))
+        format!(
+            "in the weekdays ({}) names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"{hint}",
+            quote(text)
+        )
     })
 }
 
@@ -210,7 +234,10 @@ fn date(text: &str) -> Result<(bool, NaiveDate), String> {
             let year = i32::try_from(digits(year, 4..=4)?).ok()?;
             Some((true, NaiveDate::from_ymd_opt(year, digits(month, 2..=2)?, digits(day, 2..=2)?)?))
         }
-        [month, day] => Some((false, NaiveDate::from_ymd_opt(LEAP_YEAR, digits(month, 2..=2)?, digits(day, 2..=2)?)?)),
+        [month, day] => Some((
+            false,
+            NaiveDate::from_ymd_opt(LEAP_YEAR, digits(month, 2..=2)?, digits(day, 2..=2)?)?,
+        )),
         _ => None,
     };
     read().ok_or_else(|| {
@@ -235,7 +262,8 @@ fn minute(text: &str, last: u32) -> Result<u32, String> {
 
 /// Digits alone: parse() would also take a sign.
 fn digits(text: &str, lengths: RangeInclusive<usize>) -> Option<u32> {
-    (lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    (lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())?
 }
 
 #[cfg(test)]

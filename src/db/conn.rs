@@ -74,17 +74,32 @@ impl Conn {
     }
 
     /// Runs a statement and returns its rows. `what` is a bare verb phrase for the error.
-    pub async fn rows(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+    pub async fn rows(
+        &self,
+        what: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
         self.measured(what, self.link.client.query_typed(sql, params)).await
     }
 
     /// Runs a statement that returns at most one row.
-    pub async fn row_opt(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Option<Row>, Error> {
+    pub async fn row_opt(
+        &self,
+        what: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Option<Row>, Error> {
         self.measured(what, self.link.client.query_typed_opt(sql, params)).await
     }
 
     /// Runs a statement that returns one row.
-    pub async fn row(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<Row, Error> {
+    pub async fn row(
+        &self,
+        what: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Row, Error> {
         self.measured(what, self.link.client.query_typed_one(sql, params)).await
     }
 
@@ -112,7 +127,12 @@ impl Conn {
     }
 
     /// Runs a statement and returns how many rows it touched.
-    pub async fn execute(&self, what: &'static str, sql: &str, params: &[Param<'_>]) -> Result<u64, Error> {
+    pub async fn execute(
+        &self,
+        what: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<u64, Error> {
         self.measured(what, self.link.client.execute_typed(sql, params)).await
     }
 
@@ -159,7 +179,11 @@ impl Conn {
 
     /// Sends several statements as one simple query, which is one round trip and needs no session
     /// state. Returns the first column of every row of every statement, as text.
-    pub async fn batch_values(&self, what: &'static str, sql: &str) -> Result<Vec<Option<String>>, Error> {
+    pub async fn batch_values(
+        &self,
+        what: &'static str,
+        sql: &str,
+    ) -> Result<Vec<Option<String>>, Error> {
         let messages = self.measured(what, self.link.client.simple_query(sql)).await?;
         let values = messages.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),

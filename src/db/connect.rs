@@ -72,9 +72,21 @@ pub(super) struct Plan {
 
 impl Server {
     /// Reads no secret and opens nothing.
-    pub fn new(name: &str, config: config::Database, tasks: Tasks, metrics: Arc<Metrics>) -> Arc<Server> {
+    pub fn new(
+        name: &str,
+        config: config::Database,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Server> {
         let name = name.to_owned();
-        Arc::new(Server { name, config, tasks, metrics, own_login: None, between: Mutex::default() })
+        Arc::new(Server {
+            name,
+            config,
+            tasks,
+            metrics,
+            own_login: None,
+            between: Mutex::default(),
+        })
     }
 
     /// The same under another address with credentials of its own; its sessions bear the job's name.
@@ -90,7 +102,14 @@ impl Server {
         };
         let (tasks, metrics) = (self.tasks.clone(), Arc::clone(&self.metrics));
         let own_login = Some(job.to_owned());
-        Arc::new(Server { name: self.name.clone(), config, tasks, metrics, own_login, between: Mutex::default() })
+        Arc::new(Server {
+            name: self.name.clone(),
+            config,
+            tasks,
+            metrics,
+            own_login,
+            between: Mutex::default(),
+        })
     }
 
     /// For one statement on the server, where nothing else is said.
@@ -110,7 +129,10 @@ impl Server {
             Ok(conn) => {
                 let ConnectTimings { dns, tcp, tls, auth } = conn.timings();
                 for (step, took) in [("dns", dns), ("tcp", tcp), ("tls", tls), ("auth", auth)] {
-                    self.metrics.connect_seconds.with_label_values(&[&self.name, step]).set(took.as_secs_f64());
+                    self.metrics
+                        .connect_seconds
+                        .with_label_values(&[&self.name, step])
+                        .set(took.as_secs_f64());
                 }
             }
             Err(error) => self.count_error(purpose, error.kind()),
@@ -119,7 +141,10 @@ impl Server {
     }
 
     pub(super) fn count_error(&self, purpose: Purpose, kind: Kind) {
-        self.metrics.statement_errors.with_label_values(&[self.name.as_str(), purpose.as_str(), kind.as_str()]).inc();
+        self.metrics
+            .statement_errors
+            .with_label_values(&[self.name.as_str(), purpose.as_str(), kind.as_str()])
+            .inc();
     }
 
     /// What the configuration says to stand between. It speaks of `url`; `direct_url` is there to go
@@ -138,29 +163,43 @@ impl Server {
 
     /// What is known to stand between on this route.
     pub(super) fn between(&self, route: Route) -> Option<Between> {
-        self.between.lock().unwrap_or_else(PoisonError::into_inner).get(&self.effective(route)).copied()
+        self.between
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&self.effective(route))
+            .copied()
     }
 
     pub(super) fn remember_between(&self, route: Route, between: Between) {
         let route = self.effective(route);
-        let before = self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
+        let before =
+            self.between.lock().unwrap_or_else(PoisonError::into_inner).insert(route, between);
         if before != Some(between) {
             let address = match route {
                 Route::Pooled => "url",
                 Route::Direct => "direct_url",
             };
-            tracing::info!(database = self.name, address, pooler = between.as_str(), "looked for a pooler");
+            tracing::info!(
+                database = self.name,
+                address,
+                pooler = between.as_str(),
+                "looked for a pooler"
+            );
         }
     }
 
     async fn connect_any(self: &Arc<Self>, purpose: Purpose, route: Route) -> Result<Conn, Error> {
         let info = self.settings(route).await?;
         let bound = info.connect_timeout.unwrap_or(self.config.connect_timeout);
-        let encrypts = info.tls.mode != SslMode::Disable && info.hosts.iter().any(|h| matches!(h, Host::Tcp { .. }));
+        let encrypts = info.tls.mode != SslMode::Disable
+            && info.hosts.iter().any(|h| matches!(h, Host::Tcp { .. }));
         let tls = if encrypts {
             let tls = timeout(bound, Tls::prepare(&info.tls)).await;
             Some(Arc::new(tls.unwrap_or_else(|_| {
-                Err(Error::new(Kind::Config, format!("reading the certificate files took longer than {bound:?}")))
+                Err(Error::new(
+                    Kind::Config,
+                    format!("reading the certificate files took longer than {bound:?}"),
+                ))
             })?))
         } else {
             None
@@ -170,7 +209,9 @@ impl Server {
             fastrand::shuffle(&mut hosts);
         }
         let passes = match info.target_session_attrs {
-            TargetSessionAttrs::PreferStandby => vec![TargetSessionAttrs::Standby, TargetSessionAttrs::Any],
+            TargetSessionAttrs::PreferStandby => {
+                vec![TargetSessionAttrs::Standby, TargetSessionAttrs::Any]
+            }
             one => vec![one],
         };
         let mut plan = Plan { info, purpose, route, wanted: TargetSessionAttrs::Any, tls, bound };
@@ -204,7 +245,9 @@ impl Server {
         let info = self.settings(route).await?;
         let bound = info.connect_timeout.unwrap_or(self.config.connect_timeout);
         let host = match &address.place {
-            Place::Tcp(addr) => Host::Tcp { name: address.name.clone(), addr: Some(addr.ip()), port: addr.port() },
+            Place::Tcp(addr) => {
+                Host::Tcp { name: address.name.clone(), addr: Some(addr.ip()), port: addr.port() }
+            }
             Place::Unix(path) => info
                 .hosts
                 .iter()
@@ -216,7 +259,9 @@ impl Server {
         let plan = Plan { info, purpose, route, wanted: TargetSessionAttrs::Any, tls, bound };
         let password = self.password(&plan, &host).await?;
         let mut progress = Progress::default();
-        let opened = timeout(bound, self.open(&plan, address.clone(), password.as_ref(), &mut progress)).await;
+        let opened =
+            timeout(bound, self.open(&plan, address.clone(), password.as_ref(), &mut progress))
+                .await;
         let opened = opened.unwrap_or_else(|_| Err(failure::stuck(&progress, bound)));
         opened.map_err(|error| error.context(host).context("connect"))
     }
@@ -228,7 +273,9 @@ impl Server {
             .hosts
             .iter()
             .map(|host| match host {
-                Host::Tcp { name, addr, .. } => addr.map_or_else(|| name.clone(), |addr| addr.to_string()),
+                Host::Tcp { name, addr, .. } => {
+                    addr.map_or_else(|| name.clone(), |addr| addr.to_string())
+                }
                 Host::Unix { .. } => "/".to_owned(),
             })
             .collect())
@@ -244,9 +291,8 @@ impl Server {
         };
         let password = self.load("password", config.password.as_ref()).await?;
         let mut info = match (self.load(key, source).await?, &config.supabase) {
-            (Some(url), _) => {
-                ConnInfo::parse(url.expose()).map_err(|error| Error::with_source(Kind::Config, key, error))?
-            }
+            (Some(url), _) => ConnInfo::parse(url.expose())
+                .map_err(|error| Error::with_source(Kind::Config, key, error))?,
             (None, Some(project)) => {
                 let own = self.load("supabase.db_password", project.db_password.as_ref()).await?;
                 return supabase::conninfo(&project.url, own.or(password))
@@ -268,7 +314,11 @@ impl Server {
         Ok(info)
     }
 
-    async fn load(&self, key: &str, source: Option<&config::SecretSource>) -> Result<Option<Secret>, Error> {
+    async fn load(
+        &self,
+        key: &str,
+        source: Option<&config::SecretSource>,
+    ) -> Result<Option<Secret>, Error> {
         match source {
             None => Ok(None),
             Some(source) => source
@@ -285,14 +335,19 @@ impl Server {
         let found = timeout(plan.bound, lookup(host, &plan.info, &mut progress)).await;
         let places = match found {
             Ok(found) => found.map_err(|error| failure::no_route(host, &[], error))?,
-            Err(_) => return Err(failure::no_route(host, &[], failure::stuck(&progress, plan.bound))),
+            Err(_) => {
+                return Err(failure::no_route(host, &[], failure::stuck(&progress, plan.bound)));
+            }
         };
         let password = self.password(plan, host).await?;
         let mut worst: Option<Error> = None;
         for (at, place) in places.iter().enumerate() {
             // What earlier addresses did not use is for those that follow.
-            let share = deadline.saturating_duration_since(Instant::now()) / (places.len() - at) as u32;
-            let outcome = timeout(share, self.try_place(plan, host, place, password.as_ref(), &mut progress)).await;
+            let share =
+                deadline.saturating_duration_since(Instant::now()) / (places.len() - at) as u32;
+            let outcome =
+                timeout(share, self.try_place(plan, host, place, password.as_ref(), &mut progress))
+                    .await;
             let error = match outcome {
                 Ok(Ok(conn)) => return Ok(conn),
                 Ok(Err(error)) => error,
@@ -302,11 +357,15 @@ impl Server {
             if failure::ends_the_search(error.kind()) {
                 return Err(error);
             }
-            if worst.as_ref().is_none_or(|worst| failure::telling(error.kind()) > failure::telling(worst.kind())) {
+            if worst
+                .as_ref()
+                .is_none_or(|worst| failure::telling(error.kind()) > failure::telling(worst.kind()))
+            {
                 worst = Some(error);
             }
         }
-        let error = worst.unwrap_or_else(|| Error::new(Kind::Unreachable, "the host's name has no address"));
+        let error = worst
+            .unwrap_or_else(|| Error::new(Kind::Unreachable, "the host's name has no address"));
         Err(failure::no_route(host, &places, error))
     }
 
@@ -348,12 +407,16 @@ impl Server {
             };
             // Only these can come from the encryption; anything else would be refused again.
             let by_encryption = match encryption {
-                Encryption::Offered => error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted),
+                Encryption::Offered => {
+                    error.kind() == Kind::Tls || (error.kind() == Kind::Hba && progress.encrypted)
+                }
                 Encryption::Plain => matches!(error.kind(), Kind::Hba | Kind::Tls),
                 Encryption::Required => false,
             };
             match refused.take() {
-                Some(first) => return Err(first.context(format!("and again the other way ({error})"))),
+                Some(first) => {
+                    return Err(first.context(format!("and again the other way ({error})")));
+                }
                 None if by_encryption => refused = Some(error),
                 None => return Err(error),
             }
@@ -364,12 +427,19 @@ impl Server {
 
     async fn password(&self, plan: &Plan, host: &Host) -> Result<Option<Secret>, Error> {
         let info = &plan.info;
-        let (None, Some(path)) = (&info.password, &info.passfile) else { return Ok(info.password.clone()) };
-        let found = timeout(plan.bound, passfile::lookup(path, host, &info.dbname, &info.user)).await;
+        let (None, Some(path)) = (&info.password, &info.passfile) else {
+            return Ok(info.password.clone());
+        };
+        let found =
+            timeout(plan.bound, passfile::lookup(path, host, &info.dbname, &info.user)).await;
         let unreadable = || format!("passfile={}", path.display());
         match found {
-            Ok(found) => found.map_err(|error| Error::with_source(Kind::Config, unreadable(), error)),
-            Err(_) => Err(Error::new(Kind::Config, format!("{}: reading it took too long", unreadable()))),
+            Ok(found) => {
+                found.map_err(|error| Error::with_source(Kind::Config, unreadable(), error))
+            }
+            Err(_) => {
+                Err(Error::new(Kind::Config, format!("{}: reading it took too long", unreadable())))
+            }
         }
     }
 }
@@ -379,10 +449,18 @@ impl Plan {
     fn wanted_by(&self, conn: &Conn) -> Option<Error> {
         let facts = conn.facts;
         let (kind, what) = match self.wanted {
-            TargetSessionAttrs::ReadWrite if facts.read_only => (Kind::ReadOnly, "the session is read-only"),
-            TargetSessionAttrs::Primary if facts.in_recovery => (Kind::InRecovery, "the server is a standby"),
-            TargetSessionAttrs::ReadOnly if !facts.read_only => (Kind::Unreachable, "the session is not read-only"),
-            TargetSessionAttrs::Standby if !facts.in_recovery => (Kind::Unreachable, "the server is no standby"),
+            TargetSessionAttrs::ReadWrite if facts.read_only => {
+                (Kind::ReadOnly, "the session is read-only")
+            }
+            TargetSessionAttrs::Primary if facts.in_recovery => {
+                (Kind::InRecovery, "the server is a standby")
+            }
+            TargetSessionAttrs::ReadOnly if !facts.read_only => {
+                (Kind::Unreachable, "the session is not read-only")
+            }
+            TargetSessionAttrs::Standby if !facts.in_recovery => {
+                (Kind::Unreachable, "the server is no standby")
+            }
             _ => return None,
         };
         Some(Error::new(kind, format!("{what}, and target_session_attrs wants another")))

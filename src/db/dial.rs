@@ -106,11 +106,14 @@ impl Address {
         let started = tokio::time::Instant::now();
         let tcp = match &self.place {
             Place::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(|error| self.no_socket(error))?;
+                let stream =
+                    UnixStream::connect(path).await.map_err(|error| self.no_socket(error))?;
                 progress.timings.tcp = started.elapsed();
                 return Ok(Stream::Unix(stream));
             }
-            Place::Tcp(addr) => TcpStream::connect(addr).await.map_err(|error| Error::from_io("connect", error))?,
+            Place::Tcp(addr) => {
+                TcpStream::connect(addr).await.map_err(|error| Error::from_io("connect", error))?
+            }
         };
         self.tune(&tcp).map_err(|error| Error::from_io("set up the socket", error))?;
         progress.timings.tcp = started.elapsed();
@@ -148,7 +151,9 @@ impl Address {
             )),
             other => Err(Error::new(
                 Kind::Protocol,
-                format!("the peer answered the request for TLS with byte {other:#04x}; is it a PostgreSQL server?"),
+                format!(
+                    "the peer answered the request for TLS with byte {other:#04x}; is it a PostgreSQL server?"
+                ),
             )),
         }
     }
@@ -169,7 +174,9 @@ impl Address {
 
     fn no_socket(&self, error: io::Error) -> Error {
         let what = match error.kind() {
-            io::ErrorKind::NotFound => "no such socket; does the server run here, and with this port and directory?",
+            io::ErrorKind::NotFound => {
+                "no such socket; does the server run here, and with this port and directory?"
+            }
             _ => "connect",
         };
         Error::from_io(what, error)
@@ -177,10 +184,16 @@ impl Address {
 }
 
 /// The addresses of a host, in the order to try.
-pub(super) async fn lookup(host: &Host, info: &ConnInfo, progress: &mut Progress) -> Result<Vec<Place>, Error> {
+pub(super) async fn lookup(
+    host: &Host,
+    info: &ConnInfo,
+    progress: &mut Progress,
+) -> Result<Vec<Place>, Error> {
     progress.step = Step::Lookup;
     let (name, addr, port) = match host {
-        Host::Unix { dir, port } => return Ok(vec![Place::Unix(dir.join(format!(".s.PGSQL.{port}")))]),
+        Host::Unix { dir, port } => {
+            return Ok(vec![Place::Unix(dir.join(format!(".s.PGSQL.{port}")))]);
+        }
         Host::Tcp { name, addr, port } => (name, addr, *port),
     };
     if let Some(addr) = addr {
@@ -190,7 +203,9 @@ pub(super) async fn lookup(host: &Host, info: &ConnInfo, progress: &mut Progress
     let found = tokio::net::lookup_host((name.as_str(), port)).await;
     progress.timings.dns = started.elapsed();
     let mut addrs: Vec<SocketAddr> = found
-        .map_err(|error| Error::with_source(Kind::Unreachable, "the host's name has no address", error))?
+        .map_err(|error| {
+            Error::with_source(Kind::Unreachable, "the host's name has no address", error)
+        })?
         .take(ADDRESSES_MAX)
         .collect();
     if addrs.is_empty() {
@@ -227,13 +242,21 @@ macro_rules! each {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         each!(&mut *self, inner => Pin::new(inner).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         each!(&mut *self, inner => Pin::new(inner).poll_write(cx, buf))
     }
 

@@ -319,7 +319,13 @@ impl fmt::Display for Error {
         while let Some(error) = cause {
             match error.downcast_ref::<DbError>() {
                 Some(db) => {
-                    write!(f, ": {}: {} (SQLSTATE {}", db.severity(), db.message(), db.code().code())?;
+                    write!(
+                        f,
+                        ": {}: {} (SQLSTATE {}",
+                        db.severity(),
+                        db.message(),
+                        db.code().code()
+                    )?;
                     match (db.detail(), db.constraint()) {
                         // Of data and constraints it quotes the row, which is not for a log.
                         (Some(_), constraint) if quotes_data(db.code()) => {
@@ -336,7 +342,9 @@ impl fmt::Display for Error {
                     f.write_str(")")?;
                 }
                 // "db error" adds nothing to the report that follows it.
-                None if error.downcast_ref::<tokio_postgres::Error>().is_some_and(|e| e.as_db_error().is_some()) => {}
+                None if error
+                    .downcast_ref::<tokio_postgres::Error>()
+                    .is_some_and(|e| e.as_db_error().is_some()) => {}
                 None => write!(f, ": {error}")?,
             }
             cause = error.source();
@@ -409,7 +417,8 @@ mod tests {
 
     #[test]
     fn every_kind_has_a_label_of_its_own() {
-        let labels: std::collections::BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let labels: std::collections::BTreeSet<&str> =
+            Kind::ALL.iter().map(|kind| kind.as_str()).collect();
         assert_eq!(labels.len(), Kind::ALL.len());
     }
 

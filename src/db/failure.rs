@@ -30,7 +30,9 @@ pub(super) fn telling(kind: Kind) -> u8 {
 
 /// One error for all hosts: the most telling one, with the others in front.
 pub(super) fn summary(failures: Vec<(&Host, Error)>) -> Error {
-    let Some(at) = (0..failures.len()).max_by_key(|at| (telling(failures[*at].1.kind()), usize::MAX - at)) else {
+    let Some(at) =
+        (0..failures.len()).max_by_key(|at| (telling(failures[*at].1.kind()), usize::MAX - at))
+    else {
         return Error::new(Kind::Config, "no host is named");
     };
     let others: Vec<String> = failures
@@ -51,10 +53,14 @@ pub(super) fn stuck(progress: &Progress, bound: Duration) -> Error {
     let what = match progress.step {
         Step::Lookup => format!("looking up the host's name took longer than {bound:.1?}"),
         Step::Connect => format!("no answer within {bound:.1?}"),
-        Step::Tls => format!("accepted the connection, then stayed silent for {bound:.1?} when asked for TLS"),
+        Step::Tls => format!(
+            "accepted the connection, then stayed silent for {bound:.1?} when asked for TLS"
+        ),
         Step::Login => format!("accepted the connection and stayed silent for {bound:.1?}"),
         Step::Session => {
-            format!("logged in, but answered no statement within {bound:.1?}; is a pooler out of servers?")
+            format!(
+                "logged in, but answered no statement within {bound:.1?}; is a pooler out of servers?"
+            )
         }
     };
     Error::new(Kind::Unreachable, what)
@@ -103,7 +109,10 @@ mod tests {
             let error = no_route(&direct, places, unreachable()).to_string();
             assert!(error.contains("session pooler") && error.contains("dashboard"), "{error}");
         }
-        assert!(!no_route(&direct, &v4, unreachable()).to_string().contains("pooler"), "an IPv4 address was bought");
+        assert!(
+            !no_route(&direct, &v4, unreachable()).to_string().contains("pooler"),
+            "an IPv4 address was bought"
+        );
         assert!(!no_route(&host("db.example"), &v6, unreachable()).to_string().contains("pooler"));
         let refused = Error::new(Kind::Refused, "refused");
         assert!(!no_route(&direct, &v6, refused).to_string().contains("pooler"), "it was reached");

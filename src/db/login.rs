@@ -76,7 +76,9 @@ impl Server {
         let (between, facts) = match self.pooler(plan.route) {
             Pooler::None => (Between::Nothing, self.greet(&link, Apply::Always).await?),
             Pooler::Session => (Between::SessionPooler, self.greet(&link, Apply::Always).await?),
-            Pooler::Transaction => (Between::TransactionPooler, self.greet(&link, Apply::Never).await?),
+            Pooler::Transaction => {
+                (Between::TransactionPooler, self.greet(&link, Apply::Never).await?)
+            }
             Pooler::Auto => {
                 let facts = self.greet(&link, Apply::IfBackend(announced)).await?;
                 if facts.pid == announced {
@@ -121,7 +123,10 @@ impl Server {
                 Between::TransactionPooler
             }
             Err(_) => {
-                tracing::warn!(database = self.name, "cannot tell in time which kind of pooler this is; set `pooler`");
+                tracing::warn!(
+                    database = self.name,
+                    "cannot tell in time which kind of pooler this is; set `pooler`"
+                );
                 Between::TransactionPooler
             }
         }
@@ -163,8 +168,11 @@ impl Server {
 
     async fn greet(&self, link: &Link, apply: Apply) -> Result<Facts, Error> {
         let sql = greeting(apply, self.statement_timeout_ms());
-        let answer =
-            link.client.simple_query(&sql).await.map_err(|error| Error::from_pg("prepare the session", error))?;
+        let answer = link
+            .client
+            .simple_query(&sql)
+            .await
+            .map_err(|error| Error::from_pg("prepare the session", error))?;
         let row = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -191,7 +199,9 @@ fn greeting(apply: Apply, statement_timeout_ms: u128) -> String {
     let condition = match apply {
         Apply::Never => return facts.to_owned(),
         Apply::Always => String::new(),
-        Apply::IfBackend(pid) => format!("AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ({pid})"),
+        Apply::IfBackend(pid) => {
+            format!("AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ({pid})")
+        }
     };
     format!("{facts}; {}", settings(statement_timeout_ms, &condition))
 }
@@ -272,11 +282,17 @@ fn login_error(info: &ConnInfo, error: tokio_postgres::Error) -> Error {
     // Its own kinds are private; these texts stand for them.
     match error.to_string().as_str() {
         text if text.starts_with("invalid configuration") => {
-            Error::from_pg("the server asks for a password, and none is configured", error).with_kind(Kind::Auth)
+            Error::from_pg("the server asks for a password, and none is configured", error)
+                .with_kind(Kind::Auth)
         }
-        text if text.starts_with("authentication error") => Error::from_pg("log in", error).with_kind(Kind::Auth),
+        text if text.starts_with("authentication error") => {
+            Error::from_pg("log in", error).with_kind(Kind::Auth)
+        }
         _ => {
-            let error = Error::from_pg("the server ended the connection at login without saying why", error);
+            let error = Error::from_pg(
+                "the server ended the connection at login without saying why",
+                error,
+            );
             match error.kind() {
                 Kind::ConnectionLost | Kind::Timeout => error.with_kind(Kind::Unreachable),
                 _ => error,

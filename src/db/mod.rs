@@ -53,8 +53,14 @@ pub enum Purpose {
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Purpose; 6] =
-        [Purpose::Observe, Purpose::Control, Purpose::Job, Purpose::Api, Purpose::Migrate, Purpose::Check];
+    pub const ALL: [Purpose; 6] = [
+        Purpose::Observe,
+        Purpose::Control,
+        Purpose::Job,
+        Purpose::Api,
+        Purpose::Migrate,
+        Purpose::Check,
+    ];
 
     /// The label used in metrics; `pgsteward/` and this is the `application_name`.
     pub fn as_str(self) -> &'static str {

@@ -136,7 +136,9 @@ impl Database {
             return Err(Error::new(Kind::Config, "no pool for this purpose"));
         };
         let (min, max) = self.limits(purpose);
-        lane.get_or_init(|| Lane::new(&self.server, purpose, min, max, &self.config)).acquire().await
+        lane.get_or_init(|| Lane::new(&self.server, purpose, min, max, &self.config))
+            .acquire()
+            .await
     }
 
     /// Closes what idles for this purpose: it will not be needed for long, and others may want the
@@ -155,7 +157,11 @@ impl Database {
 
     /// Takes a connection for a job: of the pool, or, where it has a login of its own, one that is opened
     /// for it and closed after it. That stands outside the budget, and there is one per lane at most.
-    pub async fn acquire_job(&self, login: Option<&config::SecretSource>, job: &str) -> Result<JobConn, Error> {
+    pub async fn acquire_job(
+        &self,
+        login: Option<&config::SecretSource>,
+        job: &str,
+    ) -> Result<JobConn, Error> {
         match login {
             None => Ok(JobConn::Pooled(self.acquire(Purpose::Job).await?)),
             Some(login) => {
@@ -185,7 +191,9 @@ impl Database {
     pub fn export(&self) {
         for (purpose, stats) in self.stats() {
             let labels = [self.name.as_str(), purpose.as_str()];
-            let state = |state| self.metrics.pool_connections.with_label_values(&[labels[0], labels[1], state]);
+            let state = |state| {
+                self.metrics.pool_connections.with_label_values(&[labels[0], labels[1], state])
+            };
             state("idle").set(i64::from(stats.idle));
             state("busy").set(i64::from(stats.open.saturating_sub(stats.idle)));
             self.metrics.pool_max_connections.with_label_values(&labels).set(i64::from(stats.max));
@@ -194,7 +202,13 @@ impl Database {
 }
 
 impl Lane {
-    fn new(server: &Arc<Server>, purpose: Purpose, min: u32, max: u32, config: &config::Database) -> Lane {
+    fn new(
+        server: &Arc<Server>,
+        purpose: Purpose,
+        min: u32,
+        max: u32,
+        config: &config::Database,
+    ) -> Lane {
         let (sender, errors) = watch::channel(0);
         let last = Arc::new(Mutex::new(None));
         let closing = Arc::new(AtomicBool::new(false));
@@ -211,7 +225,11 @@ impl Lane {
             // A connect has its own bound; this one is for waiting until a connection is free.
             .connection_timeout(config.connect_timeout * 2 + Duration::from_secs(5))
             .error_sink(Box::new(sink))
-            .build_unchecked(Manager { server: Arc::clone(server), purpose, closing: Arc::clone(&closing) });
+            .build_unchecked(Manager {
+                server: Arc::clone(server),
+                purpose,
+                closing: Arc::clone(&closing),
+            });
         Lane { pool, errors, last, closing }
     }
 
@@ -249,7 +267,10 @@ impl Lane {
         let max = self.pool.config().max_size;
         if self.pool.state().connections == 0 {
             let waited = self.pool.config().connection_timeout.as_secs();
-            return Error::new(Kind::Unreachable, format!("no connection after {waited} s, and still connecting"));
+            return Error::new(
+                Kind::Unreachable,
+                format!("no connection after {waited} s, and still connecting"),
+            );
         }
         Error::new(Kind::PoolTimeout, format!("all {max} connections of this purpose are in use"))
     }

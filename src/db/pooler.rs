@@ -53,7 +53,9 @@ pub(super) async fn detect(a: &Client, first: i32, b: &Client) -> Result<Between
         let other = pid(b, "BEGIN; SELECT pg_catalog.pg_backend_pid()").await?;
         // In a pool of one, A would wait for B: not asked where B's answer decides.
         let shared = other == first || pid(a, "SELECT pg_catalog.pg_backend_pid()").await? != first;
-        b.batch_execute("ROLLBACK").await.map_err(|error| Error::from_pg("look for a pooler", error))?;
+        b.batch_execute("ROLLBACK")
+            .await
+            .map_err(|error| Error::from_pg("look for a pooler", error))?;
         // A pooler that lends what came back last gives B the same process in each round; after B has
         // let it go, A draws it.
         if shared || pid(a, "SELECT pg_catalog.pg_backend_pid()").await? != first {
@@ -64,7 +66,10 @@ pub(super) async fn detect(a: &Client, first: i32, b: &Client) -> Result<Between
 }
 
 async fn pid(client: &Client, sql: &str) -> Result<i32, Error> {
-    let answer = client.simple_query(sql).await.map_err(|error| Error::from_pg("look for a pooler", error))?;
+    let answer = client
+        .simple_query(sql)
+        .await
+        .map_err(|error| Error::from_pg("look for a pooler", error))?;
     answer
         .iter()
         .find_map(|message| match message {

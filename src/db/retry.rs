@@ -53,7 +53,10 @@ mod tests {
         for ceiling in [100, 200, 350, 350] {
             let delay = backoff.next_delay();
             assert!(delay <= Duration::from_millis(ceiling), "{delay:?} is over {ceiling} ms");
-            assert!(delay >= Duration::from_millis(ceiling) / 10, "{delay:?} is under a tenth of {ceiling} ms");
+            assert!(
+                delay >= Duration::from_millis(ceiling) / 10,
+                "{delay:?} is under a tenth of {ceiling} ms"
+            );
         }
         backoff.reset();
         assert!(backoff.next_delay() <= Duration::from_millis(100));

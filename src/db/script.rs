@@ -87,7 +87,9 @@ impl Conn {
             let cleaning = self.batch("put the session back", &sql);
             match tokio::time::timeout(CLEAN_BOUND, cleaning).await {
                 Ok(cleaned) => cleaned?,
-                Err(_) => return Err(Error::new(Kind::Timeout, "putting the session back took too long")),
+                Err(_) => {
+                    return Err(Error::new(Kind::Timeout, "putting the session back took too long"));
+                }
             }
         }
         self.soiled.store(false, Ordering::Release);

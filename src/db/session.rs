@@ -76,7 +76,16 @@ impl Canceller {
         backend: Option<Facts>,
     ) -> Canceller {
         let (token, wire) = (link.client.cancel_token(), Arc::clone(&link.wire));
-        Canceller { inner: Arc::new(Inner { server: Arc::clone(server), token, wire, address, route, backend }) }
+        Canceller {
+            inner: Arc::new(Inner {
+                server: Arc::clone(server),
+                token,
+                wire,
+                address,
+                route,
+                backend,
+            }),
+        }
     }
 
     /// Cancels what runs, and says how that ended, within `bound`.
@@ -133,7 +142,10 @@ impl Inner {
 
     async fn request(&self) -> Result<(), Error> {
         let stream = self.address.dial(&mut Progress::default()).await?;
-        self.token.cancel_query_raw(UntilEnd(stream), Ready).await.map_err(|error| Error::from_pg("cancel", error))
+        self.token
+            .cancel_query_raw(UntilEnd(stream), Ready)
+            .await
+            .map_err(|error| Error::from_pg("cancel", error))
     }
 
     /// Ends the process. True when it was seen, and is gone; or was gone with our stream.
@@ -145,9 +157,13 @@ impl Inner {
         if conn.announced_pid() != conn.facts.pid {
             return Ok(false);
         }
-        let params = [(&backend.pid as _, Type::INT4), (&backend.backend_start_us as _, Type::INT8)];
+        let params =
+            [(&backend.pid as _, Type::INT4), (&backend.backend_start_us as _, Type::INT8)];
         let ended = format!("SELECT pg_catalog.pg_terminate_backend(a.pid) {PROCESS}");
-        let seen = !conn.rows("end the process of a cancelled statement", &ended, &params).await?.is_empty();
+        let seen = !conn
+            .rows("end the process of a cancelled statement", &ended, &params)
+            .await?
+            .is_empty();
         let present = format!("SELECT 1 {PROCESS}");
         // Bounded by the caller.
         while !conn.rows("look for an ended process", &present, &params).await?.is_empty() {
@@ -165,13 +181,21 @@ impl Inner {
 struct UntilEnd<S>(S);
 
 impl<S: AsyncRead + Unpin> AsyncRead for UntilEnd<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for UntilEnd<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 

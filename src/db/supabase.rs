@@ -26,7 +26,8 @@ pub fn conninfo(url: &str, password: Option<Secret>) -> Result<ConnInfo, ConnInf
         ));
     }
     let mut info = ConnInfo::parse("user=postgres dbname=postgres sslmode=require")?;
-    info.hosts = vec![Host::Tcp { name: format!("db.{reference}.supabase.co"), addr: None, port: 5432 }];
+    info.hosts =
+        vec![Host::Tcp { name: format!("db.{reference}.supabase.co"), addr: None, port: 5432 }];
     info.password = password;
     Ok(info)
 }
@@ -35,8 +36,8 @@ pub fn conninfo(url: &str, password: Option<Secret>) -> Result<ConnInfo, ConnInf
 fn reference(url: &str) -> Option<&str> {
     let host = url.trim().strip_prefix("https://")?.trim_end_matches('/');
     let reference = host.strip_suffix(".supabase.co")?;
-    let plain =
-        !reference.is_empty() && reference.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let plain = !reference.is_empty()
+        && reference.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     plain.then_some(reference)
 }
 
@@ -52,7 +53,10 @@ mod tests {
 
     #[test]
     fn a_project_gives_host_user_and_tls() {
-        for url in ["https://abcdefghijklmnopqrst.supabase.co", " https://abcdefghijklmnopqrst.supabase.co/ "] {
+        for url in [
+            "https://abcdefghijklmnopqrst.supabase.co",
+            " https://abcdefghijklmnopqrst.supabase.co/ ",
+        ] {
             let info = conninfo(url, Some(Secret::new("s3cret"))).unwrap();
             assert_eq!(info.hosts[0].to_string(), "db.abcdefghijklmnopqrst.supabase.co:5432");
             assert_eq!((info.user.as_str(), info.dbname.as_str()), ("postgres", "postgres"));

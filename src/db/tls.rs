@@ -34,7 +34,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -76,8 +78,13 @@ impl Tls {
             }
             _ => (None, Vec::new()),
         };
-        let verifier =
-            Verifier { provider: Arc::clone(&provider), check, chain, pinned, presented: Arc::clone(&presented) };
+        let verifier = Verifier {
+            provider: Arc::clone(&provider),
+            check,
+            chain,
+            pinned,
+            presented: Arc::clone(&presented),
+        };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::with_source(Kind::Tls, "set up TLS", error))?
@@ -96,7 +103,12 @@ impl Tls {
         };
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         config.enable_sni = options.sni;
-        Ok(Tls { connect: MakeRustlsConnect::new(config), mode: options.mode, root: options.root.clone(), presented })
+        Ok(Tls {
+            connect: MakeRustlsConnect::new(config),
+            mode: options.mode,
+            root: options.root.clone(),
+            presented,
+        })
     }
 
     /// Encrypts a stream to the server of this name.
@@ -110,7 +122,8 @@ impl Tls {
 
     fn explain(&self, name: &str, error: io::Error) -> Error {
         let presented = self.presented.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let presented = presented.map_or_else(String::new, |print| format!(" (certificate with SHA-256 {print})"));
+        let presented = presented
+            .map_or_else(String::new, |print| format!(" (certificate with SHA-256 {print})"));
         let root = match &self.root {
             Some(RootCert::System) => "the system's roots (sslrootcert=system)".to_owned(),
             Some(RootCert::File(path)) => format!("sslrootcert={}", path.display()),
@@ -148,7 +161,8 @@ impl Tls {
 pub(super) fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<rustls::Error>() || error.downcast_ref::<io::Error>().is_some_and(|io| rustls_cause(io).is_some())
+        if error.is::<rustls::Error>()
+            || error.downcast_ref::<io::Error>().is_some_and(|io| rustls_cause(io).is_some())
         {
             return true;
         }
@@ -165,9 +179,10 @@ async fn roots(root: &RootCert) -> Result<Vec<CertificateDer<'static>>, Error> {
     match root {
         RootCert::File(path) => certificates(path, "sslrootcert").await,
         RootCert::System => {
-            let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
-                .await
-                .map_err(|error| Error::with_source(Kind::Tls, "read the system's roots", error))?;
+            let found =
+                tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await.map_err(
+                    |error| Error::with_source(Kind::Tls, "read the system's roots", error),
+                )?;
             if found.certs.is_empty() {
                 return Err(Error::new(
                     Kind::Config,
@@ -187,18 +202,25 @@ fn chain_verifier(
     let mut store = RootCertStore::empty();
     let (added, _) = store.add_parsable_certificates(certificates.iter().cloned());
     if added == 0 {
-        let what = format!("no certificate in {root:?} can be used as a root; wanted X.509 version 3");
+        let what =
+            format!("no certificate in {root:?} can be used as a root; wanted X.509 version 3");
         return Err(Error::new(Kind::Config, what));
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
         .build()
-        .map_err(|error| Error::with_source(Kind::Tls, "set up the verification of certificates", error))
+        .map_err(|error| {
+            Error::with_source(Kind::Tls, "set up the verification of certificates", error)
+        })
 }
 
 async fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let pem = read(path, key).await?;
-    let wanted =
-        || format!("{key}={}: not a PEM file with a certificate (-----BEGIN CERTIFICATE-----)", path.display());
+    let wanted = || {
+        format!(
+            "{key}={}: not a PEM file with a certificate (-----BEGIN CERTIFICATE-----)",
+            path.display()
+        )
+    };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .map_err(|error| Error::with_source(Kind::Config, wanted(), error))?;
@@ -209,7 +231,8 @@ async fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        let meta = tokio::fs::metadata(path).await.map_err(|error| unreadable(path, "sslkey", error))?;
+        let meta =
+            tokio::fs::metadata(path).await.map_err(|error| unreadable(path, "sslkey", error))?;
         // As libpq: nobody else may read it, but root may lend it to a group.
         let allowed = if meta.uid() == 0 { 0o740 } else { 0o700 };
         let mode = meta.mode() & 0o777;
@@ -225,7 +248,10 @@ async fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let encrypted = String::from_utf8_lossy(&pem).contains("ENCRYPTED");
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let what = if encrypted {
-            format!("sslkey={}: the key is encrypted; decrypt it and protect it with mode 0600", path.display())
+            format!(
+                "sslkey={}: the key is encrypted; decrypt it and protect it with mode 0600",
+                path.display()
+            )
         } else {
             format!("sslkey={}: not a PEM file with a private key", path.display())
         };
@@ -265,7 +291,12 @@ struct Verifier {
 }
 
 impl Verifier {
-    fn judge(&self, server: &CertificateDer<'_>, name: &ServerName<'_>, verdict: Verdict) -> Verdict {
+    fn judge(
+        &self,
+        server: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        verdict: Verdict,
+    ) -> Verdict {
         let Err(rustls::Error::InvalidCertificate(fault)) = &verdict else { return verdict };
         match fault {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
@@ -273,7 +304,9 @@ impl Verifier {
             {
                 Ok(ServerCertVerified::assertion())
             }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => verdict,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                verdict
+            }
             // webpki looks at the dates before it looks at anything else, so these are still to count.
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }

@@ -112,7 +112,11 @@ pub type TxFuture<'t, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send 
 impl Conn {
     /// Runs `work` in a transaction; see the module. Values that `work` uses must be borrowed before
     /// (`let name = &name;`), since it may run more than once.
-    pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
+    pub async fn transaction<'c, T, F>(
+        &'c mut self,
+        options: &TxOptions,
+        mut work: F,
+    ) -> Result<T, Error>
     where
         F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T>,
     {

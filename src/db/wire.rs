@@ -76,7 +76,9 @@ impl Wire {
 
     /// No transaction open, no answer outstanding, no statement abandoned halfway, still open.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == 0 && self.is_settled() && self.status.load(Ordering::Relaxed) == IDLE
+        self.in_flight.load(Ordering::Acquire) == 0
+            && self.is_settled()
+            && self.status.load(Ordering::Relaxed) == IDLE
     }
 
     /// Everything that was sent has been answered; a transaction may be open.
@@ -167,13 +169,17 @@ impl Wire {
 
     fn received(&self, event: Event) {
         match event {
-            Event::Ended { tag: b'K', body } => self.pid.store(i32::from_be_bytes(body), Ordering::Relaxed),
+            Event::Ended { tag: b'K', body } => {
+                self.pid.store(i32::from_be_bytes(body), Ordering::Relaxed)
+            }
             Event::Ended { tag: b'Z', body: [status, ..] } => {
                 self.status.store(status, Ordering::Relaxed);
                 // Never below zero, whatever the peer sends.
-                let _ = self
-                    .outstanding
-                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, |outstanding| outstanding.checked_sub(1));
+                let _ = self.outstanding.fetch_update(
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                    |outstanding| outstanding.checked_sub(1),
+                );
                 self.changed.notify_waiters();
             }
             Event::Ended { tag: b'C', body } => {
@@ -254,7 +260,8 @@ impl Framer {
                     self.length[self.length_have] = byte;
                     self.length_have += 1;
                     if self.length_have == self.length.len() {
-                        self.body_left = (u32::from_be_bytes(self.length) as usize).saturating_sub(4);
+                        self.body_left =
+                            (u32::from_be_bytes(self.length) as usize).saturating_sub(4);
                         self.end_if_whole(&mut seen);
                     }
                 }
@@ -306,7 +313,11 @@ impl<S> Drop for Tracked<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(cx, buf);
@@ -323,7 +334,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = outcome {
             self.wrote(&buf[..written]);

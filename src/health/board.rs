@@ -28,7 +28,12 @@ pub struct Reading {
 impl Board {
     /// Nothing known yet.
     pub fn new(target: &str, stale_after: Duration) -> Board {
-        Board { target: target.to_owned(), stale_after, current: Mutex::new(None), recent: Arc::default() }
+        Board {
+            target: target.to_owned(),
+            stale_after,
+            current: Mutex::new(None),
+            recent: Arc::default(),
+        }
     }
 
     /// The database it is about.
@@ -43,14 +48,17 @@ impl Board {
 
     /// Replaces the current truth.
     pub fn publish(&self, report: Report) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), Arc::new(report)));
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), Arc::new(report)));
     }
 
     /// The current truth and how old it is (by the monotonic clock).
     pub fn read(&self) -> Reading {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match current {
-            None => Reading { report: None, age: Duration::ZERO, status: Status::Unknown, stale: false },
+            None => {
+                Reading { report: None, age: Duration::ZERO, status: Status::Unknown, stale: false }
+            }
             Some((at, report)) => {
                 let age = at.elapsed();
                 let stale = age > self.stale_after;

@@ -47,24 +47,26 @@ impl History {
         response_ms: Option<f64>,
         verdicts: Vec<Verdict>,
     ) -> Report {
-        let components: Vec<Component> = verdicts.into_iter().map(|verdict| self.component(now, verdict)).collect();
+        let components: Vec<Component> =
+            verdicts.into_iter().map(|verdict| self.component(now, verdict)).collect();
         let status = Status::overall(components.iter().map(|component| component.status));
         Report::new(target, status, now, response_ms, components)
     }
 
     fn component(&mut self, now: DateTime<Utc>, verdict: Verdict) -> Component {
         let recover_after = self.recover_after;
-        let index = self.tracks.iter().position(|track| track.name == verdict.name).unwrap_or_else(|| {
-            self.tracks.push(Track {
-                name: verdict.name,
-                shown: verdict.status,
-                since: now,
-                known: None,
-                better: 0,
-                worst_of_better: Status::Healthy,
+        let index =
+            self.tracks.iter().position(|track| track.name == verdict.name).unwrap_or_else(|| {
+                self.tracks.push(Track {
+                    name: verdict.name,
+                    shown: verdict.status,
+                    since: now,
+                    known: None,
+                    better: 0,
+                    worst_of_better: Status::Healthy,
+                });
+                self.tracks.len() - 1
             });
-            self.tracks.len() - 1
-        });
         let track = &mut self.tracks[index];
         let shown = track.take(verdict.status, recover_after);
         if shown != track.shown {
@@ -83,7 +85,14 @@ impl History {
         } else {
             (verdict.reason, verdict.message)
         };
-        Component { name: verdict.name, status: shown, reason, message, since: track.since, measured: verdict.measured }
+        Component {
+            name: verdict.name,
+            status: shown,
+            reason,
+            message,
+            since: track.since,
+            measured: verdict.measured,
+        }
     }
 }
 
@@ -132,14 +141,21 @@ mod tests {
             message: "m".into(),
             measured: serde_json::json!({}),
         };
-        measured.iter().map(|status| history.report("t", Utc::now(), None, vec![verdict(*status)]).status).collect()
+        measured
+            .iter()
+            .map(|status| history.report("t", Utc::now(), None, vec![verdict(*status)]).status)
+            .collect()
     }
 
     #[test]
     fn worsens_at_once_and_improves_after_enough_good_measurements() {
         assert_eq!(shown(2, &[H, D, U]), [H, D, U]);
         assert_eq!(shown(2, &[U, H, H, H]), [U, U, H, H]);
-        assert_eq!(shown(3, &[U, H, H, U, H, H, H]), [U, U, U, U, U, U, H], "a bad one starts the count again");
+        assert_eq!(
+            shown(3, &[U, H, H, U, H, H, H]),
+            [U, U, U, U, U, U, H],
+            "a bad one starts the count again"
+        );
         assert_eq!(shown(1, &[U, H]), [U, H]);
         assert_eq!(shown(0, &[U, H]), [U, H]);
     }

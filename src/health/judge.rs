@@ -104,7 +104,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn new(name: &'static str, status: Status, reason: &'static str, message: impl Into<String>) -> Verdict {
+    fn new(
+        name: &'static str,
+        status: Status,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Verdict {
         Verdict { name, status, reason, message: message.into(), measured: json!({}) }
     }
 
@@ -127,10 +132,15 @@ impl Verdict {
 }
 
 /// Components that are judged from a snapshot alone.
-const FROM_SNAPSHOT: [&str; 6] = ["response", "connections", "transactions", "locks", "replication", "wraparound"];
+const FROM_SNAPSHOT: [&str; 6] =
+    ["response", "connections", "transactions", "locks", "replication", "wraparound"];
 
 /// Judges every component.
-pub fn judge(measurement: Measurement<'_>, inputs: &Inputs, limits: &config::Health) -> Vec<Verdict> {
+pub fn judge(
+    measurement: Measurement<'_>,
+    inputs: &Inputs,
+    limits: &config::Health,
+) -> Vec<Verdict> {
     let mut verdicts = vec![connectivity(measurement)];
     match measurement {
         Measurement::Answered { snapshot, response, .. } => {
@@ -162,7 +172,10 @@ pub fn connectivity(measurement: Measurement<'_>) -> Verdict {
         Measurement::Answered { fresh_connect: Some(error), .. } => Verdict::degraded(
             NAME,
             error.kind().as_str(),
-            format!("an open connection answers, but a new one fails: {error}; {}", reason::mend(error.kind())),
+            format!(
+                "an open connection answers, but a new one fails: {error}; {}",
+                reason::mend(error.kind())
+            ),
         )
         .measured(json!({ "fresh_connect": error.kind() })),
         Measurement::Failed(error) => {
@@ -170,18 +183,26 @@ pub fn connectivity(measurement: Measurement<'_>) -> Verdict {
             let (status, found) = match kind {
                 // Our own connection is busy: that says nothing of the server.
                 Kind::PoolTimeout => (Status::Unknown, "not measured"),
-                kind if reason::reached(kind) => (Status::Degraded, "the server answers, but cannot be measured"),
+                kind if reason::reached(kind) => {
+                    (Status::Degraded, "the server answers, but cannot be measured")
+                }
                 _ => (Status::Unhealthy, "the database cannot be reached"),
             };
-            Verdict::new(NAME, status, kind.as_str(), format!("{found}: {error}; {}", reason::mend(kind)))
-                .measured(json!({ "error": kind }))
+            Verdict::new(
+                NAME,
+                status,
+                kind.as_str(),
+                format!("{found}: {error}; {}", reason::mend(kind)),
+            )
+            .measured(json!({ "error": kind }))
         }
     }
 }
 
 /// The connectivity of a server that answered.
 pub fn answers(response: Duration) -> Verdict {
-    Verdict::healthy("connectivity", "the server answers").measured(json!({ "response_ms": millis(response) }))
+    Verdict::healthy("connectivity", "the server answers")
+        .measured(json!({ "response_ms": millis(response) }))
 }
 
 fn not_measured(name: &'static str) -> Verdict {
@@ -214,8 +235,13 @@ fn unseen(name: &'static str, snapshot: &Snapshot, parts: &[&str]) -> Verdict {
 
 fn unknown(name: &'static str, unseen: &Unseen) -> Verdict {
     let Unseen { what, reason, mend, .. } = unseen;
-    Verdict::new(name, Status::Unknown, unseen.code, format!("{what} cannot be seen: {reason}; what mends it: {mend}"))
-        .measured(json!({ "unseen": unseen }))
+    Verdict::new(
+        name,
+        Status::Unknown,
+        unseen.code,
+        format!("{what} cannot be seen: {reason}; what mends it: {mend}"),
+    )
+    .measured(json!({ "unseen": unseen }))
 }
 
 fn not_permitted(name: &'static str, snapshot: &Snapshot, count: i64) -> Verdict {

@@ -61,8 +61,15 @@ impl Check {
 impl Readiness {
     /// Every target still to be connected. A loop that has not gone round for `stale_after` is dead.
     pub fn new<'a>(targets: impl IntoIterator<Item = &'a str>, stale_after: Duration) -> Readiness {
-        let targets = targets.into_iter().map(|t| (t.to_owned(), Stage::Connecting { last_error: None })).collect();
-        Readiness { stale_after, inner: Mutex::new(Inner { targets, ..Inner::default() }), changed: Notify::new() }
+        let targets = targets
+            .into_iter()
+            .map(|t| (t.to_owned(), Stage::Connecting { last_error: None }))
+            .collect();
+        Readiness {
+            stale_after,
+            inner: Mutex::new(Inner { targets, ..Inner::default() }),
+            changed: Notify::new(),
+        }
     }
 
     /// An attempt to connect failed. Once connected, later failures do not count.
@@ -133,7 +140,8 @@ impl Readiness {
     pub fn readyz(&self, now: Instant) -> Vec<Check> {
         let pipeline = self.pipeline(now);
         let inner = self.lock();
-        let draining = if inner.draining { Err("the process is stopping".to_owned()) } else { Ok(()) };
+        let draining =
+            if inner.draining { Err("the process is stopping".to_owned()) } else { Ok(()) };
         let mut checks = vec![Check::new("draining", draining), pipeline];
         for (target, stage) in &inner.targets {
             let (connected, migrations) = stage.outcomes();
@@ -154,7 +162,11 @@ impl Readiness {
             .map(|(name, age)| format!("{name} has not gone round for {} s", age.as_secs()))
             .collect();
         let limit = self.stale_after.as_secs();
-        let outcome = if late.is_empty() { Ok(()) } else { Err(format!("{} (limit {limit} s)", late.join(", "))) };
+        let outcome = if late.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} (limit {limit} s)", late.join(", ")))
+        };
         Check::new("pipeline", outcome)
     }
 
@@ -184,7 +196,9 @@ impl Stage {
             ),
             Stage::Migrating => (Ok(()), Err("starting: migrating".to_owned())),
             Stage::Ready => (Ok(()), Ok(())),
-            Stage::Failed { file, reason } => (Ok(()), Err(format!("migration {file} failed: {reason}"))),
+            Stage::Failed { file, reason } => {
+                (Ok(()), Err(format!("migration {file} failed: {reason}")))
+            }
         }
     }
 }
@@ -202,7 +216,8 @@ mod tests {
 
     /// The failed checks of `/readyz` as `name: reason`.
     fn unready(state: &Readiness, now: Instant) -> Vec<String> {
-        let failed = |check: Check| check.outcome.err().map(|reason| format!("{}: {reason}", check.name));
+        let failed =
+            |check: Check| check.outcome.err().map(|reason| format!("{}: {reason}", check.name));
         state.readyz(now).into_iter().filter_map(failed).collect()
     }
 
@@ -237,7 +252,11 @@ mod tests {
                 |s| s.migration_failed("main", "003_x.sql", "syntax_error"),
                 &["migrations:main: migration 003_x.sql failed: syntax_error"],
             ),
-            ("tried again", |s| s.connected("main"), &["migrations:main: migration 003_x.sql failed: syntax_error"]),
+            (
+                "tried again",
+                |s| s.connected("main"),
+                &["migrations:main: migration 003_x.sql failed: syntax_error"],
+            ),
             ("migrated", |s| s.migrated("main"), &[]),
             ("server lost later", |s| s.connect_failed("main", "refused"), &[]),
             ("reconnected", |s| s.connected("main"), &[]),
@@ -262,7 +281,10 @@ mod tests {
         state.migrated("b");
         assert!(state.ready(now));
         let names: Vec<String> = state.readyz(now).into_iter().map(|c| c.name).collect();
-        assert_eq!(names, ["draining", "pipeline", "connected:a", "migrations:a", "connected:b", "migrations:b"]);
+        assert_eq!(
+            names,
+            ["draining", "pipeline", "connected:a", "migrations:a", "connected:b", "migrations:b"]
+        );
     }
 
     #[test]
@@ -283,7 +305,9 @@ mod tests {
         assert!(state.alive(at(1000)), "nothing is registered yet");
         state.beat("main", at(0));
         state.beat("other", at(0));
-        for (beat, ask, alive) in [(0, 30, true), (0, 31, false), (31, 61, true), (5, 61, true), (31, 62, false)] {
+        for (beat, ask, alive) in
+            [(0, 30, true), (0, 31, false), (31, 61, true), (5, 61, true), (31, 62, false)]
+        {
             state.beat("main", at(beat));
             state.beat("other", at(ask));
             assert_eq!(state.alive(at(ask)), alive, "last round at {beat}, asked at {ask}");
@@ -299,6 +323,9 @@ mod tests {
     fn a_reason_stays_one_line() {
         let state = Readiness::new(["main"], STALE);
         state.migration_failed("main", "a\nb.sql", "x\r\ny");
-        assert_eq!(unready(&state, Instant::now()), ["migrations:main: migration a b.sql failed: x  y"]);
+        assert_eq!(
+            unready(&state, Instant::now()),
+            ["migrations:main: migration a b.sql failed: x  y"]
+        );
     }
 }

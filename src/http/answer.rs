@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -139,7 +140,9 @@ pub fn json(status: StatusCode, content_type: &'static str, document: &impl Seri
             body(status, content_type, bytes)
         }
         // Only a map with keys that are no strings gets here, and no document has one.
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written as JSON\n"),
+        Err(_) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written as JSON\n")
+        }
     }
 }
 

@@ -19,7 +19,9 @@ pub enum BindError {
          or grant CAP_NET_BIND_SERVICE"
     )]
     Denied { address: SocketAddr },
-    #[error("cannot listen on {address}: this machine has no such address; set http.listen (--listen) to one it has")]
+    #[error(
+        "cannot listen on {address}: this machine has no such address; set http.listen (--listen) to one it has"
+    )]
     NoAddress { address: SocketAddr },
     #[error("cannot listen on {address}")]
     Other { address: SocketAddr, source: io::Error },
@@ -72,13 +74,17 @@ mod owner {
             .filter_map(|table| fs::read_to_string(table).ok())
             .find_map(|table| table.lines().skip(1).find_map(|line| inode(line, address)))?;
         let link = format!("socket:[{inode}]");
-        let pids =
-            fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let pids = fs::read_dir("/proc")
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let pid = pids.into_iter().find(|pid| holds(*pid, &link))?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         // A process chooses its own name.
         let command: String = name.trim_end().chars().filter(|c| !c.is_control()).collect();
-        Some(Owner { pid, command: if command.is_empty() { "a process".to_owned() } else { command } })
+        Some(Owner {
+            pid,
+            command: if command.is_empty() { "a process".to_owned() } else { command },
+        })
     }
 
     fn holds(pid: u32, link: &str) -> bool {

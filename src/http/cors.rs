@@ -2,7 +2,8 @@
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
+    HeaderValue, ORIGIN, VARY,
 };
 use hyper::http::request::Parts;
 
@@ -17,7 +18,9 @@ pub fn mark(answer: &mut Answer, head: &Parts, gate: &Gate) {
         return;
     }
     answer.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = origin(head).filter(|origin| rules.cors_origins.iter().any(|known| known == origin)) {
+    if let Some(origin) =
+        origin(head).filter(|origin| rules.cors_origins.iter().any(|known| known == origin))
+    {
         set(answer, ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         set(
             answer,
@@ -30,7 +33,10 @@ pub fn mark(answer: &mut Answer, head: &Parts, gate: &Gate) {
 /// The answer to a browser that asks beforehand.
 pub fn allow(answer: &mut Answer, head: &Parts, gate: &Gate, methods: &str) {
     let asks = head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    if asks && origin(head).is_some_and(|origin| gate.rules().cors_origins.iter().any(|known| known == origin)) {
+    if asks
+        && origin(head)
+            .is_some_and(|origin| gate.rules().cors_origins.iter().any(|known| known == origin))
+    {
         set(answer, ACCESS_CONTROL_ALLOW_METHODS, methods);
         let headers = "apikey, authorization, content-type, idempotency-key, prefer, x-request-id";
         set(answer, ACCESS_CONTROL_ALLOW_HEADERS, headers);

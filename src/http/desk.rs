@@ -79,8 +79,13 @@ impl fmt::Debug for Desk {
 
 impl Desks {
     /// Opens them.
-    pub fn open(&self, config: watch::Receiver<Arc<Config>>, desks: impl IntoIterator<Item = Desk>) {
-        let desks = desks.into_iter().map(|desk| (desk.db.name().to_owned(), Arc::new(desk))).collect();
+    pub fn open(
+        &self,
+        config: watch::Receiver<Arc<Config>>,
+        desks: impl IntoIterator<Item = Desk>,
+    ) {
+        let desks =
+            desks.into_iter().map(|desk| (desk.db.name().to_owned(), Arc::new(desk))).collect();
         let open = Open { config, desks, streams: Mutex::default() };
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(open));
     }
@@ -113,8 +118,11 @@ impl Desks {
         let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let own = streams.get(&actor).copied().unwrap_or_default();
         if own >= STREAMS_EACH || streams.values().sum::<usize>() >= STREAMS {
-            let detail = format!("{own} exports and followed runs of this caller are under way already");
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(AWAY_RETRY));
+            let detail =
+                format!("{own} exports and followed runs of this caller are under way already");
+            return Err(
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(AWAY_RETRY)
+            );
         }
         streams.insert(actor.clone(), own + 1);
         drop(streams);
@@ -124,8 +132,11 @@ impl Desks {
     fn opened(&self) -> Result<Arc<Open>, Refusal> {
         let open = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         open.ok_or_else(|| {
-            let refusal =
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "pgsteward is starting or stopping");
+            let refusal = Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "starting",
+                "pgsteward is starting or stopping",
+            );
             refusal.later(Duration::from_secs(1))
         })
     }
@@ -147,20 +158,35 @@ pub fn no_such_target<'n>(known: impl Iterator<Item = &'n str>) -> Refusal {
 
 impl Desk {
     /// Nothing is known of it yet.
-    pub fn new(db: Arc<Database>, board: Arc<Board>, standing: Arc<Standing>, errands: mpsc::Sender<Errand>) -> Desk {
+    pub fn new(
+        db: Arc<Database>,
+        board: Arc<Board>,
+        standing: Arc<Standing>,
+        errands: mpsc::Sender<Errand>,
+    ) -> Desk {
         Desk { db, board, standing, errands, statistics: Kept::default() }
     }
 
     /// Bounds work on the database from here, too: a server that is frozen takes everything and bounds nothing.
-    pub async fn within<T>(&self, bound: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Refusal> {
+    pub async fn within<T>(
+        &self,
+        bound: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Refusal> {
         self.bounded(bound, work).await.map_err(|error| self.refusal(&error))
     }
 
     /// The same with the error as it is.
-    pub async fn bounded<T>(&self, bound: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub async fn bounded<T>(
+        &self,
+        bound: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         match timeout(bound, work).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::new(Kind::Timeout, format!("no answer within {} ms", bound.as_millis()))),
+            Err(_) => {
+                Err(Error::new(Kind::Timeout, format!("no answer within {} ms", bound.as_millis())))
+            }
         }
     }
 
@@ -185,7 +211,8 @@ impl Desk {
         tracing::debug!(database, kind = kind.as_str(), error = %error, "a request met an error of the database");
         if kind == Kind::PoolTimeout {
             let detail = "every connection for callers is in use (database.pool_max_size)";
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(Duration::from_secs(1));
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+                .later(Duration::from_secs(1));
         }
         if kind == Kind::Sql {
             // A statement of ours that the server refuses: the tables are not as they should be.

@@ -38,7 +38,11 @@ pub async fn answer(app: &App, request: Request<Incoming>, peer: SocketAddr) -> 
     let begun = Instant::now();
     let (head, body) = request.into_parts();
     let request_id = request_id(&head);
-    let found = if head.uri.path() == "*" { Found::Nothing } else { find(&app.routes, &head.method, head.uri.path()) };
+    let found = if head.uri.path() == "*" {
+        Found::Nothing
+    } else {
+        find(&app.routes, &head.method, head.uri.path())
+    };
     let label = match &found {
         Found::Route { route, .. } => route.path,
         Found::OtherMethods { path, .. } => path,
@@ -73,7 +77,12 @@ struct Asked<'a> {
     begun: Instant,
 }
 
-async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>) -> Result<Answer, Refusal> {
+async fn respond(
+    app: &App,
+    asked: &Asked<'_>,
+    body: Incoming,
+    found: Found<'_>,
+) -> Result<Answer, Refusal> {
     let head = asked.head;
     acceptable(head)?;
     let (route, segment) = match found {
@@ -89,22 +98,30 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         Found::Route { route, segment } => (route, segment),
         Found::OtherMethods { allow, .. } => {
             let detail = format!("this endpoint answers {allow}");
-            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).allowing(allow));
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+                .allowing(allow));
         }
         Found::Nothing => {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", "no such endpoint; GET / lists them"));
+            return Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "no such endpoint; GET / lists them",
+            ));
         }
         Found::Malformed => return Err(malformed("the path is not percent-encoded UTF-8")),
     };
     let call = Call { head, peer: asked.peer, access: route.access, route: route.path };
     let Admitted { caller, from } = app.state.gate.admit(call, &app.state.metrics)?;
     let query = head.uri.query().unwrap_or_default();
-    let query = Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
+    let query =
+        Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
     let deadline = asked.begun + app.limits.request_timeout;
     let expects = head.headers.contains_key(EXPECT);
     let usual = app.limits.body_limit_bytes;
-    let small =
-        body.size_hint().exact().is_some_and(|length| usize::try_from(length).is_ok_and(|bytes| bytes <= usual));
+    let small = body
+        .size_hint()
+        .exact()
+        .is_some_and(|length| usize::try_from(length).is_ok_and(|bytes| bytes <= usual));
     let (place, most, until) = match route.body {
         BodyLimit::Batch if !small => {
             let place = Some(Arc::new(batch(app, deadline).await?));
@@ -116,7 +133,9 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         Ok(body) => body?,
         Err(_) => {
             let detail = "the body did not arrive in time (http.request_timeout)";
-            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).closing());
+            return Err(
+                Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).closing()
+            );
         }
     };
     let context = Context {
@@ -141,7 +160,8 @@ async fn respond(app: &App, asked: &Asked<'_>, body: Incoming, found: Found<'_>)
         }
         Err(_) => {
             let detail = "there was no answer in time (http.request_timeout); try again later";
-            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).later(Duration::from_secs(1)))
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail)
+                .later(Duration::from_secs(1)))
         }
     }
 }
@@ -194,7 +214,8 @@ async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Bytes, 
     if usize::try_from(body.size_hint().lower()).is_ok_and(|announced| announced <= limit) {
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| malformed("the body is malformed or ends early").closing())?;
+            let frame =
+                frame.map_err(|_| malformed("the body is malformed or ends early").closing())?;
             // Trailers are of no use here.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > limit {
@@ -230,7 +251,8 @@ async fn discard(body: &mut Incoming) {
 /// The client's name for the request where it is fit for a log line, else one of ours.
 fn request_id(head: &Parts) -> String {
     let sane = |id: &&str| {
-        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        (1..=64).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     };
     let given = head.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(sane);
     given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)

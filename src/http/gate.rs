@@ -48,7 +48,11 @@ impl Rules {
     ///
     /// # Errors
     /// When a secret cannot be read or used.
-    pub async fn load(config: &Config, listening_on: IpAddr, encrypted: bool) -> Result<Rules, AuthError> {
+    pub async fn load(
+        config: &Config,
+        listening_on: IpAddr,
+        encrypted: bool,
+    ) -> Result<Rules, AuthError> {
         let auth = Auth::load(config).await?;
         for warning in auth.warnings() {
             tracing::warn!(warning, "credentials of callers");
@@ -84,7 +88,11 @@ pub struct Admitted {
 impl Gate {
     /// Begins with these rules.
     pub fn new(rules: Rules) -> Gate {
-        Gate { rules: RwLock::new(Arc::new(rules)), limiter: Limiter::default(), failures: Failures::default() }
+        Gate {
+            rules: RwLock::new(Arc::new(rules)),
+            limiter: Limiter::default(),
+            failures: Failures::default(),
+        }
     }
 
     /// Goes by other rules from now on. What is remembered of failed attempts stays.
@@ -124,7 +132,13 @@ impl Gate {
         Ok(Admitted { caller, from })
     }
 
-    fn caller(&self, rules: &Rules, call: Call<'_>, from: IpAddr, metrics: &Metrics) -> Result<Caller, Refusal> {
+    fn caller(
+        &self,
+        rules: &Rules,
+        call: Call<'_>,
+        from: IpAddr,
+        metrics: &Metrics,
+    ) -> Result<Caller, Refusal> {
         if !rules.auth.is_configured() {
             return Err(nothing_configured());
         }
@@ -180,7 +194,10 @@ fn too_many_failures() -> Refusal {
 }
 
 fn forbidden(access: Access, role: Role) -> Refusal {
-    let detail =
-        format!("this endpoint wants the role {}; these credentials have the role {}", access.as_str(), role.as_str());
+    let detail = format!(
+        "this endpoint wants the role {}; these credentials have the role {}",
+        access.as_str(),
+        role.as_str()
+    );
     Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail)
 }

@@ -75,7 +75,9 @@ impl Summary {
 
 /// The component that the whole is as bad as; among equals the one that has been so longest.
 fn worst(components: &[Component]) -> Option<&Component> {
-    components.iter().min_by_key(|component| (std::cmp::Reverse(severity(component.status)), component.since))
+    components
+        .iter()
+        .min_by_key(|component| (std::cmp::Reverse(severity(component.status)), component.since))
 }
 
 /// The last measurement is believed for a while; the doubt is as old as it at least.
@@ -95,8 +97,10 @@ fn severity(status: Status) -> u8 {
 /// All databases, or the one of `?target=`.
 pub fn summaries(context: &Context<'_>) -> Result<Vec<Summary>, Refusal> {
     let wanted = context.query.first("target");
-    let boards = context.state.boards.iter().filter(|(name, _)| wanted.is_none_or(|target| target == *name));
-    let summaries: Vec<Summary> = boards.map(|(name, board)| Summary::new(name, board.read())).collect();
+    let boards =
+        context.state.boards.iter().filter(|(name, _)| wanted.is_none_or(|target| target == *name));
+    let summaries: Vec<Summary> =
+        boards.map(|(name, board)| Summary::new(name, board.read())).collect();
     if summaries.is_empty() && wanted.is_some() {
         return Err(no_such_target(context.state.boards.keys().map(String::as_str)));
     }
@@ -125,13 +129,22 @@ const FORMS: [&str; 2] = ["application/json", DRAFT];
 pub fn health(context: &Context<'_>) -> Result<Answer, Refusal> {
     let summaries = summaries(context)?;
     let status = overall(&summaries);
-    let code = if status == Status::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let code =
+        if status == Status::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let mut answer = if preferred(context.head, &FORMS) == DRAFT {
         answer::json(code, DRAFT, &draft(status, &summaries))
     } else {
-        let details = context.caller.as_ref().is_some_and(|caller| Access::Viewer.allows(caller.role));
-        let targets = summaries.iter().map(|summary| (summary.target.as_str(), target(summary, details))).collect();
-        answer::json(code, "application/json", &Whole { status, version: env!("CARGO_PKG_VERSION"), targets })
+        let details =
+            context.caller.as_ref().is_some_and(|caller| Access::Viewer.allows(caller.role));
+        let targets = summaries
+            .iter()
+            .map(|summary| (summary.target.as_str(), target(summary, details)))
+            .collect();
+        answer::json(
+            code,
+            "application/json",
+            &Whole { status, version: env!("CARGO_PKG_VERSION"), targets },
+        )
     };
     set(&mut answer, VARY, "Accept");
     Ok(answer)
@@ -237,12 +250,17 @@ fn draft(status: Status, summaries: &[Summary]) -> Draft {
         for c in summary.components() {
             // What is stale passes for nothing.
             let status = if summary.reading.stale { Status::Unknown } else { c.status };
-            let output = (status != Status::Healthy).then_some(if summary.reading.stale { "stale" } else { c.reason });
+            let output = (status != Status::Healthy).then_some(if summary.reading.stale {
+                "stale"
+            } else {
+                c.reason
+            });
             let check = DraftCheck { status: Some(draft_status(status)), output, ..check() };
             checks.insert(format!("{}:{}", summary.target, c.name), [check]);
         }
         if let Some(ms) = summary.reading.report.as_ref().and_then(|report| report.response_ms) {
-            let check = DraftCheck { observed_value: Some(ms), observed_unit: Some("ms"), ..check() };
+            let check =
+                DraftCheck { observed_value: Some(ms), observed_unit: Some("ms"), ..check() };
             checks.insert(format!("{}:responseTime", summary.target), [check]);
         }
     }
@@ -302,7 +320,12 @@ mod tests {
         }
     }
 
-    fn component(name: &'static str, status: Status, reason: &'static str, since: i64) -> Component {
+    fn component(
+        name: &'static str,
+        status: Status,
+        reason: &'static str,
+        since: i64,
+    ) -> Component {
         Component {
             name,
             status,
@@ -324,7 +347,10 @@ mod tests {
         ];
         board.publish(Report::new("main", Status::Degraded, Utc::now(), None, components));
         let summary = Summary::new("main", board.read());
-        assert_eq!((summary.reason, summary.since.map(|s| s.timestamp())), ("connections_high", Some(10)));
+        assert_eq!(
+            (summary.reason, summary.since.map(|s| s.timestamp())),
+            ("connections_high", Some(10))
+        );
         assert_eq!(summary.words(), "degraded (connections_high)");
     }
 }

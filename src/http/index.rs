@@ -15,7 +15,14 @@ pub fn index(context: &Context<'_>) -> Answer {
     let mut list = concat!("pgsteward ", env!("CARGO_PKG_VERSION"), "\n\n").to_owned();
     for route in context.routes {
         // Writing to a String cannot fail.
-        let _ = writeln!(list, "{:<5} {:<30} {:<9} {}", route.method, route.path, route.access.as_str(), route.about);
+        let _ = writeln!(
+            list,
+            "{:<5} {:<30} {:<9} {}",
+            route.method,
+            route.path,
+            route.access.as_str(),
+            route.about
+        );
     }
     text(StatusCode::OK, list)
 }
@@ -30,7 +37,10 @@ pub fn metrics(context: &Context<'_>) -> Result<Answer, Refusal> {
     match context.state.metrics.encode() {
         Ok(page) => Ok(body(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the page of metrics could not be written");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the page of metrics could not be written"
+            );
             let detail = "the page of metrics could not be written; the log says why";
             Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", detail))
         }

@@ -151,7 +151,10 @@ pub const BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 pub const BATCHES: usize = 2;
 
 /// Answers one request. May be dropped at any await when the request's time is over.
-pub type Handler = for<'a> fn(&'a Context<'a>) -> Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send + 'a>>;
+pub type Handler = for<'a> fn(
+    &'a Context<'a>,
+)
+    -> Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send + 'a>>;
 
 /// A request, taken apart.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use hyper::http::request::Parts;
 /// Of the media types on offer the one that the client likes best; of several the first, which is also what a client
 /// gets that wants none of them: it can read the type in the answer.
 pub fn preferred<'t>(head: &Parts, offered: &[&'t str]) -> &'t str {
-    let accept: Vec<&str> = head.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept: Vec<&str> =
+        head.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok()).collect();
     let mut best = (offered.first().copied().unwrap_or_default(), 0.0);
     for &media_type in offered {
         let quality = quality(&accept, media_type);
@@ -33,7 +34,8 @@ fn quality(accept: &[&str], media_type: &str) -> f32 {
             _ if name.eq_ignore_ascii_case(media_type) => 3,
             _ => 0,
         };
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let weight =
+            parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
         let weight = weight.map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0).clamp(0.0, 1.0));
         if fits > found.0 {
             found = (fits, weight);

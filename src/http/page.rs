@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderName, IF_NONE_MATCH, REFERRER_POLICY, VARY, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderName, IF_NONE_MATCH, REFERRER_POLICY, VARY,
+    X_FRAME_OPTIONS,
 };
 
 use sha2::{Digest, Sha256};
@@ -74,7 +75,12 @@ pub fn file(context: &Context<'_>) -> Result<Answer, Refusal> {
 fn given(context: &Context<'_>, kind: &'static str, content: &'static [u8]) -> Answer {
     // A proxy that compresses makes the tag a weak one.
     let is_ours = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == *TAG;
-    let sent = context.head.headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    let sent = context
+        .head
+        .headers
+        .get_all(IF_NONE_MATCH)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
     let known = sent.flat_map(|value| value.split(',')).any(|tag| is_ours(tag.trim()));
     let mut answer = match known {
         true => body(StatusCode::NOT_MODIFIED, kind, Bytes::new()),
@@ -109,15 +115,26 @@ mod tests {
         let all = FILES.iter().map(|(.., content)| *content).chain([PAGE]);
         for content in all {
             let text = std::str::from_utf8(content).unwrap();
-            for quoted in text.split(['"', '\'']).filter(|quoted| quoted.ends_with(".js") || quoted.ends_with(".css")) {
+            for quoted in text
+                .split(['"', '\''])
+                .filter(|quoted| quoted.ends_with(".js") || quoted.ends_with(".css"))
+            {
                 let name = quoted.rsplit('/').next().unwrap();
                 assert!(served.contains(&name), "{quoted}");
             }
-            assert!(!text.contains("innerHTML") && !text.contains("localStorage") && !text.contains("eval("));
+            assert!(
+                !text.contains("innerHTML")
+                    && !text.contains("localStorage")
+                    && !text.contains("eval(")
+            );
             let elsewhere = text.replace("http://www.w3.org/2000/svg", "");
-            assert!(!elsewhere.contains("://") && !text.contains("src=\"//"), "something from elsewhere");
+            assert!(
+                !elsewhere.contains("://") && !text.contains("src=\"//"),
+                "something from elsewhere"
+            );
         }
-        let total: usize = FILES.iter().map(|(.., content)| content.len()).sum::<usize>() + PAGE.len();
+        let total: usize =
+            FILES.iter().map(|(.., content)| content.len()).sum::<usize>() + PAGE.len();
         assert!(total <= 160 * 1024, "{total} bytes");
     }
 }

@@ -52,7 +52,11 @@ pub fn healthz(context: &Context<'_>) -> Result<Answer, Refusal> {
 /// `GET /healthz/{check}`
 pub fn healthz_check(context: &Context<'_>) -> Result<Answer, Refusal> {
     let summaries = health::summaries(context)?;
-    single("healthz", vec![context.state.readiness.pipeline(Instant::now()), database(&summaries)], context)
+    single(
+        "healthz",
+        vec![context.state.readiness.pipeline(Instant::now()), database(&summaries)],
+        context,
+    )
 }
 
 /// Passes when every database is known to be healthy or degraded. What was not measured, or not
@@ -90,10 +94,13 @@ fn report(endpoint: &str, checks: &[Check], context: &Context<'_>, passed: &str)
     if !excluded.is_empty() {
         let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
         let names = names.join(", ");
-        let _ = writeln!(lines, "warn: some health checks cannot be excluded: no matches for {names}");
+        let _ =
+            writeln!(lines, "warn: some health checks cannot be excluded: no matches for {names}");
     }
     match (failed, context.query.has("verbose")) {
-        (true, _) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{lines}{endpoint} check failed\n")),
+        (true, _) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("{lines}{endpoint} check failed\n"))
+        }
         (false, true) => text(StatusCode::OK, format!("{lines}{endpoint} check passed\n")),
         (false, false) => text(StatusCode::OK, passed.to_owned()),
     }
@@ -104,13 +111,16 @@ fn single(endpoint: &str, checks: Vec<Check>, context: &Context<'_>) -> Result<A
     let wanted = context.segment.as_deref().unwrap_or_default();
     let verbose = context.query.has("verbose");
     match checks.into_iter().find(|check| check.name == wanted) {
-        Some(Check { name, outcome: Ok(()) }) if verbose => Ok(text(StatusCode::OK, format!("[+]{name} ok\n"))),
+        Some(Check { name, outcome: Ok(()) }) if verbose => {
+            Ok(text(StatusCode::OK, format!("[+]{name} ok\n")))
+        }
         Some(Check { outcome: Ok(()), .. }) => Ok(text(StatusCode::OK, "ok")),
         Some(Check { name, outcome: Err(reason) }) => {
             Ok(text(StatusCode::SERVICE_UNAVAILABLE, format!("[-]{name} failed: {reason}\n")))
         }
         None => {
-            let detail = format!("/{endpoint} has no check of this name; /{endpoint}?verbose lists them");
+            let detail =
+                format!("/{endpoint} has no check of this name; /{endpoint}?verbose lists them");
             Err(Refusal::new(StatusCode::NOT_FOUND, "no_such_check", detail))
         }
     }

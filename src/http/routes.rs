@@ -26,16 +26,26 @@ const fn post(path: &'static str, access: Access, about: &'static str, handler: 
 fn probes() -> Vec<Route> {
     let open = |path, about, handler| get(path, Access::Open, about, handler);
     vec![
-        open("/", "the dashboard for a browser, else this list", |c| Box::pin(ready(Ok(page::home(c))))),
+        open("/", "the dashboard for a browser, else this list", |c| {
+            Box::pin(ready(Ok(page::home(c))))
+        }),
         open("/page/{file}", "a file of the dashboard", |c| Box::pin(ready(page::file(c)))),
-        open("/livez", "whether the process and its pipeline are alive", |c| Box::pin(ready(Ok(probes::livez(c))))),
+        open("/livez", "whether the process and its pipeline are alive", |c| {
+            Box::pin(ready(Ok(probes::livez(c))))
+        }),
         open("/livez/{check}", "one check of /livez", |c| Box::pin(ready(probes::livez_check(c)))),
         open("/readyz", "whether to send traffic", |c| Box::pin(ready(Ok(probes::readyz(c))))),
-        open("/readyz/{check}", "one check of /readyz", |c| Box::pin(ready(probes::readyz_check(c)))),
-        open("/healthz", "as /livez, with the databases' status in the body", |c| Box::pin(ready(probes::healthz(c)))),
-        open("/healthz/{check}", "one check of /healthz; /healthz/database is the databases' own", |c| {
-            Box::pin(ready(probes::healthz_check(c)))
+        open("/readyz/{check}", "one check of /readyz", |c| {
+            Box::pin(ready(probes::readyz_check(c)))
         }),
+        open("/healthz", "as /livez, with the databases' status in the body", |c| {
+            Box::pin(ready(probes::healthz(c)))
+        }),
+        open(
+            "/healthz/{check}",
+            "one check of /healthz; /healthz/database is the databases' own",
+            |c| Box::pin(ready(probes::healthz_check(c))),
+        ),
         open("/openapi.json", "this API, for programs", |c| Box::pin(ready(Ok(index::openapi(c))))),
         open("/metrics", "metrics for Prometheus", |c| Box::pin(ready(index::metrics(c)))),
     ]
@@ -47,50 +57,81 @@ fn reads() -> Vec<Route> {
         get("/health/", OpenAndMore, "the databases' health, 503 when one is unhealthy", |c| {
             Box::pin(ready(health::health(c)))
         }),
-        get("/whoami", Known, "what these credentials are good for", |c| Box::pin(ready(api::whoami::whoami(c)))),
+        get("/whoami", Known, "what these credentials are good for", |c| {
+            Box::pin(ready(api::whoami::whoami(c)))
+        }),
         get("/health/database", Viewer, "everything known of a database, from memory", |c| {
             Box::pin(ready(api::database::database(c)))
         }),
-        get("/health/database/statistics", Viewer, "tables and indexes: sizes, dead rows, what is of no use", |c| {
-            Box::pin(api::statistics::statistics(c))
-        }),
+        get(
+            "/health/database/statistics",
+            Viewer,
+            "tables and indexes: sizes, dead rows, what is of no use",
+            |c| Box::pin(api::statistics::statistics(c)),
+        ),
         get("/health/system", Viewer, "the history of measurements, in pages or buckets", |c| {
             Box::pin(api::history::system(c))
         }),
-        get("/health/connections", Viewer, "the history of connections, in pages or buckets", |c| {
-            Box::pin(api::history::connections(c))
-        }),
-        get("/health/database/migrations", Viewer, "which migrations are applied and pending", |c| {
-            Box::pin(api::migrations::status(c))
-        }),
+        get(
+            "/health/connections",
+            Viewer,
+            "the history of connections, in pages or buckets",
+            |c| Box::pin(api::history::connections(c)),
+        ),
+        get(
+            "/health/database/migrations",
+            Viewer,
+            "which migrations are applied and pending",
+            |c| Box::pin(api::migrations::status(c)),
+        ),
         get("/health/retention", Viewer, "what is removed when, and what is due", |c| {
             Box::pin(api::cleanup::retention(c))
         }),
         get("/health/audit", Known, "the audit trail: all for an admin, else one's own", |c| {
             Box::pin(api::audit::list(c))
         }),
-        get("/jobs", Viewer, "jobs with their plan and how they stand", |c| Box::pin(api::jobs::list(c))),
-        get("/jobs/{name}/runs", Viewer, "the newest runs of a job", |c| Box::pin(api::jobs::runs(c))),
-        get("/runs/{id}", Viewer, "one run", |c| Box::pin(api::runs::get(c))),
-        get("/runs/{id}/events", Viewer, "one run, followed to its end by server-sent events", |c| {
-            Box::pin(api::runs::follow(c))
+        get("/jobs", Viewer, "jobs with their plan and how they stand", |c| {
+            Box::pin(api::jobs::list(c))
         }),
+        get("/jobs/{name}/runs", Viewer, "the newest runs of a job", |c| {
+            Box::pin(api::jobs::runs(c))
+        }),
+        get("/runs/{id}", Viewer, "one run", |c| Box::pin(api::runs::get(c))),
+        get(
+            "/runs/{id}/events",
+            Viewer,
+            "one run, followed to its end by server-sent events",
+            |c| Box::pin(api::runs::follow(c)),
+        ),
     ]
 }
 
 fn changes() -> Vec<Route> {
     use Access::{Admin, Events, Operator};
-    let events = post("/audit/events", Events, "record events of an application", |c| Box::pin(api::events::write(c)));
+    let events = post("/audit/events", Events, "record events of an application", |c| {
+        Box::pin(api::events::write(c))
+    });
     vec![
         Route { body: BodyLimit::Batch, ..events },
-        post("/health/database/optimize", Operator, "VACUUM, ANALYZE and REFRESH what needs it", |c| {
-            Box::pin(api::optimize::optimize(c))
+        post(
+            "/health/database/optimize",
+            Operator,
+            "VACUUM, ANALYZE and REFRESH what needs it",
+            |c| Box::pin(api::optimize::optimize(c)),
+        ),
+        post("/health/database/migrations", Admin, "apply pending migrations", |c| {
+            Box::pin(api::migrations::apply(c))
         }),
-        post("/health/database/migrations", Admin, "apply pending migrations", |c| Box::pin(api::migrations::apply(c))),
-        post("/health/cleanup", Operator, "remove what is past its retention", |c| Box::pin(api::cleanup::cleanup(c))),
+        post("/health/cleanup", Operator, "remove what is past its retention", |c| {
+            Box::pin(api::cleanup::cleanup(c))
+        }),
         post("/jobs/{name}/run", Operator, "run a job now", |c| Box::pin(api::jobs::run(c))),
-        post("/jobs/{name}/pause", Operator, "pause a job, or all (*)", |c| Box::pin(api::jobs::pause(c))),
-        post("/jobs/{name}/resume", Operator, "resume a job, or all (*)", |c| Box::pin(api::jobs::resume(c))),
+        post("/jobs/{name}/pause", Operator, "pause a job, or all (*)", |c| {
+            Box::pin(api::jobs::pause(c))
+        }),
+        post("/jobs/{name}/resume", Operator, "resume a job, or all (*)", |c| {
+            Box::pin(api::jobs::resume(c))
+        }),
         post("/runs/{id}/cancel", Operator, "cancel a run", |c| Box::pin(api::runs::cancel(c))),
     ]
 }
@@ -129,7 +170,9 @@ pub fn find<'r>(routes: &'r [Route], method: &Method, path: &str) -> Found<'r> {
         };
     }
     match others.first() {
-        Some(first) => Found::OtherMethods { path: first.path, allow: allow(others.iter().map(|r| &r.method)) },
+        Some(first) => {
+            Found::OtherMethods { path: first.path, allow: allow(others.iter().map(|r| &r.method)) }
+        }
         None => Found::Nothing,
     }
 }
@@ -157,7 +200,9 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
     loop {
         match (wanted.next(), found.next()) {
             (None, None) => return Some(segment),
-            (Some(name), Some(text)) if name.starts_with('{') && !text.is_empty() => segment = Some(text),
+            (Some(name), Some(text)) if name.starts_with('{') && !text.is_empty() => {
+                segment = Some(text)
+            }
             (Some(literal), Some(text)) if literal == text => {}
             _ => return None,
         }
@@ -198,7 +243,9 @@ mod tests {
         ];
         for (method, path, expected) in cases {
             let found = match find(&table, &method.parse().unwrap(), path) {
-                Found::Route { route, segment } => format!("{} {}", route.path, segment.as_deref().unwrap_or("-")),
+                Found::Route { route, segment } => {
+                    format!("{} {}", route.path, segment.as_deref().unwrap_or("-"))
+                }
                 Found::OtherMethods { allow, .. } => format!("405 {allow}"),
                 Found::Nothing => "nothing".to_owned(),
                 Found::Malformed => "malformed".to_owned(),
@@ -209,7 +256,10 @@ mod tests {
 
     #[test]
     fn methods_of_one_path_are_told_together() {
-        assert_eq!(allow([Method::GET, Method::POST, Method::GET].iter()), "GET, HEAD, OPTIONS, POST");
+        assert_eq!(
+            allow([Method::GET, Method::POST, Method::GET].iter()),
+            "GET, HEAD, OPTIONS, POST"
+        );
         assert_eq!(allow([Method::POST].iter()), "OPTIONS, POST");
     }
 }

@@ -58,7 +58,10 @@ async fn accept_all(listener: impl Accept, app: Arc<App>, tasks: Tasks, stop: Ca
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) if of_the_connection(&error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before it was accepted");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a connection ended before it was accepted"
+                );
                 continue;
             }
             Err(error) => {
@@ -96,7 +99,10 @@ fn of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
         error.kind(),
-        Kind::ConnectionAborted | Kind::ConnectionReset | Kind::Interrupted | Kind::ConnectionRefused
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::Interrupted
+            | Kind::ConnectionRefused
     )
 }
 
@@ -135,7 +141,13 @@ async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, o
     Box::pin(talk(stream, peer, app, stop, open)).await;
 }
 
-async fn talk(stream: TcpStream, peer: SocketAddr, app: Arc<App>, stop: CancellationToken, open: Open) {
+async fn talk(
+    stream: TcpStream,
+    peer: SocketAddr,
+    app: Arc<App>,
+    stop: CancellationToken,
+    open: Open,
+) {
     let Some(tls) = app.tls.clone() else { return converse(stream, peer, app, stop, open).await };
     // The handshake is the head of the first request's head, and has its bound.
     let shaken = tokio::select! {
@@ -153,8 +165,13 @@ async fn talk(stream: TcpStream, peer: SocketAddr, app: Arc<App>, stop: Cancella
 }
 
 /// Requests and answers over one connection, until it ends.
-async fn converse<S>(stream: S, peer: SocketAddr, app: Arc<App>, stop: CancellationToken, open: Open)
-where
+async fn converse<S>(
+    stream: S,
+    peer: SocketAddr,
+    app: Arc<App>,
+    stop: CancellationToken,
+    open: Open,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
@@ -267,7 +284,8 @@ mod tests {
             tasks.stop();
             answer
         };
-        let ((), answer) = timeout(Duration::from_secs(10), async { tokio::join!(serving, ask) }).await.unwrap();
+        let ((), answer) =
+            timeout(Duration::from_secs(10), async { tokio::join!(serving, ask) }).await.unwrap();
         assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
         assert_eq!(metrics.http_accept_errors.get(), 3);
     }

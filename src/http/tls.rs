@@ -81,14 +81,22 @@ impl Tls {
         // Before the content: what changes in between is then read again.
         let seen = identities(cert, key).await;
         let current = Mutex::new(Current { acceptor: acceptor(cert, key).await?, seen });
-        Ok(Tls { cert: cert.to_owned(), key: key.to_owned(), metrics: Arc::clone(metrics), current })
+        Ok(Tls {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+            metrics: Arc::clone(metrics),
+            current,
+        })
     }
 
     /// Encrypts a stream by the current certificate. Without a bound in time, which is the caller's.
     ///
     /// # Errors
     /// When the client does not speak TLS, or not one that is spoken here.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<TlsStream<S>> {
         self.acceptor().accept(stream).await
     }
 
@@ -133,7 +141,10 @@ impl Tls {
 /// Paths only.
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").field("cert", &self.cert).field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Tls")
+            .field("cert", &self.cert)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -166,20 +177,26 @@ async fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
         }
         source => TlsError::Unusable { cert: cert.to_owned(), key: key.to_owned(), source },
     };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key_der)
-        .map_err(unusable)?;
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key_der)
+            .map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = read(path, CERT).await?;
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().unwrap_or_default();
-    if chain.is_empty() { Err(TlsError::NoCertificate { path: path.to_owned() }) } else { Ok(chain) }
+    let chain =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    if chain.is_empty() {
+        Err(TlsError::NoCertificate { path: path.to_owned() })
+    } else {
+        Ok(chain)
+    }
 }
 
 async fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -16,7 +16,12 @@ pub type Done = Vec<(String, Value)>;
 /// Records what a run did: under `kind` (`tables`, `views`), for each name. Nothing for a run that did nothing.
 ///
 /// The work itself cannot be part of the transaction: VACUUM has none, and each REFRESH has its own.
-pub async fn record(ctx: &mut Context<'_>, action: &str, kind: &str, done: Done) -> Result<(), Error> {
+pub async fn record(
+    ctx: &mut Context<'_>,
+    action: &str,
+    kind: &str,
+    done: Done,
+) -> Result<(), Error> {
     if done.is_empty() {
         return Ok(());
     }
@@ -25,7 +30,9 @@ pub async fn record(ctx: &mut Context<'_>, action: &str, kind: &str, done: Done)
     let details = &details(json!({ "run_id": ctx.run_id }), kind, done);
     let options = short(ctx);
     ctx.transaction(&options, |tx| {
-        Box::pin(async move { audit::record(tx, &Event::new(actor, action, "database", target, details)).await })
+        Box::pin(async move {
+            audit::record(tx, &Event::new(actor, action, "database", target, details)).await
+        })
     })
     .await
 }
@@ -45,10 +52,15 @@ mod tests {
 
     #[test]
     fn names_are_bounded_and_the_rest_is_counted() {
-        let done = |count| (0..count).map(|n| (format!("public.t{n:02}"), json!("vacuum"))).collect::<Done>();
+        let done = |count| {
+            (0..count).map(|n| (format!("public.t{n:02}"), json!("vacuum"))).collect::<Done>()
+        };
         let few = details(json!({}), "tables", done(50));
         assert_eq!((few["tables"].as_object().map(Map::len), few.get("more")), (Some(50), None));
         let many = details(json!({}), "tables", done(53));
-        assert_eq!((many["tables"].as_object().map(Map::len), &many["more"]), (Some(50), &json!(3)));
+        assert_eq!(
+            (many["tables"].as_object().map(Map::len), &many["more"]),
+            (Some(50), &json!(3))
+        );
     }
 }

@@ -52,9 +52,11 @@ impl LockAttempts {
         }
         let pause = self.backoff.next_delay();
         let spent = self.since.elapsed();
-        if spent + pause > LOCK_BUDGET || pause + ATTEMPT_ROOM >= ctx.time_left() || ctx.stopping() {
+        if spent + pause > LOCK_BUDGET || pause + ATTEMPT_ROOM >= ctx.time_left() || ctx.stopping()
+        {
             let seconds = spent.as_secs_f64();
-            return Err(error.context(format!("lock not free in {} attempts over {seconds:.1} s", self.made)));
+            return Err(error
+                .context(format!("lock not free in {} attempts over {seconds:.1} s", self.made)));
         }
         rest(ctx, pause).await;
         Ok(())
@@ -93,8 +95,11 @@ impl Failures {
     /// nothing failed.
     pub fn finish(self) -> Option<Error> {
         let kind = self.met.first()?.1.kind();
-        let each: Vec<String> =
-            self.met.iter().map(|(object, error)| format!("{object} ({}): {error}", error.kind())).collect();
+        let each: Vec<String> = self
+            .met
+            .iter()
+            .map(|(object, error)| format!("{object} ({}): {error}", error.kind()))
+            .collect();
         Some(Error::new(kind, format!("{} failed: {}", self.met.len(), each.join("; "))))
     }
 }
@@ -118,7 +123,8 @@ impl NotPermitted {
     pub fn tell(self, report: &mut Report, nothing_else: bool) {
         let more = self.met.len().saturating_sub(Self::NAMED);
         if nothing_else && !self.met.is_empty() {
-            let grants: Vec<&str> = self.met.iter().take(Self::NAMED).map(|(_, grant)| grant.as_str()).collect();
+            let grants: Vec<&str> =
+                self.met.iter().take(Self::NAMED).map(|(_, grant)| grant.as_str()).collect();
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
             report.skipped = Some(format!("not_permitted: needs {}{more}", grants.join("; ")));
             return;
@@ -127,7 +133,9 @@ impl NotPermitted {
             report.warnings.push(format!("{object}: not permitted, needs {grant}"));
         }
         if more > 0 {
-            report.warnings.push(format!("{more} more are not permitted; the run's detail names them"));
+            report
+                .warnings
+                .push(format!("{more} more are not permitted; the run's detail names them"));
         }
     }
 }
@@ -143,7 +151,10 @@ mod tests {
         failures.keep("c.d", Error::new(Kind::LockTimeout, "busy")).expect("goes on");
         let error = failures.finish().expect("two failed");
         assert_eq!(error.kind(), Kind::Permission);
-        assert_eq!(error.to_string(), "2 failed: a.b (permission): not yours; c.d (lock_timeout): busy");
+        assert_eq!(
+            error.to_string(),
+            "2 failed: a.b (permission): not yours; c.d (lock_timeout): busy"
+        );
         assert!(Failures::default().finish().is_none());
     }
 
@@ -154,11 +165,13 @@ mod tests {
             (0..12).for_each(|i| met.keep(&format!("a.t{i}"), &format!("GRANT {i}")));
             met
         };
-        let (mut alone, mut beside, mut nothing) = (Report::default(), Report::default(), Report::default());
+        let (mut alone, mut beside, mut nothing) =
+            (Report::default(), Report::default(), Report::default());
         met().tell(&mut alone, true);
         let reason = alone.skipped.expect("skipped");
         assert!(
-            reason.starts_with("not_permitted: needs GRANT 0; GRANT 1; ") && reason.ends_with("; and 2 more"),
+            reason.starts_with("not_permitted: needs GRANT 0; GRANT 1; ")
+                && reason.ends_with("; and 2 more"),
             "{reason}"
         );
         assert!(alone.warnings.is_empty());
@@ -166,13 +179,19 @@ mod tests {
         assert_eq!((beside.skipped, beside.warnings.len()), (None, 11));
         assert_eq!(beside.warnings[0], "a.t0: not permitted, needs GRANT 0");
         NotPermitted::default().tell(&mut nothing, true);
-        assert_eq!((nothing.skipped, nothing.warnings.len()), (None, 0), "nothing to do is no want of privileges");
+        assert_eq!(
+            (nothing.skipped, nothing.warnings.len()),
+            (None, 0),
+            "nothing to do is no want of privileges"
+        );
     }
 
     #[test]
     fn what_ends_the_run_is_returned_at_once() {
         for kind in [Kind::ConnectionLost, Kind::Cancelled, Kind::Fenced] {
-            let error = Failures::default().keep("a.b", Error::new(kind, "over")).expect_err("ends the run");
+            let error = Failures::default()
+                .keep("a.b", Error::new(kind, "over"))
+                .expect_err("ends the run");
             assert_eq!(error.kind(), kind);
         }
     }

@@ -104,7 +104,11 @@ impl Context<'_> {
     /// when nothing comes for as long as a lease lasts: the process may be frozen, or cut off.
     ///
     /// `'c` is fixed (and not chosen by `work`) so that `work` can use what outlives this call.
-    pub async fn transaction<'c, T, F>(&'c mut self, options: &TxOptions, mut work: F) -> Result<T, Error>
+    pub async fn transaction<'c, T, F>(
+        &'c mut self,
+        options: &TxOptions,
+        mut work: F,
+    ) -> Result<T, Error>
     where
         F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T> + Send,
         T: Send + 'c,
@@ -135,14 +139,18 @@ impl Context<'_> {
     /// Reads what is wanted of this run; jobs over many objects do so first.
     async fn hear_options(&mut self) -> Result<(), Error> {
         let (run, within) = (self.run_id, attempts::short(self).read_only());
-        self.options = self.conn.transaction(&within, |tx| Box::pin(requests::options(tx, run))).await?;
+        self.options =
+            self.conn.transaction(&within, |tx| Box::pin(requests::options(tx, run))).await?;
         Ok(())
     }
 }
 
 /// Runs a job of the ledger. Probes and samples are taken on every tick of the observer instead.
 pub async fn run(context: &mut Context<'_>) -> Result<Report, Error> {
-    if matches!(context.spec.work, Work::Builtin(Builtin::Retention | Builtin::Vacuum | Builtin::Refresh)) {
+    if matches!(
+        context.spec.work,
+        Work::Builtin(Builtin::Retention | Builtin::Vacuum | Builtin::Refresh)
+    ) {
         context.hear_options().await?;
     }
     match &context.spec.work {

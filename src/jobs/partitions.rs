@@ -23,7 +23,8 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
     let theirs = ctx.zentry && ctx.config.mode != Mode::Observe;
-    let tables = store::partitions::OWN.into_iter().chain(theirs.then_some(store::partitions::VM_METRICS));
+    let tables =
+        store::partitions::OWN.into_iter().chain(theirs.then_some(store::partitions::VM_METRICS));
     for table in tables {
         if ctx.stopping() {
             report.stopped = true;
@@ -63,8 +64,12 @@ async fn supply(ctx: &mut Context<'_>, table: Supplied) -> Result<(i32, i64), Er
     let made = make(ctx, table).await;
     // Also after a failure: that is when the gauge matters.
     let options = short(ctx).read_only();
-    let ahead =
-        ctx.conn.transaction(&options, |tx| Box::pin(async move { ahead(tx, table.schema, table.table).await })).await;
+    let ahead = ctx
+        .conn
+        .transaction(&options, |tx| {
+            Box::pin(async move { ahead(tx, table.schema, table.table).await })
+        })
+        .await;
     if let Ok(ahead) = &ahead {
         ctx.metrics.partitions_ahead.with_label_values(&[ctx.db.name(), &table.name()]).set(*ahead);
     }
@@ -82,8 +87,11 @@ async fn make(ctx: &mut Context<'_>, table: Supplied) -> Result<Ensured, Error> 
     let mut attempts = LockAttempts::new();
     loop {
         let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
-        let made =
-            ctx.transaction(&options, |tx| Box::pin(async move { store::partitions::ensure(tx, table).await })).await;
+        let made = ctx
+            .transaction(&options, |tx| {
+                Box::pin(async move { store::partitions::ensure(tx, table).await })
+            })
+            .await;
         match made {
             Ok(made) => return Ok(made),
             Err(error) => attempts.after(ctx, error).await?,
@@ -94,8 +102,16 @@ async fn make(ctx: &mut Context<'_>, table: Supplied) -> Result<Ensured, Error> 
 /// Finishes a DETACH CONCURRENTLY that was cut off between its two transactions. It waits for every
 /// snapshot that may still see the partition, 20 ms at a time. Where retention had announced it, the table is
 /// retention's to drop from then on.
-pub(super) async fn finalize(ctx: &mut Context<'_>, relation: &Relation, partition: &Partition) -> Result<(), Error> {
-    let sql = format!("ALTER TABLE {} DETACH PARTITION {} FINALIZE", relation.quoted(), partition.quoted());
+pub(super) async fn finalize(
+    ctx: &mut Context<'_>,
+    relation: &Relation,
+    partition: &Partition,
+) -> Result<(), Error> {
+    let sql = format!(
+        "ALTER TABLE {} DETACH PARTITION {} FINALIZE",
+        relation.quoted(),
+        partition.quoted()
+    );
     let sql = &sql;
     let mut attempts = LockAttempts::new();
     loop {
@@ -111,7 +127,10 @@ pub(super) async fn finalize(ctx: &mut Context<'_>, relation: &Relation, partiti
         match done {
             Ok(()) => return Ok(()),
             Err(error) => {
-                let error = error.context(format!("partition {} is pending detach", quote_ident(&partition.table)));
+                let error = error.context(format!(
+                    "partition {} is pending detach",
+                    quote_ident(&partition.table)
+                ));
                 attempts.after(ctx, error).await?;
             }
         }

@@ -26,7 +26,9 @@ pub async fn lacks(conn: &Conn, config: &Config, zentry: bool) -> Result<Vec<Lac
         .iter()
         .filter(|(_, job)| job.is_active(config.mode))
         .filter_map(|(name, job)| match &job.work {
-            Work::Sql(SqlWork { role: Some(role), login: None, .. }) => Some((name.as_str().to_owned(), role.clone())),
+            Work::Sql(SqlWork { role: Some(role), login: None, .. }) => {
+                Some((name.as_str().to_owned(), role.clone()))
+            }
             _ => None,
         })
         .collect();

@@ -26,7 +26,9 @@ use uuid::Uuid;
 use crate::config;
 use crate::db::{Database, Error, Kind, Purpose, Route};
 use crate::health::judge::{connectivity, judge};
-use crate::health::{Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, reason};
+use crate::health::{
+    Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, reason,
+};
 use crate::observe::{Observation, Observer, Watched};
 use crate::store::health::{HealthRow, Row};
 use crate::telemetry::Metrics;
@@ -128,9 +130,11 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
         Err(error) => Err(name_the_reason(probe, state, error).await),
     };
     let measurement = match &looked {
-        Ok(Observation { snapshot, response }) => {
-            Measurement::Answered { snapshot, response: *response, fresh_connect: state.fresh_connect.as_ref() }
-        }
+        Ok(Observation { snapshot, response }) => Measurement::Answered {
+            snapshot,
+            response: *response,
+            fresh_connect: state.fresh_connect.as_ref(),
+        },
         Err(error) => Measurement::Failed(error),
     };
     let verdicts = judge(measurement, inputs, probe.limits);
@@ -154,8 +158,10 @@ pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> 
     }
     // Before the schema was looked at, the report says that of itself, not of the database.
     let told = probe.writable || looked.is_err();
-    let event = told.then(|| state.transitions.observed(&report, measured_at, probe.instance)).flatten();
-    let rows_written = write(probe, state, &report, measured_at, event, looked.as_ref().err()).await;
+    let event =
+        told.then(|| state.transitions.observed(&report, measured_at, probe.instance)).flatten();
+    let rows_written =
+        write(probe, state, &report, measured_at, event, looked.as_ref().err()).await;
     Outcome { report, measured: looked.is_ok(), rows_written }
 }
 
@@ -228,14 +234,16 @@ async fn name_the_reason(probe: &Probe<'_>, state: &mut ProbeState, error: Error
     connect_now(probe, state).await;
     match &state.fresh_connect {
         Some(reason) => reason.clone(),
-        None => error.context("a new connection is accepted, but the measurement over it or the open one failed"),
+        None => error.context(
+            "a new connection is accepted, but the measurement over it or the open one failed",
+        ),
     }
 }
 
 /// Measures a fresh connect where one is due: its failure shows at the next tick.
 async fn connect_afresh(probe: &Probe<'_>, state: &mut ProbeState) {
-    let due =
-        state.fresh_connect.is_some() || state.connected_afresh.is_none_or(|at| at.elapsed() >= FRESH_CONNECT_EVERY);
+    let due = state.fresh_connect.is_some()
+        || state.connected_afresh.is_none_or(|at| at.elapsed() >= FRESH_CONNECT_EVERY);
     if due {
         connect_now(probe, state).await;
     }
@@ -303,7 +311,12 @@ async fn write(
         latency_ms: report.response_ms,
         details: component.measured.clone(),
     };
-    let rows = report.components.iter().map(|component| Row::Health(row(component))).chain(event).collect();
+    let rows = report
+        .components
+        .iter()
+        .map(|component| Row::Health(row(component)))
+        .chain(event)
+        .collect();
     state.unwritten.show_in(probe.board.recent());
     // What was not written is kept, and the log has told why.
     state.unwritten.record(&probe.destination(), rows, failed).await.unwrap_or_default()
@@ -317,6 +330,9 @@ pub(super) async fn within<T>(
 ) -> Result<T, Error> {
     match tokio::time::timeout(bound, work).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} ms", bound.as_millis()))),
+        Err(_) => Err(Error::new(
+            Kind::Timeout,
+            format!("{what}: no answer within {} ms", bound.as_millis()),
+        )),
     }
 }

@@ -46,7 +46,8 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut views = configured(ctx.config, ctx.zentry);
     views.retain(|view| ctx.options.covers(view));
     if views.is_empty() {
-        let why = if ctx.options.tables.is_some() { "none of these views is" } else { "no view is" };
+        let why =
+            if ctx.options.tables.is_some() { "none of these views is" } else { "no view is" };
         report.skipped = Some(format!("{why} named in refresh.views"));
         return Ok(report);
     }
@@ -54,7 +55,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let last = ctx
         .conn
         .transaction(&options, |tx| {
-            Box::pin(async move { store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await })
+            Box::pin(
+                async move { store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await },
+            )
         })
         .await?
         .unwrap_or_default();
@@ -73,7 +76,10 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         ctx.tell(done, total, name, "refresh");
         match one(ctx, name, last.get(name)).await {
             Ok(Treated::Barred(grant)) => {
-                detail.insert(name.to_owned(), json!({ "skipped": format!("not permitted, needs {grant}") }));
+                detail.insert(
+                    name.to_owned(),
+                    json!({ "skipped": format!("not permitted, needs {grant}") }),
+                );
                 not_permitted.keep(name, &grant);
                 continue;
             }
@@ -102,7 +108,14 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 /// The bundled set's view, where it is applied, and those of the configuration.
 pub fn configured(config: &Config, zentry: bool) -> Vec<&str> {
     let mut views: Vec<&str> = zentry.then_some(ZENTRY_VIEW).into_iter().collect();
-    views.extend(config.refresh.views.iter().map(String::as_str).filter(|view| !(zentry && *view == ZENTRY_VIEW)));
+    views.extend(
+        config
+            .refresh
+            .views
+            .iter()
+            .map(String::as_str)
+            .filter(|view| !(zentry && *view == ZENTRY_VIEW)),
+    );
     views
 }
 
@@ -119,23 +132,35 @@ pub struct Planned {
 }
 
 /// What a run would do now. Changes nothing.
-pub async fn plan(tx: &Tx<'_>, config: &Config, zentry: bool, options: &Options) -> Result<Vec<Planned>, Error> {
-    let last = store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await?.unwrap_or_default();
+pub async fn plan(
+    tx: &Tx<'_>,
+    config: &Config,
+    zentry: bool,
+    options: &Options,
+) -> Result<Vec<Planned>, Error> {
+    let last =
+        store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await?.unwrap_or_default();
     let mut planned = Vec::new();
     for name in configured(config, zentry).into_iter().filter(|view| options.covers(view)) {
         let (schema, relation) = name.split_once('.').unwrap_or(("public", name));
-        let mut one = Planned { object: name.to_owned(), refresh: false, why: String::new(), skipped: None };
+        let mut one =
+            Planned { object: name.to_owned(), refresh: false, why: String::new(), skipped: None };
         match find(tx, schema, relation).await? {
             None => one.skipped = Some("there is no view of this name".to_owned()),
             Some(view) => {
                 let now = beneath(tx, view.oid).await?;
                 match decide(&view, &now, last.get(name), config.refresh.max_staleness) {
-                    Decision::Refresh(How::Plain) => (one.refresh, one.why) = (true, "it holds nothing yet".to_owned()),
+                    Decision::Refresh(How::Plain) => {
+                        (one.refresh, one.why) = (true, "it holds nothing yet".to_owned())
+                    }
                     Decision::Refresh(How::Concurrently) => {
-                        (one.refresh, one.why) = (true, "it may have changed; readers go on meanwhile".to_owned());
+                        (one.refresh, one.why) =
+                            (true, "it may have changed; readers go on meanwhile".to_owned());
                     }
                     Decision::Unchanged(_) => one.why = "nothing has changed beneath it".to_owned(),
-                    Decision::Barred => one.skipped = Some(format!("not permitted, needs {}", view.grant)),
+                    Decision::Barred => {
+                        one.skipped = Some(format!("not permitted, needs {}", view.grant))
+                    }
                     Decision::Refuse(why) => one.skipped = Some(why),
                 }
             }
@@ -166,7 +191,8 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
         })
         .await?
         .ok_or_else(|| {
-            let what = format!("there is no view {name} (names are compared exactly, case included)");
+            let what =
+                format!("there is no view {name} (names are compared exactly, case included)");
             Error::new(Kind::Sql, what)
         })?;
     let how = match decide(&view, &now, last, ctx.config.refresh.max_staleness) {
@@ -212,7 +238,9 @@ enum Decision {
 fn decide(view: &View, now: &Beneath, last: Option<&Value>, max_staleness: Duration) -> Decision {
     let quoted = view.quoted();
     if view.kind != 'm' {
-        return Decision::Refuse(format!("{quoted} is no materialized view; remove it from refresh.views"));
+        return Decision::Refuse(format!(
+            "{quoted} is no materialized view; remove it from refresh.views"
+        ));
     }
     if !view.permitted {
         return Decision::Barred;
@@ -246,7 +274,9 @@ async fn refresh(ctx: &mut Context<'_>, view: &View, how: How) -> Result<Duratio
     loop {
         let started = Instant::now();
         let options = TxOptions::within(ctx.time_left()).lock_timeout(LOCK_TIMEOUT);
-        let done = ctx.transaction(&options, |tx| Box::pin(async move { tx.batch("refresh", sql).await })).await;
+        let done = ctx
+            .transaction(&options, |tx| Box::pin(async move { tx.batch("refresh", sql).await }))
+            .await;
         match done {
             Ok(()) => return Ok(started.elapsed()),
             Err(error) => attempts.after(ctx, error).await?,
@@ -297,11 +327,20 @@ mod tests {
                 false,
             ),
             ("never", None, beneath(), false),
-            ("last time it was not provable", Some(json!({"how": "concurrently"})), beneath(), false),
+            (
+                "last time it was not provable",
+                Some(json!({"how": "concurrently"})),
+                beneath(),
+                false,
+            ),
         ];
         for (what, last, now, unchanged) in cases {
             let decision = decide(&view(), &now, last.as_ref(), HOUR);
-            assert_eq!(matches!(decision, Decision::Unchanged(_)), unchanged, "{what}: {decision:?}");
+            assert_eq!(
+                matches!(decision, Decision::Unchanged(_)),
+                unchanged,
+                "{what}: {decision:?}"
+            );
         }
     }
 

@@ -160,10 +160,14 @@ impl Interval {
         self.max_connections = snapshot.max_connections;
         self.reserved = snapshot.superuser_reserved + snapshot.reserved;
         self.saw_states &= sessions.unseen() == 0;
-        self.saturation_max = self.saturation_max.max(total as f64 / snapshot.usable_connections() as f64);
-        let oldest = |held: Option<f64>, seen: Option<f64>| held.into_iter().chain(seen).reduce(f64::max);
-        self.oldest_transaction =
-            oldest(self.oldest_transaction, sessions.oldest_transaction.as_ref().map(|session| session.seconds));
+        self.saturation_max =
+            self.saturation_max.max(total as f64 / snapshot.usable_connections() as f64);
+        let oldest =
+            |held: Option<f64>, seen: Option<f64>| held.into_iter().chain(seen).reduce(f64::max);
+        self.oldest_transaction = oldest(
+            self.oldest_transaction,
+            sessions.oldest_transaction.as_ref().map(|session| session.seconds),
+        );
         self.oldest_idle_in_transaction = oldest(
             self.oldest_idle_in_transaction,
             sessions.oldest_idle_in_transaction.as_ref().map(|session| session.seconds),
@@ -184,19 +188,26 @@ impl Interval {
     /// The databases with the highest peaks; a mean counts samples without the database as 0.
     fn by_database(&self) -> Value {
         let mut databases: Vec<(&String, &Gathered)> = self.by_database.iter().collect();
-        databases.sort_by_key(|(name, gathered)| (name.is_empty(), std::cmp::Reverse(gathered.max)));
+        databases
+            .sort_by_key(|(name, gathered)| (name.is_empty(), std::cmp::Reverse(gathered.max)));
         let mut named = serde_json::Map::new();
         let mut others = Gathered::default();
         for (place, (name, gathered)) in databases.into_iter().enumerate() {
             if place < DATABASES_MAX && !name.is_empty() {
-                named.insert(name.clone(), json!({ "avg": gathered.avg(self.samples), "max": gathered.max }));
+                named.insert(
+                    name.clone(),
+                    json!({ "avg": gathered.avg(self.samples), "max": gathered.max }),
+                );
             } else {
                 others.sum += gathered.sum;
                 others.max += gathered.max;
             }
         }
         if others.max > 0 {
-            named.insert(String::new(), json!({ "avg": others.avg(self.samples), "max": others.max }));
+            named.insert(
+                String::new(),
+                json!({ "avg": others.avg(self.samples), "max": others.max }),
+            );
         }
         named.into()
     }
@@ -212,7 +223,11 @@ fn int(count: i64) -> i32 {
 ///
 /// # Errors
 /// The server's, or that of getting a connection; the row is kept for later then.
-pub async fn run(to: &Destination<'_>, instance: &str, state: &mut ProbeState) -> Result<u64, Error> {
+pub async fn run(
+    to: &Destination<'_>,
+    instance: &str,
+    state: &mut ProbeState,
+) -> Result<u64, Error> {
     match state.sampler.finish(instance, pool(to.db)) {
         Some(row) => state.unwritten.record(to, vec![Row::Connections(Box::new(row))], None).await,
         None => Ok(0),
@@ -221,8 +236,11 @@ pub async fn run(to: &Destination<'_>, instance: &str, state: &mut ProbeState) -
 
 /// pgsteward's own connections.
 fn pool(db: &Database) -> Value {
-    let pools: serde_json::Map<String, Value> =
-        db.stats().into_iter().map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats))).collect();
+    let pools: serde_json::Map<String, Value> = db
+        .stats()
+        .into_iter()
+        .map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats)))
+        .collect();
     pools.into()
 }
 
@@ -266,7 +284,11 @@ mod tests {
     fn an_interval_keeps_least_mean_and_greatest() {
         let mut sampler = Sampler::default();
         sampler.feed(&snapshot(0, &[(Some("app"), "active", 2), (Some("app"), "idle", 4)], 0));
-        sampler.feed(&snapshot(15, &[(Some("app"), "active", 45), (Some("b"), "idle in transaction", 1)], 3));
+        sampler.feed(&snapshot(
+            15,
+            &[(Some("app"), "active", 45), (Some("b"), "idle in transaction", 1)],
+            3,
+        ));
         sampler.feed(&snapshot(30, &[(Some("app"), "idle in transaction (aborted)", 1)], 0));
         let row = sampler.finish("here", json!({})).unwrap();
         assert_eq!((row.samples, row.interval_seconds, row.created_at.timestamp()), (3, 30.0, 30));
@@ -290,7 +312,11 @@ mod tests {
         let row = sampler.finish("here", json!({})).unwrap();
         assert_eq!(row.total, Range { min: 1, avg: 3.5, max: 6 });
         assert_eq!((row.active, row.idle, row.idle_in_transaction), (None, None, None));
-        assert_eq!(row.waiting.map(|range| range.max), Some(1), "waits are seen in pg_locks by everybody");
+        assert_eq!(
+            row.waiting.map(|range| range.max),
+            Some(1),
+            "waits are seen in pg_locks by everybody"
+        );
     }
 
     #[test]

@@ -57,5 +57,8 @@ fn told(ctx: &Context<'_>, seal: &Seal) {
     let metrics = &ctx.metrics.audit;
     metrics.sealed_rows.with_label_values(&[target]).inc_by(seal.row_count.unsigned_abs());
     metrics.seal_number.with_label_values(&[target]).set(seal.number);
-    metrics.sealed_at.with_label_values(&[target]).set(seal.sealed_at.timestamp_micros() as f64 / 1e6);
+    metrics
+        .sealed_at
+        .with_label_values(&[target])
+        .set(seal.sealed_at.timestamp_micros() as f64 / 1e6);
 }

@@ -38,10 +38,16 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Runs it.
 pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Result<Report, Error> {
     if ctx.config.mode == Mode::Observe {
-        return Ok(skipped("mode_observe: mode = \"observe\" changes nothing, and SQL of one's own may"));
+        return Ok(skipped(
+            "mode_observe: mode = \"observe\" changes nothing, and SQL of one's own may",
+        ));
     }
     if !work.transaction && !ctx.conn.has_session_state() {
-        return Ok(skipped(if work.login.is_some() { LOGIN_NEEDS_SESSION } else { unfenced::NEEDS_SESSION }));
+        return Ok(skipped(if work.login.is_some() {
+            LOGIN_NEEDS_SESSION
+        } else {
+            unfenced::NEEDS_SESSION
+        }));
     }
     if work.login.is_some() || !work.transaction {
         unfenced::note(ctx).await?;
@@ -49,12 +55,15 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Result<Report, Error>
     ctx.conn.take_notices();
     ctx.conn.take_lost_notices();
     ctx.conn.soil();
-    let mut report = if work.transaction { whole::run(ctx, work).await } else { apart::run(ctx, work).await };
+    let mut report =
+        if work.transaction { whole::run(ctx, work).await } else { apart::run(ctx, work).await };
     if !report.recorded {
         report.detail = detail(ctx.conn, report.detail);
     }
     report.warnings = warnings(&report.detail);
-    if ctx.unfenced && report.failure.as_ref().is_some_and(|error| error.kind() == Kind::ConnectionLost) {
+    if ctx.unfenced
+        && report.failure.as_ref().is_some_and(|error| error.kind() == Kind::ConnectionLost)
+    {
         report.may_still_run = ctx.conn.process().map(|(pid, start_us)| Backend { pid, start_us });
     }
     // One's own is closed now.
@@ -73,7 +82,8 @@ fn skipped(reason: &str) -> Report {
 /// What the server warned of: a VACUUM that it skipped, say. It is no error, and nobody reads notices.
 fn warnings(detail: &Value) -> Vec<String> {
     let notices = detail["notices"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let told = notices.iter().filter_map(Value::as_str).filter(|notice| notice.starts_with("WARNING"));
+    let told =
+        notices.iter().filter_map(Value::as_str).filter(|notice| notice.starts_with("WARNING"));
     told.take(WARNINGS_MAX).map(str::to_owned).collect()
 }
 
@@ -119,14 +129,18 @@ async fn take_role(conn: &Conn, work: &SqlWork, scope: &str) -> Result<(), Error
     let set = format!("SET {scope} ROLE {}", quote_ident(role));
     conn.batch("take the job's role", &set).await.map_err(|error| {
         let quoted = quote_ident(role);
-        error.context(format!("role {quoted} cannot be had by this login; it needs GRANT {quoted} TO that login"))
+        error.context(format!(
+            "role {quoted} cannot be had by this login; it needs GRANT {quoted} TO that login"
+        ))
     })
 }
 
 /// The same error, with where it happened and under which role.
 fn located(work: &SqlWork, place: Option<Place>, error: Error) -> Error {
     let error = match (error.kind(), &work.role, &work.login) {
-        (Kind::Permission, Some(role), _) => error.context(format!("as role {}", quote_ident(role))),
+        (Kind::Permission, Some(role), _) => {
+            error.context(format!("as role {}", quote_ident(role)))
+        }
         (Kind::Permission, None, Some(_)) => error.context("as the job's own login"),
         (Kind::Permission, None, None) => error.context("as the daemon's own login"),
         _ => error,

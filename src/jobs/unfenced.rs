@@ -18,7 +18,8 @@ pub const NEEDS_SESSION: &str = "needs_direct_url: the connection goes through a
      setting for us; needs database.direct_url";
 
 /// What is set for the statement and put back after it.
-const SETTINGS: [&str; 4] = ["search_path", "client_min_messages", "statement_timeout", "lock_timeout"];
+const SETTINGS: [&str; 4] =
+    ["search_path", "client_min_messages", "statement_timeout", "lock_timeout"];
 
 /// For a statement on pgsteward's own rows.
 const OWN: Duration = Duration::from_secs(5);
@@ -48,17 +49,25 @@ pub async fn still_ours(ctx: &Context<'_>) -> Result<(), Error> {
     let options = TxOptions::within(OWN);
     let asking = async {
         let mut control = ctx.db.acquire(Purpose::Control).await?;
-        control.transaction(&options, |tx| Box::pin(async move { runs::fence(tx, id, epoch).await })).await
+        control
+            .transaction(&options, |tx| Box::pin(async move { runs::fence(tx, id, epoch).await }))
+            .await
     };
     bounded("check the run's lease", asking).await
 }
 
 /// The control connection is the only one that renews leases: a server that has gone silent may not keep
 /// it here.
-async fn bounded<T>(what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+async fn bounded<T>(
+    what: &'static str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     match tokio::time::timeout(CALL_BOUND, call).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} s", CALL_BOUND.as_secs()))),
+        Err(_) => Err(Error::new(
+            Kind::Timeout,
+            format!("{what}: no answer within {} s", CALL_BOUND.as_secs()),
+        )),
     }
 }
 

@@ -22,7 +22,9 @@ use super::attempts::{Failures, LOCK_TIMEOUT, NotPermitted, rest, short};
 use super::{Context, Report, acts, unfenced};
 use crate::config::{Mode, Vacuum};
 use crate::db::{Error, Kind, Tx};
-use crate::observe::tables::vacuum::{Counters, Done, buffer_limit_known, counters, done, unfit, xmin_holder};
+use crate::observe::tables::vacuum::{
+    Counters, Done, buffer_limit_known, counters, done, unfit, xmin_holder,
+};
 use crate::store::requests::Options;
 
 /// PostgreSQL's own `autovacuum_analyze_threshold`: fewer changed rows say nothing.
@@ -46,7 +48,9 @@ struct Need {
 
 /// Judges the counters of one table.
 fn judge(table: &Counters, config: &Vacuum) -> Option<Need> {
-    let over = |count: i64, min: i64, ratio: f64, of: f64| count as f64 / (min as f64).max(ratio * of).max(1.0);
+    let over = |count: i64, min: i64, ratio: f64, of: f64| {
+        count as f64 / (min as f64).max(ratio * of).max(1.0)
+    };
     let dead_min = i64::try_from(config.dead_rows_min).unwrap_or(i64::MAX);
     let dead = over(table.dead, dead_min, config.dead_ratio, table.live as f64);
     let inserted = over(table.inserted, INSERTED_MIN, INSERTED_RATIO, table.rows);
@@ -71,7 +75,8 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let tables_max = ctx.config.vacuum.tables_max as usize;
     let (needy, others, polite) = look(ctx).await?;
     // What cannot be done takes no place from what can.
-    let (mut needy, barred): (Vec<Counters>, Vec<Counters>) = needy.into_iter().partition(|t| obstacle(t).is_none());
+    let (mut needy, barred): (Vec<Counters>, Vec<Counters>) =
+        needy.into_iter().partition(|t| obstacle(t).is_none());
     let more = needy.len().saturating_sub(tables_max) + barred.len().saturating_sub(tables_max);
     needy.truncate(tables_max);
     let total = needy.len();
@@ -175,7 +180,11 @@ async fn others(
     let is_needy = |name: &String| needy.iter().any(|(_, table)| table.name() == *name);
     let names: Vec<String> = named.iter().filter(|name| !is_needy(name)).cloned().collect();
     let unfit = unfit(tx, &names, &config.schemas_exclude).await?;
-    Ok(names.into_iter().zip(unfit).map(|(name, why)| (name, why.unwrap_or("it needs nothing"))).collect())
+    Ok(names
+        .into_iter()
+        .zip(unfit)
+        .map(|(name, why)| (name, why.unwrap_or("it needs nothing")))
+        .collect())
 }
 
 /// What needs something, the neediest first.
@@ -197,14 +206,20 @@ fn commands(outcome: &serde_json::Value) -> serde_json::Value {
 
 /// The tables that need something, the neediest first; what else was named, and why it needs nothing; and whether
 /// VACUUM knows BUFFER_USAGE_LIMIT.
-async fn look(ctx: &mut Context<'_>) -> Result<(Vec<Counters>, Vec<(String, &'static str)>, bool), Error> {
+async fn look(
+    ctx: &mut Context<'_>,
+) -> Result<(Vec<Counters>, Vec<(String, &'static str)>, bool), Error> {
     let (config, wanted) = (&ctx.config.vacuum, &ctx.options);
     let within = short(ctx).read_only();
     let read = ctx.conn.transaction(&within, |tx| {
         Box::pin(async move {
             let needy = needy(counters(tx, &config.schemas_exclude, None).await?, config, wanted);
             let others = others(tx, config, wanted, &needy).await?;
-            Ok((needy.into_iter().map(|(_, table)| table).collect(), others, buffer_limit_known(tx).await?))
+            Ok((
+                needy.into_iter().map(|(_, table)| table).collect(),
+                others,
+                buffer_limit_known(tx).await?,
+            ))
         })
     });
     read.await
@@ -241,7 +256,9 @@ async fn one(ctx: &mut Context<'_>, table: &Counters, polite: bool) -> Result<Tr
         })
         .await?;
     let Some(table) = fresh else { return skipped("it no longer exists") };
-    let Some(need) = judge(&table, config) else { return skipped("no longer needed: somebody else has done it") };
+    let Some(need) = judge(&table, config) else {
+        return skipped("no longer needed: somebody else has done it");
+    };
     if let Some(obstacle) = obstacle(&table) {
         return Ok(Treated::Skipped(obstacle));
     }
@@ -255,7 +272,11 @@ async fn one(ctx: &mut Context<'_>, table: &Counters, polite: bool) -> Result<Tr
     let (after, seen) = look_after(ctx, &table, need, before).await?;
     let notices = ctx.conn.take_notices();
     if !seen {
-        let why = if notices.is_empty() { "the server recorded nothing".to_owned() } else { notices.join("; ") };
+        let why = if notices.is_empty() {
+            "the server recorded nothing".to_owned()
+        } else {
+            notices.join("; ")
+        };
         return Ok(Treated::Skipped(format!("not done: {why}")));
     }
     let mut outcome = json!({
@@ -284,12 +305,20 @@ fn command(table: &Counters, need: Need, polite: bool) -> String {
 }
 
 /// Waits until the statistics show that it was done; false when they never do.
-async fn look_after(ctx: &mut Context<'_>, table: &Counters, need: Need, before: Done) -> Result<(Done, bool), Error> {
+async fn look_after(
+    ctx: &mut Context<'_>,
+    table: &Counters,
+    need: Need,
+    before: Done,
+) -> Result<(Done, bool), Error> {
     let since = Instant::now();
     let oid = table.oid;
     loop {
         let options = short(ctx).read_only();
-        let after = ctx.conn.transaction(&options, |tx| Box::pin(async move { done(tx, oid).await })).await?;
+        let after = ctx
+            .conn
+            .transaction(&options, |tx| Box::pin(async move { done(tx, oid).await }))
+            .await?;
         let newer = |new: Option<DateTime<Utc>>, old: Option<DateTime<Utc>>| new > old;
         let vacuumed = !need.vacuum || newer(after.vacuumed, before.vacuumed);
         let analyzed = !need.analyze || newer(after.analyzed, before.analyzed);
@@ -305,8 +334,11 @@ async fn look_after(ctx: &mut Context<'_>, table: &Counters, need: Need, before:
 
 async fn holder(ctx: &mut Context<'_>) -> Result<String, Error> {
     let options = short(ctx).read_only();
-    let holder = ctx.conn.transaction(&options, |tx| Box::pin(async move { xmin_holder(tx).await })).await?;
-    Ok(holder.unwrap_or_else(|| "nobody that this role can see; GRANT pg_monitor to see all sessions".to_owned()))
+    let holder =
+        ctx.conn.transaction(&options, |tx| Box::pin(async move { xmin_holder(tx).await })).await?;
+    Ok(holder.unwrap_or_else(|| {
+        "nobody that this role can see; GRANT pg_monitor to see all sessions".to_owned()
+    }))
 }
 
 #[cfg(test)]
@@ -389,7 +421,10 @@ mod tests {
     fn vacuum_waits_for_nobody_and_keeps_the_tail() {
         let need = Need { vacuum: true, analyze: true, urgency: 1.0 };
         let t = table(1, 1, 1, 1);
-        assert_eq!(command(&t, need, false), "VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false) \"public\".\"t\"");
+        assert_eq!(
+            command(&t, need, false),
+            "VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false) \"public\".\"t\""
+        );
         assert_eq!(
             command(&t, need, true),
             "VACUUM (ANALYZE, SKIP_LOCKED, TRUNCATE false, BUFFER_USAGE_LIMIT '2MB') \"public\".\"t\""

@@ -63,7 +63,10 @@ impl Notifier {
     pub fn reloading(&self) -> io::Result<()> {
         // systemd wants the instant of the reload on CLOCK_MONOTONIC, to tell it from earlier ones.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000))
+        self.send(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}",
+            now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+        ))
     }
 
     /// The line that `systemctl status` shows.
@@ -111,10 +114,14 @@ fn abstract_address(_: &[u8]) -> io::Result<SocketAddr> {
 }
 
 /// The time that systemd allows between two signs of life of this process.
-fn watchdog(usec: Option<OsString>, pid: Option<OsString>) -> Result<Option<Duration>, NotifyError> {
+fn watchdog(
+    usec: Option<OsString>,
+    pid: Option<OsString>,
+) -> Result<Option<Duration>, NotifyError> {
     let Some(usec) = usec else { return Ok(None) };
     // The variables of a parent are inherited; they are meant for the process that they name.
-    if pid.is_some_and(|pid| pid.to_str().and_then(|p| p.parse().ok()) != Some(std::process::id())) {
+    if pid.is_some_and(|pid| pid.to_str().and_then(|p| p.parse().ok()) != Some(std::process::id()))
+    {
         return Ok(None);
     }
     match usec.to_str().and_then(|text| text.parse::<u64>().ok()) {
@@ -133,7 +140,8 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
-        let pairs: Vec<(String, OsString)> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
+        let pairs: Vec<(String, OsString)> =
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
         move |name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
     }
 
@@ -146,7 +154,11 @@ mod tests {
 
     fn every_message(notifier: &Notifier, manager: &UnixDatagram) {
         notifier.ready("2 databases\nMAINPID=1").unwrap();
-        assert_eq!(receive(manager), "READY=1\nSTATUS=2 databases MAINPID=1", "a status cannot smuggle a line in");
+        assert_eq!(
+            receive(manager),
+            "READY=1\nSTATUS=2 databases MAINPID=1",
+            "a status cannot smuggle a line in"
+        );
         notifier.status("connecting").unwrap();
         assert_eq!(receive(manager), "STATUS=connecting");
         notifier.watchdog().unwrap();
@@ -155,7 +167,8 @@ mod tests {
         assert_eq!(receive(manager), "STOPPING=1");
         notifier.reloading().unwrap();
         let first = receive(manager);
-        let usec: i64 = first.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
+        let usec: i64 =
+            first.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
         notifier.reloading().unwrap();
         let later: i64 = receive(manager).rsplit_once('=').unwrap().1.parse().unwrap();
         assert!(0 < usec && usec <= later, "{usec} {later}");
@@ -166,7 +179,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        every_message(&Notifier::new(env(&[("NOTIFY_SOCKET", path.to_str().unwrap())])).unwrap(), &manager);
+        every_message(
+            &Notifier::new(env(&[("NOTIFY_SOCKET", path.to_str().unwrap())])).unwrap(),
+            &manager,
+        );
     }
 
     #[cfg(target_os = "linux")]
@@ -174,7 +190,10 @@ mod tests {
     fn an_abstract_socket_is_written_to() {
         let name = format!("pgsteward-notify-{}", uuid::Uuid::now_v7());
         let manager = UnixDatagram::bind_addr(&abstract_address(name.as_bytes()).unwrap()).unwrap();
-        every_message(&Notifier::new(env(&[("NOTIFY_SOCKET", &format!("@{name}"))])).unwrap(), &manager);
+        every_message(
+            &Notifier::new(env(&[("NOTIFY_SOCKET", &format!("@{name}"))])).unwrap(),
+            &manager,
+        );
     }
 
     #[test]
@@ -222,7 +241,8 @@ mod tests {
             ("30000000", "x", None),
         ];
         for (usec, pid, expected) in table {
-            let notifier = Notifier::new(env(&[("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)])).unwrap();
+            let notifier =
+                Notifier::new(env(&[("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)])).unwrap();
             assert_eq!(notifier.watchdog_interval(), expected, "{usec} {pid}");
         }
         for bad in ["0", "-1", "30s"] {

@@ -41,13 +41,19 @@ impl Signals {
         for signal in [SIGTERM, SIGINT] {
             // The order matters: the first signal finds the switch off, then arms it.
             let code = 128 + signal;
-            registered.push(signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&armed))?);
+            registered.push(signal_hook::flag::register_conditional_shutdown(
+                signal,
+                code,
+                Arc::clone(&armed),
+            )?);
             registered.push(signal_hook::flag::register(signal, Arc::clone(&armed))?);
         }
         let incoming = Incoming::new([SIGTERM, SIGINT, SIGHUP])?;
         let handle = incoming.handle();
         let (send, receive) = mpsc::channel(PENDING);
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || forward(incoming, send))?;
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || forward(incoming, send))?;
         Ok((Signals { handle, registered }, receive))
     }
 }
@@ -66,7 +72,9 @@ fn forward(mut incoming: Incoming, send: mpsc::Sender<Signal>) {
     for signal in incoming.forever() {
         let delivered = match signal {
             // A reload that finds the channel full is answered by those before it.
-            SIGHUP => !matches!(send.try_send(Signal::Reload), Err(mpsc::error::TrySendError::Closed(_))),
+            SIGHUP => {
+                !matches!(send.try_send(Signal::Reload), Err(mpsc::error::TrySendError::Closed(_)))
+            }
             _ => send.blocking_send(Signal::Stop).is_ok(),
         };
         if !delivered {
@@ -94,7 +102,8 @@ mod tests {
         if let Ok(role) = std::env::var(ROLE) {
             return play(&role);
         }
-        for (role, code) in [("messages", 0), ("second", 128 + SIGINT), ("closed", 0), ("flood", 0)] {
+        for (role, code) in [("messages", 0), ("second", 128 + SIGINT), ("closed", 0), ("flood", 0)]
+        {
             let status = Command::new(std::env::current_exe().unwrap())
                 .args([
                     "--exact",
@@ -113,7 +122,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (signals, mut receive) = Signals::listen().unwrap();
         let mut next = || {
-            let wait = async { tokio::time::timeout(Duration::from_secs(10), receive.recv()).await };
+            let wait =
+                async { tokio::time::timeout(Duration::from_secs(10), receive.recv()).await };
             runtime.block_on(wait).expect("a signal within 10 s")
         };
         match role {

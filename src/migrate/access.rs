@@ -87,11 +87,17 @@ mod tests {
             (Access { in_recovery: true, ..access(None) }, Some("is a standby")),
             (Access { read_only: true, ..access(None) }, Some("of app are read-only")),
             (access(Some((false, false, None))), Some("belongs to dba")),
-            (access(Some((true, false, None))), Some("GRANT USAGE, CREATE ON SCHEMA steward TO app")),
+            (
+                access(Some((true, false, None))),
+                Some("GRANT USAGE, CREATE ON SCHEMA steward TO app"),
+            ),
             (access(Some((true, true, None))), None),
             (access(Some((true, false, Some((true, true))))), None),
             (access(Some((false, false, Some((true, true))))), Some("belongs to dba")),
-            (access(Some((true, true, Some((true, false))))), Some("ON steward.schema_migrations TO app")),
+            (
+                access(Some((true, true, Some((true, false))))),
+                Some("ON steward.schema_migrations TO app"),
+            ),
             (access(Some((true, true, Some((false, true))))), Some("its columns are others")),
         ] {
             match (explain(&found), wanted) {

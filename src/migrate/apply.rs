@@ -76,7 +76,11 @@ pub enum Applied {
 }
 
 /// Applies one file.
-pub async fn up(worker: &Worker, migration: &Migration, options: &Options) -> Result<Applied, Error> {
+pub async fn up(
+    worker: &Worker,
+    migration: &Migration,
+    options: &Options,
+) -> Result<Applied, Error> {
     let body = sql::without_mark(&migration.up);
     let entry = history::Entry {
         set: &migration.set,
@@ -91,7 +95,12 @@ pub async fn up(worker: &Worker, migration: &Migration, options: &Options) -> Re
     let label = plan::label(&migration.set, migration.version, &migration.name);
     let script = Script {
         label: migration.file.clone(),
-        prologue: format!("{} {} {}", open(options), history::insert_sql(&entry), settings(&migration.set, options)),
+        prologue: format!(
+            "{} {} {}",
+            open(options),
+            history::insert_sql(&entry),
+            settings(&migration.set, options)
+        ),
         body,
         epilogue: close(&format!(
             "{} {}",
@@ -101,7 +110,9 @@ pub async fn up(worker: &Worker, migration: &Migration, options: &Options) -> Re
     };
     match run(&worker.conn, &script, options).await {
         Ok(()) => Ok(Applied::Now),
-        Err(error) if error.source.as_ref().is_some_and(history::is_recorded_already) => Ok(Applied::ByAnother),
+        Err(error) if error.source.as_ref().is_some_and(history::is_recorded_already) => {
+            Ok(Applied::ByAnother)
+        }
         Err(error) => Err(error),
     }
 }
@@ -117,7 +128,12 @@ pub async fn down(worker: &Worker, undo: &Undo, options: &Options) -> Result<(),
             settings(&undo.set, options)
         ),
         body: sql::without_mark(&undo.sql),
-        epilogue: close(&audit_sql("migration.rolled_back", &undo.label(), &undo.checksum, options)),
+        epilogue: close(&audit_sql(
+            "migration.rolled_back",
+            &undo.label(),
+            &undo.checksum,
+            options,
+        )),
     };
     run(&worker.conn, &script, options).await
 }
@@ -152,7 +168,11 @@ fn settings(set: &str, options: &Options) -> String {
     let role = match &options.role {
         Some(role) => {
             // Only the owner of pgsteward's schema can give what the bundled set calls.
-            let grants = if set == super::source::ZENTRY { history::grant_to_author_sql(role) } else { String::new() };
+            let grants = if set == super::source::ZENTRY {
+                history::grant_to_author_sql(role)
+            } else {
+                String::new()
+            };
             format!("{grants} SET LOCAL ROLE {};", quote_ident(role))
         }
         None => String::new(),
@@ -188,7 +208,12 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
         }
         let again = matches!(error.kind(), Kind::LockTimeout | Kind::Conflict);
         if !again || begun.elapsed() >= options.lock_budget {
-            return Err(failure(script, done.statements, error, again.then_some((attempts, begun.elapsed()))));
+            return Err(failure(
+                script,
+                done.statements,
+                error,
+                again.then_some((attempts, begun.elapsed())),
+            ));
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
@@ -200,11 +225,18 @@ async fn run(conn: &Conn, script: &Script<'_>, options: &Options) -> Result<(), 
 }
 
 /// Says what became of the file, and where it failed.
-fn failure(script: &Script<'_>, completed: usize, error: db::Error, gave_up: Option<(u32, Duration)>) -> Error {
+fn failure(
+    script: &Script<'_>,
+    completed: usize,
+    error: db::Error,
+    gave_up: Option<(u32, Duration)>,
+) -> Error {
     let completed = completed.checked_sub(sql::statements(&script.prologue).len());
     let before = script.prologue.chars().count();
     let place = error.db().and_then(|db| sql::place(script.body, before, completed, db.position()));
-    let at = place.as_ref().map_or_else(String::new, |place| format!(":{}:{}", place.line, place.column));
+    let at = place
+        .as_ref()
+        .map_or_else(String::new, |place| format!(":{}:{}", place.line, place.column));
     let outcome = if error.kind().is_connection() {
         "the connection ended while it ran; it was applied whole or not at all, which the next look tells"
     } else if history::is_not_ours(&error) {
@@ -214,12 +246,17 @@ fn failure(script: &Script<'_>, completed: usize, error: db::Error, gave_up: Opt
     };
     let patience = match gave_up {
         Some((attempts, waited)) => {
-            format!("; gave up after {attempts} attempts in {:.1} s (migrations.lock_budget)", waited.as_secs_f64())
+            format!(
+                "; gave up after {attempts} attempts in {:.1} s (migrations.lock_budget)",
+                waited.as_secs_f64()
+            )
         }
         None if error.kind() == Kind::Timeout => "; see migrations.statement_timeout".to_owned(),
         None => String::new(),
     };
-    let statement = place.as_ref().map_or_else(String::new, |place| format!("; statement: {}", place.statement));
+    let statement = place
+        .as_ref()
+        .map_or_else(String::new, |place| format!("; statement: {}", place.statement));
     let message = format!("{}{at}: {outcome}{patience}{statement}", script.label);
     let kind = if error.kind().is_connection() { ErrorKind::Database } else { ErrorKind::Failed };
     Error::with_source(kind, message, error).at(script.label.clone(), place.map(|place| place.line))

@@ -39,11 +39,29 @@ pub struct Error {
 
 impl Error {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into().into(), file: None, line: None, fault: None, source: None }
+        Error {
+            kind,
+            message: message.into().into(),
+            file: None,
+            line: None,
+            fault: None,
+            source: None,
+        }
     }
 
-    pub(super) fn with_source(kind: ErrorKind, message: impl Into<String>, source: db::Error) -> Error {
-        Error { kind, message: message.into().into(), file: None, line: None, fault: None, source: Some(source) }
+    pub(super) fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: db::Error,
+    ) -> Error {
+        Error {
+            kind,
+            message: message.into().into(),
+            file: None,
+            line: None,
+            fault: None,
+            source: Some(source),
+        }
     }
 
     pub(super) fn at(mut self, file: String, line: Option<usize>) -> Error {
@@ -70,7 +88,9 @@ impl Error {
     pub(super) fn after(mut self, done: &[Line]) -> Error {
         if !done.is_empty() {
             let labels: Vec<String> = done.iter().map(Line::label).collect();
-            self.message = format!("{}; done before that, and staying: {}", self.message, labels.join(", ")).into();
+            self.message =
+                format!("{}; done before that, and staying: {}", self.message, labels.join(", "))
+                    .into();
         }
         self
     }
@@ -83,7 +103,9 @@ impl Error {
     /// Whether trying again by itself may help: the server went away or somebody else migrates, not
     /// the SQL wrong.
     pub fn is_transient(&self) -> bool {
-        let passes = |kind: Kind| kind.is_connection() || matches!(kind, Kind::PoolTimeout | Kind::LockTimeout);
+        let passes = |kind: Kind| {
+            kind.is_connection() || matches!(kind, Kind::PoolTimeout | Kind::LockTimeout)
+        };
         self.kind == ErrorKind::Database && self.db_kind().is_some_and(passes)
     }
 }

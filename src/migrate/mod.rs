@@ -88,7 +88,10 @@ pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
     let mut sets = Vec::with_capacity(names.len() + 1);
     for name in names {
         let set = source::bundled(name).ok_or_else(|| {
-            Error::new(ErrorKind::Source, format!("there is no bundled set {name:?}; wanted \"zentry\""))
+            Error::new(
+                ErrorKind::Source,
+                format!("there is no bundled set {name:?}; wanted \"zentry\""),
+            )
         })?;
         sets.push(set);
     }
@@ -128,7 +131,12 @@ pub async fn up(db: &Database, sets: &[Set], options: &Options) -> Result<Outcom
     Ok(outcome)
 }
 
-async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Options) -> Result<Vec<Line>, Error> {
+async fn apply_pending(
+    db: &Database,
+    lock: &Lock,
+    sets: &[Set],
+    options: &Options,
+) -> Result<Vec<Line>, Error> {
     let worker = Worker::connect(db).await?;
     if let Some(obstacle) = access::obstacle(worker.conn()).await? {
         return Err(Error::new(ErrorKind::Refused, obstacle));
@@ -142,7 +150,9 @@ async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Optio
     if let Some(refusal) = plans.iter().find_map(Plan::refusal) {
         let pending: usize = plans.iter().map(|plan| plan.pending.len()).sum();
         let told = format!("{refusal}; nothing was applied, {pending} pending");
-        return Err(Error::new(ErrorKind::Refused, told).for_versions(plans.iter().find_map(Plan::fault)));
+        return Err(
+            Error::new(ErrorKind::Refused, told).for_versions(plans.iter().find_map(Plan::fault))
+        );
     }
     let mut changed = Vec::new();
     if plans.iter().all(|plan| plan.pending.is_empty()) {
@@ -152,13 +162,24 @@ async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Optio
     for migration in plans.iter().flat_map(|plan| &plan.pending) {
         let begun = Instant::now();
         held(lock).map_err(|error| error.after(&changed))?;
-        let applied = apply::up(&worker, migration, options).await.map_err(|error| error.after(&changed))?;
+        let applied =
+            apply::up(&worker, migration, options).await.map_err(|error| error.after(&changed))?;
         if applied == apply::Applied::ByAnother {
-            tracing::warn!(database = db.name(), file = migration.file, "another migrator has applied it meanwhile");
+            tracing::warn!(
+                database = db.name(),
+                file = migration.file,
+                "another migrator has applied it meanwhile"
+            );
             continue;
         }
         let took_ms = i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX);
-        tracing::info!(database = db.name(), file = migration.file, set = migration.set, took_ms, "migration applied");
+        tracing::info!(
+            database = db.name(),
+            file = migration.file,
+            set = migration.set,
+            took_ms,
+            "migration applied"
+        );
         changed.push(Line {
             applied_by: Some(options.actor.clone()),
             duration_ms: Some(took_ms),
@@ -169,18 +190,33 @@ async fn apply_pending(db: &Database, lock: &Lock, sets: &[Set], options: &Optio
 }
 
 /// The versions that rolling back `set` to `target` would undo, newest first. Changes nothing.
-pub async fn plan_down(db: &Database, sets: &[Set], set: &str, target: Target) -> Result<Vec<Undo>, Error> {
+pub async fn plan_down(
+    db: &Database,
+    sets: &[Set],
+    set: &str,
+    target: Target,
+) -> Result<Vec<Undo>, Error> {
     undone(sets, &look(db, Purpose::Migrate).await?, set, target)
 }
 
 /// Rolls `set` back to `target`, newest first, each version in a transaction of its own.
-pub async fn down(db: &Database, sets: &[Set], set: &str, target: Target, options: &Options) -> Result<Outcome, Error> {
+pub async fn down(
+    db: &Database,
+    sets: &[Set],
+    set: &str,
+    target: Target,
+    options: &Options,
+) -> Result<Outcome, Error> {
     let begun = Instant::now();
     let lock = Lock::acquire(db, options.lock_budget).await?;
     let changed = undo_versions(db, &lock, sets, set, target, options).await;
     lock.release().await;
     let changed = changed?;
-    Ok(Outcome { lines: lines(sets, &look(db, Purpose::Migrate).await?), changed, took: begun.elapsed() })
+    Ok(Outcome {
+        lines: lines(sets, &look(db, Purpose::Migrate).await?),
+        changed,
+        took: begun.elapsed(),
+    })
 }
 
 async fn undo_versions(
@@ -204,7 +240,13 @@ async fn undo_versions(
     for undo in &undone {
         held(lock).map_err(|error| error.after(&changed))?;
         apply::down(&worker, undo, options).await.map_err(|error| error.after(&changed))?;
-        tracing::info!(database = db.name(), set, version = undo.version, name = undo.name, "migration rolled back");
+        tracing::info!(
+            database = db.name(),
+            set,
+            version = undo.version,
+            name = undo.name,
+            "migration rolled back"
+        );
         changed.push(Line::of_undo(undo));
     }
     Ok(changed)
@@ -214,7 +256,8 @@ fn held(lock: &Lock) -> Result<(), Error> {
     if lock.is_held() {
         return Ok(());
     }
-    let lost = db::Error::new(Kind::ConnectionLost, "the connection that held the migration lock ended");
+    let lost =
+        db::Error::new(Kind::ConnectionLost, "the connection that held the migration lock ended");
     Err(Error::with_source(ErrorKind::Database, "migrations stopped before the next file", lost))
 }
 
@@ -223,7 +266,9 @@ async fn look(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
 }
 
 async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {
-    let read = async { if history::exists(conn).await? { history::read(conn).await } else { Ok(Vec::new()) } };
+    let read = async {
+        if history::exists(conn).await? { history::read(conn).await } else { Ok(Vec::new()) }
+    };
     let error = match read.await {
         Err(error) if matches!(error.kind(), Kind::Permission | Kind::Sql) => error,
         outcome => return Ok(outcome?),

@@ -77,10 +77,14 @@ pub struct Fault {
 impl<'a> Plan<'a> {
     /// Compares a set with the history (which may hold other sets too).
     pub fn new(set: &'a Set, history: &[Applied]) -> Plan<'a> {
-        let applied: BTreeMap<i64, &Applied> =
-            history.iter().filter(|row| row.set == set.name).map(|row| (row.version, row)).collect();
+        let applied: BTreeMap<i64, &Applied> = history
+            .iter()
+            .filter(|row| row.set == set.name)
+            .map(|row| (row.version, row))
+            .collect();
         let newest = applied.keys().next_back().copied();
-        let files: BTreeSet<i64> = set.migrations.iter().map(|migration| migration.version).collect();
+        let files: BTreeSet<i64> =
+            set.migrations.iter().map(|migration| migration.version).collect();
         let mut lines: Vec<Line> = applied
             .values()
             .filter(|row| !files.contains(&row.version))
@@ -93,7 +97,10 @@ impl<'a> Plan<'a> {
                 None => {
                     let late = newest.is_some_and(|newest| migration.version < newest);
                     pending.push(migration);
-                    lines.push(Line::of_file(migration, if late { State::OutOfOrder } else { State::Pending }));
+                    lines.push(Line::of_file(
+                        migration,
+                        if late { State::OutOfOrder } else { State::Pending },
+                    ));
                 }
             }
         }
@@ -193,7 +200,9 @@ pub(super) fn compare(migration: &Migration, row: &Applied) -> State {
     if migration.checksum == row.checksum {
         return State::Applied;
     }
-    if same_lines(&migration.up, &row.up_sql) || sql::fingerprint(&migration.up) == sql::fingerprint(&row.up_sql) {
+    if same_lines(&migration.up, &row.up_sql)
+        || sql::fingerprint(&migration.up) == sql::fingerprint(&row.up_sql)
+    {
         return State::Reformatted;
     }
     State::Edited
@@ -246,7 +255,8 @@ mod tests {
     #[test]
     fn each_version_has_the_state_that_files_and_history_give_it() {
         let files = set(&[(1, "SELECT 1;\n"), (2, "SELECT 2"), (3, "SELECT 3"), (5, "SELECT 5")]);
-        let history = [applied(1, "SELECT 1;\r\n"), applied(3, "SELECT 33"), applied(4, "SELECT 4")];
+        let history =
+            [applied(1, "SELECT 1;\r\n"), applied(3, "SELECT 33"), applied(4, "SELECT 4")];
         assert_eq!(
             states(&files, &history),
             [
@@ -267,11 +277,17 @@ mod tests {
     fn edits_and_gaps_refuse_only_when_something_is_to_be_applied() {
         let edited = [applied(1, "SELECT 0")];
         assert_eq!(Plan::new(&set(&[(1, "SELECT 1")]), &edited).refusal(), None);
-        let refusal = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &edited).refusal().unwrap();
+        let refusal =
+            Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &edited).refusal().unwrap();
         assert!(refusal.contains("app/001_m1 changed"), "{refusal}");
         let fault = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &edited).fault();
-        assert_eq!(fault, Some(Fault { state: State::Edited, labels: vec!["app/001_m1".to_owned()] }));
-        let late = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &[applied(2, "SELECT 2")]).refusal().unwrap();
+        assert_eq!(
+            fault,
+            Some(Fault { state: State::Edited, labels: vec!["app/001_m1".to_owned()] })
+        );
+        let late = Plan::new(&set(&[(1, "SELECT 1"), (2, "SELECT 2")]), &[applied(2, "SELECT 2")])
+            .refusal()
+            .unwrap();
         assert!(late.contains("app/001_m1 would be applied after a newer"), "{late}");
     }
 }

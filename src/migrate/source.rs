@@ -43,7 +43,14 @@ pub struct Migration {
 }
 
 impl Migration {
-    fn new(set: &str, version: i64, name: &str, file: String, up: String, down: Option<String>) -> Migration {
+    fn new(
+        set: &str,
+        version: i64,
+        name: &str,
+        file: String,
+        up: String,
+        down: Option<String>,
+    ) -> Migration {
         let checksum = checksum(up.as_bytes());
         Migration { set: set.to_owned(), version, name: name.to_owned(), file, up, down, checksum }
     }
@@ -76,10 +83,8 @@ macro_rules! bundled {
 
 type Bundled = &'static [(&'static str, &'static str, &'static str)];
 
-const STEWARD_FILES: Bundled =
-    bundled!("steward": "001_ledger", "002_health", "003_audit", "004_row_audit", "005_audit_seals", "006_idempotency");
-const ZENTRY_FILES: Bundled =
-    bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
+const STEWARD_FILES: Bundled = bundled!("steward": "001_ledger", "002_health", "003_audit", "004_row_audit", "005_audit_seals", "006_idempotency");
+const ZENTRY_FILES: Bundled = bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
 
 /// A set that the binary carries.
 pub fn bundled(name: &str) -> Option<Set> {
@@ -113,7 +118,9 @@ pub fn read_dir(name: &str, folder: &Path) -> Result<Set, SourceError> {
         Ok(entries) => {
             for (count, entry) in entries.enumerate() {
                 if count == FILES_MAX {
-                    reader.problems.push(format!("more than {FILES_MAX} entries; is this the right folder?"));
+                    reader
+                        .problems
+                        .push(format!("more than {FILES_MAX} entries; is this the right folder?"));
                     break;
                 }
                 match entry {
@@ -173,11 +180,19 @@ impl Reader {
                 let title = rest.strip_suffix(".sql").unwrap_or(rest);
                 let title = title.strip_suffix(".up").unwrap_or(title);
                 for refusal in sql::refusals(&up) {
-                    self.problems.push(format!("{file}:{}: {}", refusal.line, refused(&refusal.why)));
+                    self.problems.push(format!(
+                        "{file}:{}: {}",
+                        refusal.line,
+                        refused(&refusal.why)
+                    ));
                 }
                 for refusal in down.as_deref().map(sql::refusals).unwrap_or_default() {
                     let down_file = downs.first().map(|path| file_name(path)).unwrap_or_default();
-                    self.problems.push(format!("{down_file}:{}: {}", refusal.line, refused(&refusal.why)));
+                    self.problems.push(format!(
+                        "{down_file}:{}: {}",
+                        refusal.line,
+                        refused(&refusal.why)
+                    ));
                 }
                 let path = paths[0].display().to_string();
                 migrations.push(Migration::new(name, version, title, path, up, down));
@@ -185,7 +200,8 @@ impl Reader {
         }
         for paths in self.downs.values() {
             for path in paths {
-                self.problems.push(format!("{}: there is no migration that it undoes", file_name(path)));
+                self.problems
+                    .push(format!("{}: there is no migration that it undoes", file_name(path)));
             }
         }
         if self.problems.is_empty() {
@@ -236,7 +252,10 @@ fn read_text(path: &Path) -> Result<String, String> {
         return Err(format!("line {}: found a NUL byte, which SQL cannot hold", line_at(at)));
     }
     if let Err(error) = std::str::from_utf8(&bytes) {
-        return Err(format!("line {}: found bytes that are not UTF-8, wanted UTF-8", line_at(error.valid_up_to())));
+        return Err(format!(
+            "line {}: found bytes that are not UTF-8, wanted UTF-8",
+            line_at(error.valid_up_to())
+        ));
     }
     String::from_utf8(bytes).map_err(|error| error.to_string())
 }
@@ -248,7 +267,8 @@ fn file_name(path: &Path) -> String {
 /// `001_create_users.sql` → (1, `create_users.sql`).
 fn split_name(file: &str) -> Option<(i64, &str)> {
     let (digits, rest) = file.split_once('_')?;
-    let version = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
+    let version =
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
     (version > 0 && !matches!(rest, ".sql" | ".up.sql" | ".down.sql")).then_some((version, rest))
 }
 
@@ -267,10 +287,17 @@ fn refused(why: &Why) -> String {
         Why::Transaction(word) => format!(
             "found {word}, which begins or ends a transaction; a migration is one transaction already: remove it"
         ),
-        Why::Psql(line) => format!("found the psql command {line:?}; only SQL can be sent to the server"),
-        Why::ClientCopy => "found COPY through the client, which has no data to give or take; use INSERT".to_owned(),
+        Why::Psql(line) => {
+            format!("found the psql command {line:?}; only SQL can be sent to the server")
+        }
+        Why::ClientCopy => {
+            "found COPY through the client, which has no data to give or take; use INSERT"
+                .to_owned()
+        }
         Why::OutsideOnly(line) => {
-            format!("found {line:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations")
+            format!(
+                "found {line:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations"
+            )
         }
         Why::Unterminated(what) => format!("{what} is not terminated"),
     }
@@ -293,7 +320,11 @@ mod tests {
             std::fs::write(folder.path().join(file), text).unwrap();
         }
         let set = read_dir("app", folder.path()).unwrap();
-        let read: Vec<_> = set.migrations.iter().map(|m| (m.version, m.name.as_str(), m.down.as_deref())).collect();
+        let read: Vec<_> = set
+            .migrations
+            .iter()
+            .map(|m| (m.version, m.name.as_str(), m.down.as_deref()))
+            .collect();
         assert_eq!(read, [(1, "a", None), (2, "b", Some("SELECT -2")), (10, "c", None)]);
         assert_eq!(set.migrations[0].checksum, checksum(b"SELECT 1"));
     }
@@ -340,7 +371,10 @@ mod tests {
             let on_disk = read_dir(name, &folder).unwrap();
             let carried = bundled(name).unwrap();
             let list = |set: &Set| {
-                set.migrations.iter().map(|m| (m.version, m.name.clone(), m.checksum.clone())).collect::<Vec<_>>()
+                set.migrations
+                    .iter()
+                    .map(|m| (m.version, m.name.clone(), m.checksum.clone()))
+                    .collect::<Vec<_>>()
             };
             assert_eq!(list(&carried), list(&on_disk));
             assert!(carried.migrations.iter().all(|m| m.down.is_some()));

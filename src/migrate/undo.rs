@@ -42,7 +42,12 @@ impl Undo {
 ///
 /// The down file as it stands now is preferred, since it may have been mended; the one that the
 /// history kept is for a file that is gone, or that undoes other SQL than what was applied.
-pub fn undone(sets: &[Set], history: &[Applied], set: &str, target: Target) -> Result<Vec<Undo>, Error> {
+pub fn undone(
+    sets: &[Set],
+    history: &[Applied],
+    set: &str,
+    target: Target,
+) -> Result<Vec<Undo>, Error> {
     let mut rows: Vec<&Applied> = history.iter().filter(|row| row.set == set).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.version));
     if let Target::To(version) = target
@@ -53,7 +58,9 @@ pub fn undone(sets: &[Set], history: &[Applied], set: &str, target: Target) -> R
         let found = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         return Err(Error::new(
             ErrorKind::Target,
-            format!("set {set:?} has no applied version {version}; found {found}, wanted one of them, or 0"),
+            format!(
+                "set {set:?} has no applied version {version}; found {found}, wanted one of them, or 0"
+            ),
         ));
     }
     match target {
@@ -64,13 +71,18 @@ pub fn undone(sets: &[Set], history: &[Applied], set: &str, target: Target) -> R
     let files = sets.iter().find(|known| known.name == set);
     let mut undone = Vec::with_capacity(rows.len());
     for row in rows {
-        let file = files.and_then(|files| files.migrations.iter().find(|file| file.version == row.version));
-        let current = file.filter(|file| plan::compare(file, row) != State::Edited).and_then(|file| file.down.as_ref());
+        let file = files
+            .and_then(|files| files.migrations.iter().find(|file| file.version == row.version));
+        let current = file
+            .filter(|file| plan::compare(file, row) != State::Edited)
+            .and_then(|file| file.down.as_ref());
         let Some(sql) = current.or(row.down_sql.as_ref()) else {
             let label = plan::label(&row.set, row.version, &row.name);
             return Err(Error::new(
                 ErrorKind::Irreversible,
-                format!("{label} came without a down file; write one beside it. Nothing was rolled back"),
+                format!(
+                    "{label} came without a down file; write one beside it. Nothing was rolled back"
+                ),
             ));
         };
         undone.push(Undo {
@@ -136,7 +148,9 @@ mod tests {
 
     #[test]
     fn the_file_undoes_unless_it_is_gone_or_edited() {
-        let sql = |sets: &[Set], kept| undone(sets, &[applied(1, kept)], "app", Target::All).map(|u| u[0].sql.clone());
+        let sql = |sets: &[Set], kept| {
+            undone(sets, &[applied(1, kept)], "app", Target::All).map(|u| u[0].sql.clone())
+        };
         assert_eq!(sql(&files("SELECT 1", Some("mended")), Some("kept")).unwrap(), "mended");
         assert_eq!(sql(&files("SELECT  1 -- one", Some("mended")), None).unwrap(), "mended");
         assert_eq!(sql(&files("SELECT 2", Some("of another")), Some("kept")).unwrap(), "kept");

@@ -37,7 +37,12 @@ pub struct TableAccess {
 }
 
 /// Looks it up; needs no privilege itself.
-pub async fn to_table(conn: &Conn, schema: &str, table: &str, columns: &[&str]) -> Result<Access, Error> {
+pub async fn to_table(
+    conn: &Conn,
+    schema: &str,
+    table: &str,
+    columns: &[&str],
+) -> Result<Access, Error> {
     const SQL: &str = "
         SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
                quote_ident(current_user), quote_ident(current_database()),

@@ -17,9 +17,15 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Asks in one round trip.
-    pub(super) async fn read(conn: &Conn, statement_timeout: Duration) -> Result<Capabilities, Error> {
+    pub(super) async fn read(
+        conn: &Conn,
+        statement_timeout: Duration,
+    ) -> Result<Capabilities, Error> {
         let timeout_ms = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
-        let needs = Part::ALL.iter().flat_map(|part| part.needs()).map(|need| format!("({})", quote_literal(need)));
+        let needs = Part::ALL
+            .iter()
+            .flat_map(|part| part.needs())
+            .map(|need| format!("({})", quote_literal(need)));
         let sql = format!(
             "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = {timeout_ms}; \
              SET LOCAL lock_timeout = 500;
@@ -59,13 +65,22 @@ impl Capabilities {
             .map_err(|error| Error::with_source(Kind::Protocol, "read capabilities", error))?;
         let mut left_out = Vec::new();
         for part in Part::ALL.into_iter().filter(|part| !part.required()) {
-            let lacks = |names: &[String]| part.needs().iter().find(|need| names.iter().any(|n| n == *need)).copied();
+            let lacks = |names: &[String]| {
+                part.needs().iter().find(|need| names.iter().any(|n| n == *need)).copied()
+            };
             if let Some(need) = lacks(&answer.missing) {
-                left_out.push((part, Unseen::not_supported(part.as_str(), format!("this server has no {need}"))));
+                left_out.push((
+                    part,
+                    Unseen::not_supported(part.as_str(), format!("this server has no {need}")),
+                ));
             } else if let Some(need) = lacks(&answer.closed) {
                 let what = if need.contains('(') { "EXECUTE ON FUNCTION" } else { "SELECT ON" };
-                let mend = format!("GRANT {what} pg_catalog.{need} TO {}", quote_ident(&answer.role));
-                left_out.push((part, Unseen::not_permitted(part.as_str(), format!("no privilege on {need}"), mend)));
+                let mend =
+                    format!("GRANT {what} pg_catalog.{need} TO {}", quote_ident(&answer.role));
+                left_out.push((
+                    part,
+                    Unseen::not_permitted(part.as_str(), format!("no privilege on {need}"), mend),
+                ));
             }
         }
         Ok(Capabilities { left_out })
@@ -73,7 +88,10 @@ impl Capabilities {
 
     /// The questions to ask, in their order.
     pub(super) fn parts(&self) -> Vec<Part> {
-        Part::ALL.into_iter().filter(|part| !self.left_out.iter().any(|(out, _)| out == part)).collect()
+        Part::ALL
+            .into_iter()
+            .filter(|part| !self.left_out.iter().any(|(out, _)| out == part))
+            .collect()
     }
 
     /// Does not ask again what the server refused.
@@ -110,12 +128,16 @@ mod tests {
         assert_eq!(unseen[0].mend, r#"GRANT SELECT ON pg_catalog.pg_database TO "a""b""#);
         assert_eq!(unseen[1].code, "not_supported");
         assert_eq!(unseen[1].reason, "this server has no pg_stat_wal_receiver");
-        assert_eq!(unseen[2].mend, r#"GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() TO "a""b""#);
+        assert_eq!(
+            unseen[2].mend,
+            r#"GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() TO "a""b""#
+        );
     }
 
     #[test]
     fn a_required_part_is_always_asked_so_that_its_error_is_seen() {
-        let capabilities = Capabilities::parse(r#"{"role":"r","missing":["pg_locks"],"closed":[]}"#).unwrap();
+        let capabilities =
+            Capabilities::parse(r#"{"role":"r","missing":["pg_locks"],"closed":[]}"#).unwrap();
         assert_eq!(capabilities.parts(), Part::ALL);
     }
 }

@@ -22,8 +22,15 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Part; 7] =
-        [Part::Server, Part::Sessions, Part::Ages, Part::Replication, Part::Slots, Part::Archiver, Part::Partitions];
+    pub const ALL: [Part; 7] = [
+        Part::Server,
+        Part::Sessions,
+        Part::Ages,
+        Part::Replication,
+        Part::Slots,
+        Part::Archiver,
+        Part::Partitions,
+    ];
 
     /// What a person calls it.
     pub fn as_str(self) -> &'static str {
@@ -64,7 +71,9 @@ impl Part {
                 "pg_last_xact_replay_timestamp()",
                 "pg_current_wal_lsn()",
             ],
-            Part::Slots => &["pg_replication_slots", "pg_current_wal_lsn()", "pg_last_wal_replay_lsn()"],
+            Part::Slots => {
+                &["pg_replication_slots", "pg_current_wal_lsn()", "pg_last_wal_replay_lsn()"]
+            }
             Part::Archiver => &["pg_stat_get_archiver()"],
             Part::Partitions => &["pg_inherits", "pg_partitioned_table"],
         }
@@ -280,7 +289,10 @@ mod tests {
     #[test]
     fn the_batch_is_one_bounded_read_only_transaction() {
         let sql = batch(&Part::ALL, &[], Duration::from_secs(3));
-        assert!(sql.starts_with("BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; "), "{sql}");
+        assert!(
+            sql.starts_with("BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; "),
+            "{sql}"
+        );
         assert!(sql.contains("SET LOCAL statement_timeout = 3000;"), "{sql}");
         assert!(sql.ends_with("COMMIT"), "{sql}");
         // 0 would mean "no bound".

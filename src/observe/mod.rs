@@ -30,8 +30,8 @@ use crate::db::{Conn, Error, Kind};
 pub use capabilities::Capabilities;
 use catalog::Part;
 pub use snapshot::{
-    Archiver, Blocker, DatabaseAge, LockWait, OTHERS_SESSIONS, Partitioned, Prepared, Replica, Replication, Session,
-    SessionCount, Sessions, Slot, Snapshot, Standby, Unseen,
+    Archiver, Blocker, DatabaseAge, LockWait, OTHERS_SESSIONS, Partitioned, Prepared, Replica,
+    Replication, Session, SessionCount, Sessions, Slot, Snapshot, Standby, Unseen,
 };
 
 /// How long capabilities are believed on one connection: a GRANT shows after this at the latest.
@@ -105,7 +105,11 @@ impl Observer {
         Ok(Observation { snapshot, response })
     }
 
-    async fn capabilities(&mut self, conn: &Conn, statement_timeout: Duration) -> Result<&mut Capabilities, Error> {
+    async fn capabilities(
+        &mut self,
+        conn: &Conn,
+        statement_timeout: Duration,
+    ) -> Result<&mut Capabilities, Error> {
         let pid = conn.announced_pid();
         let known = match self.known.take() {
             Some(known) if known.pid == pid && known.at.elapsed() < CAPABILITIES_KEEP => known,
@@ -127,13 +131,21 @@ fn refused(kind: Kind) -> bool {
 type Answers = Vec<(Part, Option<String>)>;
 
 /// Asks several parts in one round trip.
-async fn ask(conn: &Conn, parts: &[Part], watched: &[Watched], statement_timeout: Duration) -> Result<Answers, Error> {
+async fn ask(
+    conn: &Conn,
+    parts: &[Part],
+    watched: &[Watched],
+    statement_timeout: Duration,
+) -> Result<Answers, Error> {
     let sql = catalog::batch(parts, watched, statement_timeout);
     match conn.batch_values("observe", &sql).await {
-        Ok(values) if values.len() == parts.len() => Ok(parts.iter().copied().zip(values).collect()),
-        Ok(values) => {
-            Err(Error::new(Kind::Protocol, format!("observe: {} answers to {} questions", values.len(), parts.len())))
+        Ok(values) if values.len() == parts.len() => {
+            Ok(parts.iter().copied().zip(values).collect())
         }
+        Ok(values) => Err(Error::new(
+            Kind::Protocol,
+            format!("observe: {} answers to {} questions", values.len(), parts.len()),
+        )),
         Err(error) => {
             // The batch may have failed after its BEGIN. Where this fails too, the connection is
             // broken, and the pool drops it.
@@ -157,7 +169,9 @@ async fn ask_each(
     for part in parts {
         match ask(conn, &[*part], watched, statement_timeout).await {
             Ok(answer) => answers.extend(answer),
-            Err(error) if refused(error.kind()) && !part.required() => capabilities.leave_out(*part, &error),
+            Err(error) if refused(error.kind()) && !part.required() => {
+                capabilities.leave_out(*part, &error)
+            }
             Err(error) => return Err(error),
         }
     }

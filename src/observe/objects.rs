@@ -54,6 +54,8 @@ pub async fn missing(conn: &Conn, wanted: &[Object]) -> Result<Vec<String>, Erro
             Object::Trigger(name) => ("trigger", *name),
         })
         .unzip();
-    let rows = conn.rows("verify the schema", SQL, &[(&kinds, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)]).await?;
+    let rows = conn
+        .rows("verify the schema", SQL, &[(&kinds, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)])
+        .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -45,7 +45,9 @@ pub async fn vacuum(conn: &Conn, excluded: &[String]) -> Result<Option<Lack>, Er
                    AND NOT CASE WHEN current_setting('server_version_num')::int >= 170000
                                 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END) AS t"
     );
-    let row = conn.row("look up what this role may vacuum", &sql, &[(&excluded, Type::TEXT_ARRAY)]).await?;
+    let row = conn
+        .row("look up what this role may vacuum", &sql, &[(&excluded, Type::TEXT_ARRAY)])
+        .await?;
     let (tables, views): (i64, i64) = (row.get(0), row.get(1));
     if tables + views == 0 {
         return Ok(None);
@@ -76,9 +78,14 @@ pub async fn refresh(conn: &Conn, views: &[String]) -> Result<Vec<Lack>, Error> 
                         THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END
          ORDER BY 1"
     );
-    let rows = conn.rows("look up what this role may refresh", &sql, &[(&views, Type::TEXT_ARRAY)]).await?;
-    let lack =
-        |name: String, mend| Lack { job: "refresh".to_owned(), what: format!("{name} cannot be refreshed"), mend };
+    let rows = conn
+        .rows("look up what this role may refresh", &sql, &[(&views, Type::TEXT_ARRAY)])
+        .await?;
+    let lack = |name: String, mend| Lack {
+        job: "refresh".to_owned(),
+        what: format!("{name} cannot be refreshed"),
+        mend,
+    };
     Ok(rows.iter().map(|row| lack(row.get(0), row.get(1))).collect())
 }
 
@@ -93,9 +100,13 @@ pub async fn retention(conn: &Conn, tables: &[String]) -> Result<Vec<Lack>, Erro
            AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
                     AND has_table_privilege(c.oid, 'DELETE'))
          ORDER BY 1";
-    let rows = conn.rows("look up what this role may purge", SQL, &[(&tables, Type::TEXT_ARRAY)]).await?;
-    let lack =
-        |name: String, mend| Lack { job: "retention".to_owned(), what: format!("{name} cannot be purged"), mend };
+    let rows =
+        conn.rows("look up what this role may purge", SQL, &[(&tables, Type::TEXT_ARRAY)]).await?;
+    let lack = |name: String, mend| Lack {
+        job: "retention".to_owned(),
+        what: format!("{name} cannot be purged"),
+        mend,
+    };
     Ok(rows.iter().map(|row| lack(row.get(0), row.get(1))).collect())
 }
 
@@ -105,7 +116,8 @@ pub async fn roles(conn: &Conn, wanted: &[(String, String)]) -> Result<Vec<Lack>
         SELECT w.job, w.role, r.oid IS NOT NULL, current_user::text
           FROM unnest($1::text[], $2::text[]) AS w (job, role) LEFT JOIN pg_roles r ON r.rolname = w.role
          WHERE r.oid IS NULL OR NOT pg_has_role(current_user, r.oid, 'MEMBER')";
-    let (jobs, roles): (Vec<&str>, Vec<&str>) = wanted.iter().map(|(job, role)| (job.as_str(), role.as_str())).unzip();
+    let (jobs, roles): (Vec<&str>, Vec<&str>) =
+        wanted.iter().map(|(job, role)| (job.as_str(), role.as_str())).unzip();
     let params = [(&jobs as _, Type::TEXT_ARRAY), (&roles as _, Type::TEXT_ARRAY)];
     let rows = conn.rows("look for the roles of jobs", SQL, &params).await?;
     let lack = |row: &tokio_postgres::Row| {
@@ -114,7 +126,9 @@ pub async fn roles(conn: &Conn, wanted: &[(String, String)]) -> Result<Vec<Lack>
         let (role, login) = (quote_ident(&role), quote_ident(&login));
         let mend = match exists {
             true => format!("GRANT {role} TO {login}"),
-            false => format!("CREATE ROLE {role}; GRANT {role} TO {login}; or another `role` in [jobs.{job}]"),
+            false => format!(
+                "CREATE ROLE {role}; GRANT {role} TO {login}; or another `role` in [jobs.{job}]"
+            ),
         };
         let what = match exists {
             true => format!("job {job} cannot take the role {role}"),

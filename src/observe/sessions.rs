@@ -16,7 +16,10 @@ pub async fn advisory_lock_holder(conn: &Conn, key: i64) -> Result<Option<String
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
            AND l.classid::bigint = (($1::bigint >> 32) & 4294967295) AND l.objid::bigint = ($1::bigint & 4294967295)
          LIMIT 1";
-    Ok(conn.row_opt("find the holder of a lock", SQL, &[(&key, Type::INT8)]).await?.map(|row| row.get(0)))
+    Ok(conn
+        .row_opt("find the holder of a lock", SQL, &[(&key, Type::INT8)])
+        .await?
+        .map(|row| row.get(0)))
 }
 
 /// Whether a server process is there, by its id and when it began (microseconds since 1970). One whose
@@ -26,5 +29,8 @@ pub async fn is_there(conn: &Conn, pid: i32, start_us: i64) -> Result<bool, Erro
         SELECT EXISTS (
             SELECT FROM pg_catalog.pg_stat_activity
              WHERE pid = $1 AND coalesce((extract(epoch FROM backend_start) * 1000000)::int8 = $2, true))";
-    Ok(conn.row("look for a server process", SQL, &[(&pid, Type::INT4), (&start_us, Type::INT8)]).await?.get(0))
+    Ok(conn
+        .row("look for a server process", SQL, &[(&pid, Type::INT4), (&start_us, Type::INT8)])
+        .await?
+        .get(0))
 }

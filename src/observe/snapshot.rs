@@ -87,7 +87,11 @@ impl Sessions {
 
     /// Sessions idle in a transaction, failed ones included.
     pub fn idle_in_transaction(&self) -> i64 {
-        self.counts.iter().filter(|c| c.state.starts_with("idle in transaction")).map(|c| c.sessions).sum()
+        self.counts
+            .iter()
+            .filter(|c| c.state.starts_with("idle in transaction"))
+            .map(|c| c.sessions)
+            .sum()
     }
 
     /// Every client session, looked into or not.
@@ -297,14 +301,22 @@ struct Server {
 }
 
 fn required<T: DeserializeOwned>(answers: &Answers, part: Part) -> Result<T, Error> {
-    optional(answers, part)?
-        .ok_or_else(|| Error::new(Kind::Protocol, format!("observe: the server gave no {}", part.as_str())))
+    optional(answers, part)?.ok_or_else(|| {
+        Error::new(Kind::Protocol, format!("observe: the server gave no {}", part.as_str()))
+    })
 }
 
 fn optional<T: DeserializeOwned>(answers: &Answers, part: Part) -> Result<Option<T>, Error> {
-    let json = answers.iter().find(|(answered, _)| *answered == part).and_then(|(_, json)| json.as_deref());
+    let json = answers
+        .iter()
+        .find(|(answered, _)| *answered == part)
+        .and_then(|(_, json)| json.as_deref());
     json.map(serde_json::from_str).transpose().map_err(|error| {
-        Error::with_source(Kind::Protocol, format!("observe: the answer on {} does not parse", part.as_str()), error)
+        Error::with_source(
+            Kind::Protocol,
+            format!("observe: the answer on {} does not parse", part.as_str()),
+            error,
+        )
     })
 }
 
@@ -333,7 +345,11 @@ mod tests {
         assert_eq!(whole.ahead(at(3.999)), Some(0));
         assert_eq!(whole.ahead(at(4.0)), None, "an upper bound does not");
         assert_eq!(whole.ahead(at(-0.1)), None);
-        assert_eq!(days(&[row(0, 1), row(2, 3)]).ahead(at(0.5)), Some(0), "what lies behind a gap is not ahead");
+        assert_eq!(
+            days(&[row(0, 1), row(2, 3)]).ahead(at(0.5)),
+            Some(0),
+            "what lies behind a gap is not ahead"
+        );
         assert_eq!(days(&[(None, Some(1)), (Some(1), None)]).ahead(at(0.5)), Some(1));
         assert_eq!(days(&[]).ahead(at(0.5)), None);
     }

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-use crate::config::{AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, SqlWork, Trigger, Work};
+use crate::config::{
+    AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, SqlWork, Trigger, Work,
+};
 use crate::migrate::source;
 use crate::store::claims::{Answer, Ask, Cause, Fire, Skip, Verdict, Wanted};
 use crate::store::requests::{Heard, Queued};
@@ -59,14 +61,18 @@ struct Entry {
 impl Agenda {
     /// The jobs to register for a database, with their specification.
     pub fn specs(config: &Config, database: &str) -> Vec<(JobName, String)> {
-        jobs_of(config, database).map(|(name, job)| (name.clone(), spec_hash(job, config.mode))).collect()
+        jobs_of(config, database)
+            .map(|(name, job)| (name.clone(), spec_hash(job, config.mode)))
+            .collect()
     }
 
     /// Takes in the configuration and what the ledger has of each job.
     pub fn adopt(&mut self, config: &Config, database: &str, registered: Vec<Registered>) {
         self.jobs.clear();
         for row in registered {
-            let Some((name, job)) = config.jobs.all.get_key_value(row.job.as_str()) else { continue };
+            let Some((name, job)) = config.jobs.all.get_key_value(row.job.as_str()) else {
+                continue;
+            };
             if let Some(at) = row.last_success_at {
                 self.successes.insert(name.clone(), at);
             }
@@ -125,7 +131,8 @@ impl Agenda {
             }
             // What followers waited for may have been a success of a time that the clock went back from.
             for entry in self.jobs.values_mut() {
-                if matches!(&entry.job.trigger, Trigger::After(leaders) if leaders.contains(&leader)) {
+                if matches!(&entry.job.trigger, Trigger::After(leaders) if leaders.contains(&leader))
+                {
                     entry.wake = None;
                 }
             }
@@ -184,7 +191,8 @@ impl Agenda {
                 }
                 if let (Verdict::Queue, Some(run)) = (verdict, answer.run) {
                     let job = answer.job.as_str().to_owned();
-                    entry.queued = Some(Queued { job, id: run.id, due_at: run.due_at, manual: false });
+                    entry.queued =
+                        Some(Queued { job, id: run.id, due_at: run.due_at, manual: false });
                     entry.queued_wake = Some(now + HELD_FOR);
                 }
             }
@@ -217,7 +225,12 @@ impl Agenda {
     }
 
     /// How a range ends that reaches over an instant to which the floor goes back.
-    pub fn cut(&self, job: &JobName, first: DateTime<Utc>, to: DateTime<Utc>) -> Option<(DateTime<Utc>, i32)> {
+    pub fn cut(
+        &self,
+        job: &JobName,
+        first: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Option<(DateTime<Utc>, i32)> {
         let entry = self.jobs.get(job)?;
         Some(planner::count(entry.job.schedule()?, entry.gate.zone, first, to))
     }
@@ -236,7 +249,9 @@ impl Entry {
         at_once: bool,
         now: DateTime<Utc>,
     ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
-        if let Some(queued) = self.queued.as_ref().filter(|_| self.queued_wake.is_none_or(|wake| wake <= now)) {
+        if let Some(queued) =
+            self.queued.as_ref().filter(|_| self.queued_wake.is_none_or(|wake| wake <= now))
+        {
             let skip = self.too_late(queued, now);
             let since = skip.is_none().then_some(queued.due_at);
             return Some((since, Wanted::Queued { id: queued.id, skip }));
@@ -272,9 +287,12 @@ impl Entry {
     fn due(&self, successes: &BTreeMap<JobName, DateTime<Utc>>, now: DateTime<Utc>) -> Due {
         match &self.job.trigger {
             _ if !self.active => Due::default(),
-            Trigger::Schedule(schedule) => planner::due(schedule, &self.gate, self.floor, &self.above, now),
+            Trigger::Schedule(schedule) => {
+                planner::due(schedule, &self.gate, self.floor, &self.above, now)
+            }
             Trigger::After(leaders) => {
-                let each: Vec<_> = leaders.iter().map(|leader| successes.get(leader).copied()).collect();
+                let each: Vec<_> =
+                    leaders.iter().map(|leader| successes.get(leader).copied()).collect();
                 planner::due_after(&self.gate, self.floor, &each, now)
             }
             Trigger::Request => Due::default(),
@@ -296,7 +314,10 @@ impl Entry {
 }
 
 /// The jobs of the ledger on a database.
-pub fn jobs_of<'a>(config: &'a Config, database: &'a str) -> impl Iterator<Item = (&'a JobName, &'a Job)> {
+pub fn jobs_of<'a>(
+    config: &'a Config,
+    database: &'a str,
+) -> impl Iterator<Item = (&'a JobName, &'a Job)> {
     config.jobs.all.iter().filter(move |(_, job)| !job.is_measured() && job.is_for(database))
 }
 
@@ -330,7 +351,11 @@ fn spec_hash(job: &Job, mode: Mode) -> String {
         job.on_failure == AfterFailure::Pause,
         job.on_failure == AfterFailure::Ignore,
     );
-    format!("{}-{}", &source::checksum(when.as_bytes())[..12], &source::checksum(how.as_bytes())[..12])
+    format!(
+        "{}-{}",
+        &source::checksum(when.as_bytes())[..12],
+        &source::checksum(how.as_bytes())[..12]
+    )
 }
 
 #[cfg(test)]

@@ -172,12 +172,19 @@ impl Dispatcher {
 
     /// Bounds the history of the job that has added most to it, where that is worth while.
     async fn prune(&mut self, config: &Config) -> Result<(), Error> {
-        let Some((job, added)) = self.unpruned.iter().max_by_key(|(_, added)| **added) else { return Ok(()) };
+        let Some((job, added)) = self.unpruned.iter().max_by_key(|(_, added)| **added) else {
+            return Ok(());
+        };
         if *added >= PRUNE_AFTER {
             let job = job.clone();
             self.unpruned.remove(&job);
             let pruned = self.runner.ledger.prune(&job, config.jobs.history_max).await?;
-            tracing::debug!(database = self.target(), job = job.as_str(), rows = pruned, "history bounded");
+            tracing::debug!(
+                database = self.target(),
+                job = job.as_str(),
+                rows = pruned,
+                "history bounded"
+            );
         }
         Ok(())
     }
@@ -274,7 +281,9 @@ impl Dispatcher {
         self.runner.metrics.declare_jobs(&database, config.jobs.all.keys().map(JobName::as_str));
         self.runner.standing.retain(|name| config.jobs.all.contains_key(name));
         for last in self.runner.ledger.last_runs().await? {
-            let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else { continue };
+            let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else {
+                continue;
+            };
             self.runner.recall(job, spec, last);
         }
         self.heard = None;
@@ -283,7 +292,8 @@ impl Dispatcher {
 
     fn withdraw(&self, name: &JobName) {
         // An error says that there was no such series.
-        let _ = self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
+        let _ =
+            self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
         self.runner.standing.update(name, |standing| standing.next_due = None);
     }
 

@@ -131,12 +131,16 @@ pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Err
 /// Whether the bundled set is applied; or what is not applied that should be.
 async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<String>>, Error> {
     let failed = |error: migrate::Error| {
-        Error::new(error.db_kind().unwrap_or(Kind::Config), format!("look at the migrations: {error}"))
+        Error::new(
+            error.db_kind().unwrap_or(Kind::Config),
+            format!("look at the migrations: {error}"),
+        )
     };
     let sets = migrate::configured_sets(config).map_err(failed)?;
     let lines = migrate::status(db, Purpose::Migrate, &sets).await.map_err(failed)?;
     let waits = |state| matches!(state, State::Pending | State::OutOfOrder);
-    let pending: Vec<String> = lines.iter().filter(|line| waits(line.state)).map(migrate::plan::Line::label).collect();
+    let pending: Vec<String> =
+        lines.iter().filter(|line| waits(line.state)).map(migrate::plan::Line::label).collect();
     if !pending.is_empty() {
         return Ok(Err(pending));
     }
@@ -149,8 +153,9 @@ async fn clear_up(wish: &Wish<'_>, ledger: &Ledger) -> Result<(), Error> {
     let mut conn = wish.db.acquire(Purpose::Control).await?;
     let options = TxOptions::within(BOUND).read_only();
     let read = conn.transaction(&options, |tx| Box::pin(requests::hearer(tx)));
-    let observer =
-        tokio::time::timeout(CALL_BOUND, read).await.unwrap_or_else(|_| Err(no_answer("read who observes")))?;
+    let observer = tokio::time::timeout(CALL_BOUND, read)
+        .await
+        .unwrap_or_else(|_| Err(no_answer("read who observes")))?;
     drop(conn);
     if observer.is_none() {
         ledger.reap().await?;
@@ -167,7 +172,11 @@ enum Claim {
 
 async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
     let specs = Agenda::specs(wish.config, wish.db.name());
-    let spec_hash = &specs.into_iter().find(|(name, _)| name == wish.name).map(|(_, hash)| hash).unwrap_or_default();
+    let spec_hash = &specs
+        .into_iter()
+        .find(|(name, _)| name == wish.name)
+        .map(|(_, hash)| hash)
+        .unwrap_or_default();
     let claimer = Claimer { instance: ledger.instance(), lease: ledger.lease() };
     let mut conn = wish.db.acquire(Purpose::Control).await?;
     conn.transaction(&TxOptions::within(BOUND), |tx| {
@@ -189,7 +198,12 @@ async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
     .await
 }
 
-async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claimer<'_>) -> Result<Claim, Error> {
+async fn claim_in(
+    tx: &Tx<'_>,
+    wish: &Wish<'_>,
+    spec_hash: &str,
+    claimer: Claimer<'_>,
+) -> Result<Claim, Error> {
     let name = wish.name.as_str();
     requests::introduce(tx, name).await?;
     let (id, slot) = match requests::ask(tx, name, wish.actor, None).await? {
@@ -208,7 +222,13 @@ async fn claim_in(tx: &Tx<'_>, wish: &Wish<'_>, spec_hash: &str, claimer: Claime
     }
     // The row stays the instances': what they claim by is not for one run to change.
     let wanted = Wanted::Queued { id, skip: None };
-    let asks = [Ask { job: wish.name.clone(), spec_hash: theirs, floor: slot.floor, paused: false, wanted }];
+    let asks = [Ask {
+        job: wish.name.clone(),
+        spec_hash: theirs,
+        floor: slot.floor,
+        paused: false,
+        wanted,
+    }];
     let answer = claims::claim_in(tx, claimer, &asks).await?.answers.pop();
     match answer.map(|answer| (answer.verdict, answer.run)) {
         Some((Verdict::Run, Some(run))) => Ok(Claim::Ours(run)),
@@ -234,7 +254,13 @@ fn no_answer(what: &'static str) -> Error {
 }
 
 /// Returns when the run has ended, here at least.
-async fn see_through(runner: &Runner, ledger: &Ledger, id: Uuid, actor: &str, stop: CancellationToken) {
+async fn see_through(
+    runner: &Runner,
+    ledger: &Ledger,
+    id: Uuid,
+    actor: &str,
+    stop: CancellationToken,
+) {
     let mut listening = std::pin::pin!(listen(runner, ledger));
     let mut stopped = false;
     loop {

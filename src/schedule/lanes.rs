@@ -60,7 +60,10 @@ mod tests {
     fn a_lane_stays_for_what_is_short() {
         let lanes = Lanes::new(2);
         let vacuum = lanes.take(&Job::of(Builtin::Vacuum)).expect("all are free");
-        assert!(lanes.take(&Job::of(Builtin::Retention)).is_none(), "the last lane is for short runs");
+        assert!(
+            lanes.take(&Job::of(Builtin::Retention)).is_none(),
+            "the last lane is for short runs"
+        );
         let refresh = lanes.take(&Job::of(Builtin::Refresh)).expect("one is left");
         assert!(lanes.take(&Job::of(Builtin::Partitions)).is_none(), "none is left");
         drop(vacuum);

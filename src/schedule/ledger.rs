@@ -55,7 +55,8 @@ const PROVEN: &str = "the connection broke while this run committed; its row pro
 /// itself. A full disk is none of these.
 fn is_refused_for_good(error: &Error) -> bool {
     let class = error.sqlstate().map(|state| state.code().get(..2).unwrap_or_default().to_owned());
-    error.kind() == Kind::Sql && class.is_some_and(|class| matches!(class.as_str(), "22" | "23" | "42"))
+    error.kind() == Kind::Sql
+        && class.is_some_and(|class| matches!(class.as_str(), "22" | "23" | "42"))
 }
 
 /// How a run stands, after its end was to be written.
@@ -72,7 +73,12 @@ pub enum Standing {
 impl Ledger {
     /// `instance` names this process among all that ever ran: a host and a process are not enough,
     /// since both come again.
-    pub fn new(db: Arc<Database>, instance: String, lease: Duration, metrics: Arc<Metrics>) -> Ledger {
+    pub fn new(
+        db: Arc<Database>,
+        instance: String,
+        lease: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Ledger {
         Ledger {
             db,
             instance,
@@ -94,10 +100,17 @@ impl Ledger {
     }
 
     /// Bounds and meters a call: what keeping the ledger costs is published.
-    async fn within<T>(&self, what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn within<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let begun = Instant::now();
         let outcome = bounded(what, call).await;
-        self.metrics.ledger_seconds.with_label_values(&[self.db.name()]).inc_by(begun.elapsed().as_secs_f64());
+        self.metrics
+            .ledger_seconds
+            .with_label_values(&[self.db.name()])
+            .inc_by(begun.elapsed().as_secs_f64());
         outcome
     }
 
@@ -125,7 +138,14 @@ impl Ledger {
     /// Takes or renews the observer's lease.
     pub async fn observe(&self) -> Result<leases::Answer, Error> {
         self.within("take the observer's lease", async {
-            leases::acquire(&mut *self.control().await?, leases::OBSERVER, &self.instance, self.lease, BOUND).await
+            leases::acquire(
+                &mut *self.control().await?,
+                leases::OBSERVER,
+                &self.instance,
+                self.lease,
+                BOUND,
+            )
+            .await
         })
         .await
     }
@@ -133,14 +153,18 @@ impl Ledger {
     /// Gives the observer's lease up.
     pub async fn resign(&self) -> Result<(), Error> {
         self.within("give the observer's lease up", async {
-            leases::release(&mut *self.control().await?, leases::OBSERVER, &self.instance, BOUND).await
+            leases::release(&mut *self.control().await?, leases::OBSERVER, &self.instance, BOUND)
+                .await
         })
         .await
     }
 
     /// Registers the jobs with their specification, and returns the row of each.
     pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<Registered>, Error> {
-        self.within("register jobs", async { runs::register(&mut *self.control().await?, jobs, BOUND).await }).await
+        self.within("register jobs", async {
+            runs::register(&mut *self.control().await?, jobs, BOUND).await
+        })
+        .await
     }
 
     /// Settles what is due, or waits, of several jobs at once.
@@ -163,7 +187,8 @@ impl Ledger {
     pub async fn prune(&self, job: &JobName, keep: u32) -> Result<u64, Error> {
         let pruned = self
             .within("bound the history of a job", async {
-                pruning::prune_job(&mut *self.control().await?, job.as_str(), keep.into(), BOUND).await
+                pruning::prune_job(&mut *self.control().await?, job.as_str(), keep.into(), BOUND)
+                    .await
             })
             .await?;
         self.wrote(pruned);
@@ -171,7 +196,11 @@ impl Ledger {
     }
 
     /// The first instant of the range of skipped ones that reaches over a moment.
-    pub async fn reaching_over(&self, job: &JobName, at: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Error> {
+    pub async fn reaching_over(
+        &self,
+        job: &JobName,
+        at: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, Error> {
         self.within("find a range", async {
             claims::reaching_over(&mut *self.control().await?, job.as_str(), at, BOUND).await
         })
@@ -180,8 +209,10 @@ impl Ledger {
 
     /// What waits to be heard; `leaders` are the jobs that others follow.
     pub async fn hear(&self, leaders: &[String]) -> Result<Heard, Error> {
-        self.within("listen for requests", async { requests::hear(&*self.control().await?, leaders, BOUND).await })
-            .await
+        self.within("listen for requests", async {
+            requests::hear(&*self.control().await?, leaders, BOUND).await
+        })
+        .await
     }
 
     /// Extends the leases of running runs; returns those that are still ours.
@@ -202,7 +233,12 @@ impl Ledger {
 
     /// Notes that a run is not fenced, and by which process it is worked for; fails when the run is not
     /// ours any more.
-    pub async fn note_unfenced(&self, id: Uuid, epoch: i64, backend: Option<Backend>) -> Result<(), Error> {
+    pub async fn note_unfenced(
+        &self,
+        id: Uuid,
+        epoch: i64,
+        backend: Option<Backend>,
+    ) -> Result<(), Error> {
         self.within("note that a run is not fenced", async {
             runs::note_unfenced(&mut *self.control().await?, id, epoch, backend, BOUND).await
         })
@@ -271,7 +307,9 @@ impl Ledger {
         });
         match written.await {
             // It was written before, and the answer got lost.
-            Ok(Standing::Other(Some(state))) if state == ended.ending.state.as_str() => Ok(Standing::Written),
+            Ok(Standing::Other(Some(state))) if state == ended.ending.state.as_str() => {
+                Ok(Standing::Written)
+            }
             Ok(Standing::Other(state)) => {
                 let (database, here) = (self.db.name(), ended.ending.state.as_str());
                 if state.as_deref() == Some(State::Succeeded.as_str()) {
@@ -297,8 +335,9 @@ impl Ledger {
 
     /// How a run stands that was ended by somebody else, or by its own transaction without our hearing of it.
     pub async fn look(&self, job: &JobName, id: Uuid) -> Standing {
-        let looked = self
-            .within("read the state of a run", async { runs::state_of(&mut *self.control().await?, id, BOUND).await });
+        let looked = self.within("read the state of a run", async {
+            runs::state_of(&mut *self.control().await?, id, BOUND).await
+        });
         match looked.await {
             Ok(state) => {
                 if state.as_deref() == Some(State::Succeeded.as_str()) {
@@ -326,12 +365,18 @@ impl Ledger {
 
     /// Ends runs whose instance stopped renewing them.
     pub async fn reap(&self) -> Result<Vec<Orphan>, Error> {
-        self.within("reap lost runs", async { orphans::reap(&mut *self.control().await?, BOUND).await }).await
+        self.within("reap lost runs", async {
+            orphans::reap(&mut *self.control().await?, BOUND).await
+        })
+        .await
     }
 
     /// Mends slots that were changed by hand; returns how many.
     pub async fn mend(&self) -> Result<u64, Error> {
-        self.within("mend the slots of jobs", async { orphans::mend(&mut *self.control().await?, BOUND).await }).await
+        self.within("mend the slots of jobs", async {
+            orphans::mend(&mut *self.control().await?, BOUND).await
+        })
+        .await
     }
 
     /// Ends the quarantine of jobs whose former server process is gone; returns the names of these, and
@@ -342,7 +387,9 @@ impl Ledger {
             let (mut released, mut waiting) = (Vec::new(), Vec::new());
             for held in orphans::quarantined(conn, BOUND).await? {
                 let working = match held.backend {
-                    Some(backend) => sessions::is_there(conn, backend.pid, backend.start_us).await?,
+                    Some(backend) => {
+                        sessions::is_there(conn, backend.pid, backend.start_us).await?
+                    }
                     None => false,
                 };
                 if working {
@@ -359,8 +406,10 @@ impl Ledger {
 
     /// How each job's newest run ended.
     pub async fn last_runs(&self) -> Result<Vec<LastRun>, Error> {
-        self.within("read the last runs", async { run_history::last_runs(&mut *self.control().await?, BOUND).await })
-            .await
+        self.within("read the last runs", async {
+            run_history::last_runs(&mut *self.control().await?, BOUND).await
+        })
+        .await
     }
 
     /// How the audit trail stands.
@@ -373,20 +422,31 @@ impl Ledger {
 
     /// Writes rows of the audit trail that waited for the database; those that are there already stay as they are.
     pub async fn tell_trail(&self, rows: &[audit::EventRow]) -> Result<(), Error> {
-        self.within("write audit rows", async { audit::insert_all(&mut *self.control().await?, rows, BOUND).await })
-            .await
+        self.within("write audit rows", async {
+            audit::insert_all(&mut *self.control().await?, rows, BOUND).await
+        })
+        .await
     }
 
     /// Whether all jobs are paused in the database.
     pub async fn paused(&self) -> Result<Option<Pause>, Error> {
-        self.within("read the pause flag", async { pauses::read(&mut *self.control().await?, BOUND).await }).await
+        self.within("read the pause flag", async {
+            pauses::read(&mut *self.control().await?, BOUND).await
+        })
+        .await
     }
 }
 
 /// A call that is not answered in time is dropped, and its connection with it.
-async fn bounded<T>(what: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+async fn bounded<T>(
+    what: &'static str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     match tokio::time::timeout(CALL_BOUND, call).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Error::new(Kind::Timeout, format!("{what}: no answer within {} s", CALL_BOUND.as_secs()))),
+        Err(_) => Err(Error::new(
+            Kind::Timeout,
+            format!("{what}: no answer within {} s", CALL_BOUND.as_secs()),
+        )),
     }
 }

@@ -65,21 +65,27 @@ impl State {
 
 /// All jobs of a database: the configured ones by name, then those that only the ledger knows. Without
 /// an overview the ledger could not be read, and there is the plan alone: how an enabled job stands is unknown.
-pub fn merge(config: &Config, database: &str, overview: Option<&Overview>, now: DateTime<Utc>) -> Vec<Listed> {
+pub fn merge(
+    config: &Config,
+    database: &str,
+    overview: Option<&Overview>,
+    now: DateTime<Utc>,
+) -> Vec<Listed> {
     let specs = Agenda::specs(config, database);
     let all_paused = overview.is_some_and(|overview| overview.paused.is_some());
     let of_ledger = |name: &str| overview?.jobs.iter().find(|job| job.name == name);
-    let configured = config.jobs.all.iter().filter(|(_, job)| job.is_for(database)).map(|(name, job)| {
-        let ledger = of_ledger(name.as_str());
-        let ours = specs.iter().find(|(spec, _)| spec == name).map(|(_, hash)| hash);
-        let theirs = ledger.and_then(|job| job.spec_hash.as_ref());
-        let active = job.is_active(config.mode);
-        planned(name, job, database, active, now).with(
-            ledger,
-            all_paused,
-            ours.zip(theirs).is_some_and(|(a, b)| a != b),
-        )
-    });
+    let configured =
+        config.jobs.all.iter().filter(|(_, job)| job.is_for(database)).map(|(name, job)| {
+            let ledger = of_ledger(name.as_str());
+            let ours = specs.iter().find(|(spec, _)| spec == name).map(|(_, hash)| hash);
+            let theirs = ledger.and_then(|job| job.spec_hash.as_ref());
+            let active = job.is_active(config.mode);
+            planned(name, job, database, active, now).with(
+                ledger,
+                all_paused,
+                ours.zip(theirs).is_some_and(|(a, b)| a != b),
+            )
+        });
     let mut listed: Vec<Listed> = configured.collect();
     let is_known = |name: &str| listed.iter().any(|job| job.name == name);
     let strangers: Vec<Listed> = overview
@@ -195,7 +201,11 @@ mod tests {
     }
 
     fn state(config: &Config, overview: &Overview, name: &str) -> State {
-        merge(config, "main", Some(overview), now()).iter().find(|job| job.name == name).unwrap().state
+        merge(config, "main", Some(overview), now())
+            .iter()
+            .find(|job| job.name == name)
+            .unwrap()
+            .state
     }
 
     #[test]
@@ -209,11 +219,21 @@ mod tests {
         assert_eq!(of(|_| ()), State::Enabled);
         assert_eq!(of(|job| job.paused = pause()), State::Paused);
         assert_eq!(of(|job| (job.paused, job.queued) = (pause(), open())), State::Queued);
-        assert_eq!(of(|job| (job.queued, job.quarantined) = (open(), Some(Uuid::nil()))), State::Quarantined);
-        assert_eq!(of(|job| (job.running, job.quarantined) = (open(), Some(Uuid::nil()))), State::Running);
+        assert_eq!(
+            of(|job| (job.queued, job.quarantined) = (open(), Some(Uuid::nil()))),
+            State::Quarantined
+        );
+        assert_eq!(
+            of(|job| (job.running, job.quarantined) = (open(), Some(Uuid::nil()))),
+            State::Running
+        );
         let all = Overview { paused: pause(), ..Overview::default() };
         assert_eq!(state(&config, &all, "vacuum"), State::Paused);
-        assert_eq!(state(&config, &all, "health-probe"), State::Measured, "measuring goes on while jobs are paused");
+        assert_eq!(
+            state(&config, &all, "health-probe"),
+            State::Measured,
+            "measuring goes on while jobs are paused"
+        );
     }
 
     #[test]
@@ -232,14 +252,25 @@ mod tests {
         config.jobs.all.insert(JobName::new("tally"), job);
         let listed = |config: &Config, name: &str| {
             let overview = Overview::default();
-            let job = merge(config, "main", Some(&overview), now()).into_iter().find(|job| job.name == name).unwrap();
+            let job = merge(config, "main", Some(&overview), now())
+                .into_iter()
+                .find(|job| job.name == name)
+                .unwrap();
             (job.state, job.next.len())
         };
         assert_eq!(listed(&config, "vacuum"), (State::Disabled, 0));
         assert_eq!(listed(&config, "tally"), (State::Enabled, 5));
         config.mode = crate::config::Mode::Observe;
-        assert_eq!(listed(&config, "tally"), (State::Disabled, 0), "it changes nothing of the user's");
-        assert_eq!(listed(&config, "retention"), (State::Enabled, 5), "it keeps pgsteward's own tables");
+        assert_eq!(
+            listed(&config, "tally"),
+            (State::Disabled, 0),
+            "it changes nothing of the user's"
+        );
+        assert_eq!(
+            listed(&config, "retention"),
+            (State::Enabled, 5),
+            "it keeps pgsteward's own tables"
+        );
     }
 
     #[test]
@@ -255,7 +286,8 @@ mod tests {
     #[test]
     fn instants_are_told_in_the_zone_of_the_job_through_its_changes() {
         let mut config = Config::default();
-        config.jobs.all.get_mut("retention").unwrap().timezone = Zone::named("Europe/Berlin").unwrap();
+        config.jobs.all.get_mut("retention").unwrap().timezone =
+            Zone::named("Europe/Berlin").unwrap();
         let listed = merge(&config, "main", None, now());
         let retention = listed.iter().find(|job| job.name == "retention").unwrap();
         let next: Vec<String> = retention.next.iter().take(2).map(DateTime::to_rfc3339).collect();
@@ -264,7 +296,8 @@ mod tests {
 
     #[test]
     fn what_only_the_ledger_knows_comes_last_and_by_its_name() {
-        let overview = Overview { jobs: vec![row("abandoned"), row("retention")], ..Overview::default() };
+        let overview =
+            Overview { jobs: vec![row("abandoned"), row("retention")], ..Overview::default() };
         let listed = merge(&Config::default(), "main", Some(&overview), now());
         assert_eq!(listed.len(), Builtin::ALL.len() + 1);
         let last = listed.last().unwrap();
@@ -274,8 +307,14 @@ mod tests {
     #[test]
     fn another_specification_is_told() {
         let config = Config::default();
-        let hash = Agenda::specs(&config, "main").into_iter().find(|(name, _)| name.as_str() == "refresh").unwrap().1;
-        for (theirs, differs) in [(None, false), (Some(hash), false), (Some("other".to_owned()), true)] {
+        let hash = Agenda::specs(&config, "main")
+            .into_iter()
+            .find(|(name, _)| name.as_str() == "refresh")
+            .unwrap()
+            .1;
+        for (theirs, differs) in
+            [(None, false), (Some(hash), false), (Some("other".to_owned()), true)]
+        {
             let job = overview::Job { spec_hash: theirs, ..row("refresh") };
             let overview = Overview { jobs: vec![job], ..Overview::default() };
             let listed = merge(&config, "main", Some(&overview), now());

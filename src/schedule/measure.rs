@@ -64,7 +64,15 @@ impl Measurements {
     pub fn new(board: Arc<Board>, runner: Arc<Runner>, config: &Config) -> Measurements {
         let state = Arc::new(Mutex::new(ProbeState::new(config)));
         let (next, underway) = (BTreeMap::new(), BTreeMap::new());
-        Measurements { board, runner, state, observing: false, skew: TimeDelta::zero(), next, underway }
+        Measurements {
+            board,
+            runner,
+            state,
+            observing: false,
+            skew: TimeDelta::zero(),
+            next,
+            underway,
+        }
     }
 
     /// What was measured while the database was away carries its clock all the same.
@@ -82,7 +90,10 @@ impl Measurements {
         if self.is_due(config, Builtin::HealthProbe, now) {
             self.probe(config, surroundings);
         }
-        if self.is_due(config, Builtin::ConnectionMetrics, now) && surroundings.observing && surroundings.writable {
+        if self.is_due(config, Builtin::ConnectionMetrics, now)
+            && surroundings.observing
+            && surroundings.writable
+        {
             self.sample(config, surroundings);
         }
     }
@@ -111,7 +122,11 @@ impl Measurements {
         {
             self.next.insert(name, next);
             let labels = [self.runner.db.name(), name.as_str()];
-            self.runner.metrics.job_next_due.with_label_values(&labels).set(super::dispatcher::seconds(next));
+            self.runner
+                .metrics
+                .job_next_due
+                .with_label_values(&labels)
+                .set(super::dispatcher::seconds(next));
         }
         due && !underway
     }
@@ -119,7 +134,8 @@ impl Measurements {
     fn probe(&mut self, config: &Arc<Config>, surroundings: &Surroundings) {
         let stood_down = self.observing && !surroundings.observing;
         self.observing = surroundings.observing;
-        let (runner, board, state) = (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
+        let (runner, board, state) =
+            (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
         let (config, surroundings) = (Arc::clone(config), surroundings.clone());
         let inputs = self.inputs(&surroundings);
         let (bound, skew) = (timeout(&config, Builtin::HealthProbe), self.skew);
@@ -183,7 +199,10 @@ impl Measurements {
             state.unwritten.abandon(&to).await;
         };
         if tokio::time::timeout(STOP_BOUND, last_words).await.is_err() {
-            tracing::debug!(database = self.runner.db.name(), "a measurement is still under way; it ends by its bound");
+            tracing::debug!(
+                database = self.runner.db.name(),
+                "a measurement is still under way; it ends by its bound"
+            );
         }
     }
 
@@ -203,11 +222,16 @@ impl Measurements {
         let mut jobs = Jobs { paused: surroundings.paused.clone(), ..Jobs::default() };
         for (name, standing) in self.runner.standing.read() {
             let told = |error: String| FailingJob { name: name.as_str().to_owned(), error };
-            if standing.failures > 0 && !standing.ignored && name.as_str() != Builtin::HealthProbe.as_str() {
+            if standing.failures > 0
+                && !standing.ignored
+                && name.as_str() != Builtin::HealthProbe.as_str()
+            {
                 jobs.failing.push(told(standing.last_error.unwrap_or_default()));
             }
             jobs.not_permitted.extend(standing.not_permitted.map(told));
-            jobs.warnings.extend(standing.warnings.iter().map(|warning| format!("{}: {warning}", name.as_str())));
+            jobs.warnings.extend(
+                standing.warnings.iter().map(|warning| format!("{}: {warning}", name.as_str())),
+            );
         }
         let partitions = partitions_needed(surroundings.zentry);
         Inputs {
@@ -236,12 +260,16 @@ fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
 /// How many partitions ahead the tables need. One less than the job makes: at the turn of a day there
 /// is one less until it runs again.
 pub fn partitions_needed(zentry: bool) -> Vec<PartitionsNeeded> {
-    supplied(zentry).map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) }).collect()
+    supplied(zentry)
+        .map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) })
+        .collect()
 }
 
 /// The partitioned tables to look at.
 pub fn watched(zentry: bool) -> Vec<Watched> {
-    supplied(zentry).map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() }).collect()
+    supplied(zentry)
+        .map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() })
+        .collect()
 }
 
 fn timeout(config: &Config, name: Builtin) -> Duration {

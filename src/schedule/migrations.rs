@@ -75,9 +75,12 @@ impl Standing {
 
     /// Ends the attempts under way.
     pub(super) fn end(&mut self, applied: &[String], error: Option<String>) {
-        for attempt in self.asked.iter_mut().filter(|attempt| attempt.begun && attempt.outcome.is_none()) {
+        for attempt in
+            self.asked.iter_mut().filter(|attempt| attempt.begun && attempt.outcome.is_none())
+        {
             let error = error.clone();
-            attempt.outcome = Some(Outcome { finished_at: Utc::now(), applied: applied.to_vec(), error });
+            attempt.outcome =
+                Some(Outcome { finished_at: Utc::now(), applied: applied.to_vec(), error });
         }
     }
 }
@@ -101,7 +104,13 @@ impl Migrations {
 
     /// Notes what somebody asks for; the pipeline is told of it beside this.
     pub fn ask(&self, id: Uuid, actor: &str) {
-        let attempt = Attempt { id, actor: actor.to_owned(), asked_at: Utc::now(), begun: false, outcome: None };
+        let attempt = Attempt {
+            id,
+            actor: actor.to_owned(),
+            asked_at: Utc::now(),
+            begun: false,
+            outcome: None,
+        };
         self.update(|standing| {
             standing.asked.push(attempt);
             if standing.asked.len() > ASKED_MAX {

@@ -126,14 +126,23 @@ impl Standing {
 
     /// Changes what is known of one job.
     pub fn update(&self, job: &JobName, change: impl FnOnce(&mut JobStanding)) {
-        change(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).entry(job.clone()).or_default());
+        change(
+            self.jobs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(job.clone())
+                .or_default(),
+        );
     }
 }
 
 impl JobStanding {
     /// Notes what is to be said of the job; false when the same was said a moment ago.
     fn is_news(&mut self, what: &str, now: Instant) -> bool {
-        let news = self.said.get(what).is_none_or(|at| now.saturating_duration_since(*at) >= SAY_AGAIN_AFTER);
+        let news = self
+            .said
+            .get(what)
+            .is_none_or(|at| now.saturating_duration_since(*at) >= SAY_AGAIN_AFTER);
         if news {
             self.said.insert(what.to_owned(), now);
         }
@@ -176,7 +185,11 @@ mod tests {
     /// How many of so many runs are told of, each `millis` after the one before.
     fn told(millis: impl Fn(u64) -> u64, runs: u64) -> usize {
         let (mut standing, start) = (JobStanding::default(), Instant::now());
-        (0..runs).filter(|run| standing.is_news("succeeded", start + Duration::from_millis(millis(*run)))).count()
+        (0..runs)
+            .filter(|run| {
+                standing.is_news("succeeded", start + Duration::from_millis(millis(*run)))
+            })
+            .count()
     }
 
     #[test]

@@ -35,7 +35,13 @@ pub struct Notice {
 impl Notice {
     /// Somebody called with credentials that are not accepted.
     pub fn refused_call(route: String, origin: Origin, details: Value) -> Notice {
-        Notice { action: REFUSED, resource_type: "route", resource_id: Some(route), details, origin }
+        Notice {
+            action: REFUSED,
+            resource_type: "route",
+            resource_id: Some(route),
+            details,
+            origin,
+        }
     }
 
     /// It was valid, and something that it names could not be used; what was before stays.
@@ -49,7 +55,13 @@ impl Notice {
     }
 
     fn of_configuration(action: &'static str, details: Value) -> Notice {
-        Notice { action, resource_type: "configuration", resource_id: None, details, origin: Origin::default() }
+        Notice {
+            action,
+            resource_type: "configuration",
+            resource_id: None,
+            details,
+            origin: Origin::default(),
+        }
     }
 
     /// It was taken in, in place of what was read before.
@@ -62,11 +74,16 @@ impl Notice {
         let keys: BTreeSet<String> = problems
             .iter()
             // jsonb holds no such character.
-            .map(|problem| problem.key.chars().filter(|c| *c != '\0').take(KEY_CHARS_MAX).collect::<String>())
+            .map(|problem| {
+                problem.key.chars().filter(|c| *c != '\0').take(KEY_CHARS_MAX).collect::<String>()
+            })
             .filter(|key| !key.is_empty())
             .collect();
         let keys: Vec<String> = keys.into_iter().take(KEYS_MAX).collect();
-        Notice::of_configuration("config.rejected", json!({ "problems": problems.len(), "keys": keys }))
+        Notice::of_configuration(
+            "config.rejected",
+            json!({ "problems": problems.len(), "keys": keys }),
+        )
     }
 }
 
@@ -125,10 +142,14 @@ impl Notices {
         if self.waiting.len() == WAITING_MAX {
             let refused = self.waiting.iter().position(|row| row.action == REFUSED);
             self.waiting.remove(refused.unwrap_or(0));
-            tracing::warn!(database = target, "too many notices wait for the audit trail; the oldest is not told");
+            tracing::warn!(
+                database = target,
+                "too many notices wait for the audit trail; the oldest is not told"
+            );
         }
         let resource_id = notice.resource_id.as_deref().unwrap_or(target);
-        let event = Event::new(&actor, notice.action, notice.resource_type, resource_id, &notice.details);
+        let event =
+            Event::new(&actor, notice.action, notice.resource_type, resource_id, &notice.details);
         let event = event.from(&notice.origin);
         self.waiting.push_back(EventRow::new(at, &event));
     }
@@ -158,13 +179,17 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first() {
-        let (mut notices, notice) = (Notices::default(), Notice::adopted(&Config::default(), &Config::default()));
+        let (mut notices, notice) =
+            (Notices::default(), Notice::adopted(&Config::default(), &Config::default()));
         let at = |second| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second);
         (0..518).for_each(|second| notices.take(&notice, at(second), "i", "main"));
         assert_eq!((notices.waiting.len(), notices.waiting[0].created_at), (WAITING_MAX, at(6)));
         let refused = Notice::refused_call("/x".to_owned(), Origin::default(), json!({}));
         notices.take(&refused, at(600), "i", "main");
         notices.take(&notice, at(601), "i", "main");
-        assert!(notices.waiting.iter().all(|row| row.action != REFUSED), "nobody pushes a reload out");
+        assert!(
+            notices.waiting.iter().all(|row| row.action != REFUSED),
+            "nobody pushes a reload out"
+        );
     }
 }

@@ -19,8 +19,15 @@ pub struct By<'a> {
 }
 
 impl By<'_> {
-    async fn record(&self, tx: &Tx<'_>, action: &str, (kind, id): (&str, &str), details: &Value) -> Result<(), Error> {
-        let event = Event { origin: self.origin, ..Event::new(self.actor, action, kind, id, details) };
+    async fn record(
+        &self,
+        tx: &Tx<'_>,
+        action: &str,
+        (kind, id): (&str, &str),
+        details: &Value,
+    ) -> Result<(), Error> {
+        let event =
+            Event { origin: self.origin, ..Event::new(self.actor, action, kind, id, details) };
         audit::record(tx, &event).await
     }
 }
@@ -41,7 +48,12 @@ pub enum Run {
 }
 
 /// Orders a run of a job. Nothing is left behind where it is not [`Run::Queued`]; the transaction may go on.
-pub async fn run(tx: &Tx<'_>, by: By<'_>, job: &str, options: Option<&Options>) -> Result<Run, Error> {
+pub async fn run(
+    tx: &Tx<'_>,
+    by: By<'_>,
+    job: &str,
+    options: Option<&Options>,
+) -> Result<Run, Error> {
     tx.batch("mark where to go back to", "SAVEPOINT ordered").await?;
     let id = match requests::ask(tx, job, by.actor, options).await? {
         Asked::Queued { id, .. } => id,
@@ -72,13 +84,20 @@ pub enum Found {
 
 /// Pauses a job, or [`ALL_JOBS`]. A pause that holds already stays as it is. A job that is `configured` may be paused
 /// before an instance has registered it.
-pub async fn pause(tx: &Tx<'_>, by: By<'_>, job: &str, reason: Option<&str>, configured: bool) -> Result<Found, Error> {
+pub async fn pause(
+    tx: &Tx<'_>,
+    by: By<'_>,
+    job: &str,
+    reason: Option<&str>,
+    configured: bool,
+) -> Result<Found, Error> {
     if let Some(known) = unknown(tx, job, configured).await? {
         return Ok(Found::Unknown { known });
     }
     let before = pauses::pause(tx, job, by.actor, reason).await?;
     if before.is_none() {
-        let (action, resource) = if job == ALL_JOBS { ("jobs.pause", "jobs") } else { ("job.pause", "job") };
+        let (action, resource) =
+            if job == ALL_JOBS { ("jobs.pause", "jobs") } else { ("job.pause", "job") };
         by.record(tx, action, (resource, job), &json!({ "reason": reason })).await?;
     }
     Ok(Found::Before(before))
@@ -91,7 +110,8 @@ pub async fn resume(tx: &Tx<'_>, by: By<'_>, job: &str, configured: bool) -> Res
     }
     let before = pauses::resume(tx, job).await?;
     if let Some(before) = &before {
-        let (action, resource) = if job == ALL_JOBS { ("jobs.resume", "jobs") } else { ("job.resume", "job") };
+        let (action, resource) =
+            if job == ALL_JOBS { ("jobs.resume", "jobs") } else { ("job.resume", "job") };
         by.record(tx, action, (resource, job), &json!({ "was": before })).await?;
     }
     Ok(Found::Before(before))
@@ -112,8 +132,11 @@ pub async fn cancel(tx: &Tx<'_>, by: By<'_>, id: Uuid) -> Result<Cancelled, Erro
     let (job, was) = match &cancelled {
         Cancelled::Asked { job, again: false, .. } => (job, "running"),
         Cancelled::Dequeued { job } => (job, "queued"),
-        Cancelled::Asked { .. } | Cancelled::Over { .. } | Cancelled::Unknown => return Ok(cancelled),
+        Cancelled::Asked { .. } | Cancelled::Over { .. } | Cancelled::Unknown => {
+            return Ok(cancelled);
+        }
     };
-    by.record(tx, "job.cancel", ("job_run", &id.to_string()), &json!({ "job": job, "was": was })).await?;
+    by.record(tx, "job.cancel", ("job_run", &id.to_string()), &json!({ "job": job, "was": was }))
+        .await?;
     Ok(cancelled)
 }

@@ -60,11 +60,17 @@ impl Pause {
     pub fn settle(&mut self, config: &Config, database: &str, metrics: &Metrics) {
         let file = file(config).filter(|file| file.exists());
         self.here = file.is_some();
-        let by_file = |file: PathBuf| Paused { by: format!("the file {}", file.display()), at: None, reason: None };
+        let by_file = |file: PathBuf| Paused {
+            by: format!("the file {}", file.display()),
+            at: None,
+            reason: None,
+        };
         let paused = self.flag.clone().or_else(|| file.map(by_file));
         if paused != self.paused {
             match &paused {
-                Some(Paused { by, reason, .. }) => tracing::warn!(database, by, reason, "all jobs are paused"),
+                Some(Paused { by, reason, .. }) => {
+                    tracing::warn!(database, by, reason, "all jobs are paused")
+                }
                 None => tracing::info!(database, "all jobs are resumed"),
             }
             self.paused = paused;

@@ -42,7 +42,8 @@ const IDLE_MOST: Duration = Duration::from_secs(1);
 /// How long a stop may take to write what is left to be written.
 const LAST_WORDS_BOUND: Duration = Duration::from_secs(5);
 /// By when a pipeline has ended after it was told to.
-pub const STOP_BOUND: Duration = Duration::from_secs(runner::STOP_BOUND.as_secs() + LAST_WORDS_BOUND.as_secs() + 1);
+pub const STOP_BOUND: Duration =
+    Duration::from_secs(runner::STOP_BOUND.as_secs() + LAST_WORDS_BOUND.as_secs() + 1);
 
 /// Everything that a pipeline is given.
 pub struct Parts {
@@ -150,7 +151,11 @@ impl Pipeline {
         let wake = Arc::clone(&self.parts.wake);
         while !stop.is_cancelled() {
             self.parts.readiness.beat(self.target(), Instant::now());
-            self.parts.metrics.pipeline_advanced.with_label_values(&[self.target()]).set(seconds(Utc::now()));
+            self.parts
+                .metrics
+                .pipeline_advanced
+                .with_label_values(&[self.target()])
+                .set(seconds(Utc::now()));
             self.parts.db.export();
             self.round().await;
             let idle = self.idle();
@@ -174,7 +179,8 @@ impl Pipeline {
         if !self.role.is_observer() || Instant::now() < self.not_before {
             return Duration::from_secs(1);
         }
-        let heard = self.dispatcher.listens_at().map(|at| at.saturating_duration_since(Instant::now()));
+        let heard =
+            self.dispatcher.listens_at().map(|at| at.saturating_duration_since(Instant::now()));
         [self.dispatcher.idle_for(), heard]
             .into_iter()
             .flatten()
@@ -207,7 +213,11 @@ impl Pipeline {
             Role::Standby { holder } => Some(holder.clone()),
             _ => None,
         };
-        RoleStanding { observer: self.role.is_observer(), holder, paused: self.pause.paused().cloned() }
+        RoleStanding {
+            observer: self.role.is_observer(),
+            holder,
+            paused: self.pause.paused().cloned(),
+        }
     }
 
     async fn round(&mut self) {
@@ -262,7 +272,9 @@ impl Pipeline {
             && let Some(migrated) = self.schema.ready()
         {
             let (zentry, paused, until) = (migrated.zentry, self.pause.is_here(), self.upkeep_at);
-            self.dispatcher.fire_due(Conditions { config: &self.config, zentry, paused, until }).await?;
+            self.dispatcher
+                .fire_due(Conditions { config: &self.config, zentry, paused, until })
+                .await?;
         }
         Ok(())
     }
@@ -339,7 +351,11 @@ impl Pipeline {
                 self.dispatcher.take_over();
             }
             Role::Standby { holder } if self.role != role => {
-                tracing::info!(database = target, observer = holder, "another instance observes the database");
+                tracing::info!(
+                    database = target,
+                    observer = holder,
+                    "another instance observes the database"
+                );
             }
             // Before the first migration there are none to be expected.
             Role::Alone if self.role != role && self.schema.standing().is_some() => {
@@ -383,10 +399,19 @@ impl Pipeline {
         for orphan in self.ledger.reap().await? {
             tracing::warn!(database = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
                 "a run stopped renewing its lease; recorded as lost");
-            self.parts.metrics.job_runs.with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()]).inc();
-            let error = Some(format!("instance {} stopped renewing the lease of run {}", orphan.instance, orphan.id));
+            self.parts
+                .metrics
+                .job_runs
+                .with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()])
+                .inc();
+            let error = Some(format!(
+                "instance {} stopped renewing the lease of run {}",
+                orphan.instance, orphan.id
+            ));
             let job = JobName::new(&orphan.job);
-            self.parts.standing.update(&job, |standing| standing.ended(State::Lost, error, Utc::now()));
+            self.parts
+                .standing
+                .update(&job, |standing| standing.ended(State::Lost, error, Utc::now()));
         }
         let mended = self.ledger.mend().await?;
         if mended > 0 {
@@ -450,8 +475,12 @@ impl Pipeline {
         };
         match tokio::time::timeout(LAST_WORDS_BOUND, last_words).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(database = self.target(), error = %error, "the lease ends by itself"),
-            Err(_) => tracing::debug!(database = self.target(), "no answer; the lease ends by itself"),
+            Ok(Err(error)) => {
+                tracing::debug!(database = self.target(), error = %error, "the lease ends by itself")
+            }
+            Err(_) => {
+                tracing::debug!(database = self.target(), "no answer; the lease ends by itself")
+            }
         }
     }
 

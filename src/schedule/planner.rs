@@ -51,7 +51,8 @@ impl Gate {
 
     /// Whether a run may begin at this moment, by the job's windows.
     pub fn is_open(&self, at: DateTime<Utc>) -> bool {
-        (self.window.is_empty() || self.window.contains(at, self.zone)) && !self.blackout.contains(at, self.zone)
+        (self.window.is_empty() || self.window.contains(at, self.zone))
+            && !self.blackout.contains(at, self.zone)
     }
 
     /// Whether it is too late for the run of an instant to begin.
@@ -99,7 +100,13 @@ pub struct Due {
 /// what comes after it the instants in `above`, which are in order.
 ///
 /// A clock that stepped back finds nothing due until it has caught up with the floor.
-pub fn due(schedule: &Schedule, gate: &Gate, floor: DateTime<Utc>, above: &[DateTime<Utc>], now: DateTime<Utc>) -> Due {
+pub fn due(
+    schedule: &Schedule,
+    gate: &Gate,
+    floor: DateTime<Utc>,
+    above: &[DateTime<Utc>],
+    now: DateTime<Utc>,
+) -> Due {
     let passed = Passed::new(schedule, gate, floor, now - gate.offset);
     let mut due = settle(gate, &passed, above, now);
     let last = due.fire.or(passed.instants.last().copied()).unwrap_or(floor);
@@ -109,8 +116,14 @@ pub fn due(schedule: &Schedule, gate: &Gate, floor: DateTime<Utc>, above: &[Date
 
 /// What is due of a job that follows others: once, when each of them has succeeded since its floor. No
 /// plan puts that inside the job's windows, so it waits for one to open, up to its deadline.
-pub fn due_after(gate: &Gate, floor: DateTime<Utc>, successes: &[Option<DateTime<Utc>>], now: DateTime<Utc>) -> Due {
-    let each: Option<Vec<DateTime<Utc>>> = successes.iter().map(|at| at.filter(|at| *at > floor)).collect();
+pub fn due_after(
+    gate: &Gate,
+    floor: DateTime<Utc>,
+    successes: &[Option<DateTime<Utc>>],
+    now: DateTime<Utc>,
+) -> Due {
+    let each: Option<Vec<DateTime<Utc>>> =
+        successes.iter().map(|at| at.filter(|at| *at > floor)).collect();
     let Some(at) = each.and_then(|each| each.into_iter().max()) else { return Due::default() };
     if at + gate.offset > now {
         return Due { next: Some(at + gate.offset), ..Due::default() };
@@ -125,18 +138,38 @@ pub fn due_after(gate: &Gate, floor: DateTime<Utc>, successes: &[Option<DateTime
 }
 
 /// The next instants at which a schedule runs, with their offset, as its windows allow.
-pub fn upcoming(schedule: &Schedule, gate: &Gate, now: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
+pub fn upcoming(
+    schedule: &Schedule,
+    gate: &Gate,
+    now: DateTime<Utc>,
+    count: usize,
+) -> Vec<DateTime<Utc>> {
     let instants = std::iter::successors(schedule.next_after(now - gate.offset, gate.zone), |at| {
         schedule.next_after(*at, gate.zone)
     });
-    instants.take(COUNT_MAX).map(|at| at + gate.offset).filter(|at| gate.is_open(*at)).take(count).collect()
+    instants
+        .take(COUNT_MAX)
+        .map(|at| at + gate.offset)
+        .filter(|at| gate.is_open(*at))
+        .take(count)
+        .collect()
 }
 
 /// The last instant of a schedule from `first` up to `until`, and how many there are (at most what is
 /// counted one by one).
-pub fn count(schedule: &Schedule, zone: Zone, first: DateTime<Utc>, until: DateTime<Utc>) -> (DateTime<Utc>, i32) {
-    let later = std::iter::successors(schedule.next_after(first, zone), |at| schedule.next_after(*at, zone));
-    later.take_while(|at| *at <= until).take(COUNT_MAX).fold((first, 1), |(_, count), at| (at, count + 1))
+pub fn count(
+    schedule: &Schedule,
+    zone: Zone,
+    first: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> (DateTime<Utc>, i32) {
+    let later = std::iter::successors(schedule.next_after(first, zone), |at| {
+        schedule.next_after(*at, zone)
+    });
+    later
+        .take_while(|at| *at <= until)
+        .take(COUNT_MAX)
+        .fold((first, 1), |(_, count), at| (at, count + 1))
 }
 
 /// The instants that have passed since the floor.
@@ -165,9 +198,17 @@ impl Passed {
 }
 
 /// The latest moment, to the second, from which at least `keep` instants remain until then.
-fn close_to(schedule: &Schedule, zone: Zone, at: DateTime<Utc>, until: DateTime<Utc>, keep: usize) -> DateTime<Utc> {
+fn close_to(
+    schedule: &Schedule,
+    zone: Zone,
+    at: DateTime<Utc>,
+    until: DateTime<Utc>,
+    keep: usize,
+) -> DateTime<Utc> {
     let enough_after = |moment: DateTime<Utc>| {
-        let later = std::iter::successors(schedule.next_after(moment, zone), |at| schedule.next_after(*at, zone));
+        let later = std::iter::successors(schedule.next_after(moment, zone), |at| {
+            schedule.next_after(*at, zone)
+        });
         later.take_while(|at| *at <= until).take(keep).count() == keep
     };
     let (mut enough, mut few) = (at, until);
@@ -235,15 +276,26 @@ mod tests {
     fn shown(due: &Due) -> Vec<String> {
         let time = |at: DateTime<Utc>| at.format("%dT%H:%M").to_string();
         let ranges = due.missed.iter().map(|range| {
-            format!("{} {}..{} x{}", range.reason.as_str(), time(range.first), time(range.last), range.count)
+            format!(
+                "{} {}..{} x{}",
+                range.reason.as_str(),
+                time(range.first),
+                time(range.last),
+                range.count
+            )
         });
         ranges.chain(due.fire.map(|at| format!("fire {}", time(at)))).collect()
     }
 
     #[test]
     fn nothing_is_due_before_its_time() {
-        let due =
-            due(&schedule("17 3 * * *"), &gate(|_| {}), at("2026-11-22T03:17:00Z"), &[], at("2026-11-23T03:16:59Z"));
+        let due = due(
+            &schedule("17 3 * * *"),
+            &gate(|_| {}),
+            at("2026-11-22T03:17:00Z"),
+            &[],
+            at("2026-11-23T03:16:59Z"),
+        );
         assert_eq!(due, Due { next: Some(at("2026-11-23T03:17:00Z")), ..Due::default() });
     }
 
@@ -261,13 +313,23 @@ mod tests {
                 CatchUp::All,
                 4,
                 Some(7200),
-                vec!["misfire 22T01:00..22T01:00 x1", "expired 22T02:00..22T03:00 x2", "fire 22T04:00"],
+                vec![
+                    "misfire 22T01:00..22T01:00 x1",
+                    "expired 22T02:00..22T03:00 x2",
+                    "fire 22T04:00",
+                ],
             ),
-            (CatchUp::Latest, 100, Some(20), vec!["misfire 22T01:00..22T04:00 x4", "expired 22T05:00..22T05:00 x1"]),
+            (
+                CatchUp::Latest,
+                100,
+                Some(20),
+                vec!["misfire 22T01:00..22T04:00 x4", "expired 22T05:00..22T05:00 x1"],
+            ),
             (CatchUp::None, 100, Some(20), vec!["misfire 22T01:00..22T05:00 x5"]),
         ] {
             let gate = gate(|job| {
-                (job.catch_up, job.catch_up_max, job.deadline) = (catch_up, cap, deadline.map(Duration::from_secs));
+                (job.catch_up, job.catch_up_max, job.deadline) =
+                    (catch_up, cap, deadline.map(Duration::from_secs));
             });
             let due = due(&hourly, &gate, floor, &[], now);
             assert_eq!(shown(&due), expected, "{catch_up:?} {cap} {deadline:?}");
@@ -276,33 +338,58 @@ mod tests {
             }
         }
         // A minute late is not on time any more.
-        let late = due(&hourly, &gate(|job| job.catch_up = CatchUp::None), floor, &[], at("2026-11-22T05:01:01Z"));
+        let late = due(
+            &hourly,
+            &gate(|job| job.catch_up = CatchUp::None),
+            floor,
+            &[],
+            at("2026-11-22T05:01:01Z"),
+        );
         assert_eq!(shown(&late), ["misfire 22T01:00..22T05:00 x5"]);
     }
 
     #[test]
     fn a_clock_that_stepped_back_fires_nothing_twice() {
-        let due = due(&schedule("@hourly"), &gate(|_| {}), at("2026-11-22T05:00:00Z"), &[], at("2026-11-22T04:10:00Z"));
+        let due = due(
+            &schedule("@hourly"),
+            &gate(|_| {}),
+            at("2026-11-22T05:00:00Z"),
+            &[],
+            at("2026-11-22T04:10:00Z"),
+        );
         assert_eq!((due.fire, due.missed.len()), (None, 0));
     }
 
     #[test]
     fn instants_that_are_accounted_for_above_the_floor_are_left_alone() {
         let above = [at("2026-11-22T02:00:00Z"), at("2026-11-22T05:00:00Z")];
-        let due =
-            due(&schedule("@hourly"), &gate(|_| {}), at("2026-11-22T00:00:00Z"), &above, at("2026-11-22T05:30:00Z"));
+        let due = due(
+            &schedule("@hourly"),
+            &gate(|_| {}),
+            at("2026-11-22T00:00:00Z"),
+            &above,
+            at("2026-11-22T05:30:00Z"),
+        );
         assert_eq!(shown(&due), ["misfire 22T01:00..22T01:00 x1", "misfire 22T03:00..22T04:00 x2"]);
         assert_eq!(due.next, Some(at("2026-11-22T06:00:00Z")));
     }
 
     #[test]
     fn runs_begin_inside_their_windows_only() {
-        let gate = gate(|job| (job.window, job.blackout) = (windows(&["22:00-04:00"]), windows(&["00:00-01:00"])));
+        let gate = gate(|job| {
+            (job.window, job.blackout) = (windows(&["22:00-04:00"]), windows(&["00:00-01:00"]))
+        });
         let hourly = schedule("30 * * * *");
         let open = |floor: &str, now: &str| shown(&due(&hourly, &gate, at(floor), &[], at(now)));
-        assert_eq!(open("2026-11-22T20:35:00Z", "2026-11-22T21:30:00Z"), ["window 22T21:30..22T21:30 x1"]);
+        assert_eq!(
+            open("2026-11-22T20:35:00Z", "2026-11-22T21:30:00Z"),
+            ["window 22T21:30..22T21:30 x1"]
+        );
         assert_eq!(open("2026-11-22T21:35:00Z", "2026-11-22T22:30:00Z"), ["fire 22T22:30"]);
-        assert_eq!(open("2026-11-22T23:35:00Z", "2026-11-23T00:30:00Z"), ["window 23T00:30..23T00:30 x1"]);
+        assert_eq!(
+            open("2026-11-22T23:35:00Z", "2026-11-23T00:30:00Z"),
+            ["window 23T00:30..23T00:30 x1"]
+        );
         assert_eq!(
             open("2026-11-22T21:00:00Z", "2026-11-23T05:00:00Z"),
             [
@@ -349,9 +436,22 @@ mod tests {
         assert_eq!(due_after(&gate(|_| {}), floor, &[one, None], now), Due::default());
         assert_eq!(due_after(&gate(|_| {}), floor, &[one, Some(floor)], now), Due::default());
         let shut = gate(|job| job.window = windows(&["22:00-06:00"]));
-        assert_eq!(due_after(&shut, floor, &[one, two], at("2026-11-22T12:00:00Z")), Due::default(), "it waits");
-        assert_eq!(due_after(&shut, floor, &[one, two], at("2026-11-22T22:00:00Z")).fire, two, "for its window");
-        let late = due_after(&gate(|job| job.deadline = Some(Duration::from_secs(60))), floor, &[one, two], now);
+        assert_eq!(
+            due_after(&shut, floor, &[one, two], at("2026-11-22T12:00:00Z")),
+            Due::default(),
+            "it waits"
+        );
+        assert_eq!(
+            due_after(&shut, floor, &[one, two], at("2026-11-22T22:00:00Z")).fire,
+            two,
+            "for its window"
+        );
+        let late = due_after(
+            &gate(|job| job.deadline = Some(Duration::from_secs(60))),
+            floor,
+            &[one, two],
+            now,
+        );
         assert_eq!(shown(&late), ["expired 22T02:30..22T02:30 x1"]);
     }
 
@@ -362,11 +462,15 @@ mod tests {
         let latest = due(&schedule("@every 1s"), &gate(|_| {}), floor, &[], now);
         assert_eq!(latest.fire, Some(now));
         let [missed] = latest.missed[..] else { panic!("{latest:?}") };
-        assert_eq!((missed.first, missed.last), (at("2016-01-01T00:00:01Z"), at("2025-12-31T23:59:59Z")));
+        assert_eq!(
+            (missed.first, missed.last),
+            (at("2016-01-01T00:00:01Z"), at("2025-12-31T23:59:59Z"))
+        );
         let least = i32::try_from(COUNT_MAX).unwrap() - 1;
         assert!(missed.count >= least && missed.count < least + 100, "{}", missed.count);
 
-        let all = due(&schedule("@every 1s"), &gate(|job| job.catch_up = CatchUp::All), floor, &[], now);
+        let all =
+            due(&schedule("@every 1s"), &gate(|job| job.catch_up = CatchUp::All), floor, &[], now);
         assert_eq!(all.fire, Some(at("2025-12-31T23:58:21Z")), "the newest hundred");
         assert_eq!(all.missed.last().unwrap().last, at("2025-12-31T23:58:20Z"));
         assert_eq!(all.missed.len(), 1);

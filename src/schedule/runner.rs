@@ -52,7 +52,8 @@ const RETRY_MOST: Duration = Duration::from_secs(60);
 /// The longest pause before it is looked again whether the server is back.
 const LOOK_AGAIN_MOST: Duration = Duration::from_secs(5);
 /// By when a run has ended after a shutdown was asked for.
-pub const STOP_BOUND: Duration = Duration::from_secs(CANCEL_BOUND.as_secs() + STOP_GRACE.as_secs() + 1);
+pub const STOP_BOUND: Duration =
+    Duration::from_secs(CANCEL_BOUND.as_secs() + STOP_GRACE.as_secs() + 1);
 
 /// Runs the jobs of one database.
 pub struct Runner {
@@ -203,7 +204,10 @@ impl Runner {
         let (job, id, epoch) = (order.job.clone(), order.id, order.epoch);
         let on_failure = order.spec.on_failure;
         let begun = Instant::now();
-        self.metrics.job_due_lag.with_label_values(&[self.db.name()]).observe(order.lag.as_secs_f64());
+        self.metrics
+            .job_due_lag
+            .with_label_values(&[self.db.name()])
+            .observe(order.lag.as_secs_f64());
         let place = Place::take(&self, &job, id, epoch);
 
         let (mut ending, recorded) = self.attempts(order, &place.stops).await;
@@ -218,14 +222,18 @@ impl Runner {
             // It has been ended by who took it over, or by its own commit, of which nobody heard.
             self.ledger.look(&job, id).await
         } else {
-            let pause = on_failure == AfterFailure::Pause && matches!(ending.state, State::Failed | State::TimedOut);
-            self.ledger.finish(Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause }).await
+            let pause = on_failure == AfterFailure::Pause
+                && matches!(ending.state, State::Failed | State::TimedOut);
+            self.ledger
+                .finish(Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause })
+                .await
         };
         if let ledger::Standing::Other(state) = stands {
             ending = told_by_row(ending, state.as_deref());
         }
         self.record(&job, &ending, begun.elapsed(), on_failure);
-        let news = ending.state != State::Succeeded || self.standing.is_news(&job, State::Succeeded.as_str());
+        let news = ending.state != State::Succeeded
+            || self.standing.is_news(&job, State::Succeeded.as_str());
         log(&ending, begun.elapsed(), news);
     }
 
@@ -240,9 +248,14 @@ impl Runner {
         let mut attempt = 1;
         let mut failed_before: Option<String> = None;
         loop {
-            let Tried { mut ending, recorded, began } = self.attempt(&order, attempt, deadline, stops).await;
+            let Tried { mut ending, recorded, began } =
+                self.attempt(&order, attempt, deadline, stops).await;
             ending.attempts = i32::try_from(attempt).unwrap_or(i32::MAX);
-            let pause = if began { backoff.next_delay() } else { backoff.next_delay().min(LOOK_AGAIN_MOST) };
+            let pause = if began {
+                backoff.next_delay()
+            } else {
+                backoff.next_delay().min(LOOK_AGAIN_MOST)
+            };
             let more = attempt <= order.spec.retries || (!began && order.spec.retries > 0);
             if !(more && is_passing(&ending) && Instant::now() + pause < deadline) {
                 return (ending.after(failed_before), recorded);
@@ -270,7 +283,10 @@ impl Runner {
                 tracing::debug!(error = %error, "the lease was not renewed before the next attempt");
             }
             if began {
-                self.metrics.job_retries.with_label_values(&[self.db.name(), order.job.as_str()]).inc();
+                self.metrics
+                    .job_retries
+                    .with_label_values(&[self.db.name(), order.job.as_str()])
+                    .inc();
                 attempt += 1;
             }
         }
@@ -287,7 +303,13 @@ impl Runner {
         }
     }
 
-    async fn attempt(self: &Arc<Self>, order: &Arc<Order>, attempt: u32, deadline: Instant, stops: &Stops) -> Tried {
+    async fn attempt(
+        self: &Arc<Self>,
+        order: &Arc<Order>,
+        attempt: u32,
+        deadline: Instant,
+        stops: &Stops,
+    ) -> Tried {
         let mut cut = std::pin::pin!(self.cut(deadline, order.spec.timeout, stops));
         let login = match &order.spec.work {
             Work::Sql(work) => work.login.as_ref(),
@@ -303,7 +325,8 @@ impl Runner {
         };
         let canceller = conn.canceller();
         let process = conn.process().map(|(pid, start_us)| Backend { pid, start_us });
-        let work = work(Arc::clone(self), Arc::clone(order), attempt, conn, deadline).in_current_span();
+        let work =
+            work(Arc::clone(self), Arc::clone(order), attempt, conn, deadline).in_current_span();
         let mut work = self.tasks.spawn("job-work", work);
         let cut = tokio::select! {
             outcome = &mut work => return Tried::ended(at_deadline(ended(outcome), deadline, order.spec.timeout)),
@@ -338,7 +361,9 @@ impl Runner {
     pub fn recall(&self, job: &JobName, spec: &Job, last: LastRun) {
         if let Some(at) = last.last_success_at {
             let gauge = &self.metrics.job_last_success;
-            gauge.with_label_values(&[self.db.name(), job.as_str()]).set(super::dispatcher::seconds(at));
+            gauge
+                .with_label_values(&[self.db.name(), job.as_str()])
+                .set(super::dispatcher::seconds(at));
         }
         self.standing.update(job, |standing| {
             standing.last_success_at = last.last_success_at;
@@ -361,9 +386,15 @@ impl Runner {
         let labels = [self.db.name(), job.as_str()];
         let now = Utc::now();
         self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
-        self.metrics.job_runs.with_label_values(&[labels[0], labels[1], ending.state.as_str()]).inc();
+        self.metrics
+            .job_runs
+            .with_label_values(&[labels[0], labels[1], ending.state.as_str()])
+            .inc();
         if ending.state == State::Succeeded {
-            self.metrics.job_last_success.with_label_values(&labels).set(super::dispatcher::seconds(now));
+            self.metrics
+                .job_last_success
+                .with_label_values(&labels)
+                .set(super::dispatcher::seconds(now));
         }
         if ending.state == State::Lost {
             self.metrics.job_leases_lost.with_label_values(&labels[..1]).inc();
@@ -371,14 +402,20 @@ impl Runner {
         if ending.reason.as_deref() == Some(Kind::Fenced.as_str()) {
             self.metrics.job_commits_refused.with_label_values(&labels[..1]).inc();
         }
-        let not_permitted = ending.reason.as_deref().filter(|reason| reason.starts_with(NOT_PERMITTED));
+        let not_permitted =
+            ending.reason.as_deref().filter(|reason| reason.starts_with(NOT_PERMITTED));
         self.standing.update(job, |standing| {
             standing.ended(ending.state, ending.error.clone(), now);
             standing.ignored = on_failure == AfterFailure::Ignore;
             // Said when it is new, not at each run.
             if standing.limited(&ending.warnings, not_permitted) {
                 for warning in ending.warnings.iter().map(String::as_str).chain(not_permitted) {
-                    tracing::warn!(database = labels[0], job = labels[1], warning, "the job cannot do all it should");
+                    tracing::warn!(
+                        database = labels[0],
+                        job = labels[1],
+                        warning,
+                        "the job cannot do all it should"
+                    );
                 }
             }
         });
@@ -458,7 +495,11 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.runner.lock().remove(&self.id);
         self.runner.standing.progress.end(self.id);
-        self.runner.metrics.job_running.with_label_values(&[self.runner.db.name(), self.job.as_str()]).set(0);
+        self.runner
+            .metrics
+            .job_running
+            .with_label_values(&[self.runner.db.name(), self.job.as_str()])
+            .set(0);
     }
 }
 

@@ -129,7 +129,9 @@ impl Schema {
             Stage::Failed { what, mismatches, .. } => {
                 Some(health::Schema { failed: Some(what.clone()), mismatches: mismatches.clone() })
             }
-            Stage::Ready(migrated) => Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() }),
+            Stage::Ready(migrated) => {
+                Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() })
+            }
         }
     }
 
@@ -168,7 +170,8 @@ impl Schema {
                 standing.state = migrations::Stage::Migrating;
             });
             let actor = by.unwrap_or_else(|| self.actor.clone());
-            let work = migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), actor);
+            let work =
+                migrate(Arc::clone(&self.db), Arc::clone(config), Arc::clone(&self.metrics), actor);
             self.stage = Stage::Migrating(self.tasks.spawn("migrate", work));
         }
     }
@@ -198,7 +201,10 @@ impl Schema {
             Stage::Failed { print, look_at, .. } if Instant::now() >= *look_at => {
                 *look_at = Instant::now() + LOOK_AGAIN;
                 if *print != files_print(config) {
-                    tracing::info!(database = self.db.name(), "the migration files changed; trying again");
+                    tracing::info!(
+                        database = self.db.name(),
+                        "the migration files changed; trying again"
+                    );
                     self.stage = Stage::Waiting { not_before: Instant::now() };
                 }
                 Progress::Same
@@ -207,7 +213,11 @@ impl Schema {
         }
     }
 
-    fn take_in(&mut self, config: &Config, outcome: Result<Result<Migrated, migrate::Error>, JoinError>) -> Progress {
+    fn take_in(
+        &mut self,
+        config: &Config,
+        outcome: Result<Result<Migrated, migrate::Error>, JoinError>,
+    ) -> Progress {
         // They were needed for this only.
         self.db.close_idle(Purpose::Migrate);
         let target = self.db.name();
@@ -219,7 +229,11 @@ impl Schema {
                 let mismatches = i64::try_from(migrated.mismatches.len()).unwrap_or(i64::MAX);
                 self.metrics.schema_mismatches.with_label_values(&[target]).set(mismatches);
                 for mismatch in &migrated.mismatches {
-                    tracing::error!(database = target, mismatch, "the schema is not what was migrated");
+                    tracing::error!(
+                        database = target,
+                        mismatch,
+                        "the schema is not what was migrated"
+                    );
                 }
                 self.readiness.migrated(target);
                 self.standing.migrations.update(|standing| {
@@ -242,17 +256,26 @@ impl Schema {
                         "migrating was interrupted; trying again for as long as it takes");
                 }
                 self.told = kind;
-                self.standing.migrations.update(|standing| standing.state = migrations::Stage::Waiting);
-                self.stage = Stage::Waiting { not_before: Instant::now() + self.backoff.next_delay() };
+                self.standing
+                    .migrations
+                    .update(|standing| standing.state = migrations::Stage::Waiting);
+                self.stage =
+                    Stage::Waiting { not_before: Instant::now() + self.backoff.next_delay() };
                 Progress::Same
             }
             Ok(Err(error)) => {
                 tracing::error!(database = target, file = error.file, line = error.line, error = %error,
                     "migrating failed; running no jobs until the files change or SIGHUP");
                 let edited = error.fault.as_ref().filter(|fault| fault.state == State::Edited);
-                let edited =
-                    edited.map_or_else(Vec::new, |fault| fault.labels.iter().map(|it| was_edited(it)).collect());
-                self.failed(config, error.file.as_deref().unwrap_or("the plan"), error.reason(), edited);
+                let edited = edited.map_or_else(Vec::new, |fault| {
+                    fault.labels.iter().map(|it| was_edited(it)).collect()
+                });
+                self.failed(
+                    config,
+                    error.file.as_deref().unwrap_or("the plan"),
+                    error.reason(),
+                    edited,
+                );
                 // That is about the start. Who asks for a migration later, or brings a bad file, does not end a daemon
                 // that serves.
                 if config.migrations.on_failure == OnFailure::Exit && !self.was_ready {
@@ -314,8 +337,11 @@ async fn migrate(
     };
     export(&metrics, db.name(), &sets, &lines);
     let outcome = outcome?;
-    let newer: Vec<String> =
-        lines.iter().filter(|line| line.state == State::NoFile).map(migrate::plan::Line::label).collect();
+    let newer: Vec<String> = lines
+        .iter()
+        .filter(|line| line.state == State::NoFile)
+        .map(migrate::plan::Line::label)
+        .collect();
     if !newer.is_empty() {
         tracing::warn!(
             database = db.name(),
@@ -347,7 +373,8 @@ async fn tell_lacks(db: &Database, config: &Config, zentry: bool) -> Result<(), 
 pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
     let zentry = history::has_set(&conn, source::ZENTRY).await?;
-    let applied: &[&str] = if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };
+    let applied: &[&str] =
+        if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };
     let missing = migrate::verify::missing_objects(&conn, applied).await?;
     let mismatches = edited
         .into_iter()
@@ -360,11 +387,19 @@ pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migr
 fn export(metrics: &Metrics, target: &str, sets: &[source::Set], lines: &[migrate::plan::Line]) {
     for set in sets {
         let of_set = || lines.iter().filter(|line| line.set == set.name);
-        let pending = of_set().filter(|line| matches!(line.state, State::Pending | State::OutOfOrder)).count();
+        let pending = of_set()
+            .filter(|line| matches!(line.state, State::Pending | State::OutOfOrder))
+            .count();
         let applied = of_set().count() - pending;
         let labels = [target, set.name.as_str()];
-        metrics.migrations_applied.with_label_values(&labels).set(i64::try_from(applied).unwrap_or(i64::MAX));
-        metrics.migrations_pending.with_label_values(&labels).set(i64::try_from(pending).unwrap_or(i64::MAX));
+        metrics
+            .migrations_applied
+            .with_label_values(&labels)
+            .set(i64::try_from(applied).unwrap_or(i64::MAX));
+        metrics
+            .migrations_pending
+            .with_label_values(&labels)
+            .set(i64::try_from(pending).unwrap_or(i64::MAX));
     }
 }
 
@@ -372,7 +407,12 @@ fn export(metrics: &Metrics, target: &str, sets: &[source::Set], lines: &[migrat
 fn files_print(config: &Config) -> Option<String> {
     let dir: &Path = config.migrations.dir.as_deref()?;
     Some(match source::read_dir(source::APP, dir) {
-        Ok(set) => set.migrations.iter().map(|migration| migration.checksum.as_str()).collect::<Vec<_>>().join(","),
+        Ok(set) => set
+            .migrations
+            .iter()
+            .map(|migration| migration.checksum.as_str())
+            .collect::<Vec<_>>()
+            .join(","),
         Err(error) => error.to_string(),
     })
 }

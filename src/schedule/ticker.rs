@@ -17,7 +17,10 @@ pub struct Ticker {
 
 impl Ticker {
     /// Starts ticking.
-    pub async fn start(wake: Arc<Notify>, stop: CancellationToken) -> Result<Ticker, JobSchedulerError> {
+    pub async fn start(
+        wake: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Result<Ticker, JobSchedulerError> {
         let scheduler = JobScheduler::new().await?;
         let job = Job::new("* * * * * *", move |_, _| {
             // One more tick may fire after shutdown() has returned.

@@ -26,7 +26,12 @@ pub struct Trail {
 
 impl Trail {
     /// Looks where it is time to.
-    pub async fn look(&mut self, ledger: &Arc<Ledger>, metrics: &Metrics, target: &str) -> Result<(), Error> {
+    pub async fn look(
+        &mut self,
+        ledger: &Arc<Ledger>,
+        metrics: &Metrics,
+        target: &str,
+    ) -> Result<(), Error> {
         if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
@@ -35,7 +40,11 @@ impl Trail {
         let lost = self.losses.replace(found.losses).map_or(0, |before| found.losses - before);
         if lost > 0 {
             self.lost_at = Some(Instant::now());
-            tracing::error!(database = target, lost, "statements of applications are missing from the audit trail");
+            tracing::error!(
+                database = target,
+                lost,
+                "statements of applications are missing from the audit trail"
+            );
         }
         let audit = &metrics.audit;
         audit.losses.with_label_values(&[target]).set(found.losses);
@@ -49,7 +58,8 @@ impl Trail {
             // An error says that there was no such series.
             None => drop(audit.unsealed_since.remove_label_values(&[target])),
         }
-        self.standing = Some(judged(&found, self.lost_at.is_some_and(|at| at.elapsed() < LOSS_SHOWS)));
+        self.standing =
+            Some(judged(&found, self.lost_at.is_some_and(|at| at.elapsed() < LOSS_SHOWS)));
         Ok(())
     }
 
@@ -68,7 +78,9 @@ impl Trail {
 pub fn judged(found: &Standing, lost_lately: bool) -> health::Audit {
     health::Audit {
         gaps: found.gaps.iter().map(gap).collect(),
-        unsealed: found.unsealed_since.map(|since| (found.now - since).to_std().unwrap_or_default()),
+        unsealed: found
+            .unsealed_since
+            .map(|since| (found.now - since).to_std().unwrap_or_default()),
         lost_lately,
         losses: found.losses,
         seal: found.seal.map(|(number, _)| number),

@@ -18,13 +18,19 @@ pub struct Place {
 
 /// Finds it. `before` is how many characters were sent in front of the script in the same message;
 /// `completed` is how many of the script's statements completed, where that is known.
-pub fn place(script: &str, before: usize, completed: Option<usize>, position: Option<&ErrorPosition>) -> Option<Place> {
+pub fn place(
+    script: &str,
+    before: usize,
+    completed: Option<usize>,
+    position: Option<&ErrorPosition>,
+) -> Option<Place> {
     let statements = statements(script);
     let last = statements.last()?;
     let running = || statements.get(completed?);
     let offset = match position {
         Some(ErrorPosition::Original(position)) => {
-            let offset = byte_of(script, (*position as usize).checked_sub(before).filter(|at| *at > 0)?);
+            let offset =
+                byte_of(script, (*position as usize).checked_sub(before).filter(|at| *at > 0)?);
             // Found only after the script: its last statement lacks something, a parenthesis say.
             if offset >= script.len() { last.offset } else { offset }
         }
@@ -66,22 +72,40 @@ mod tests {
 
     const SCRIPT: &str = "SELECT 'ä';\n  DO $$ BEGIN\n    PERFORM 1 / 0;\nEND $$;\nSELECT (1";
 
-    fn found(completed: Option<usize>, position: Option<&ErrorPosition>) -> Option<(usize, usize, usize)> {
+    fn found(
+        completed: Option<usize>,
+        position: Option<&ErrorPosition>,
+    ) -> Option<(usize, usize, usize)> {
         place(SCRIPT, 10, completed, position).map(|place| (place.number, place.line, place.column))
     }
 
     #[test]
     fn by_the_servers_position_else_by_counting() {
         assert_eq!(found(None, Some(&ErrorPosition::Original(10 + 8))), Some((1, 1, 8)));
-        assert_eq!(found(None, Some(&ErrorPosition::Original(10 + 15))), Some((2, 2, 3)), "characters, not bytes");
-        assert_eq!(found(None, Some(&ErrorPosition::Original(10 + 900))), Some((3, 5, 1)), "at its end");
+        assert_eq!(
+            found(None, Some(&ErrorPosition::Original(10 + 15))),
+            Some((2, 2, 3)),
+            "characters, not bytes"
+        );
+        assert_eq!(
+            found(None, Some(&ErrorPosition::Original(10 + 900))),
+            Some((3, 5, 1)),
+            "at its end"
+        );
         assert_eq!(found(Some(1), Some(&ErrorPosition::Original(10))), None, "before the script");
         let inside = ErrorPosition::Internal { position: 1, query: "PERFORM 1 / 0".to_owned() };
         assert_eq!(found(Some(1), Some(&inside)), Some((2, 3, 5)));
         let elsewhere = ErrorPosition::Internal { position: 1, query: "SELECT 1 / 0".to_owned() };
-        assert_eq!(found(Some(1), Some(&elsewhere)), Some((2, 2, 3)), "in a function: the statement that called it");
+        assert_eq!(
+            found(Some(1), Some(&elsewhere)),
+            Some((2, 2, 3)),
+            "in a function: the statement that called it"
+        );
         assert_eq!(found(Some(2), None), Some((3, 5, 1)));
         assert_eq!(found(Some(3), None), None, "all had completed");
-        assert_eq!(place_of(SCRIPT, 1).map(|place| place.statement), Some("DO $$ BEGIN".to_owned()));
+        assert_eq!(
+            place_of(SCRIPT, 1).map(|place| place.statement),
+            Some("DO $$ BEGIN".to_owned())
+        );
     }
 }

@@ -82,7 +82,8 @@ pub async fn record(tx: &Tx<'_>, event: &Event<'_>) -> Result<(), Error> {
           FROM (SELECT clock_timestamp() AS at) c";
     let of = |part: fn(&Origin) -> Option<&str>| event.origin.and_then(part);
     let (user, agent) = (of(|from| from.user_id.as_deref()), of(|from| from.user_agent.as_deref()));
-    let (request, address) = (of(|from| from.request_id.as_deref()), event.origin.and_then(|from| from.ip_address));
+    let (request, address) =
+        (of(|from| from.request_id.as_deref()), event.origin.and_then(|from| from.ip_address));
     let params: [crate::db::Param<'_>; 11] = [
         (&event.actor, Type::TEXT),
         (&event.action, Type::TEXT),
@@ -109,7 +110,9 @@ pub async fn exists(tx: &Tx<'_>) -> Result<bool, Error> {
 /// The same as one statement of text, for a transaction that is one simple query: a migration's. Writes nothing
 /// where there is no trail, before the migration that makes it and after the rollback that takes it away.
 pub fn record_sql(event: &Event<'_>) -> String {
-    let json = |value: Option<&Value>| value.map_or("NULL".to_owned(), |value| quote_literal(&value.to_string()));
+    let json = |value: Option<&Value>| {
+        value.map_or("NULL".to_owned(), |value| quote_literal(&value.to_string()))
+    };
     let body = format!(
         "BEGIN \
          IF pg_catalog.to_regclass('steward.audit_logs') IS NOT NULL THEN \
@@ -253,11 +256,14 @@ pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<Standing, Erro
           LEFT JOIN LATERAL (SELECT number, sealed_at FROM steward.audit_seals ORDER BY number DESC LIMIT 1) newest ON true
           LEFT JOIN LATERAL (SELECT xid_below, id_below FROM steward.audit_seals
                               WHERE kind <> 'purge' ORDER BY number DESC LIMIT 1) below ON true";
-    const GAPS: &str = "SELECT table_name, relation, trigger_name, problem FROM steward.audit_gaps() LIMIT 1000";
+    const GAPS: &str =
+        "SELECT table_name, relation, trigger_name, problem FROM steward.audit_gaps() LIMIT 1000";
     let mut options = TxOptions::within(bound).read_only();
     // By the index, also when the planner has not heard yet of what a bulk change added; and to compile a plan would
     // take a hundred times as long as to run it.
-    options.prelude.push_str("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; ");
+    options.prelude.push_str(
+        "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; ",
+    );
     conn.transaction(&options, |tx| {
         Box::pin(async move {
             let row = tx.row("read how the audit trail stands", STANDING, &[]).await?;

@@ -171,7 +171,8 @@ pub enum Verdict {
 /// Decides on an ask. Pure.
 pub fn judge(slot: &Slot, ask: &Ask) -> Verdict {
     // A row without a specification was made by who paused or ran the job before any instance knew it.
-    if slot.floor != ask.floor || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash) {
+    if slot.floor != ask.floor || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash)
+    {
         return Verdict::Stale;
     }
     let paused = slot.paused || ask.paused;
@@ -242,7 +243,12 @@ pub struct Settled {
 }
 
 /// Settles asks, at most one per job, in a transaction of their own.
-pub async fn claim(conn: &mut Conn, claimer: Claimer<'_>, asks: &[Ask], bound: Duration) -> Result<Settled, Error> {
+pub async fn claim(
+    conn: &mut Conn,
+    claimer: Claimer<'_>,
+    asks: &[Ask],
+    bound: Duration,
+) -> Result<Settled, Error> {
     conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
 }
 
@@ -256,7 +262,9 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
         .map(|ask| match slots.iter().find(|locked| locked.job == ask.job.as_str()) {
             Some(locked) if !ask.is_ahead_of(locked.clock) => plan.settle(ask, &locked.slot),
             Some(locked) => Answer::without(ask, Verdict::Stale, locked.slot.floor),
-            None if there.iter().any(|job| job == ask.job.as_str()) => Answer::without(ask, Verdict::Hold, ask.floor),
+            None if there.iter().any(|job| job == ask.job.as_str()) => {
+                Answer::without(ask, Verdict::Hold, ask.floor)
+            }
             // Its row is gone; whoever registers again makes it.
             None => Answer::without(ask, Verdict::Stale, ask.floor),
         })
@@ -268,7 +276,9 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
     plan.rewind(tx).await?;
     let wal_after = plan.update(tx).await?;
     let wal_before = slots.iter().map(|locked| locked.wal).min();
-    let wal_bytes = wal_after.zip(wal_before).map_or(0, |(after, before)| u64::try_from(after - before).unwrap_or(0));
+    let wal_bytes = wal_after
+        .zip(wal_before)
+        .map_or(0, |(after, before)| u64::try_from(after - before).unwrap_or(0));
     Ok(Settled { answers, wal_bytes })
 }
 
@@ -299,7 +309,9 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
                clock_timestamp(), (pg_current_wal_insert_lsn() - '0/0')::bigint
           FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s SKIP LOCKED";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
-    let rows = tx.rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)]).await?;
+    let rows = tx
+        .rows("lock the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY), (&ALL_JOBS, Type::TEXT)])
+        .await?;
     Ok(rows
         .iter()
         .map(|row| {
@@ -338,7 +350,10 @@ pub async fn reaching_over(
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
             let params = [(&job as _, Type::TEXT), (&at as _, Type::TIMESTAMPTZ)];
-            Ok(tx.row_opt("find the range that reaches into the future", SQL, &params).await?.map(|row| row.get(0)))
+            Ok(tx
+                .row_opt("find the range that reaches into the future", SQL, &params)
+                .await?
+                .map(|row| row.get(0)))
         })
     })
     .await

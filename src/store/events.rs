@@ -173,10 +173,13 @@ impl FromStr for Cursor {
     type Err = String;
     fn from_str(text: &str) -> Result<Cursor, String> {
         let parts = text.split_once(',');
-        let parts =
-            parts.and_then(|(at, id)| Some((DateTime::parse_from_rfc3339(at).ok()?, Uuid::try_parse(id).ok()?)));
+        let parts = parts.and_then(|(at, id)| {
+            Some((DateTime::parse_from_rfc3339(at).ok()?, Uuid::try_parse(id).ok()?))
+        });
         match parts {
-            Some((at, id)) if (EARLIEST..LATEST).contains(&at.to_utc()) => Ok(Cursor { created_at: at.to_utc(), id }),
+            Some((at, id)) if (EARLIEST..LATEST).contains(&at.to_utc()) => {
+                Ok(Cursor { created_at: at.to_utc(), id })
+            }
             _ => Err(format!("found {text:?}, wanted TIME,ID as the page before named it")),
         }
     }
@@ -289,7 +292,9 @@ pub struct Reader {
 pub async fn reader(conn: &mut Conn, bound: Duration) -> Result<Reader, Error> {
     const SQL: &str = "SELECT clock_timestamp(), row_security_active('steward.audit_logs')";
     let options = TxOptions::within(bound).read_only();
-    let asked = conn.transaction(&options, |tx| Box::pin(tx.row("read the clock and what may be read", SQL, &[])));
+    let asked = conn.transaction(&options, |tx| {
+        Box::pin(tx.row("read the clock and what may be read", SQL, &[]))
+    });
     let row = asked.await?;
     Ok(Reader { now: row.get(0), restricted: row.get(1) })
 }
@@ -348,7 +353,8 @@ impl Page<'_> {
         take: impl Fn(&mut T, &Recorded<'_>) + Sync,
     ) -> Result<T, Error> {
         let filter = self.filter;
-        let (at, id) = (self.behind.map(|cursor| cursor.created_at), self.behind.map(|cursor| cursor.id));
+        let (at, id) =
+            (self.behind.map(|cursor| cursor.created_at), self.behind.map(|cursor| cursor.id));
         let (is, any_of, begins) = match &filter.action {
             None => (None, None, None),
             Some(Action::Is(action)) => (Some(action), None, None),
@@ -407,9 +413,18 @@ mod tests {
 
     #[test]
     fn cursors_are_read_as_they_are_written() {
-        let cursor = Cursor { created_at: "2026-11-27T02:03:04.000005Z".parse().unwrap(), id: Uuid::from_u128(7) };
+        let cursor = Cursor {
+            created_at: "2026-11-27T02:03:04.000005Z".parse().unwrap(),
+            id: Uuid::from_u128(7),
+        };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        for wrong in ["", ",", "2026-11-27,00000000-0000-0000-0000-000000000007", "2026-11-27T02:03:04Z", "x,y"] {
+        for wrong in [
+            "",
+            ",",
+            "2026-11-27,00000000-0000-0000-0000-000000000007",
+            "2026-11-27T02:03:04Z",
+            "x,y",
+        ] {
             assert!(wrong.parse::<Cursor>().is_err(), "{wrong}");
         }
     }

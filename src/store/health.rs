@@ -56,8 +56,10 @@ impl Written {
 pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<Written, Error> {
     conn.transaction(&TxOptions::within(within), |tx| {
         Box::pin(async move {
-            let health: Vec<&HealthRow> =
-                rows.iter().filter_map(|row| if let Row::Health(row) = row { Some(row) } else { None }).collect();
+            let health: Vec<&HealthRow> = rows
+                .iter()
+                .filter_map(|row| if let Row::Health(row) = row { Some(row) } else { None })
+                .collect();
             let mut written = Written::default();
             if !health.is_empty() {
                 written.health = insert_health(tx, &health).await?;
@@ -65,7 +67,9 @@ pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<W
             for row in rows {
                 match row {
                     Row::Health(_) => {}
-                    Row::Connections(row) => written.connections += insert_connections(tx, row).await?,
+                    Row::Connections(row) => {
+                        written.connections += insert_connections(tx, row).await?
+                    }
                     Row::Event(row) => written.events += audit::insert(tx, row).await?,
                 }
             }
@@ -175,7 +179,8 @@ async fn insert_connections(tx: &Tx<'_>, row: &ConnectionRow) -> Result<u64, Err
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
                 $23, $24, $25, $26, $27)
             ON CONFLICT (id, created_at) DO NOTHING";
-    let split = |range: Option<Range>| (range.map(|r| r.min), range.map(|r| r.avg), range.map(|r| r.max));
+    let split =
+        |range: Option<Range>| (range.map(|r| r.min), range.map(|r| r.avg), range.map(|r| r.max));
     let (active, idle) = (split(row.active), split(row.idle));
     let (in_transaction, waiting) = (split(row.idle_in_transaction), split(row.waiting));
     tx.execute(

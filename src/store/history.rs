@@ -177,7 +177,9 @@ pub fn is_not_ours(error: &Error) -> bool {
 /// Whether a row of the history stands there already.
 pub fn is_recorded_already(error: &Error) -> bool {
     error.db().is_some_and(|db| {
-        db.code().code() == "23505" && db.schema() == Some("steward") && db.table() == Some("schema_migrations")
+        db.code().code() == "23505"
+            && db.schema() == Some("steward")
+            && db.table() == Some("schema_migrations")
     })
 }
 

@@ -103,7 +103,9 @@ pub enum Released {
 /// Options for a transaction that purges, or that looks for holds. Without the second setting, row security
 /// would hide holds from a role that does not own them.
 pub fn purging(mut options: TxOptions) -> TxOptions {
-    options.prelude.push_str("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off; ");
+    options
+        .prelude
+        .push_str("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off; ");
     options
 }
 
@@ -138,7 +140,8 @@ pub async fn place(tx: &Tx<'_>, scope: &Scope, reason: &str, by: &str) -> Result
     params.push((&by, Type::TEXT));
     params.push((&HOLDS_MAX, Type::INT8));
     if tx.execute("place a hold", sql, &params).await? == 0 {
-        let what = format!("found {HOLDS_MAX} holds in force, which is the most: release one first");
+        let what =
+            format!("found {HOLDS_MAX} holds in force, which is the most: release one first");
         return Err(Error::new(Kind::Sql, what));
     }
     record(tx, "audit.hold_placed", id, scope, reason, by).await?;
@@ -156,7 +159,9 @@ pub async fn release(tx: &Tx<'_>, id: Uuid, reason: &str, by: &str) -> Result<Re
         RETURNING user_id, resource_type, resource_id, begins_at, ends_at";
     const BEFORE: &str = "SELECT released_by, released_at FROM steward.audit_holds WHERE id = $1";
     change(tx).await?;
-    if let Some(row) = tx.row_opt("release a hold", RELEASE, &[(&id, Type::UUID), (&by, Type::TEXT)]).await? {
+    if let Some(row) =
+        tx.row_opt("release a hold", RELEASE, &[(&id, Type::UUID), (&by, Type::TEXT)]).await?
+    {
         record(tx, "audit.hold_released", id, &Scope::read(&row), reason, by).await?;
         return Ok(Released::Now);
     }
@@ -164,7 +169,14 @@ pub async fn release(tx: &Tx<'_>, id: Uuid, reason: &str, by: &str) -> Result<Re
     Ok(row.map_or(Released::Unknown, |row| Released::Before { by: row.get(0), at: row.get(1) }))
 }
 
-async fn record(tx: &Tx<'_>, action: &str, id: Uuid, scope: &Scope, reason: &str, by: &str) -> Result<(), Error> {
+async fn record(
+    tx: &Tx<'_>,
+    action: &str,
+    id: Uuid,
+    scope: &Scope,
+    reason: &str,
+    by: &str,
+) -> Result<(), Error> {
     let mut details = json!(scope);
     details["reason"] = reason.into();
     let (id, details) = (&id.to_string(), &details);
@@ -196,7 +208,9 @@ fn hold(row: &Row) -> Hold {
 
 /// How many rows a scope covers now, counted up to `limit`.
 pub async fn covered(tx: &Tx<'_>, scope: &Scope, limit: i64) -> Result<i64, Error> {
-    let sql = format!("SELECT count(*) FROM (SELECT FROM steward.audit_logs t WHERE {COVERED} LIMIT $6) covered");
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT FROM steward.audit_logs t WHERE {COVERED} LIMIT $6) covered"
+    );
     let mut params = scope.params().to_vec();
     params.push((&limit, Type::INT8));
     Ok(tx.row("count the rows of a hold", &sql, &params).await?.get(0))
@@ -219,7 +233,8 @@ pub async fn due(tx: &Tx<'_>, cutoff: &str, limit: i64) -> Result<(DateTime<Utc>
         "SELECT $1::timestamptz, (SELECT count(*) FROM (
              SELECT FROM steward.audit_logs t WHERE t.created_at < $1::timestamptz AND {NOT_HELD} LIMIT $2) due)"
     );
-    let row = tx.row("count what is due", &sql, &[(&cutoff, Type::TEXT), (&limit, Type::INT8)]).await?;
+    let row =
+        tx.row("count what is due", &sql, &[(&cutoff, Type::TEXT), (&limit, Type::INT8)]).await?;
     Ok((row.get(0), row.get(1)))
 }
 
@@ -230,6 +245,8 @@ pub async fn kept(tx: &Tx<'_>, cutoff: &str, limit: i64) -> Result<(i64, i64), E
              SELECT FROM steward.audit_logs t WHERE t.created_at < $1::timestamptz AND NOT ({NOT_HELD}) LIMIT $2) kept),
                 (SELECT count(*) FROM steward.audit_holds WHERE released_at IS NULL)"
     );
-    let row = tx.row("count what is on hold", &sql, &[(&cutoff, Type::TEXT), (&limit, Type::INT8)]).await?;
+    let row = tx
+        .row("count what is on hold", &sql, &[(&cutoff, Type::TEXT), (&limit, Type::INT8)])
+        .await?;
     Ok((row.get(0), row.get(1)))
 }

@@ -24,27 +24,43 @@ pub enum Known {
 }
 
 /// Takes a key of a caller.
-pub async fn take(tx: &Tx<'_>, caller: &str, key: &str, fingerprint: &[u8]) -> Result<Known, Error> {
+pub async fn take(
+    tx: &Tx<'_>,
+    caller: &str,
+    key: &str,
+    fingerprint: &[u8],
+) -> Result<Known, Error> {
     const TAKE: &str = "
         INSERT INTO steward.idempotency_keys AS k (caller, key, fingerprint) VALUES ($1, $2, $3)
             ON CONFLICT (caller, key) DO UPDATE
                SET fingerprint = excluded.fingerprint, answer = NULL, created_at = clock_timestamp()
              WHERE k.created_at < clock_timestamp() - $4::text::interval";
-    const READ: &str = "SELECT fingerprint, answer FROM steward.idempotency_keys WHERE caller = $1 AND key = $2";
+    const READ: &str =
+        "SELECT fingerprint, answer FROM steward.idempotency_keys WHERE caller = $1 AND key = $2";
     let who = [(&caller as _, Type::TEXT), (&key as _, Type::TEXT)];
-    let params = [who[0].clone(), who[1].clone(), (&fingerprint as _, Type::BYTEA), (&KEEP as _, Type::TEXT)];
+    let params = [
+        who[0].clone(),
+        who[1].clone(),
+        (&fingerprint as _, Type::BYTEA),
+        (&KEEP as _, Type::TEXT),
+    ];
     if tx.execute("take an idempotency key", TAKE, &params).await? == 1 {
         return Ok(Known::New);
     }
     let row = tx.row("read an idempotency key", READ, &who).await?;
     let same = row.get::<_, &[u8]>(0) == fingerprint;
     // The row was committed with its answer.
-    Ok(if same { Known::Done(row.get::<_, Option<Value>>(1).unwrap_or_default()) } else { Known::Other })
+    Ok(if same {
+        Known::Done(row.get::<_, Option<Value>>(1).unwrap_or_default())
+    } else {
+        Known::Other
+    })
 }
 
 /// Keeps the answer with the key.
 pub async fn keep(tx: &Tx<'_>, caller: &str, key: &str, answer: &Value) -> Result<(), Error> {
-    const SQL: &str = "UPDATE steward.idempotency_keys SET answer = $3 WHERE caller = $1 AND key = $2";
+    const SQL: &str =
+        "UPDATE steward.idempotency_keys SET answer = $3 WHERE caller = $1 AND key = $2";
     let params = [(&caller as _, Type::TEXT), (&key as _, Type::TEXT), (&answer as _, Type::JSONB)];
     tx.execute("keep an answer", SQL, &params).await?;
     Ok(())
@@ -53,7 +69,8 @@ pub async fn keep(tx: &Tx<'_>, caller: &str, key: &str, answer: &Value) -> Resul
 /// Gives the key back: nothing was done.
 pub async fn forget(tx: &Tx<'_>, caller: &str, key: &str) -> Result<(), Error> {
     const SQL: &str = "DELETE FROM steward.idempotency_keys WHERE caller = $1 AND key = $2";
-    tx.execute("give an idempotency key back", SQL, &[(&caller, Type::TEXT), (&key, Type::TEXT)]).await?;
+    tx.execute("give an idempotency key back", SQL, &[(&caller, Type::TEXT), (&key, Type::TEXT)])
+        .await?;
     Ok(())
 }
 

@@ -75,7 +75,8 @@ fn rows<'a>(at: DateTime<Utc>, actor: &str, events: impl Iterator<Item = Incomin
 fn first_id(at: DateTime<Utc>) -> u128 {
     // No server's clock is before 1970.
     let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
-    let id = Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, at.timestamp_subsec_nanos())).as_u128();
+    let id = Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, at.timestamp_subsec_nanos()))
+        .as_u128();
     // Half of the last 48 random bits' range is free above.
     id & !(1 << 47)
 }
@@ -84,7 +85,8 @@ fn first_id(at: DateTime<Utc>) -> u128 {
 fn field(rows: &mut Vec<u8>, text: Option<&str>) {
     let Some(text) = text else { return rows.extend_from_slice(b"\\N") };
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b'\t')) {
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b'\t'))
+    {
         rows.extend_from_slice(&rest[..at]);
         rows.extend_from_slice(match rest[at] {
             b'\\' => b"\\\\",
@@ -115,9 +117,16 @@ mod tests {
         let events = std::iter::repeat_n(Incoming { action: "a", ..Incoming::default() }, 3);
         let rows = rows(at, "token:x", events);
         let text = std::str::from_utf8(&rows).unwrap();
-        let ids: Vec<Uuid> = text.lines().map(|line| line.split('\t').next().unwrap().parse().unwrap()).collect();
-        assert!(ids.is_sorted() && ids[0] < ids[1] && ids.iter().all(|id| id.get_version_num() == 7), "{text}");
+        let ids: Vec<Uuid> =
+            text.lines().map(|line| line.split('\t').next().unwrap().parse().unwrap()).collect();
+        assert!(
+            ids.is_sorted() && ids[0] < ids[1] && ids.iter().all(|id| id.get_version_num() == 7),
+            "{text}"
+        );
         assert_eq!(ids[2].get_timestamp().unwrap().to_unix().0, 1_795_744_984);
-        assert!(text.starts_with(&ids[0].to_string()) && text.contains("\t2026-11-27T02:03:04.005000Z\ttoken:x\t"));
+        assert!(
+            text.starts_with(&ids[0].to_string())
+                && text.contains("\t2026-11-27T02:03:04.005000Z\ttoken:x\t")
+        );
     }
 }

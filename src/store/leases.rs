@@ -59,7 +59,8 @@ pub async fn acquire(
     let options = TxOptions::within(bound).lock_timeout(bound);
     conn.transaction(&options, |tx| {
         Box::pin(async move {
-            let params = [(&name as _, Type::TEXT), (&holder as _, Type::TEXT), (&ttl_ms as _, Type::INT8)];
+            let params =
+                [(&name as _, Type::TEXT), (&holder as _, Type::TEXT), (&ttl_ms as _, Type::INT8)];
             if let Some(row) = tx.row_opt("take a lease", SQL, &params).await? {
                 return Ok(Answer { lease: Lease::Held { epoch: row.get(0) }, clock: row.get(1) });
             }
@@ -72,12 +73,18 @@ pub async fn acquire(
 }
 
 /// Gives the lease up, so that another instance need not wait for its end.
-pub async fn release(conn: &mut Conn, name: &str, holder: &str, bound: Duration) -> Result<(), Error> {
+pub async fn release(
+    conn: &mut Conn,
+    name: &str,
+    holder: &str,
+    bound: Duration,
+) -> Result<(), Error> {
     const SQL: &str = "
         UPDATE steward.leases SET expires_at = clock_timestamp() WHERE name = $1 AND holder = $2";
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            tx.execute("release a lease", SQL, &[(&name, Type::TEXT), (&holder, Type::TEXT)]).await?;
+            tx.execute("release a lease", SQL, &[(&name, Type::TEXT), (&holder, Type::TEXT)])
+                .await?;
             Ok(())
         })
     })

@@ -18,7 +18,10 @@ impl Moment {
     /// # Errors
     /// What was found, and what is wanted.
     pub fn parse(text: &str) -> Result<Moment, String> {
-        let found = instant(text).or_else(|| date(text)).map(Moment::At).or_else(|| age(text).map(Moment::Ago));
+        let found = instant(text)
+            .or_else(|| date(text))
+            .map(Moment::At)
+            .or_else(|| age(text).map(Moment::Ago));
         match found {
             Some(Moment::At(at)) if !(EARLIEST..LATEST).contains(&at) => {
                 Err(format!("found {text:?}, wanted a year from 1 to 9999"))
@@ -81,7 +84,11 @@ mod tests {
             ("4w", "2026-10-30T12:00:00Z"),
             ("999999999d", "0001-01-01T00:00:00Z"),
         ] {
-            assert_eq!(Moment::parse(text).map(|moment| moment.by(now)), Ok(at.parse().unwrap()), "{text}");
+            assert_eq!(
+                Moment::parse(text).map(|moment| moment.by(now)),
+                Ok(at.parse().unwrap()),
+                "{text}"
+            );
         }
     }
 
@@ -109,7 +116,10 @@ mod tests {
             "9223372036854775807w",
         ] {
             let refused = Moment::parse(text);
-            assert!(refused.as_ref().is_err_and(|why| why.contains("found") && why.contains("wanted")), "{refused:?}");
+            assert!(
+                refused.as_ref().is_err_and(|why| why.contains("found") && why.contains("wanted")),
+                "{refused:?}"
+            );
         }
     }
 }

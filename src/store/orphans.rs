@@ -57,7 +57,10 @@ pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<Orphan>, Error
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
             let rows = tx.rows("reap lost runs", SQL, &[]).await?;
-            Ok(rows.iter().map(|row| Orphan { id: row.get(0), job: row.get(1), instance: row.get(2) }).collect())
+            Ok(rows
+                .iter()
+                .map(|row| Orphan { id: row.get(0), job: row.get(1), instance: row.get(2) })
+                .collect())
         })
     })
     .await
@@ -146,12 +149,18 @@ pub async fn quarantined(conn: &mut Conn, bound: Duration) -> Result<Vec<Quarant
 }
 
 /// Ends a quarantine: the process is gone.
-pub async fn release(conn: &mut Conn, job: &str, run_id: Uuid, bound: Duration) -> Result<(), Error> {
+pub async fn release(
+    conn: &mut Conn,
+    job: &str,
+    run_id: Uuid,
+    bound: Duration,
+) -> Result<(), Error> {
     const SQL: &str = "
         UPDATE steward.job_state SET quarantined_run_id = NULL WHERE job = $1 AND quarantined_run_id = $2";
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            tx.execute("end a quarantine", SQL, &[(&job, Type::TEXT), (&run_id, Type::UUID)]).await?;
+            tx.execute("end a quarantine", SQL, &[(&job, Type::TEXT), (&run_id, Type::UUID)])
+                .await?;
             Ok(())
         })
     })

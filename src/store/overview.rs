@@ -115,7 +115,8 @@ async fn jobs(tx: &Tx<'_>, name: Option<&str>) -> Result<Vec<Job>, Error> {
                         ORDER BY r.due_at DESC LIMIT $3) newest) took ON true
          WHERE s.job <> $1 AND ($2::text IS NULL OR s.job = $2)
          ORDER BY s.job";
-    let params = [(&ALL_JOBS as _, Type::TEXT), (&name as _, Type::TEXT), (&DURATIONS_MAX as _, Type::INT8)];
+    let params =
+        [(&ALL_JOBS as _, Type::TEXT), (&name as _, Type::TEXT), (&DURATIONS_MAX as _, Type::INT8)];
     Ok(tx.rows("look at the jobs", SQL, &params).await?.iter().map(of_row).collect())
 }
 

@@ -42,7 +42,8 @@ pub const OWN: [Supplied; 3] = [
 ];
 
 /// The bundled application set's.
-pub const VM_METRICS: Supplied = Supplied { schema: "public", table: "vm_metrics", every: Every::Month, ahead: 3 };
+pub const VM_METRICS: Supplied =
+    Supplied { schema: "public", table: "vm_metrics", every: Every::Month, ahead: 3 };
 
 impl Supplied {
     /// `schema.table`, for labels and reports.

@@ -40,7 +40,12 @@ pub async fn of(tx: &Tx<'_>, job: &str) -> Result<Option<Pause>, Error> {
 /// Pauses a job, or all. Returns the pause that held already, which then stays as it is.
 ///
 /// A job that no instance has registered yet gets its row: it is paused from its first instant on.
-pub async fn pause(tx: &Tx<'_>, job: &str, by: &str, reason: Option<&str>) -> Result<Option<Pause>, Error> {
+pub async fn pause(
+    tx: &Tx<'_>,
+    job: &str,
+    by: &str,
+    reason: Option<&str>,
+) -> Result<Option<Pause>, Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, paused_by, paused_at, paused_reason)
         VALUES ($1, now(), now(), $2, now(), $3)

@@ -18,7 +18,12 @@ const ROWS_MAX: i64 = 10_000;
 ///
 /// Never an open run, and never one of the plan above the job's floor: the ledger's unique row is what
 /// keeps an instant from being fired twice, and below the floor nothing fires any more.
-pub async fn prune_job(conn: &mut Conn, job: &str, keep: i64, bound: Duration) -> Result<u64, Error> {
+pub async fn prune_job(
+    conn: &mut Conn,
+    job: &str,
+    keep: i64,
+    bound: Duration,
+) -> Result<u64, Error> {
     const SQL: &str = "
         WITH kept AS (
             SELECT (SELECT due_at FROM steward.job_runs
@@ -45,7 +50,8 @@ pub async fn prune_job(conn: &mut Conn, job: &str, keep: i64, bound: Duration) -
              LIMIT $3 FOR UPDATE OF r SKIP LOCKED))";
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            let params = [(&job as _, Type::TEXT), (&keep as _, Type::INT8), (&ROWS_MAX as _, Type::INT8)];
+            let params =
+                [(&job as _, Type::TEXT), (&keep as _, Type::INT8), (&ROWS_MAX as _, Type::INT8)];
             tx.execute("bound the history of a job", SQL, &params).await
         })
     })

@@ -68,8 +68,9 @@ pub async fn hear(conn: &Conn, leaders: &[String], bound: Duration) -> Result<He
     );
     let values = conn.batch_values("listen for requests", &sql).await?;
     let text = values.first().and_then(Option::as_deref).unwrap_or_default();
-    serde_json::from_str(text)
-        .map_err(|error| Error::new(Kind::Protocol, format!("the server answered a request for JSON with {error}")))
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(Kind::Protocol, format!("the server answered a request for JSON with {error}"))
+    })
 }
 
 /// A job's row, as it was when a run was asked for: what a claim of that run goes by.
@@ -117,16 +118,24 @@ impl Options {
 /// What was wanted of a run; nothing special where it was not asked for.
 pub async fn options(tx: &Tx<'_>, run: Uuid) -> Result<Options, Error> {
     const SQL: &str = "SELECT options FROM steward.job_runs WHERE id = $1 AND options IS NOT NULL";
-    let Some(row) = tx.row_opt("read what is wanted of a run", SQL, &[(&run, Type::UUID)]).await? else {
+    let Some(row) = tx.row_opt("read what is wanted of a run", SQL, &[(&run, Type::UUID)]).await?
+    else {
         return Ok(Options::default());
     };
     let read = serde_json::from_value(row.get(0));
     // What cannot be read must not be taken for "everything".
-    read.map_err(|error| Error::new(Kind::Protocol, format!("the options of run {run} are not understood: {error}")))
+    read.map_err(|error| {
+        Error::new(Kind::Protocol, format!("the options of run {run} are not understood: {error}"))
+    })
 }
 
 /// Asks for a run of a job, as a row that waits for the job's slot.
-pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str, options: Option<&Options>) -> Result<Asked, Error> {
+pub async fn ask(
+    tx: &Tx<'_>,
+    job: &str,
+    actor: &str,
+    options: Option<&Options>,
+) -> Result<Asked, Error> {
     const LOCK: &str = "
         SELECT queued_run_id, claimed_floor, spec_hash FROM steward.job_state
          WHERE job = $1 AND job <> $2 FOR UPDATE";
@@ -136,7 +145,9 @@ pub async fn ask(tx: &Tx<'_>, job: &str, actor: &str, options: Option<&Options>)
             VALUES ($1, $2, 'manual', clock_timestamp(), 'queued', $3, $4) RETURNING id, job
         )
         UPDATE steward.job_state s SET queued_run_id = run.id FROM run WHERE s.job = run.job";
-    let Some(row) = tx.row_opt("lock the row of a job", LOCK, &[(&job, Type::TEXT), (&ALL_JOBS, Type::TEXT)]).await?
+    let Some(row) = tx
+        .row_opt("lock the row of a job", LOCK, &[(&job, Type::TEXT), (&ALL_JOBS, Type::TEXT)])
+        .await?
     else {
         return Ok(Asked::Unknown { known: known(tx).await? });
     };
@@ -180,7 +191,10 @@ pub async fn introduce(tx: &Tx<'_>, job: &str) -> Result<(), Error> {
 pub async fn hearer(tx: &Tx<'_>) -> Result<Option<String>, Error> {
     const SQL: &str = "
         SELECT holder FROM steward.leases WHERE name = $1 AND expires_at > clock_timestamp()";
-    Ok(tx.row_opt("read who observes", SQL, &[(&OBSERVER, Type::TEXT)]).await?.map(|row| row.get(0)))
+    Ok(tx
+        .row_opt("read who observes", SQL, &[(&OBSERVER, Type::TEXT)])
+        .await?
+        .map(|row| row.get(0)))
 }
 
 /// What asking for a cancel came to.
@@ -215,17 +229,22 @@ pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Err
              WHERE id = $1 RETURNING id
         )
         UPDATE steward.job_state s SET queued_run_id = NULL FROM run WHERE s.queued_run_id = run.id";
-    const MARK: &str = "UPDATE steward.job_runs SET cancel_by = coalesce(cancel_by, $2) WHERE id = $1";
-    let locked = tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
+    const MARK: &str =
+        "UPDATE steward.job_runs SET cancel_by = coalesce(cancel_by, $2) WHERE id = $1";
+    let locked =
+        tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
     if locked {
         tx.execute("lock the row of a job", JOB, &[(&id, Type::UUID)]).await?;
     }
-    let waits = tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
+    let waits =
+        tx.row_opt("look whether a run waits", WAITS, &[(&id, Type::UUID)]).await?.is_some();
     if locked && !waits {
         // It began while the lock was waited for: the transaction is run again, in the other order.
         return Err(Error::new(Kind::Conflict, "the run began at this moment"));
     }
-    let Some(row) = tx.row_opt("lock a run", RUN, &[(&id, Type::UUID)]).await? else { return Ok(Cancelled::Unknown) };
+    let Some(row) = tx.row_opt("lock a run", RUN, &[(&id, Type::UUID)]).await? else {
+        return Ok(Cancelled::Unknown);
+    };
     let (job, state, instance): (String, String, String) = (row.get(0), row.get(1), row.get(2));
     let params = [(&id as _, Type::UUID), (&actor as _, Type::TEXT)];
     match state.as_str() {

@@ -58,7 +58,8 @@ pub async fn announce(tx: &Tx<'_>, intent: &Intent<'_>) -> Result<(), Error> {
 
 /// Says that the announced DETACH was done or begun by us; nothing where none was announced.
 pub async fn confirm(tx: &Tx<'_>, partition: u32) -> Result<(), Error> {
-    let sql = "UPDATE steward.retirements SET detached = true WHERE partition = $1 AND NOT detached";
+    let sql =
+        "UPDATE steward.retirements SET detached = true WHERE partition = $1 AND NOT detached";
     tx.execute("confirm the detach of a partition", sql, &[(&partition, Type::OID)]).await?;
     Ok(())
 }
@@ -84,6 +85,11 @@ pub async fn of(tx: &Tx<'_>, parent: u32) -> Result<Vec<Retirement>, Error> {
     let rows = tx.rows("read retirements", sql, &[(&parent, Type::OID)]).await?;
     Ok(rows
         .iter()
-        .map(|row| Retirement { partition: row.get(0), name: row.get(1), upper: row.get(2), detached: row.get(3) })
+        .map(|row| Retirement {
+            partition: row.get(0),
+            name: row.get(1),
+            upper: row.get(2),
+            detached: row.get(3),
+        })
         .collect())
 }

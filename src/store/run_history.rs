@@ -19,7 +19,12 @@ use crate::db::{Conn, Error, Tx, TxOptions};
 /// no instant of the plan; and the floor of a job without a plan stays where it is.
 ///
 /// `cutoff` and `cutoff_failed` are instants as ISO text. Returns how many it deleted.
-pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -> Result<u64, Error> {
+pub async fn prune(
+    tx: &Tx<'_>,
+    cutoff: &str,
+    cutoff_failed: &str,
+    limit: i64,
+) -> Result<u64, Error> {
     let sql = "
         DELETE FROM steward.job_runs
          WHERE id = ANY (ARRAY(
@@ -34,7 +39,8 @@ pub async fn prune(tx: &Tx<'_>, cutoff: &str, cutoff_failed: &str, limit: i64) -
                 ORDER BY r.finished_at
                 LIMIT $3
                   FOR UPDATE OF r SKIP LOCKED))";
-    let params: [crate::db::Param<'_>; 3] = [(&cutoff, Type::TEXT), (&cutoff_failed, Type::TEXT), (&limit, Type::INT8)];
+    let params: [crate::db::Param<'_>; 3] =
+        [(&cutoff, Type::TEXT), (&cutoff_failed, Type::TEXT), (&limit, Type::INT8)];
     tx.execute("prune job history", sql, &params).await
 }
 
@@ -45,7 +51,10 @@ pub async fn last_detail(tx: &Tx<'_>, job: &str) -> Result<Option<Value>, Error>
          WHERE job = $1 AND state IN ('succeeded', 'failed') AND options IS NULL AND jsonb_typeof(detail) = 'object'
          ORDER BY due_at DESC
          LIMIT 1";
-    Ok(tx.row_opt("read the last run's detail", sql, &[(&job, Type::TEXT)]).await?.map(|row| row.get(0)))
+    Ok(tx
+        .row_opt("read the last run's detail", sql, &[(&job, Type::TEXT)])
+        .await?
+        .map(|row| row.get(0)))
 }
 
 /// What the last runs of each job came to, for health and metrics after a restart.
@@ -178,8 +187,14 @@ pub async fn of_job(
     );
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
-            let params = [(&job as _, Type::TEXT), (&failed as _, Type::BOOL), (&limit as _, Type::INT8)];
-            Ok(tx.rows("read the history of a job", sql, &params).await?.iter().map(Entry::of).collect())
+            let params =
+                [(&job as _, Type::TEXT), (&failed as _, Type::BOOL), (&limit as _, Type::INT8)];
+            Ok(tx
+                .rows("read the history of a job", sql, &params)
+                .await?
+                .iter()
+                .map(Entry::of)
+                .collect())
         })
     })
     .await
@@ -189,7 +204,9 @@ pub async fn of_job(
 pub async fn run(conn: &mut Conn, id: Uuid, bound: Duration) -> Result<Option<Entry>, Error> {
     let sql = &format!("SELECT {ENTRY} FROM steward.job_runs r WHERE r.id = $1");
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
-        Box::pin(async move { Ok(tx.row_opt("read a run", sql, &[(&id, Type::UUID)]).await?.as_ref().map(Entry::of)) })
+        Box::pin(async move {
+            Ok(tx.row_opt("read a run", sql, &[(&id, Type::UUID)]).await?.as_ref().map(Entry::of))
+        })
     })
     .await
 }
@@ -201,12 +218,19 @@ pub async fn between(
     limit: i64,
     bound: Duration,
 ) -> Result<Vec<Entry>, Error> {
-    let sql =
-        &format!("SELECT {ENTRY} FROM steward.job_runs r WHERE r.id BETWEEN $1 AND $2 ORDER BY r.id DESC LIMIT $3");
+    let sql = &format!(
+        "SELECT {ENTRY} FROM steward.job_runs r WHERE r.id BETWEEN $1 AND $2 ORDER BY r.id DESC LIMIT $3"
+    );
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
-            let params = [(&first as _, Type::UUID), (&last as _, Type::UUID), (&limit as _, Type::INT8)];
-            Ok(tx.rows("look for runs by their ids", sql, &params).await?.iter().map(Entry::of).collect())
+            let params =
+                [(&first as _, Type::UUID), (&last as _, Type::UUID), (&limit as _, Type::INT8)];
+            Ok(tx
+                .rows("look for runs by their ids", sql, &params)
+                .await?
+                .iter()
+                .map(Entry::of)
+                .collect())
         })
     })
     .await

@@ -78,7 +78,11 @@ const ABOVE_MAX: i64 = 10_000;
 /// Makes the row of a job that is seen for the first time; its floor is now, so that nothing before
 /// is due. So it is when its schedule changed: the part of `spec_hash` before the dash. Returns every
 /// job's row. A row that is as it should be is not touched: it may be locked by a run that commits.
-pub async fn register(conn: &mut Conn, jobs: &[(JobName, String)], bound: Duration) -> Result<Vec<Registered>, Error> {
+pub async fn register(
+    conn: &mut Conn,
+    jobs: &[(JobName, String)],
+    bound: Duration,
+) -> Result<Vec<Registered>, Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
         SELECT job, now(), now(), hash, now() FROM unnest($1::text[], $2::text[]) AS n (job, hash)
@@ -100,9 +104,19 @@ pub async fn register(conn: &mut Conn, jobs: &[(JobName, String)], bound: Durati
     let (names, hashes) = (&names, &hashes);
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            tx.execute("register jobs", SQL, &[(names, Type::TEXT_ARRAY), (hashes, Type::TEXT_ARRAY)]).await?;
-            let rows =
-                tx.rows("read the rows of jobs", ROWS, &[(names, Type::TEXT_ARRAY), (&ABOVE_MAX, Type::INT8)]).await?;
+            tx.execute(
+                "register jobs",
+                SQL,
+                &[(names, Type::TEXT_ARRAY), (hashes, Type::TEXT_ARRAY)],
+            )
+            .await?;
+            let rows = tx
+                .rows(
+                    "read the rows of jobs",
+                    ROWS,
+                    &[(names, Type::TEXT_ARRAY), (&ABOVE_MAX, Type::INT8)],
+                )
+                .await?;
             Ok(rows
                 .iter()
                 .map(|row| Registered {
@@ -124,7 +138,10 @@ pub async fn fence(tx: &Tx<'_>, run_id: Uuid, epoch: i64) -> Result<(), Error> {
         SELECT FROM steward.job_runs
          WHERE id = $1 AND epoch = $2 AND state = 'running' AND lease_until > clock_timestamp()
            FOR KEY SHARE";
-    match tx.row_opt("check the run's lease", SQL, &[(&run_id, Type::UUID), (&epoch, Type::INT8)]).await? {
+    match tx
+        .row_opt("check the run's lease", SQL, &[(&run_id, Type::UUID), (&epoch, Type::INT8)])
+        .await?
+    {
         Some(_) => Ok(()),
         None => Err(fenced_off()),
     }
@@ -167,7 +184,11 @@ pub async fn renew(
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            let params = [(ids as _, Type::UUID_ARRAY), (epochs as _, Type::INT8_ARRAY), (&lease_ms as _, Type::INT8)];
+            let params = [
+                (ids as _, Type::UUID_ARRAY),
+                (epochs as _, Type::INT8_ARRAY),
+                (&lease_ms as _, Type::INT8),
+            ];
             let rows = tx.rows("renew the leases of runs", SQL, &params).await?;
             Ok(rows.iter().map(|row| Renewed { id: row.get(0), cancel_by: row.get(1) }).collect())
         })
@@ -189,7 +210,11 @@ pub struct Progress {
 
 /// Notes how far runs have come, for whoever looks from elsewhere. Rows that are locked are passed over: the next
 /// time will do.
-pub async fn note_progress(conn: &mut Conn, runs: &[(Uuid, i64, Progress)], bound: Duration) -> Result<(), Error> {
+pub async fn note_progress(
+    conn: &mut Conn,
+    runs: &[(Uuid, i64, Progress)],
+    bound: Duration,
+) -> Result<(), Error> {
     const SQL: &str = "
         WITH free AS MATERIALIZED (
             SELECT r.id, n.progress
@@ -201,11 +226,15 @@ pub async fn note_progress(conn: &mut Conn, runs: &[(Uuid, i64, Progress)], boun
         UPDATE steward.job_runs r SET progress = free.progress::jsonb FROM free WHERE r.id = free.id";
     let ids: &Vec<Uuid> = &runs.iter().map(|(id, ..)| *id).collect();
     let epochs: &Vec<i64> = &runs.iter().map(|(_, epoch, _)| *epoch).collect();
-    let progress: &Vec<String> = &runs.iter().map(|(.., progress)| json!(progress).to_string()).collect();
+    let progress: &Vec<String> =
+        &runs.iter().map(|(.., progress)| json!(progress).to_string()).collect();
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            let params =
-                [(ids as _, Type::UUID_ARRAY), (epochs as _, Type::INT8_ARRAY), (progress as _, Type::TEXT_ARRAY)];
+            let params = [
+                (ids as _, Type::UUID_ARRAY),
+                (epochs as _, Type::INT8_ARRAY),
+                (progress as _, Type::TEXT_ARRAY),
+            ];
             tx.execute("note the progress of runs", SQL, &params).await?;
             Ok(())
         })
@@ -235,11 +264,16 @@ pub async fn note_unfenced(
            SET fenced = false, backend_pid = $3,
                backend_start = to_timestamp(0) + $4::bigint * interval '1 microsecond'
          WHERE id = $1 AND epoch = $2 AND state = 'running' AND lease_until > clock_timestamp()";
-    let (pid, start) = (backend.map(|backend| backend.pid), backend.map(|backend| backend.start_us));
+    let (pid, start) =
+        (backend.map(|backend| backend.pid), backend.map(|backend| backend.start_us));
     conn.transaction(&TxOptions::within(bound), |tx| {
         Box::pin(async move {
-            let params =
-                [(&id as _, Type::UUID), (&epoch as _, Type::INT8), (&pid as _, Type::INT4), (&start as _, Type::INT8)];
+            let params = [
+                (&id as _, Type::UUID),
+                (&epoch as _, Type::INT8),
+                (&pid as _, Type::INT4),
+                (&start as _, Type::INT8),
+            ];
             match tx.execute("note that a run is not fenced", SQL, &params).await? {
                 0 => Err(fenced_off()),
                 _ => Ok(()),
@@ -269,7 +303,12 @@ pub struct Ended {
 /// when that has.
 ///
 /// `patience` is how long that lock is waited for.
-pub async fn finish(conn: &mut Conn, ended: &Ended, patience: Duration, bound: Duration) -> Result<bool, Error> {
+pub async fn finish(
+    conn: &mut Conn,
+    ended: &Ended,
+    patience: Duration,
+    bound: Duration,
+) -> Result<bool, Error> {
     const LOCK: &str = "
         SELECT FROM steward.job_runs WHERE id = $1 AND epoch = $2 AND state = 'running' FOR UPDATE";
     conn.transaction(&TxOptions::within(bound).lock_timeout(patience), |tx| {
@@ -317,8 +356,10 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
         RETURNING $12 AND s.paused_at = now()";
     let Ended { id, epoch, ending, pause, .. } = ended;
     let state = ending.state.as_str();
-    let (pid, start) =
-        (ending.quarantine.map(|backend| backend.pid), ending.quarantine.map(|backend| backend.start_us));
+    let (pid, start) = (
+        ending.quarantine.map(|backend| backend.pid),
+        ending.quarantine.map(|backend| backend.start_us),
+    );
     let params = [
         (id as _, Type::UUID),
         (epoch as _, Type::INT8),
@@ -336,7 +377,11 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
     let Some(row) = tx.row_opt("end a run", SQL, &params).await? else { return Ok(false) };
     if row.get::<_, Option<bool>>(0) == Some(true) {
         let details = json!({ "run_id": id, "state": state });
-        audit::record(tx, &audit::Event::new("on_failure", "job.paused", "job", ended.job.as_str(), &details)).await?;
+        audit::record(
+            tx,
+            &audit::Event::new("on_failure", "job.paused", "job", ended.job.as_str(), &details),
+        )
+        .await?;
     }
     Ok(true)
 }
@@ -346,7 +391,10 @@ pub async fn state_of(conn: &mut Conn, id: Uuid, bound: Duration) -> Result<Opti
     const SQL: &str = "SELECT state FROM steward.job_runs WHERE id = $1";
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
-            Ok(tx.row_opt("read the state of a run", SQL, &[(&id, Type::UUID)]).await?.map(|row| row.get(0)))
+            Ok(tx
+                .row_opt("read the state of a run", SQL, &[(&id, Type::UUID)])
+                .await?
+                .map(|row| row.get(0)))
         })
     })
     .await

@@ -78,7 +78,8 @@ impl What {
     }
 }
 
-const COLUMNS: &str = "number, kind, epoch, xid_from::text, id_from, xid_below::text, id_below, row_count, first_at,
+const COLUMNS: &str =
+    "number, kind, epoch, xid_from::text, id_from, xid_below::text, id_below, row_count, first_at,
                        last_at, root, cutoff, previous, head, algorithm, sealed_at, sealed_by";
 
 fn read(row: &Row) -> Result<Seal, Error> {
@@ -86,7 +87,8 @@ fn read(row: &Row) -> Result<Seal, Error> {
         let number: i64 = row.get(0);
         Error::new(Kind::Protocol, format!("entry {number} of steward.audit_seals is malformed"))
     };
-    let hash = |column: usize| -> Option<Hash> { row.get::<_, Option<&[u8]>>(column)?.try_into().ok() };
+    let hash =
+        |column: usize| -> Option<Hash> { row.get::<_, Option<&[u8]>>(column)?.try_into().ok() };
     let place = |column: usize| -> Option<Place> {
         let xid = row.get::<_, Option<&str>>(column)?.parse().ok()?;
         Some(Place { xid, id: row.get::<_, Option<_>>(column + 1)? })
@@ -134,7 +136,9 @@ pub async fn last(tx: &Tx<'_>) -> Result<Option<Seal>, Error> {
 
 /// The newest entry over rows.
 pub async fn last_of_rows(tx: &Tx<'_>) -> Result<Option<Seal>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM steward.audit_seals WHERE kind <> 'purge' ORDER BY number DESC LIMIT 1");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM steward.audit_seals WHERE kind <> 'purge' ORDER BY number DESC LIMIT 1"
+    );
     tx.row_opt("read the newest seal over rows", &sql, &[]).await?.as_ref().map(read).transpose()
 }
 
@@ -146,7 +150,9 @@ pub async fn numbered(tx: &Tx<'_>, number: i64) -> Result<Option<Seal>, Error> {
 
 /// Up to `limit` entries after a number, in order.
 pub async fn after(tx: &Tx<'_>, number: i64, limit: i64) -> Result<Vec<Seal>, Error> {
-    let sql = format!("SELECT {COLUMNS} FROM steward.audit_seals WHERE number > $1 ORDER BY number LIMIT $2");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM steward.audit_seals WHERE number > $1 ORDER BY number LIMIT $2"
+    );
     let rows = tx.rows("read seals", &sql, &[(&number, Type::INT8), (&limit, Type::INT8)]).await?;
     rows.iter().map(read).collect()
 }
@@ -191,7 +197,12 @@ pub async fn append(tx: &Tx<'_>, seal: &Seal) -> Result<(), Error> {
 
 /// Entries beside those of this epoch whose rows may lie in this range: of other epochs, and adopted ones. Where
 /// nothing was ever adopted, no ids began anew, and there are none.
-pub async fn beside(tx: &Tx<'_>, epoch: &str, from: Place, below: Place) -> Result<Vec<i64>, Error> {
+pub async fn beside(
+    tx: &Tx<'_>,
+    epoch: &str,
+    from: Place,
+    below: Place,
+) -> Result<Vec<i64>, Error> {
     const ADOPTED: &str = "SELECT EXISTS (SELECT FROM steward.audit_seals WHERE kind = 'adopted')";
     let adopted: bool = tx.row("look for adopted rows", ADOPTED, &[]).await?.get(0);
     if !adopted {
@@ -273,7 +284,10 @@ pub async fn forget_leaves(tx: &Tx<'_>, after: i64, limit: i64) -> Result<Option
 /// The newest entry that a sink was given; 0 for none.
 pub async fn published(tx: &Tx<'_>, sink: &str) -> Result<i64, Error> {
     let sql = "SELECT seal FROM steward.audit_publications WHERE sink = $1";
-    Ok(tx.row_opt("read a publication", sql, &[(&sink, Type::TEXT)]).await?.map_or(0, |row| row.get(0)))
+    Ok(tx
+        .row_opt("read a publication", sql, &[(&sink, Type::TEXT)])
+        .await?
+        .map_or(0, |row| row.get(0)))
 }
 
 /// Notes that a sink was given an entry's head.

@@ -75,7 +75,8 @@ impl TrailRow {
     /// A number that is none.
     pub fn xid(&self) -> Result<u64, Error> {
         let text: &str = self.row.get(2 + XID);
-        text.parse().map_err(|_| Error::new(Kind::Protocol, format!("found transaction id {text:?}")))
+        text.parse()
+            .map_err(|_| Error::new(Kind::Protocol, format!("found transaction id {text:?}")))
     }
 
     /// Its place in the order of sealing.
@@ -107,7 +108,8 @@ pub async fn horizon(tx: &Tx<'_>) -> Result<Horizon, Error> {
 }
 
 fn number(text: &str) -> Result<u64, Error> {
-    text.parse().map_err(|_| Error::new(Kind::Protocol, format!("found {text:?}, wanted a transaction id")))
+    text.parse()
+        .map_err(|_| Error::new(Kind::Protocol, format!("found {text:?}, wanted a transaction id")))
 }
 
 /// In which life of the server transaction ids are counted: its system identifier and timeline.
@@ -193,18 +195,30 @@ pub async fn unsealed(
 }
 
 /// Rows by their ids, in any order.
-pub async fn by_ids(tx: &Tx<'_>, ids: &[Uuid], from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<TrailRow>, Error> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.created_at BETWEEN $2 AND $3 AND l.id = ANY ($1)");
-    let params: [Param<'_>; 3] = [(&ids, Type::UUID_ARRAY), (&from, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ)];
-    tx.rows("read rows by their ids", &sql, &params).await?.into_iter().map(TrailRow::read).collect()
+pub async fn by_ids(
+    tx: &Tx<'_>,
+    ids: &[Uuid],
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> Result<Vec<TrailRow>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.created_at BETWEEN $2 AND $3 AND l.id = ANY ($1)"
+    );
+    let params: [Param<'_>; 3] =
+        [(&ids, Type::UUID_ARRAY), (&from, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ)];
+    tx.rows("read rows by their ids", &sql, &params)
+        .await?
+        .into_iter()
+        .map(TrailRow::read)
+        .collect()
 }
 
 /// A row by its id. A version 7 id begins with the time of its row, to the millisecond, so that one partition
 /// and its primary key answer; any other id is looked for everywhere.
 pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<TrailRow>, Error> {
     let at = id.get_timestamp().filter(|_| id.get_version_num() == 7).map(|at| at.to_unix());
-    let from = at.and_then(|(seconds, nanos)| DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos));
+    let from = at
+        .and_then(|(seconds, nanos)| DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos));
     if let Some(from) = from {
         let row = by_ids(tx, &[id], from, from + TimeDelta::milliseconds(1)).await?.pop();
         if row.is_some() {
@@ -217,7 +231,8 @@ pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<TrailRow>, Error> {
 /// Rows by their ids, wherever they are: reads the whole trail.
 pub async fn anywhere(tx: &Tx<'_>, ids: &[Uuid]) -> Result<Vec<TrailRow>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.id = ANY ($1)");
-    let rows = tx.rows("look for rows in the whole trail", &sql, &[(&ids, Type::UUID_ARRAY)]).await?;
+    let rows =
+        tx.rows("look for rows in the whole trail", &sql, &[(&ids, Type::UUID_ARRAY)]).await?;
     rows.into_iter().map(TrailRow::read).collect()
 }
 
@@ -231,7 +246,12 @@ pub struct Unsealed {
 }
 
 /// Counts what is not sealed yet.
-pub async fn count_unsealed(tx: &Tx<'_>, from: Place, horizon: &Horizon, but_of: &[i64]) -> Result<Unsealed, Error> {
+pub async fn count_unsealed(
+    tx: &Tx<'_>,
+    from: Place,
+    horizon: &Horizon,
+    but_of: &[i64],
+) -> Result<Unsealed, Error> {
     let sql = "
         SELECT count(*), min(l.created_at), count(*) FILTER (WHERE l.xid >= $2::text::xid8)
           FROM steward.audit_logs l
@@ -239,8 +259,12 @@ pub async fn count_unsealed(tx: &Tx<'_>, from: Place, horizon: &Horizon, but_of:
            AND NOT EXISTS (SELECT FROM unnest($3::bigint[]) s CROSS JOIN LATERAL steward.audit_sealed_ids(s) i (id)
                             WHERE i.id = l.id)";
     let (xid, xmax) = (from.xid.to_string(), horizon.xmax.to_string());
-    let params: [Param<'_>; 4] =
-        [(&xid, Type::TEXT), (&xmax, Type::TEXT), (&but_of, Type::INT8_ARRAY), (&from.id, Type::UUID)];
+    let params: [Param<'_>; 4] = [
+        (&xid, Type::TEXT),
+        (&xmax, Type::TEXT),
+        (&but_of, Type::INT8_ARRAY),
+        (&from.id, Type::UUID),
+    ];
     let row = tx.row("count what is not sealed", sql, &params).await?;
     Ok(Unsealed { rows: row.get(0), oldest_at: row.get(1), from_the_future: row.get(2) })
 }

@@ -46,7 +46,9 @@ pub fn init(config: &Log) -> Result<Logs, LogError> {
     let style = match (config.format, stderr.is_terminal()) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Style::Json,
         // https://no-color.org
-        (_, terminal) => Style::Text { colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) },
+        (_, terminal) => Style::Text {
+            colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        },
     };
     let (filter, handle) = reload::Layer::new(filter(config.level));
     tracing_subscriber::registry()
@@ -93,7 +95,10 @@ fn filter(level: LogLevel) -> Targets {
 /// A panic is a line like any other.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let payload = text.unwrap_or("a payload that is not text");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
@@ -151,7 +156,8 @@ where
 
 /// An error with its causes.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(|cause| format!(": {cause}"));
+    let causes = std::iter::successors(error.source(), |cause| cause.source())
+        .map(|cause| format!(": {cause}"));
     error.to_string() + &causes.collect::<String>()
 }
 
@@ -186,7 +192,8 @@ mod tests {
     fn logged(style: Style, level: LogLevel, act: impl FnOnce(&Logs)) -> String {
         WRITTEN.with(|written| written.lock().unwrap().clear());
         let (filter, handle) = reload::Layer::new(filter(level));
-        let subscriber = tracing_subscriber::registry().with(filter).with(Lines { style, out: || Memory });
+        let subscriber =
+            tracing_subscriber::registry().with(filter).with(Lines { style, out: || Memory });
         tracing::subscriber::with_default(subscriber, || act(&Logs { filter: handle }));
         WRITTEN.with(|written| String::from_utf8(written.lock().unwrap().clone()).unwrap())
     }
@@ -200,11 +207,18 @@ mod tests {
     #[test]
     fn json_is_flat_with_the_fields_of_spans_and_the_chain_of_errors() {
         let line = logged(Style::Json, LogLevel::Info, |_| {
-            let _outer = tracing::info_span!("run", job = "vacuum", target = "main", rows = 1).entered();
-            let inner = tracing::info_span!("batch", rows = 2, late = tracing::field::Empty).entered();
+            let _outer =
+                tracing::info_span!("run", job = "vacuum", target = "main", rows = 1).entered();
+            let inner =
+                tracing::info_span!("batch", rows = 2, late = tracing::field::Empty).entered();
             inner.record("late", true);
             let error = Outer(io::Error::other("no route"));
-            tracing::warn!(error = &error as &dyn std::error::Error, seconds = 0.5, "run {}", "failed");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                seconds = 0.5,
+                "run {}",
+                "failed"
+            );
         });
         let value: Value = serde_json::from_str(&line).unwrap();
         let expected = serde_json::json!({
@@ -221,14 +235,18 @@ mod tests {
 
     #[test]
     fn whatever_is_logged_stays_one_line() {
-        let evil = "x\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J\u{9b}2J\u{2028}\u{202e}\0";
+        let evil =
+            "x\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J\u{9b}2J\u{2028}\u{202e}\0";
         for style in [TEXT, Style::Json, Style::Text { colour: true }] {
             let line = logged(style, LogLevel::Info, |_| {
                 tracing::info!(evil, debug = ?evil, display = %evil, "{evil}");
             });
             assert_eq!(line.matches('\n').count(), 1, "{style:?}: {line:?}");
-            let body =
-                line.trim_end_matches('\n').replace("\x1b[2m", "").replace("\x1b[32m", "").replace("\x1b[0m", "");
+            let body = line
+                .trim_end_matches('\n')
+                .replace("\x1b[2m", "")
+                .replace("\x1b[32m", "")
+                .replace("\x1b[0m", "");
             assert!(!body.chars().any(harmful), "{style:?}: {body:?}");
             assert_eq!(body.matches("all is well").count(), 4, "nothing is lost: {body}");
             if style == Style::Json {
@@ -240,11 +258,22 @@ mod tests {
     #[test]
     fn text_is_readable_and_its_values_can_be_told_apart() {
         let line = logged(TEXT, LogLevel::Info, |_| {
-            tracing::info!(n = 3, word = "main", words = "two words", quote = "a\"b", none = "", pair = "a=b", "ready");
+            tracing::info!(
+                n = 3,
+                word = "main",
+                words = "two words",
+                quote = "a\"b",
+                none = "",
+                pair = "a=b",
+                "ready"
+            );
         });
         let (time, rest) = line.split_once(' ').unwrap();
         assert!(DateTime::parse_from_rfc3339(time).is_ok(), "{time}");
-        assert_eq!(rest, " INFO ready n=3 word=main words=\"two words\" quote=\"a\\\"b\" none=\"\" pair=\"a=b\"\n");
+        assert_eq!(
+            rest,
+            " INFO ready n=3 word=main words=\"two words\" quote=\"a\\\"b\" none=\"\" pair=\"a=b\"\n"
+        );
     }
 
     #[test]
@@ -281,7 +310,8 @@ mod tests {
         });
         assert!(!lines.contains("secret") && !lines.contains("noise"), "{lines}");
         assert!(lines.contains("a notice") && lines.contains("ours"), "{lines}");
-        let quiet = logged(TEXT, LogLevel::Error, |_| tracing::info!(target: "tokio_postgres", "a notice"));
+        let quiet =
+            logged(TEXT, LogLevel::Error, |_| tracing::info!(target: "tokio_postgres", "a notice"));
         assert_eq!(quiet, "", "a pin does not raise the level");
     }
 

@@ -11,8 +11,8 @@ mod audit;
 mod tls;
 
 use prometheus::{
-    CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 pub use audit::Audit;
@@ -190,8 +190,18 @@ impl Metrics {
                 "Rows of pgsteward's own tables that are lost for good, by table and reason.",
                 &["target", "table", "reason"],
             )?,
-            spool_records: gauges(&r, "pgsteward_spool_records", "Rows that wait to be written.", &["target"])?,
-            spool_bytes: gauges(&r, "pgsteward_spool_bytes", "Size of the rows that wait to be written.", &["target"])?,
+            spool_records: gauges(
+                &r,
+                "pgsteward_spool_records",
+                "Rows that wait to be written.",
+                &["target"],
+            )?,
+            spool_bytes: gauges(
+                &r,
+                "pgsteward_spool_bytes",
+                "Size of the rows that wait to be written.",
+                &["target"],
+            )?,
             spool_oldest: floats(
                 &r,
                 "pgsteward_spool_oldest_timestamp_seconds",
@@ -374,7 +384,11 @@ impl Metrics {
                 &["route"],
                 &SECONDS,
             )?,
-            http_connections: gauge(&r, "pgsteward_http_connections", "Open connections to the listener.")?,
+            http_connections: gauge(
+                &r,
+                "pgsteward_http_connections",
+                "Open connections to the listener.",
+            )?,
             http_rejected: counter(
                 &r,
                 "pgsteward_http_connections_rejected_total",
@@ -391,7 +405,12 @@ impl Metrics {
                 "Requests whose credentials were not accepted, by reason.",
                 &["reason"],
             )?,
-            pg_up: gauges(&r, "pg_up", "Whether the last measurement reached the server.", &["target"])?,
+            pg_up: gauges(
+                &r,
+                "pg_up",
+                "Whether the last measurement reached the server.",
+                &["target"],
+            )?,
             pg_stat_activity_connections: gauges(
                 &r,
                 "pg_stat_activity_connections",
@@ -430,8 +449,12 @@ impl Metrics {
             )?,
             registry: r,
         };
-        let build =
-            gauges(&metrics.registry, "pgsteward_build_info", "Always 1; the version is in the label.", &["version"])?;
+        let build = gauges(
+            &metrics.registry,
+            "pgsteward_build_info",
+            "Always 1; the version is in the label.",
+            &["version"],
+        )?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.config_reload_ok.set(1);
         Ok(metrics)
@@ -463,25 +486,45 @@ fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheu
     Ok(family)
 }
 
-fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+fn gauges(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
     let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
 }
 
-fn floats(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+fn floats(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
     let family = GaugeVec::new(Opts::new(name, help), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
 }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
     let family = IntCounterVec::new(Opts::new(name, help), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
 }
 
-fn float_counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+fn float_counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<CounterVec, prometheus::Error> {
     let family = CounterVec::new(Opts::new(name, help), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
@@ -494,7 +537,8 @@ fn seconds(
     labels: &[&str],
     buckets: &[f64],
 ) -> Result<HistogramVec, prometheus::Error> {
-    let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+    let family =
+        HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
     r.register(Box::new(family.clone()))?;
     Ok(family)
 }

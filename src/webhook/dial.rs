@@ -27,8 +27,13 @@ impl Budget<'_> {
     }
 
     /// Does a step of the attempt, if there is time for it.
-    pub(super) async fn within<T>(&self, step: &'static str, work: impl Future<Output = T>) -> Result<T, WebhookError> {
-        let late = |_| WebhookError::Timeout { to: self.place.to_string(), bound: self.bound, step };
+    pub(super) async fn within<T>(
+        &self,
+        step: &'static str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, WebhookError> {
+        let late =
+            |_| WebhookError::Timeout { to: self.place.to_string(), bound: self.bound, step };
         timeout(self.left(), work).await.map_err(late)
     }
 
@@ -66,7 +71,11 @@ async fn resolve(place: &Place) -> io::Result<Vec<SocketAddr>> {
     let usable = found.filter(|address| place.tls || address.ip().to_canonical().is_loopback());
     let addresses: Vec<_> = usable.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
-        let what = if place.tls { "its name has no address" } else { "its name has no address of this machine" };
+        let what = if place.tls {
+            "its name has no address"
+        } else {
+            "its name has no address of this machine"
+        };
         return Err(io::Error::new(io::ErrorKind::NotFound, what));
     }
     Ok(addresses)

@@ -36,7 +36,11 @@ pub enum WebhookError {
 }
 
 fn redirect(status: u16) -> &'static str {
-    if (300..400).contains(&status) { "; redirects are not followed: configure the URL that it leads to" } else { "" }
+    if (300..400).contains(&status) {
+        "; redirects are not followed: configure the URL that it leads to"
+    } else {
+        ""
+    }
 }
 
 /// An error and its causes, each after a colon.

@@ -92,7 +92,12 @@ impl Webhook {
     ///
     /// # Errors
     /// Every kind but [`WebhookError::Url`]. After `Timeout` and `Protocol` it may have arrived.
-    pub async fn post(&self, tasks: &Tasks, body: Vec<u8>, bound: Duration) -> Result<(), WebhookError> {
+    pub async fn post(
+        &self,
+        tasks: &Tasks,
+        body: Vec<u8>,
+        bound: Duration,
+    ) -> Result<(), WebhookError> {
         let budget = Budget::new(&self.place, bound);
         let stream = dial::connect(&self.place, &budget).await?;
         if !self.place.tls {
@@ -123,7 +128,10 @@ impl Webhook {
         let asked = sender.send_request(self.request(body));
         let answer = budget.within("waiting for its answer", asked).await?.map_err(failed)?;
         if !answer.status().is_success() {
-            return Err(WebhookError::Status { to: self.to_string(), status: answer.status().as_u16() });
+            return Err(WebhookError::Status {
+                to: self.to_string(),
+                status: answer.status().as_u16(),
+            });
         }
         // It said that it has the document: a body that is late, long or broken takes nothing back.
         let _ = budget.within("reading its answer", discard(answer)).await;

@@ -27,8 +27,13 @@ impl Place {
 
     /// `host[:port]`, as the `Host` header has it: the port only if it is not the scheme's own.
     pub(super) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == Place::default_port(self.tls) { host } else { format!("{host}:{}", self.port) }
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == Place::default_port(self.tls) {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
     }
 }
 
@@ -40,9 +45,14 @@ impl fmt::Display for Place {
 
 pub(super) fn parse(url: &str) -> Result<Webhook, WebhookError> {
     if url.contains('#') {
-        return Err(unfit("a # (a fragment is never sent)", "a URL without it, or %23 where it belongs to a password"));
+        return Err(unfit(
+            "a # (a fragment is never sent)",
+            "a URL without it, or %23 where it belongs to a password",
+        ));
     }
-    let uri: Uri = url.parse().map_err(|error: hyper::http::uri::InvalidUri| unfit(error, "https://HOST/PATH"))?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|error: hyper::http::uri::InvalidUri| unfit(error, "https://HOST/PATH"))?;
     let tls = match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => true,
         Some(scheme) if *scheme == Scheme::HTTP => false,
@@ -52,7 +62,10 @@ pub(super) fn parse(url: &str) -> Result<Webhook, WebhookError> {
     let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     // A password with a / would else be taken for host and port, and shown.
     if target.as_str().contains('@') {
-        return Err(unfit("an @ after the host", "%40 for an @, and %2F for a / and %3F for a ? in a password"));
+        return Err(unfit(
+            "an @ after the host",
+            "%40 for an @, and %2F for a / and %3F for a ? in a password",
+        ));
     }
     let authority = uri.authority().ok_or_else(|| unfit("no host", "https://HOST/PATH"))?;
     let place = place(tls, authority)?;
@@ -64,8 +77,15 @@ pub(super) fn parse(url: &str) -> Result<Webhook, WebhookError> {
             "https://, or http:// to localhost, 127.0.0.1 or [::1]",
         ));
     }
-    let host = HeaderValue::try_from(place.authority()).map_err(|error| unfit(error, "a host's name or address"))?;
-    Ok(Webhook { place, host, target: target.into(), authorization: basic(authority)?, roots: Vec::new() })
+    let host = HeaderValue::try_from(place.authority())
+        .map_err(|error| unfit(error, "a host's name or address"))?;
+    Ok(Webhook {
+        place,
+        host,
+        target: target.into(),
+        authorization: basic(authority)?,
+        roots: Vec::new(),
+    })
 }
 
 fn place(tls: bool, authority: &Authority) -> Result<Place, WebhookError> {
@@ -77,7 +97,8 @@ fn place(tls: bool, authority: &Authority) -> Result<Place, WebhookError> {
     let port = match after_userinfo.strip_prefix(host).unwrap_or_default() {
         "" | ":" => Place::default_port(tls),
         rest => {
-            let port = rest.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+            let port =
+                rest.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port != 0);
             port.ok_or_else(|| unfit("an unusable port", "a port from 1 to 65535"))?
         }
     };
@@ -87,12 +108,15 @@ fn place(tls: bool, authority: &Authority) -> Result<Place, WebhookError> {
 
 /// Whether a host is this machine by its very name; what it resolves to is looked at again.
 fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Basic authorization (RFC 7617) of `USER:PASSWORD@`; a USER alone has an empty password.
 fn basic(authority: &Authority) -> Result<Option<HeaderValue>, WebhookError> {
-    let Some((userinfo, _)) = authority.as_str().rsplit_once('@').filter(|(userinfo, _)| !userinfo.is_empty()) else {
+    let Some((userinfo, _)) =
+        authority.as_str().rsplit_once('@').filter(|(userinfo, _)| !userinfo.is_empty())
+    else {
         return Ok(None);
     };
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
@@ -100,7 +124,10 @@ fn basic(authority: &Authority) -> Result<Option<HeaderValue>, WebhookError> {
     let user = decode(user).ok_or_else(malformed)?;
     let password = decode(password).ok_or_else(malformed)?;
     if user.contains(&b':') {
-        return Err(unfit("a user's name with a colon", "one without: Basic authorization ends the name there"));
+        return Err(unfit(
+            "a user's name with a colon",
+            "one without: Basic authorization ends the name there",
+        ));
     }
     let encoded = STANDARD.encode([user.as_slice(), b":", password.as_slice()].concat());
     let mut value = HeaderValue::try_from(format!("Basic {encoded}"))
@@ -148,10 +175,19 @@ mod tests {
             ("http://localhost:8080/x", "http://localhost:8080", "localhost", "/x"),
             ("http://127.9.8.7/x", "http://127.9.8.7", "127.9.8.7", "/x"),
             ("http://u@[::1]/x", "http://[::1]", "::1", "/x"),
-            ("http://[::ffff:127.0.0.1]:81/x", "http://[::ffff:127.0.0.1]:81", "::ffff:127.0.0.1", "/x"),
+            (
+                "http://[::ffff:127.0.0.1]:81/x",
+                "http://[::ffff:127.0.0.1]:81",
+                "::ffff:127.0.0.1",
+                "/x",
+            ),
         ] {
             let hook = parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-            assert_eq!((hook.to_string().as_str(), hook.place.host.as_str()), (shown, host), "{url}");
+            assert_eq!(
+                (hook.to_string().as_str(), hook.place.host.as_str()),
+                (shown, host),
+                "{url}"
+            );
             assert_eq!(hook.target.to_string(), target, "{url}");
             assert_eq!(hook.host, hook.place.authority(), "{url}");
         }
@@ -187,7 +223,10 @@ mod tests {
             ("http://localhost@hooks.test/hunter2", "http:// to hooks.test"),
         ] {
             let error = parse(url).expect_err(url);
-            assert!(matches!(&error, WebhookError::Url { found: what, .. } if what.contains(found)), "{url}: {error}");
+            assert!(
+                matches!(&error, WebhookError::Url { found: what, .. } if what.contains(found)),
+                "{url}: {error}"
+            );
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{url}: {error:?}");
         }
     }
@@ -209,12 +248,19 @@ mod tests {
             assert_eq!(sent, wanted.as_deref(), "{userinfo}");
         }
         let hook = parse("https://Aladdin:open%20sesame@hooks.test").unwrap();
-        assert_eq!(hook.authorization.unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "RFC 7617's own example");
+        assert_eq!(
+            hook.authorization.unwrap(),
+            "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+            "RFC 7617's own example"
+        );
     }
 
     #[test]
     fn debug_shows_whom_and_nothing_else() {
         let hook = parse("https://hunter1:hunter2@hooks.test:8443/hunter3?hunter4").unwrap();
-        assert_eq!(format!("{hook} {hook:?}"), "https://hooks.test:8443 Webhook(https://hooks.test:8443)");
+        assert_eq!(
+            format!("{hook} {hook:?}"),
+            "https://hooks.test:8443 Webhook(https://hooks.test:8443)"
+        );
     }
 }

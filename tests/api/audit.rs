@@ -9,7 +9,9 @@ async fn with_events(count: usize) -> House {
     let events: Vec<_> = (0..count)
         .map(|n| json!({ "action": format!("act.{}", n % 2), "user_id": format!("u-{}", n % 3), "resource_id": n.to_string() }))
         .collect();
-    let answer = house.send("service", "POST", "/audit/events", &json!({ "events": events }).to_string()).await;
+    let answer = house
+        .send("service", "POST", "/audit/events", &json!({ "events": events }).to_string())
+        .await;
     assert_eq!(answer.status, 201, "{}", answer.body);
     house
 }
@@ -23,7 +25,9 @@ async fn pages_go_on_where_the_one_before_ended() {
             let path = format!("/health/audit?action=act.*&limit=10&order={order}{cursor}");
             let page = house.get("admin", &path).await;
             let items = page["items"].as_array().unwrap();
-            seen.extend(items.iter().map(|event| event["resource_id"].as_str().unwrap().to_owned()));
+            seen.extend(
+                items.iter().map(|event| event["resource_id"].as_str().unwrap().to_owned()),
+            );
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={}", next.replace('+', "%2B")),
                 None => break,
@@ -41,16 +45,25 @@ async fn pages_go_on_where_the_one_before_ended() {
 #[tokio::test]
 async fn exports_hold_everything() {
     let house = with_events(2500).await;
-    let csv = house.send_with("admin", "GET", "/health/audit?action=act.*", &[("accept", "text/csv")], "").await;
+    let csv = house
+        .send_with("admin", "GET", "/health/audit?action=act.*", &[("accept", "text/csv")], "")
+        .await;
     assert_eq!(csv.status, 200);
     assert!(csv.header("content-disposition").unwrap().contains("audit.csv"));
     assert_eq!(csv.body.matches("\r\n").count(), 2501);
     let limited = house.send("admin", "GET", "/health/audit?format=csv&limit=2", "").await;
     assert_eq!(problem(&limited), (422, "no_pages".to_owned()), "{}", limited.body);
-    let newest = house.send("admin", "GET", "/health/audit?action=act.0&format=ndjson&order=newest", "").await;
-    assert!(newest.body.lines().next().unwrap().contains("\"2498\""), "{:?}", newest.body.lines().next());
+    let newest = house
+        .send("admin", "GET", "/health/audit?action=act.0&format=ndjson&order=newest", "")
+        .await;
+    assert!(
+        newest.body.lines().next().unwrap().contains("\"2498\""),
+        "{:?}",
+        newest.body.lines().next()
+    );
     let ndjson = house.send("admin", "GET", "/health/audit?action=act.0&format=ndjson", "").await;
-    let lines: Vec<Value> = ndjson.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> =
+        ndjson.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 1250);
     assert_eq!(lines[0]["resource_id"], "0", "the oldest comes first");
     let none = house.send("admin", "GET", "/health/audit?action=never&format=ndjson", "").await;
@@ -64,7 +77,10 @@ async fn who_is_no_admin_sees_its_own() {
     let own = house.get("operator", "/health/audit").await;
     assert_eq!(own["scope"], "own");
     let items = own["items"].as_array().unwrap();
-    assert!(!items.is_empty() && items.iter().all(|event| event["actor"] == "token:operator"), "{own}");
+    assert!(
+        !items.is_empty() && items.iter().all(|event| event["actor"] == "token:operator"),
+        "{own}"
+    );
     assert_eq!(house.get("viewer", "/health/audit").await["items"], json!([]));
     let other = house.send("viewer", "GET", "/health/audit?actor=token:operator", "").await;
     assert_eq!(problem(&other), (403, "forbidden".to_owned()));
@@ -92,8 +108,14 @@ async fn every_bad_question_is_answered_with_what_is_wanted() {
         "user_id=",
     ] {
         let answer = house.send("admin", "GET", &format!("/health/audit?{question}"), "").await;
-        assert_eq!(problem(&answer), (400, "invalid_request".to_owned()), "{question}: {}", answer.body);
+        assert_eq!(
+            problem(&answer),
+            (400, "invalid_request".to_owned()),
+            "{question}: {}",
+            answer.body
+        );
     }
-    let empty = house.send("admin", "GET", "/health/audit?since=2026-02-01&until=2026-01-01", "").await;
+    let empty =
+        house.send("admin", "GET", "/health/audit?since=2026-02-01&until=2026-01-01", "").await;
     assert_eq!(problem(&empty), (422, "empty_range".to_owned()));
 }

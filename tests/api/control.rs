@@ -9,7 +9,11 @@ use crate::{House, http, problem, token_of};
 async fn a_job_is_run_waited_for_and_on_the_record() {
     let house = House::open().await;
     let run = house.done("operator", "/jobs/partitions/run", "").await;
-    assert_eq!((run["state"].as_str(), run["actor"].as_str()), (Some("succeeded"), Some("token:operator")), "{run}");
+    assert_eq!(
+        (run["state"].as_str(), run["actor"].as_str()),
+        (Some("succeeded"), Some("token:operator")),
+        "{run}"
+    );
     let id = run["id"].as_str().unwrap();
     assert_eq!(house.get("viewer", &format!("/runs/{id}")).await, run);
     let listed = house.get("viewer", "/jobs/partitions/runs?limit=1").await;
@@ -20,7 +24,10 @@ async fn a_job_is_run_waited_for_and_on_the_record() {
           WHERE action = 'job.run' AND details ->> 'run_id' = '{id}'"
     );
     let told = client.text(&recorded).await;
-    assert!(told.starts_with("token:operator 127.0.0.1 ") && told.ends_with(" partitions"), "{told}");
+    assert!(
+        told.starts_with("token:operator 127.0.0.1 ") && told.ends_with(" partitions"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -28,38 +35,70 @@ async fn what_cannot_be_run_is_told_with_its_code() {
     let house = House::open().await;
     let post = async |path: &str, body: &str| house.send("operator", "POST", path, body).await;
     assert_eq!(problem(&post("/jobs/nonsense/run", "").await), (404, "no_such_job".to_owned()));
-    assert_eq!(problem(&post("/jobs/retention/run", "[]").await), (400, "invalid_request".to_owned()));
-    assert_eq!(problem(&post("/jobs/retention/run?x=1", "").await), (400, "invalid_request".to_owned()));
-    assert_eq!(problem(&post("/jobs/retention/pause", "{\"why\":1}").await), (400, "invalid_request".to_owned()));
-    assert_eq!(problem(&post("/runs/nonsense/cancel", "").await), (400, "invalid_request".to_owned()));
+    assert_eq!(
+        problem(&post("/jobs/retention/run", "[]").await),
+        (400, "invalid_request".to_owned())
+    );
+    assert_eq!(
+        problem(&post("/jobs/retention/run?x=1", "").await),
+        (400, "invalid_request".to_owned())
+    );
+    assert_eq!(
+        problem(&post("/jobs/retention/pause", "{\"why\":1}").await),
+        (400, "invalid_request".to_owned())
+    );
+    assert_eq!(
+        problem(&post("/runs/nonsense/cancel", "").await),
+        (400, "invalid_request".to_owned())
+    );
     let nobody = "/runs/01890000-0000-7000-8000-000000000000/cancel";
     assert_eq!(problem(&post(nobody, "").await), (404, "no_such_run".to_owned()));
-    assert_eq!(problem(&post("/jobs/retention/run?target=other", "").await), (404, "no_such_target".to_owned()));
-    for path in ["/jobs/health-probe/run", "/jobs/health-probe/pause", "/jobs/connection-metrics/resume"] {
+    assert_eq!(
+        problem(&post("/jobs/retention/run?target=other", "").await),
+        (404, "no_such_target".to_owned())
+    );
+    for path in
+        ["/jobs/health-probe/run", "/jobs/health-probe/pause", "/jobs/connection-metrics/resume"]
+    {
         assert_eq!(problem(&post(path, "").await), (409, "measured".to_owned()), "{path}");
     }
-    let plain = house.send_with("operator", "POST", "/jobs/retention/run", &[("content-type", "text/plain")], "").await;
+    let plain = house
+        .send_with("operator", "POST", "/jobs/retention/run", &[("content-type", "text/plain")], "")
+        .await;
     assert_eq!(plain.status, 202, "a request without a body has no type: {}", plain.body);
     let bearer = format!("Bearer {}", token_of("operator"));
     let headers = [("authorization", bearer.as_str()), ("content-type", "text/plain")];
-    let typed = http::request(house.daemon.address(), "POST", "/jobs/vacuum/run", &headers, "{}").await;
+    let typed =
+        http::request(house.daemon.address(), "POST", "/jobs/vacuum/run", &headers, "{}").await;
     assert_eq!(problem(&typed), (415, "unsupported_media_type".to_owned()));
 }
 
 #[tokio::test]
 async fn jobs_are_paused_and_resumed_one_and_all() {
     let house = House::open().await;
-    let paused = house.send("operator", "POST", "/jobs/vacuum/pause", "{\"reason\":\"release\"}").await.json();
-    assert_eq!((&paused["changed"], &paused["paused"]["reason"]), (&json!(true), &json!("release")));
+    let paused = house
+        .send("operator", "POST", "/jobs/vacuum/pause", "{\"reason\":\"release\"}")
+        .await
+        .json();
+    assert_eq!(
+        (&paused["changed"], &paused["paused"]["reason"]),
+        (&json!(true), &json!("release"))
+    );
     let again = house.send("operator", "POST", "/jobs/vacuum/pause", "").await.json();
-    assert_eq!((&again["changed"], &again["paused"]["by"]), (&json!(false), &json!("token:operator")));
+    assert_eq!(
+        (&again["changed"], &again["paused"]["by"]),
+        (&json!(false), &json!("token:operator"))
+    );
     let refused = house.send("operator", "POST", "/jobs/vacuum/run", "").await;
     assert_eq!(problem(&refused), (409, "paused".to_owned()));
     let resumed = house.send("operator", "POST", "/jobs/vacuum/resume", "").await.json();
     assert_eq!((&resumed["changed"], &resumed["paused"]), (&json!(true), &Value::Null));
 
     assert_eq!(house.send("operator", "POST", "/jobs/*/pause", "").await.json()["changed"], true);
-    assert_eq!(problem(&house.send("operator", "POST", "/jobs/refresh/run", "").await), (409, "paused".to_owned()));
+    assert_eq!(
+        problem(&house.send("operator", "POST", "/jobs/refresh/run", "").await),
+        (409, "paused".to_owned())
+    );
     assert_eq!(house.get("viewer", "/jobs").await["paused"]["by"], "token:operator");
     wait_until("the daemon knows", BOUND, async || {
         house.get("viewer", "/health/database").await["paused"]["by"] == "token:operator"
@@ -89,11 +128,19 @@ async fn a_key_makes_a_request_be_done_once() {
     // What was refused may be asked for again under the same key.
     let key = [("idempotency-key", "run-2")];
     house.send("operator", "POST", "/jobs/refresh/pause", "").await;
-    assert_eq!(house.send_with("operator", "POST", "/jobs/refresh/run", &key, "").await.status, 409);
+    assert_eq!(
+        house.send_with("operator", "POST", "/jobs/refresh/run", &key, "").await.status,
+        409
+    );
     house.send("operator", "POST", "/jobs/refresh/resume", "").await;
-    assert_eq!(house.send_with("operator", "POST", "/jobs/refresh/run", &key, "").await.status, 202);
+    assert_eq!(
+        house.send_with("operator", "POST", "/jobs/refresh/run", &key, "").await.status,
+        202
+    );
     for wrong in ["", "ä"] {
-        let answer = house.send_with("operator", "POST", "/jobs/refresh/run", &[("idempotency-key", wrong)], "").await;
+        let answer = house
+            .send_with("operator", "POST", "/jobs/refresh/run", &[("idempotency-key", wrong)], "")
+            .await;
         assert_eq!(answer.status, 400, "{wrong:?} {}", answer.body);
     }
 }
@@ -112,12 +159,19 @@ async fn a_run_is_followed_and_cancelled() {
     let follow = format!("/runs/{id}/events");
     let following = house.send("viewer", "GET", &follow, "");
     let cancel = async {
-        wait_until("it runs", BOUND, async || house.get("viewer", &format!("/runs/{id}")).await["state"] == "running")
-            .await;
+        wait_until("it runs", BOUND, async || {
+            house.get("viewer", &format!("/runs/{id}")).await["state"] == "running"
+        })
+        .await;
         house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await
     };
     let (followed, cancelled) = tokio::join!(following, cancel);
-    assert_eq!((cancelled.status, &cancelled.json()["state"]), (202, &json!("cancelling")), "{}", cancelled.body);
+    assert_eq!(
+        (cancelled.status, &cancelled.json()["state"]),
+        (202, &json!("cancelling")),
+        "{}",
+        cancelled.body
+    );
     assert_eq!(followed.header("content-type"), Some("text/event-stream"));
     let states: Vec<String> = followed
         .body
@@ -127,7 +181,10 @@ async fn a_run_is_followed_and_cancelled() {
         .map(|run| run["state"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(states.last().map(String::as_str), Some("cancelled"), "{states:?}");
-    assert!(states.iter().any(|state| state == "running") && followed.body.ends_with("event: end\ndata: {}\n\n"));
+    assert!(
+        states.iter().any(|state| state == "running")
+            && followed.body.ends_with("event: end\ndata: {}\n\n")
+    );
     let over = house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await;
     assert_eq!(problem(&over), (409, "over".to_owned()));
 }
@@ -140,10 +197,12 @@ async fn who_asks_twice_for_a_cancel_is_on_the_record_once() {
     assert_eq!(asked.header("location"), Some(format!("/runs/{id}?target=main").as_str()));
     let client = house.db.client().await;
     // Both before the instance can have heard of either, which looks once a second.
-    let running = format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state = 'running'");
+    let running =
+        format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state = 'running'");
     wait_until("it runs", BOUND, async || client.number(&running).await == 1).await;
     let path = format!("/runs/{id}/cancel");
-    let (first, second) = (house.send("operator", "POST", &path, ""), house.send("admin", "POST", &path, ""));
+    let (first, second) =
+        (house.send("operator", "POST", &path, ""), house.send("admin", "POST", &path, ""));
     let (first, second) = tokio::join!(first, second);
     assert!(
         [first.status, second.status].iter().all(|status| matches!(status, 202 | 409)),
@@ -151,7 +210,8 @@ async fn who_asks_twice_for_a_cancel_is_on_the_record_once() {
         first.body,
         second.body
     );
-    let recorded = "SELECT string_agg(resource_id, ' ') FROM steward.audit_logs WHERE action = 'job.cancel'";
+    let recorded =
+        "SELECT string_agg(resource_id, ' ') FROM steward.audit_logs WHERE action = 'job.cancel'";
     assert_eq!(client.text(recorded).await, id);
 }
 
@@ -163,12 +223,18 @@ async fn a_stream_ends_when_the_rules_are_read_again() {
     let id = asked.json()["run_id"].as_str().unwrap().to_owned();
     let path = format!("/runs/{id}/events");
     let reload = async {
-        wait_until("it runs", BOUND, async || house.get("viewer", &format!("/runs/{id}")).await["state"] == "running")
-            .await;
+        wait_until("it runs", BOUND, async || {
+            house.get("viewer", &format!("/runs/{id}")).await["state"] == "running"
+        })
+        .await;
         house.daemon.signal(rustix::process::Signal::HUP);
     };
     let (followed, ()) = tokio::join!(house.send("viewer", "GET", &path, ""), reload);
-    assert!(followed.body.contains("event: run") && !followed.body.contains("event: end"), "{}", followed.body);
+    assert!(
+        followed.body.contains("event: run") && !followed.body.contains("event: end"),
+        "{}",
+        followed.body
+    );
     assert_eq!(house.get("viewer", &format!("/runs/{id}")).await["state"], "running");
     house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await;
 }

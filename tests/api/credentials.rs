@@ -30,7 +30,9 @@ fn soon() -> i64 {
 #[tokio::test]
 async fn the_tokens_of_supabase_are_who_they_say() {
     let db = TestDatabase::create(Template::Migrated).await;
-    let service_key = jwt(&json!({ "iss": "supabase", "ref": "x", "role": "service_role", "iat": 1, "exp": soon() }));
+    let service_key = jwt(
+        &json!({ "iss": "supabase", "ref": "x", "role": "service_role", "iat": 1, "exp": soon() }),
+    );
     let setup = Setup::new()
         .database(&db.url())
         .config(&format!(
@@ -43,18 +45,34 @@ async fn the_tokens_of_supabase_are_who_they_say() {
     daemon.wait_ready().await;
     let house = House { daemon, db };
     let events = json!({ "events": [{ "action": "a", "user_id": "user-1" }, { "action": "a", "user_id": "user-2" }] });
-    assert_eq!(house.send("service", "POST", "/audit/events", &events.to_string()).await.status, 201);
+    assert_eq!(
+        house.send("service", "POST", "/audit/events", &events.to_string()).await.status,
+        201
+    );
     let get = async |token: &str, path: &str| {
         let bearer = format!("Bearer {token}");
-        http::request(house.daemon.address(), "GET", path, &[("authorization", bearer.as_str())], "").await
+        http::request(
+            house.daemon.address(),
+            "GET",
+            path,
+            &[("authorization", bearer.as_str())],
+            "",
+        )
+        .await
     };
 
-    let user = jwt(&json!({ "sub": "user-1", "role": "authenticated", "aud": "authenticated", "exp": soon() }));
+    let user = jwt(
+        &json!({ "sub": "user-1", "role": "authenticated", "aud": "authenticated", "exp": soon() }),
+    );
     let who = get(&user, "/whoami").await.json();
     assert_eq!(who, json!({ "actor": "jwt:user-1", "role": "user", "user": "user-1" }));
     let own = get(&user, "/health/audit").await.json();
     let items = own["items"].as_array().unwrap();
-    assert_eq!((&own["scope"], items.len(), &items[0]["user_id"]), (&json!("own"), 1, &json!("user-1")), "{own}");
+    assert_eq!(
+        (&own["scope"], items.len(), &items[0]["user_id"]),
+        (&json!("own"), 1, &json!("user-1")),
+        "{own}"
+    );
     assert_eq!(problem(&get(&user, "/health/audit?user_id=user-2").await).0, 403);
     assert_eq!(problem(&get(&user, "/health/database").await), (403, "forbidden".to_owned()));
 
@@ -63,10 +81,15 @@ async fn the_tokens_of_supabase_are_who_they_say() {
     let bearer = format!("Bearer {service}");
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     let address = house.daemon.address();
-    let written = http::request(address, "POST", "/audit/events", &headers, "{\"action\":\"billed\"}").await;
+    let written =
+        http::request(address, "POST", "/audit/events", &headers, "{\"action\":\"billed\"}").await;
     assert_eq!(written.status, 201, "{}", written.body);
     let own = get(&service, "/health/audit").await.json();
-    assert_eq!((&own["scope"], &own["items"][0]["action"]), (&json!("own"), &json!("billed")), "{own}");
+    assert_eq!(
+        (&own["scope"], &own["items"][0]["action"]),
+        (&json!("own"), &json!("billed")),
+        "{own}"
+    );
 
     assert_eq!(get(&service_key, "/whoami").await.json()["role"], "admin");
     for refused in [
@@ -74,9 +97,16 @@ async fn the_tokens_of_supabase_are_who_they_say() {
         jwt(&json!({ "sub": "user-1", "role": "authenticated", "exp": 1 })),
         jwt(&json!({ "sub": "user-1", "role": "authenticated" })),
         jwt(&json!({ "sub": "user-1", "role": "postgres", "exp": soon() })),
-        user.replace("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", &URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#)),
+        user.replace(
+            "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9",
+            &URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#),
+        ),
     ] {
-        assert_eq!(problem(&get(&refused, "/whoami").await), (401, "invalid_credentials".to_owned()), "{refused}");
+        assert_eq!(
+            problem(&get(&refused, "/whoami").await),
+            (401, "invalid_credentials".to_owned()),
+            "{refused}"
+        );
     }
 }
 
@@ -99,8 +129,13 @@ async fn get_by(pem: &str, daemon: &Daemon, path: &str) -> Result<String, std::i
         .with_no_client_auth();
     let stream = tokio::net::TcpStream::connect(daemon.address()).await?;
     let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    let mut stream =
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .await?;
     let mut answer = String::new();
     // Whoever closes a connection after its answer need not say good-bye.
     let _ = stream.read_to_string(&mut answer).await;
@@ -118,18 +153,30 @@ async fn a_certificate_is_renewed_without_a_restart_and_a_broken_one_changes_not
     };
     let first = certificate();
     write(&first);
-    let config = format!("{}{}[http]\ntls_cert_file = {cert:?}\ntls_key_file = {key:?}\n", crate::QUICK, tokens());
+    let config = format!(
+        "{}{}[http]\ntls_cert_file = {cert:?}\ntls_key_file = {key:?}\n",
+        crate::QUICK,
+        tokens()
+    );
     let daemon = Daemon::launch(Setup::new().database(&db.url()).config(&config));
     wait_until("an answer over TLS", BOUND, async || {
-        get_by(&first.0, &daemon, "/livez").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        get_by(&first.0, &daemon, "/livez")
+            .await
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     })
     .await;
     let refused = get_by(&first.0, &daemon, "/health/database").await.unwrap();
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
     // Plain text is no TLS, and is told nothing.
-    let plain =
-        tokio::time::timeout(BOUND, http::raw(daemon.address(), b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")).await;
-    let plain = plain.unwrap().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let plain = tokio::time::timeout(
+        BOUND,
+        http::raw(daemon.address(), b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"),
+    )
+    .await;
+    let plain = plain
+        .unwrap()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     assert!(!plain.contains("HTTP/1.1 200"), "{plain}");
 
     std::fs::write(&cert, "nonsense").unwrap();
@@ -149,10 +196,13 @@ async fn credentials_do_not_cross_a_network_in_the_clear_unless_that_is_said() {
     let db = TestDatabase::create(Template::Migrated).await;
     for (allow, wanted) in [("false", 403), ("true", 200)] {
         let config = format!("{}{}[http]\nallow_plain_http = {allow}\n", crate::QUICK, tokens());
-        let daemon = Daemon::spawn(Setup::new().database(&db.url()).config(&config).everywhere()).await;
+        let daemon =
+            Daemon::spawn(Setup::new().database(&db.url()).config(&config).everywhere()).await;
         let address = daemon.address();
         let bearer = format!("Bearer {}", crate::token_of("viewer"));
-        let answer = http::request(address, "GET", "/whoami", &[("authorization", bearer.as_str())], "").await;
+        let answer =
+            http::request(address, "GET", "/whoami", &[("authorization", bearer.as_str())], "")
+                .await;
         assert_eq!(answer.status, wanted, "{allow}: {}", answer.body);
         if wanted == 403 {
             assert_eq!(problem(&answer).1, "plain_http");

@@ -23,8 +23,10 @@ fn every_route_is_described_and_nothing_else() {
         Access::OpenAndMore => "details".to_owned(),
         access => access.as_str().to_owned(),
     };
-    let routed: BTreeMap<_, _> =
-        routes().iter().map(|r| ((r.path.to_owned(), r.method.to_string()), access(r.access))).collect();
+    let routed: BTreeMap<_, _> = routes()
+        .iter()
+        .map(|r| ((r.path.to_owned(), r.method.to_string()), access(r.access)))
+        .collect();
     assert_eq!(described, routed);
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
@@ -36,7 +38,11 @@ fn operations_have_names_of_their_own_and_every_reference_leads_somewhere() {
     let mut ids = std::collections::BTreeSet::new();
     for item in document["paths"].as_object().unwrap().values() {
         for operation in item.as_object().unwrap().values() {
-            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{}", operation["operationId"]);
+            assert!(
+                ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
+                "{}",
+                operation["operationId"]
+            );
             assert!(operation["responses"]["default"].is_object(), "{}", operation["operationId"]);
         }
     }

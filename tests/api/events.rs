@@ -41,7 +41,10 @@ async fn events_are_recorded_as_they_were_told() {
     ] {
         assert_eq!(event[name], one[name], "{name}: {event}");
     }
-    assert_eq!((&event["actor"], &event["source"]), (&json!("token:service"), &json!("application")));
+    assert_eq!(
+        (&event["actor"], &event["source"]),
+        (&json!("token:service"), &json!("application"))
+    );
 }
 
 #[tokio::test]
@@ -49,22 +52,37 @@ async fn all_of_a_batch_or_none() {
     let house = House::open().await;
     let client = house.db.client().await;
     let count = "SELECT count(*) FROM steward.audit_logs WHERE source = 'application'";
-    let many: Vec<_> = (0..1000).map(|n| json!({ "action": "bulk", "resource_id": n.to_string() })).collect();
-    let answer = house.send("service", "POST", "/audit/events", &json!({ "events": many }).to_string()).await;
-    assert_eq!((answer.status, answer.json()["accepted"].as_i64()), (201, Some(1000)), "{}", answer.body);
+    let many: Vec<_> =
+        (0..1000).map(|n| json!({ "action": "bulk", "resource_id": n.to_string() })).collect();
+    let answer = house
+        .send("service", "POST", "/audit/events", &json!({ "events": many }).to_string())
+        .await;
+    assert_eq!(
+        (answer.status, answer.json()["accepted"].as_i64()),
+        (201, Some(1000)),
+        "{}",
+        answer.body
+    );
     assert_eq!(client.number(count).await, 1000);
     let in_order = "SELECT count(*) FROM (SELECT resource_id::int AS n, row_number() OVER (ORDER BY id) - 1 AS place
                                             FROM steward.audit_logs WHERE action = 'bulk') t WHERE n <> place";
     assert_eq!(client.number(in_order).await, 0);
     let refused = [
         (json!({ "events": [{ "action": "a" }, { "action": "" }] }).to_string(), "event 2"),
-        (json!({ "events": [{ "action": "a" }, { "action": "b", "who": 1 }] }).to_string(), "unknown field"),
+        (
+            json!({ "events": [{ "action": "a" }, { "action": "b", "who": 1 }] }).to_string(),
+            "unknown field",
+        ),
         // A number that PostgreSQL cannot hold is found by PostgreSQL.
         (r#"{"events":[{"action":"a"},{"action":"b","details":1e999999}]}"#.to_owned(), "event 2"),
     ];
     for (body, wanted) in refused {
         let answer = house.send("service", "POST", "/audit/events", &body).await;
-        assert!(matches!(answer.status, 400 | 422) && answer.body.contains(wanted), "{body}: {}", answer.body);
+        assert!(
+            matches!(answer.status, 400 | 422) && answer.body.contains(wanted),
+            "{body}: {}",
+            answer.body
+        );
     }
     assert_eq!(client.number(count).await, 1000);
     let answer = house.send("service", "POST", "/audit/events", "").await;
@@ -78,11 +96,15 @@ async fn the_same_key_records_once_however_often_and_at_once() {
     let key = [("idempotency-key", "batch-1")];
     let send = || house.send_with("service", "POST", "/audit/events", &key, &body);
     let (a, b, c) = tokio::join!(send(), send(), send());
-    let mut replayed: Vec<bool> = [a, b, c].iter().map(|answer| answer.json()["replayed"] == true).collect();
+    let mut replayed: Vec<bool> =
+        [a, b, c].iter().map(|answer| answer.json()["replayed"] == true).collect();
     replayed.sort_unstable();
     assert_eq!(replayed, [false, true, true]);
     let client = house.db.client().await;
-    assert_eq!(client.number("SELECT count(*) FROM steward.audit_logs WHERE action = 'once'").await, 2);
+    assert_eq!(
+        client.number("SELECT count(*) FROM steward.audit_logs WHERE action = 'once'").await,
+        2
+    );
 }
 
 /// Whoever was told that its events are recorded finds them, whatever ended in between; and who was not told sends
@@ -98,10 +120,14 @@ async fn accepted_means_committed_through_kills_of_daemon_and_server() {
     let mut accepted = Vec::new();
     for round in 0..24_u64 {
         let key = format!("key-{round}");
-        let events: Vec<_> = (0..500).map(|_| json!({ "action": "kept", "resource_id": key })).collect();
+        let events: Vec<_> =
+            (0..500).map(|_| json!({ "action": "kept", "resource_id": key })).collect();
         let body = json!({ "events": events }).to_string();
-        let headers =
-            [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", &*key)];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("idempotency-key", &*key),
+        ];
         let address = daemon.address();
         let sending = http::try_request(address, "POST", "/audit/events", &headers, &body);
         // Somewhere between reading the request and answering it.
@@ -128,7 +154,8 @@ async fn accepted_means_committed_through_kills_of_daemon_and_server() {
             // Again, until it is told.
             let address = daemon.address();
             wait_until("the events are accepted", BOUND, async || {
-                let sent = http::try_request(address, "POST", "/audit/events", &headers, &body).await;
+                let sent =
+                    http::try_request(address, "POST", "/audit/events", &headers, &body).await;
                 sent.is_ok_and(|answer| answer.status == 201)
             })
             .await;
@@ -138,7 +165,9 @@ async fn accepted_means_committed_through_kills_of_daemon_and_server() {
     assert!(accepted.iter().any(|(_, told)| !told), "no kill hit a request: {accepted:?}");
     let client = server.client().await;
     for (key, _) in &accepted {
-        let count = format!("SELECT count(*) FROM steward.audit_logs WHERE action = 'kept' AND resource_id = '{key}'");
+        let count = format!(
+            "SELECT count(*) FROM steward.audit_logs WHERE action = 'kept' AND resource_id = '{key}'"
+        );
         assert_eq!(client.number(&count).await, 500, "{key}");
     }
 }
@@ -159,8 +188,13 @@ async fn slow_batches_keep_no_single_event_waiting() {
         // Who has one of the places is told to go on.
         if place < BATCHES {
             let mut told = [0; 64];
-            let length = tokio::time::timeout(BOUND, stream.read(&mut told)).await.unwrap().unwrap();
-            assert!(told[..length].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&told[..length]));
+            let length =
+                tokio::time::timeout(BOUND, stream.read(&mut told)).await.unwrap().unwrap();
+            assert!(
+                told[..length].starts_with(b"HTTP/1.1 100 "),
+                "{}",
+                String::from_utf8_lossy(&told[..length])
+            );
         }
         slow.push(stream);
     }

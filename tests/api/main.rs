@@ -68,7 +68,8 @@ impl House {
         // And jobs are there to be asked for once they are registered.
         let client = db.client().await;
         let registered = "SELECT count(*) FROM steward.job_state WHERE spec_hash IS NOT NULL";
-        wait_until("jobs are registered", BOUND, async || client.number(registered).await >= 5).await;
+        wait_until("jobs are registered", BOUND, async || client.number(registered).await >= 5)
+            .await;
         let house = House { daemon, db };
         wait_until("a whole measurement", BOUND, async || {
             house.get("viewer", "/health/database").await["components"]

@@ -25,7 +25,9 @@ enabled = false
 
 fn setup(server: &PrivateServer, state: &Path) -> Setup {
     let url = server.url_at(server.address(), "postgres");
-    Setup::new().database(&url).config(&format!("state_dir = {:?}\n{CONFIG}", state.display().to_string()))
+    Setup::new()
+        .database(&url)
+        .config(&format!("state_dir = {:?}\n{CONFIG}", state.display().to_string()))
 }
 
 #[tokio::test]
@@ -40,18 +42,25 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
     let line = daemon.wait_log("audit trail sealed").await;
     let file = state.path().join("audit-heads-main.jsonl");
     wait_until("the event is sealed and its head written", BOUND, async || {
-        let rows = client.number("SELECT coalesce(sum(row_count), 0) FROM steward.audit_seals").await;
+        let rows =
+            client.number("SELECT coalesce(sum(row_count), 0) FROM steward.audit_seals").await;
         rows >= 1 && fs::read_to_string(&file).unwrap_or_default().contains("\"seal\":1,")
     })
     .await;
-    let first: Value = serde_json::from_str(fs::read_to_string(&file).unwrap().lines().next().unwrap()).unwrap();
+    let first: Value =
+        serde_json::from_str(fs::read_to_string(&file).unwrap().lines().next().unwrap()).unwrap();
     let head = format!("1:{}", first["head"].as_str().unwrap());
     assert!(line.contains("1:"), "{line}");
     daemon.wait_metric("pgsteward_audit_published_seal sink=\"file\"", |seal| seal >= 1.0).await;
 
     for against in [file.to_str().unwrap(), &head] {
         let verified = setup.command(&["audit", "verify", "--against", against, "--json"]);
-        assert_eq!(verified.status.code(), Some(0), "{}", String::from_utf8_lossy(&verified.stdout));
+        assert_eq!(
+            verified.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&verified.stdout)
+        );
         let found: Value = serde_json::from_slice(&verified.stdout).unwrap();
         assert_eq!(found["findings_total"], 0);
         assert!(found["heads_matched"].as_u64() >= Some(1), "{found}");
@@ -62,15 +71,27 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
     fs::write(&kept, &proof.stdout).unwrap();
     let proven: Value = serde_json::from_slice(&proof.stdout).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check-proof.py");
-    let checked =
-        Command::new("python3").arg(script).arg(&kept).arg(proven["head"].as_str().unwrap()).status().unwrap();
+    let checked = Command::new("python3")
+        .arg(script)
+        .arg(&kept)
+        .arg(proven["head"].as_str().unwrap())
+        .status()
+        .unwrap();
     assert!(checked.success());
 
-    client.batch_execute(&format!("UPDATE steward.audit_logs SET user_id = 'user-2' WHERE id = '{id}'")).await.unwrap();
+    client
+        .batch_execute(&format!(
+            "UPDATE steward.audit_logs SET user_id = 'user-2' WHERE id = '{id}'"
+        ))
+        .await
+        .unwrap();
     let verified = setup.command(&["audit", "verify"]);
     let text = String::from_utf8(verified.stdout).unwrap();
     assert_eq!(verified.status.code(), Some(5), "{text}");
-    assert!(text.contains("is NOT as it was sealed") && text.contains(&format!("event {id} of ")), "{text}");
+    assert!(
+        text.contains("is NOT as it was sealed") && text.contains(&format!("event {id} of ")),
+        "{text}"
+    );
     assert!(text.contains("no head was given"), "{text}");
     assert_eq!(setup.command(&["audit", "prove", &id]).status.code(), Some(5));
     for (wrong, code) in [
@@ -81,7 +102,12 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
         (&["audit", "prove", "01a21a97-05e3-7685-9433-1c2e3e46558e"], 64),
     ] {
         let said = setup.command(wrong);
-        assert_eq!(said.status.code(), Some(code), "{wrong:?}: {}", String::from_utf8_lossy(&said.stderr));
+        assert_eq!(
+            said.status.code(),
+            Some(code),
+            "{wrong:?}: {}",
+            String::from_utf8_lossy(&said.stderr)
+        );
     }
     assert!(daemon.terminate().await.success());
 }
@@ -100,12 +126,15 @@ async fn a_chain_that_was_rewritten_fails_the_job_until_somebody_looks() {
     let told = daemon.wait_log("does not hold head").await;
     assert!(told.contains("until it is moved away"), "{told}");
     wait_until("health says so", BOUND, async || {
-        daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"] == "jobs_failing"
+        daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"]
+            == "jobs_failing"
     })
     .await;
     fs::rename(&file, state.path().join("looked-at")).unwrap();
     wait_until("it goes on", BOUND, async || {
-        daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"] == "ok" && file.exists()
+        daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"]
+            == "ok"
+            && file.exists()
     })
     .await;
 }
@@ -118,13 +147,20 @@ async fn a_trigger_that_was_disabled_degrades_health() {
     let daemon = Daemon::spawn(setup.clone()).await;
     let client = connect(&server.url()).await.unwrap();
     client
-        .batch_execute("CREATE TABLE public.t (id int PRIMARY KEY); SELECT steward.audit_table('public.t')")
+        .batch_execute(
+            "CREATE TABLE public.t (id int PRIMARY KEY); SELECT steward.audit_table('public.t')",
+        )
         .await
         .unwrap();
-    let reason =
-        async || daemon.get("/health/").await.json()["targets"]["main"]["components"]["audit"]["reason"].clone();
+    let reason = async || {
+        daemon.get("/health/").await.json()["targets"]["main"]["components"]["audit"]["reason"]
+            .clone()
+    };
     wait_until("the trail was looked at", BOUND, async || reason().await == "ok").await;
-    client.batch_execute("ALTER TABLE public.t DISABLE TRIGGER steward_audit_update").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE public.t DISABLE TRIGGER steward_audit_update")
+        .await
+        .unwrap();
     wait_until("health says so", BOUND, async || reason().await == "not_audited").await;
     daemon.wait_metric("pgsteward_audit_gaps", |gaps| gaps == 1.0).await;
     let said = String::from_utf8(setup.command(&["health"]).stdout).unwrap();
@@ -147,19 +183,34 @@ async fn the_newest_head_is_posted_until_it_has_arrived() {
     let mut bodies = Vec::new();
     // The first attempt is refused.
     for status in ["503 Service Unavailable", "204 No Content"] {
-        let (mut stream, _) = tokio::time::timeout(BOUND, receiver.accept()).await.unwrap().unwrap();
+        let (mut stream, _) =
+            tokio::time::timeout(BOUND, receiver.accept()).await.unwrap().unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"}") {
             assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
         }
-        stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let request = String::from_utf8(request).unwrap();
         assert!(request.starts_with("POST /hook?key=secret HTTP/1.1"), "{request}");
-        bodies.push(serde_json::from_str::<Value>(request.rsplit("\r\n\r\n").next().unwrap()).unwrap());
+        bodies.push(
+            serde_json::from_str::<Value>(request.rsplit("\r\n\r\n").next().unwrap()).unwrap(),
+        );
     }
     assert_eq!((&bodies[0]["seal"], &bodies[0]["head"]), (&bodies[1]["seal"], &bodies[1]["head"]));
     daemon.wait_metric("pgsteward_audit_published_seal sink=\"webhook\"", |seal| seal >= 1.0).await;
-    daemon.wait_metric("pgsteward_audit_publish_failures_total sink=\"webhook\"", |count| count == 1.0).await;
+    daemon
+        .wait_metric("pgsteward_audit_publish_failures_total sink=\"webhook\"", |count| {
+            count == 1.0
+        })
+        .await;
     let log = daemon.log();
-    assert!(log.contains("answered with status 503") && !log.contains("hush") && !log.contains("secret"), "{log}");
+    assert!(
+        log.contains("answered with status 503")
+            && !log.contains("hush")
+            && !log.contains("secret"),
+        "{log}"
+    );
 }

@@ -11,9 +11,15 @@ use crate::stage::Stage;
 async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() {
     let old = Stage::new().await;
     // Many transactions, so that its ids are far ahead of a new server's.
-    old.sql("DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$").await;
+    old.sql(
+        "DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$",
+    )
+    .await;
     old.log(1, 20).await;
-    old.sql("DO $$ BEGIN FOR i IN 1..300 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$").await;
+    old.sql(
+        "DO $$ BEGIN FOR i IN 1..300 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$",
+    )
+    .await;
     old.seal().await;
     let head = Head::of(old.seal_of(1).await.as_ref().unwrap());
     // Not sealed when the dump was taken.
@@ -23,7 +29,11 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
 
     // A server whose transaction ids are lower than those of the rows.
     let new = Stage::bare(&[]).await;
-    run(&new, "psql", &["-q", "-v", "ON_ERROR_STOP=1", "-f", file.to_str().unwrap(), &new.server.url()]);
+    run(
+        &new,
+        "psql",
+        &["-q", "-v", "ON_ERROR_STOP=1", "-f", file.to_str().unwrap(), &new.server.url()],
+    );
     let next: i64 = new.admin.number("SELECT pg_current_xact_id()").await;
     let highest = new.admin.number("SELECT max(xid::text::bigint) FROM steward.audit_logs").await;
     assert!(next < highest - 100, "this server's ids are lower: {next}, {highest}");
@@ -58,7 +68,8 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
         new.sql(&format!("UPDATE steward.audit_logs SET actor = 'x' WHERE id = '{id}'")).await;
         let found = new.verify().await;
         assert_eq!(found.findings_total, 1, "{n}: {found:?}");
-        new.sql(&format!("UPDATE steward.audit_logs SET actor = 'postgres' WHERE id = '{id}'")).await;
+        new.sql(&format!("UPDATE steward.audit_logs SET actor = 'postgres' WHERE id = '{id}'"))
+            .await;
     }
     assert!(new.verify().await.is_sound());
 }
@@ -75,8 +86,10 @@ async fn a_promotion_goes_on_under_a_new_timeline() {
     stage.server.restart().await;
     stage.reconnect().await;
     stage.admin.text("SELECT pg_promote()").await;
-    wait_until("the standby is promoted", BOUND, async || stage.admin.text("SELECT pg_is_in_recovery()").await == "f")
-        .await;
+    wait_until("the standby is promoted", BOUND, async || {
+        stage.admin.text("SELECT pg_is_in_recovery()").await == "f"
+    })
+    .await;
     stage.log(7, 9).await;
     let sealed = stage.seal().await;
     assert_eq!(sealed[0].row_count, 5);
@@ -118,13 +131,18 @@ impl Stage {
         use pgsteward::db::{Purpose, TxOptions};
         let mut conn = self.db.acquire(Purpose::Check).await.unwrap();
         let options = TxOptions::within(BOUND).read_only();
-        conn.transaction(&options, |tx| Box::pin(pgsteward::store::seals::numbered(tx, number))).await.unwrap()
+        conn.transaction(&options, |tx| Box::pin(pgsteward::store::seals::numbered(tx, number)))
+            .await
+            .unwrap()
     }
 }
 
 fn run(stage: &Stage, program: &str, args: &[&str]) {
     let path = stage.server.ephemeral().bin_dir().join(program);
-    let output = Command::new(&path).args(args).output().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let output = Command::new(&path)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -42,9 +42,20 @@ async fn a_hold_is_placed_listed_and_released() {
                SELECT '2026-01-01Z', 'x', 'u1', 'public.vms', '7/' || n, 'application' FROM generate_series(1, 3) n";
     client.batch_execute(log).await.unwrap();
     assert_eq!(said(&hold(&setup, &["list"])), "database main has no holds");
-    let first = said(&hold(&setup, &["place", "--user", "u1", "--from", "2026-01-01", "--reason", "case 17"]));
-    let place =
-        ["place", "--resource", "public.vms/7/2", "--until", "2026-01-02T00:00:00+01:00", "--reason", "b", "--json"];
+    let first = said(&hold(
+        &setup,
+        &["place", "--user", "u1", "--from", "2026-01-01", "--reason", "case 17"],
+    ));
+    let place = [
+        "place",
+        "--resource",
+        "public.vms/7/2",
+        "--until",
+        "2026-01-02T00:00:00+01:00",
+        "--reason",
+        "b",
+        "--json",
+    ];
     let second: Value = serde_json::from_str(&said(&hold(&setup, &place))).unwrap();
     let second = second["id"].as_str().unwrap().to_owned();
     let table = said(&hold(&setup, &["list"]));
@@ -59,21 +70,36 @@ async fn a_hold_is_placed_listed_and_released() {
 
     let released = said(&hold(&setup, &["release", &first, "--reason", "closed"]));
     assert_eq!(released, format!("hold {first} is released"));
-    refused(&hold(&setup, &["release", &first, "--reason", "again"]), 64, "was released already, by cli:");
+    refused(
+        &hold(&setup, &["release", &first, "--reason", "again"]),
+        64,
+        "was released already, by cli:",
+    );
     let unknown = "01a21a97-05e3-7685-9433-1c2e3e46558e";
-    refused(&hold(&setup, &["release", unknown, "--reason", "none"]), 64, &format!("there is no hold {unknown}"));
+    refused(
+        &hold(&setup, &["release", unknown, "--reason", "none"]),
+        64,
+        &format!("there is no hold {unknown}"),
+    );
 
     let listed: Value = serde_json::from_str(&said(&hold(&setup, &["list", "--json"]))).unwrap();
     assert_eq!(listed["holds"].as_array().unwrap().len(), 1, "{listed}");
     let one = &listed["holds"][0];
-    assert_eq!((&one["id"], &one["rows"], &one["more_rows"]), (&json!(second), &json!(1), &json!(false)), "{one}");
+    assert_eq!(
+        (&one["id"], &one["rows"], &one["more_rows"]),
+        (&json!(second), &json!(1), &json!(false)),
+        "{one}"
+    );
     assert_eq!((&one["resource_id"], one.get("user_id")), (&json!("7/2"), None), "{one}");
-    let all: Value = serde_json::from_str(&said(&hold(&setup, &["list", "--all", "--json"]))).unwrap();
+    let all: Value =
+        serde_json::from_str(&said(&hold(&setup, &["list", "--all", "--json"]))).unwrap();
     let (one, rows) = (&all["holds"][0], &all["holds"][0]["rows"]);
     assert!(one["released_by"].as_str().unwrap().starts_with("cli:") && rows.is_null(), "{one}");
     let trail = "SELECT string_agg(action || ' ' || resource_id, ', ' ORDER BY created_at) FROM steward.audit_logs
                   WHERE actor LIKE 'cli:%'";
-    let wanted = format!("audit.hold_placed {first}, audit.hold_placed {second}, audit.hold_released {first}");
+    let wanted = format!(
+        "audit.hold_placed {first}, audit.hold_placed {second}, audit.hold_released {first}"
+    );
     assert_eq!(client.text(trail).await, wanted);
 }
 
@@ -92,7 +118,8 @@ async fn more_rows_than_are_counted_are_said_to_be_more() {
 async fn placing_waits_for_a_purge_and_says_what_it_waits_for() {
     let (_database, client, setup) = stage().await;
     client.batch_execute("BEGIN; LOCK TABLE steward.audit_holds IN SHARE MODE").await.unwrap();
-    let placing = std::thread::spawn(move || hold(&setup, &["place", "--user", "u1", "--reason", "late"]));
+    let placing =
+        std::thread::spawn(move || hold(&setup, &["place", "--user", "u1", "--reason", "late"]));
     // The server says since when a lock is waited for: the second attempt is the one that was told of.
     let since = "SELECT coalesce(min(waitstart)::text, '') FROM pg_locks
                   WHERE relation = 'steward.audit_holds'::regclass AND NOT granted";
@@ -105,20 +132,32 @@ async fn placing_waits_for_a_purge_and_says_what_it_waits_for() {
     client.batch_execute("COMMIT").await.unwrap();
     let output = placing.join().unwrap();
     assert_eq!(said(&output).len(), 36);
-    assert!(text(&output.stderr).contains("waiting for the transaction that purges the audit trail"), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("waiting for the transaction that purges the audit trail"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
 async fn what_makes_no_hold_is_refused_with_a_reason() {
     let (_database, client, setup) = stage().await;
     for (arguments, wanted) in [
-        (&["place", "--reason", "r"][..], "--user <ID>|--resource <TYPE[/ID]>|--from <INSTANT>|--until <INSTANT>"),
+        (
+            &["place", "--reason", "r"][..],
+            "--user <ID>|--resource <TYPE[/ID]>|--from <INSTANT>|--until <INSTANT>",
+        ),
         (&["place", "--user", "u"], "--reason <TEXT>"),
         (&["place", "--user", "u", "--reason", ""], "--reason"),
         (&["place", "--user", "", "--reason", "r"], "--user"),
         (&["place", "--resource", "/7", "--reason", "r"], "wanted TYPE or TYPE/ID"),
-        (&["place", "--from", "yesterday", "--reason", "r"], "wanted an instant as 2026-01-31T18:00:00Z"),
-        (&["place", "--from", "2026-01-02", "--until", "2026-01-01", "--reason", "r"], "wanted the first before"),
+        (
+            &["place", "--from", "yesterday", "--reason", "r"],
+            "wanted an instant as 2026-01-31T18:00:00Z",
+        ),
+        (
+            &["place", "--from", "2026-01-02", "--until", "2026-01-01", "--reason", "r"],
+            "wanted the first before",
+        ),
         (&["release", "7", "--reason", "r"], "<ID>"),
         (&["release", "01a21a97-05e3-7685-9433-1c2e3e46558e"], "--reason <TEXT>"),
         (&["list", "now"], "unexpected argument 'now'"),

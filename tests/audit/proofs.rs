@@ -54,7 +54,10 @@ async fn a_proof_is_checked_by_an_independent_script_and_survives_the_row() {
     // The rows go, and so does the whole table: who has the proof needs the head only.
     stage.sql("TRUNCATE steward.audit_logs").await;
     assert_eq!(check(&proof, &newest), Ok(()));
-    assert_eq!(stage.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), None).await, Outcome::NoRow);
+    assert_eq!(
+        stage.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), None).await,
+        Outcome::NoRow
+    );
 }
 
 #[tokio::test]
@@ -80,7 +83,12 @@ fn check(proof: &Proof, head: &str) -> Result<(), String> {
         .stderr(Stdio::piped())
         .spawn()
         .expect("python3 is there: scripts/install-deps.sh test");
-    child.stdin.take().unwrap().write_all(serde_json::to_string(proof).unwrap().as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(serde_json::to_string(proof).unwrap().as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     match output.status.success() {
         true => Ok(()),

@@ -94,7 +94,8 @@ impl Stage {
     }
 
     pub async fn verify_against(&self, against: &[Head]) -> Verification {
-        let question = Question { against: against.to_vec(), min_keep: Duration::from_secs(30 * 86_400) };
+        let question =
+            Question { against: against.to_vec(), min_keep: Duration::from_secs(30 * 86_400) };
         verify(&mut self.db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap()
     }
 

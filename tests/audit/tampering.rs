@@ -44,9 +44,9 @@ async fn a_change_of_any_field_of_a_row_is_found_and_named() {
         ("xid", "pg_current_xact_id()"),
     ];
     for (field, value) in changes {
-        let (before, found) = changed(&stage, &format!("SET {field} = {value} WHERE id = '{id}'")).await;
-        let altered =
-            |finding: &Finding| matches!(finding, Finding::RowAltered { entry: 2, id: named, .. } if *named == id);
+        let (before, found) =
+            changed(&stage, &format!("SET {field} = {value} WHERE id = '{id}'")).await;
+        let altered = |finding: &Finding| matches!(finding, Finding::RowAltered { entry: 2, id: named, .. } if *named == id);
         let added = |finding: &Finding| matches!(finding, Finding::RowAdded { id: named, .. } if *named == id);
         assert!(
             found.iter().any(altered) && found.iter().all(|f| altered(f) || added(f)),
@@ -82,7 +82,10 @@ async fn rows_that_are_missing_added_or_swapped_are_named() {
         .await;
     let forged: uuid::Uuid = stage.admin.text("SELECT id FROM forged").await.parse().unwrap();
     let found = stage.verify().await.findings;
-    assert!(matches!(found[..], [Finding::RowAdded { entry: 2, id, .. }] if id == forged), "{found:?}");
+    assert!(
+        matches!(found[..], [Finding::RowAdded { entry: 2, id, .. }] if id == forged),
+        "{found:?}"
+    );
     stage.sql("DELETE FROM steward.audit_logs WHERE action = 'forged'").await;
 
     // What one row says is put under the other's id, time and transaction.
@@ -121,7 +124,10 @@ async fn changed_leaves_and_entries_are_found() {
     // A leaf alone, and a leaf together with its row.
     let flip = "UPDATE steward.audit_leaves SET leaves = set_byte(leaves, 40, get_byte(leaves, 40) # 1) WHERE seal = 2";
     stage.sql(flip).await;
-    assert_eq!(stage.verify().await.findings, [Finding::LeavesAltered { entry: 2, rows_as_sealed: true }]);
+    assert_eq!(
+        stage.verify().await.findings,
+        [Finding::LeavesAltered { entry: 2, rows_as_sealed: true }]
+    );
     let id = stage.id(11).await;
     let (before, found) = changed(&stage, &format!("SET actor = 'x' WHERE id = '{id}'")).await;
     assert_eq!(found, [Finding::LeavesAltered { entry: 2, rows_as_sealed: false }]);
@@ -131,13 +137,20 @@ async fn changed_leaves_and_entries_are_found() {
     stage
         .sql("CREATE TABLE kept AS SELECT * FROM steward.audit_leaves; DELETE FROM steward.audit_leaves WHERE seal = 3")
         .await;
-    assert_eq!(stage.verify().await.findings, [Finding::LeavesAltered { entry: 3, rows_as_sealed: true }]);
+    assert_eq!(
+        stage.verify().await.findings,
+        [Finding::LeavesAltered { entry: 3, rows_as_sealed: true }]
+    );
     stage.sql("INSERT INTO steward.audit_leaves SELECT * FROM kept WHERE seal = 3").await;
 
     // An entry.
-    for change in
-        ["row_count = 11", "epoch = 'x/1'", "sealed_by = 'x'", "last_at = last_at + interval '1 s'", "root = head"]
-    {
+    for change in [
+        "row_count = 11",
+        "epoch = 'x/1'",
+        "sealed_by = 'x'",
+        "last_at = last_at + interval '1 s'",
+        "root = head",
+    ] {
         stage.sql(&format!("CREATE TABLE was AS SELECT * FROM steward.audit_seals WHERE number = 2; UPDATE steward.audit_seals SET {change} WHERE number = 2")).await;
         let found = stage.verify().await.findings;
         assert!(found.contains(&Finding::EntryAltered { entry: 2 }), "{change}: {found:?}");
@@ -163,7 +176,11 @@ async fn changed_leaves_and_entries_are_found() {
     assert_eq!(found[0], Finding::EntriesMissing { from: 2, to: 2 });
     stage.sql("TRUNCATE steward.audit_leaves, steward.audit_seals").await;
     let found = stage.verify().await;
-    assert_eq!((found.entries, found.unsealed, found.is_sound()), (0, 31, true), "without a chain nothing is proven");
+    assert_eq!(
+        (found.entries, found.unsealed, found.is_sound()),
+        (0, 31, true),
+        "without a chain nothing is proven"
+    );
     let found = stage.verify_against(&heads[2..]).await.findings;
     assert_eq!(found, [Finding::HeadDiffers { published: heads[2].to_string(), chain_has: None }]);
 }
@@ -181,10 +198,16 @@ async fn a_chain_that_a_superuser_made_anew_shows_only_against_a_head_from_outsi
         .await;
     stage.seal().await;
     let found = stage.verify().await;
-    assert!(found.is_sound(), "it is sound in itself, which is what the outside head is for: {found:?}");
+    assert!(
+        found.is_sound(),
+        "it is sound in itself, which is what the outside head is for: {found:?}"
+    );
     let found = stage.verify_against(&published[1..2]).await;
     assert_eq!(found.heads_matched, 0);
-    assert!(matches!(&found.findings[..], [Finding::HeadDiffers { chain_has: None, .. }]), "{found:?}");
+    assert!(
+        matches!(&found.findings[..], [Finding::HeadDiffers { chain_has: None, .. }]),
+        "{found:?}"
+    );
     stage.log(40, 41).await;
     stage.seal().await;
     let found = stage.verify_against(&published).await;
@@ -198,7 +221,9 @@ async fn heads(stage: &Stage) -> Vec<Head> {
 
 /// Changes the trail (the rest of an UPDATE or DELETE of `l`), and returns what was found, and the ids of rows to restore.
 async fn changed(stage: &Stage, change: &str) -> (String, Vec<Finding>) {
-    stage.sql("DROP TABLE IF EXISTS before; CREATE TABLE before AS SELECT * FROM steward.audit_logs").await;
+    stage
+        .sql("DROP TABLE IF EXISTS before; CREATE TABLE before AS SELECT * FROM steward.audit_logs")
+        .await;
     let sql = match change.strip_prefix("DELETE") {
         Some(rest) => format!("DELETE FROM steward.audit_logs l {rest}"),
         None => format!("UPDATE steward.audit_logs l {change}"),

@@ -10,7 +10,9 @@ async fn a_transaction_that_wrote_before_the_seal_and_commits_after_it_is_sealed
     let stage = Stage::with(&[("max_prepared_transactions", "2")]).await;
     stage.log(1, 3).await;
     let late = connect(&stage.server.url()).await.unwrap();
-    late.batch_execute("BEGIN; SELECT steward.log_audit_event('late', user_id => 'late')").await.unwrap();
+    late.batch_execute("BEGIN; SELECT steward.log_audit_event('late', user_id => 'late')")
+        .await
+        .unwrap();
     stage.log(4, 6).await;
     let sealed = stage.seal().await;
     assert_eq!(sealed[0].row_count, 3, "up to the open transaction");
@@ -85,7 +87,10 @@ async fn two_sealers_at_once_make_one_chain() {
     let stage = Stage::new().await;
     stage.log(1, 5).await;
     let (one, two) = tokio::join!(stage.seal_one(), stage.seal_one());
-    let made = [&one, &two].into_iter().filter(|outcome| outcome.as_ref().is_ok_and(|o| o.seal.is_some())).count();
+    let made = [&one, &two]
+        .into_iter()
+        .filter(|outcome| outcome.as_ref().is_ok_and(|o| o.seal.is_some()))
+        .count();
     assert_eq!(made, 1, "{one:?} {two:?}");
     assert!(stage.verify().await.is_sound());
 }

@@ -67,12 +67,16 @@ async fn both_formats_give_back_what_is_in_the_trail() {
     let texts: Vec<String> = names
         .iter()
         .map(|name| match *name {
-            "created_at" => r#"to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#.to_owned(),
+            "created_at" => {
+                r#"to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#
+                    .to_owned()
+            }
             "ip_address" => "to_jsonb(ip_address) #>> '{}'".to_owned(),
             name => format!("{name}::text"),
         })
         .collect();
-    let sql = format!("SELECT {} FROM steward.audit_logs ORDER BY created_at, id", texts.join(", "));
+    let sql =
+        format!("SELECT {} FROM steward.audit_logs ORDER BY created_at, id", texts.join(", "));
     let rows = trail.client.query(&sql, &[]).await.unwrap();
     let expected: Vec<Vec<Option<String>>> =
         rows.iter().map(|row| (0..names.len()).map(|column| row.get(column)).collect()).collect();
@@ -84,12 +88,20 @@ async fn both_formats_give_back_what_is_in_the_trail() {
     assert_eq!(header, names);
     // What a spreadsheet would take for a formula begins with an apostrophe.
     let shown = |text: &String| {
-        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.clone() }
+        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+            format!("'{text}")
+        } else {
+            text.clone()
+        }
     };
-    let told: Vec<Vec<Option<String>>> =
-        expected.iter().map(|row| row.iter().map(|text| text.as_ref().map(shown)).collect()).collect();
+    let told: Vec<Vec<Option<String>>> = expected
+        .iter()
+        .map(|row| row.iter().map(|text| text.as_ref().map(shown)).collect())
+        .collect();
     assert_eq!(records, told);
-    assert!(csv.err.contains("6 events exported, from 2026-11-01T00:00:00.000000Z to 2026-11-01T00:00:03.000000Z"));
+    assert!(csv.err.contains(
+        "6 events exported, from 2026-11-01T00:00:00.000000Z to 2026-11-01T00:00:03.000000Z"
+    ));
 
     let ndjson = trail.audit(&["export"]).succeeded();
     for (line, row) in ndjson.out.lines().zip(&expected) {
@@ -100,7 +112,9 @@ async fn both_formats_give_back_what_is_in_the_trail() {
             match wanted {
                 None => assert_eq!(object[*name], Value::Null, "{name}"),
                 // As PostgreSQL wrote it, letter by letter.
-                Some(json) if is_json => assert!(line.contains(&format!("\"{name}\":{json}")), "{json}: {line}"),
+                Some(json) if is_json => {
+                    assert!(line.contains(&format!("\"{name}\":{json}")), "{json}: {line}")
+                }
                 Some(text) => assert_eq!(object[*name], Value::String(text.clone()), "{name}"),
             }
         }

@@ -16,7 +16,11 @@ const EVENTS: &str = "
            (clock_timestamp() - interval '10 minutes', 'h', 'application', 'user_login', 'bob', 'web', NULL, NULL, NULL)";
 
 fn requests(said: Said) -> String {
-    said.succeeded().lines().iter().map(|event| event["request_id"].as_str().unwrap().to_owned()).collect()
+    said.succeeded()
+        .lines()
+        .iter()
+        .map(|event| event["request_id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -52,15 +56,21 @@ async fn each_filter_finds_exactly_its_events() {
         (&["--since", "2h"], "gh"),
         (&["--since", "2h", "--until", "30m"], "g"),
         (&["--since", "2026-11-01", "--until", "15m", "--user", "bob"], "cg"),
-        (&["--user", "ann", "--action", "user.*", "--ip", "10.0.0.8", "--source", "application"], "b"),
+        (
+            &["--user", "ann", "--action", "user.*", "--ip", "10.0.0.8", "--source", "application"],
+            "b",
+        ),
     ];
     for (arguments, wanted) in table {
         let exported = requests(trail.audit(&[&["export"], *arguments].concat()));
         assert_eq!(exported, *wanted, "export {arguments:?}");
         let listed = trail.audit(&[&["list", "--json"], *arguments].concat()).succeeded();
         let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.out).unwrap();
-        let listed: String =
-            listed.iter().rev().map(|event| event["request_id"].as_str().unwrap().to_owned()).collect();
+        let listed: String = listed
+            .iter()
+            .rev()
+            .map(|event| event["request_id"].as_str().unwrap().to_owned())
+            .collect();
         assert_eq!(listed, *wanted, "list {arguments:?}, newest first");
     }
 }
@@ -69,8 +79,7 @@ async fn each_filter_finds_exactly_its_events() {
 async fn what_was_written_after_the_beginning_of_an_export_is_not_in_it() {
     let trail = Trail::new().await;
     trail.client.batch_execute(EVENTS).await.unwrap();
-    let later =
-        "UPDATE steward.audit_logs SET created_at = clock_timestamp() + interval '1 hour' WHERE request_id = 'a'";
+    let later = "UPDATE steward.audit_logs SET created_at = clock_timestamp() + interval '1 hour' WHERE request_id = 'a'";
     trail.client.batch_execute(later).await.unwrap();
     assert_eq!(requests(trail.audit(&["export"])), "bcdefgh");
     assert_eq!(requests(trail.audit(&["export", "--until", "9999-12-31"])), "bcdefgha");
@@ -112,7 +121,10 @@ fn bad_forms_are_told_and_refused() {
     ] {
         for command in ["list", "export"] {
             let said = Said::of(setup.command(&[&["audit", command], &arguments[..]].concat()));
-            said.refused(64, &[&format!("found {found}").replace("found empty", "found an empty"), "wanted "]);
+            said.refused(
+                64,
+                &[&format!("found {found}").replace("found empty", "found an empty"), "wanted "],
+            );
         }
     }
     let said = |arguments: &[&str]| Said::of(setup.command(&[&["audit"], arguments].concat()));
@@ -120,7 +132,8 @@ fn bad_forms_are_told_and_refused() {
     for limit in ["0", "10001", "-1", "many"] {
         assert_eq!(said(&["list", "--limit", limit]).code, Some(64), "{limit}");
     }
-    said(&["list", "--before", "2026-11-27"]).refused(64, &["found \"2026-11-27\"", "wanted TIME,ID"]);
+    said(&["list", "--before", "2026-11-27"])
+        .refused(64, &["found \"2026-11-27\"", "wanted TIME,ID"]);
     said(&["export", "--format", "xml"]).refused(64, &["xml", "ndjson", "csv"]);
     said(&["export", "--force"]).refused(64, &["--output"]);
     said(&["export"]).refused(69, &["database main"]);

@@ -50,7 +50,9 @@ impl Said {
     fn lines(&self) -> Vec<Value> {
         self.out
             .lines()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
             .collect()
     }
 }
@@ -80,7 +82,11 @@ impl Trail {
     fn start(&self, arguments: &[&str]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgsteward"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("DATABASE_URL", self.database.url()).arg("audit").args(arguments).args(["--config", "/dev/null"]);
+        command
+            .env("DATABASE_URL", self.database.url())
+            .arg("audit")
+            .args(arguments)
+            .args(["--config", "/dev/null"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 

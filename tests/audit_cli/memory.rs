@@ -15,7 +15,9 @@ async fn most(trail: &Trail, arguments: &[&str]) -> (u64, Option<i32>) {
     let mut most = 0;
     loop {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let peak = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
         most = most.max(peak.unwrap_or(0));
         if let Some(status) = child.try_wait().unwrap() {
             return (most, status.code());
@@ -59,5 +61,9 @@ async fn large_events_take_no_more() {
     assert_eq!(code, Some(0));
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(written.lines().count(), 10_600);
-    assert!(written.len() > 100_000_000 && peak < MOST_KIB, "{peak} KiB for {} bytes", written.len());
+    assert!(
+        written.len() > 100_000_000 && peak < MOST_KIB,
+        "{peak} KiB for {} bytes",
+        written.len()
+    );
 }

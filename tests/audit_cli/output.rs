@@ -8,8 +8,10 @@ use crate::Trail;
 use crate::harness::{BOUND, wait_until};
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -23,7 +25,11 @@ async fn a_file_appears_when_it_is_whole() {
     // An export that was killed left this.
     fs::write(folder.path().join("trail.ndjson.partial"), "x".repeat(100_000)).unwrap();
 
-    trail.client.batch_execute("BEGIN; LOCK TABLE steward.audit_logs IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    trail
+        .client
+        .batch_execute("BEGIN; LOCK TABLE steward.audit_logs IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let mut child = trail.start(&["export", "--output", target.to_str().unwrap()]);
     let partial = folder.path().join("trail.ndjson.partial");
     wait_until("it is begun", BOUND, async || partial.metadata().unwrap().len() == 0).await;
@@ -45,7 +51,9 @@ async fn nothing_is_replaced_unasked() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("trail.csv");
     let path = target.to_str().unwrap();
-    let export = |arguments: &[&str]| trail.audit(&[&["export", "--format", "csv", "--output"], arguments].concat());
+    let export = |arguments: &[&str]| {
+        trail.audit(&[&["export", "--format", "csv", "--output"], arguments].concat())
+    };
 
     let said = export(&[path]).succeeded();
     assert!(said.out.is_empty() && said.err.contains("5 events exported"), "{said:?}");
@@ -54,7 +62,10 @@ async fn nothing_is_replaced_unasked() {
     export(&[path]).refused(64, &["exists", "--force"]);
     assert_eq!(fs::read_to_string(&target).unwrap(), "mine");
     export(&[path, "--force"]).succeeded();
-    assert_eq!(fs::read_to_string(&target).unwrap(), trail.audit(&["export", "--format", "csv"]).succeeded().out);
+    assert_eq!(
+        fs::read_to_string(&target).unwrap(),
+        trail.audit(&["export", "--format", "csv"]).succeeded().out
+    );
     assert_eq!(names(folder.path()), ["trail.csv"]);
 
     export(&[folder.path().to_str().unwrap(), "--force"]).refused(64, &["is no file"]);
@@ -65,9 +76,14 @@ async fn nothing_is_replaced_unasked() {
     let elsewhere = folder.path().join("elsewhere");
     fs::write(&elsewhere, "not ours").unwrap();
     std::os::unix::fs::symlink(&elsewhere, folder.path().join("new.csv.partial")).unwrap();
-    assert_eq!(export(&[folder.path().join("new.csv").to_str().unwrap()]).code, Some(64), "a link is not followed");
+    assert_eq!(
+        export(&[folder.path().join("new.csv").to_str().unwrap()]).code,
+        Some(64),
+        "a link is not followed"
+    );
     assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "not ours");
-    export(&[folder.path().join("none/trail.csv").to_str().unwrap()]).refused(64, &["No such file"]);
+    export(&[folder.path().join("none/trail.csv").to_str().unwrap()])
+        .refused(64, &["No such file"]);
     export(&["/"]).refused(64, &["wanted the name of a file"]);
 }
 
@@ -80,7 +96,9 @@ async fn what_fails_leaves_nothing_behind() {
     fs::write(&target, "former").unwrap();
     let held = "BEGIN; LOCK TABLE steward.audit_logs IN ACCESS EXCLUSIVE MODE";
     trail.client.batch_execute(held).await.unwrap();
-    trail.audit(&["export", "--force", "--output", target.to_str().unwrap()]).refused(69, &["read events"]);
+    trail
+        .audit(&["export", "--force", "--output", target.to_str().unwrap()])
+        .refused(69, &["read events"]);
     assert_eq!(names(folder.path()), ["trail.ndjson"]);
     assert_eq!(fs::read_to_string(&target).unwrap(), "former");
 

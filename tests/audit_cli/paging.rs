@@ -7,7 +7,8 @@ use crate::Trail;
 const EVENTS: usize = 2_300;
 
 async fn ids(trail: &Trail, filter: &str) -> Vec<String> {
-    let sql = format!("SELECT id::text FROM steward.audit_logs WHERE {filter} ORDER BY created_at, id");
+    let sql =
+        format!("SELECT id::text FROM steward.audit_logs WHERE {filter} ORDER BY created_at, id");
     trail.client.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -15,11 +16,15 @@ async fn ids(trail: &Trail, filter: &str) -> Vec<String> {
 fn paged(trail: &Trail, arguments: &[&str]) -> Vec<String> {
     let (mut ids, mut before) = (Vec::new(), None::<String>);
     loop {
-        let cursor: Vec<&str> = before.iter().flat_map(|cursor| ["--before", cursor.as_str()]).collect();
+        let cursor: Vec<&str> =
+            before.iter().flat_map(|cursor| ["--before", cursor.as_str()]).collect();
         let said = trail.audit(&[&["list", "--json"], arguments, &cursor].concat()).succeeded();
         let page: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
         ids.extend(page.iter().map(|event| event["id"].as_str().unwrap().to_owned()));
-        let Some(next) = said.err.lines().find_map(|line| line.split_once("older: --before ")) else { return ids };
+        let Some(next) = said.err.lines().find_map(|line| line.split_once("older: --before "))
+        else {
+            return ids;
+        };
         assert!(before.as_deref() != Some(next.1), "it goes on: {said:?}");
         before = Some(next.1.to_owned());
     }
@@ -30,7 +35,10 @@ async fn pages_cover_everything_once() {
     let trail = Trail::new().await;
     trail.fill(EVENTS).await;
     trail.fill(EVENTS).await;
-    assert_eq!(trail.client.number("SELECT count(DISTINCT created_at) FROM steward.audit_logs").await, 2);
+    assert_eq!(
+        trail.client.number("SELECT count(DISTINCT created_at) FROM steward.audit_logs").await,
+        2
+    );
     let all = ids(&trail, "true").await;
     let exported: Vec<String> = trail
         .audit(&["export"])
@@ -47,7 +55,8 @@ async fn pages_cover_everything_once() {
     assert_eq!(paged(&trail, &["--limit", "999"]), newest_first);
     // A page that is exactly full is the last, and names no older one.
     let one_time = trail.client.text("SELECT max(created_at)::text FROM steward.audit_logs").await;
-    let theirs: Vec<String> = ids(&trail, &format!("created_at = '{one_time}' AND user_id = 'user-3'")).await;
+    let theirs: Vec<String> =
+        ids(&trail, &format!("created_at = '{one_time}' AND user_id = 'user-3'")).await;
     let theirs: Vec<String> = theirs.into_iter().rev().collect();
     let some = paged(&trail, &["--limit", &theirs.len().to_string(), "--user", "user-3"]);
     assert_eq!(some[..theirs.len()], theirs);

@@ -17,8 +17,11 @@ async fn the_table_tells_who_did_what_to_what() {
         SELECT steward.log_audit_event('report.sent', details => '{\"to\": \"board\"}')";
     trail.client.batch_execute(sql).await.unwrap();
     let said = trail.audit(&["list"]).succeeded();
-    let lines: Vec<Vec<&str>> =
-        said.out.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).collect()).collect();
+    let lines: Vec<Vec<&str>> = said
+        .out
+        .lines()
+        .map(|line| line.split("  ").filter(|cell| !cell.is_empty()).collect())
+        .collect();
     let without_time: Vec<Vec<&str>> =
         lines.iter().map(|cells| cells[1..].iter().map(|cell| cell.trim()).collect()).collect();
     assert_eq!(
@@ -26,8 +29,20 @@ async fn the_table_tells_who_did_what_to_what() {
         [
             vec!["who", "action", "resource", "ip", "what"],
             vec!["postgres", "report.sent", r#"{"to": "board"}"#],
-            vec!["user-7", "delete", "public.item/1", "10.0.0.7", r#"was id: 1, n: null, name: "b""#],
-            vec!["user-7", "update", "public.item/1", "10.0.0.7", r#"n: 5 → null, name: "a" → "b""#],
+            vec![
+                "user-7",
+                "delete",
+                "public.item/1",
+                "10.0.0.7",
+                r#"was id: 1, n: null, name: "b""#
+            ],
+            vec![
+                "user-7",
+                "update",
+                "public.item/1",
+                "10.0.0.7",
+                r#"n: 5 → null, name: "a" → "b""#
+            ],
             vec!["user-7", "insert", "public.item/1", "10.0.0.7", r#"id: 1, n: 5, name: "a""#],
         ],
         "{}",
@@ -47,7 +62,11 @@ async fn nothing_that_a_terminal_obeys_gets_there() {
     let obeyed = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2066}\u{2028}".contains(c));
     let table = trail.audit(&["list"]).succeeded();
     assert!(!table.out.contains(obeyed), "{:?}", table.out);
-    assert!(table.out.contains("\\u001b]0;owned\\u0007\\u009b31m\\r\\n\\t\\u007f\\u202e"), "{}", table.out);
+    assert!(
+        table.out.contains("\\u001b]0;owned\\u0007\\u009b31m\\r\\n\\t\\u007f\\u202e"),
+        "{}",
+        table.out
+    );
     assert_eq!(table.out.lines().count(), 2, "an event is one line: {}", table.out);
 
     let json = trail.audit(&["list", "--json"]).succeeded();

@@ -60,9 +60,15 @@ impl Account {
         const ROWS: &str = "
             SELECT id, kind, due_at, last_due_at, missed_count, state, reason, fenced
               FROM steward.job_runs WHERE job = $1 ORDER BY due_at";
-        let state = client.query_one(STATE, &[&job]).await.unwrap_or_else(|error| panic!("{job}: {error:?}"));
+        let state = client
+            .query_one(STATE, &[&job])
+            .await
+            .unwrap_or_else(|error| panic!("{job}: {error:?}"));
         let rows = client.query(ROWS, &[&job]).await.unwrap();
-        let effects = client.query("SELECT run_id FROM public.effects WHERE job = $1", &[&job]).await.unwrap();
+        let effects = client
+            .query("SELECT run_id FROM public.effects WHERE job = $1", &[&job])
+            .await
+            .unwrap();
         Account {
             job: job.to_owned(),
             fenced: true,
@@ -110,7 +116,8 @@ impl Account {
         }
         let counted = self.counted();
         if counted != self.totals {
-            breaches.push(format!("the job's row counts {:?}, its rows are {counted:?}", self.totals));
+            breaches
+                .push(format!("the job's row counts {:?}, its rows are {counted:?}", self.totals));
         }
         breaches
     }
@@ -122,7 +129,8 @@ impl Account {
         for row in &self.rows {
             // A first one at the row's own instant is included.
             let before = row.due_at - chrono::TimeDelta::milliseconds(1);
-            let covered: Vec<i64> = self.instants(before, row.last_due_at.unwrap_or(row.due_at)).collect();
+            let covered: Vec<i64> =
+                self.instants(before, row.last_due_at.unwrap_or(row.due_at)).collect();
             if covered.len() != row.missed_count.unwrap_or(1) as usize {
                 breaches.push(format!("{row:?} covers {} instants", covered.len()));
             }
@@ -134,12 +142,18 @@ impl Account {
             }
         }
         let wrong = accounted.iter().filter(|(_, count)| **count != 1);
-        breaches.extend(wrong.map(|(at, count)| format!("{} is accounted for {count} times", moment(*at))));
+        breaches.extend(
+            wrong.map(|(at, count)| format!("{} is accounted for {count} times", moment(*at))),
+        );
         breaches
     }
 
     /// After `from`, up to `to`, in seconds.
-    fn instants(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> impl Iterator<Item = i64> + use<> {
+    fn instants(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> impl Iterator<Item = i64> + use<> {
         let period = self.period;
         let first = from.timestamp_millis().div_euclid(period * 1000) + 1;
         let last = to.timestamp_millis().div_euclid(period * 1000);
@@ -153,12 +167,15 @@ impl Account {
         }
         let mut breaches = Vec::new();
         for row in &self.rows {
-            let (found, wanted) = (of_run.remove(&row.id).unwrap_or(0), usize::from(row.state == "succeeded"));
+            let (found, wanted) =
+                (of_run.remove(&row.id).unwrap_or(0), usize::from(row.state == "succeeded"));
             if found != wanted {
                 breaches.push(format!("{found} effects of {row:?}"));
             }
         }
-        breaches.extend(of_run.keys().map(|run| format!("an effect of the run {run}, which has no row")));
+        breaches.extend(
+            of_run.keys().map(|run| format!("an effect of the run {run}, which has no row")),
+        );
         breaches
     }
 
@@ -180,7 +197,9 @@ impl Row {
     fn breach(&self, fenced: bool) -> Option<String> {
         let why = match self.state.as_str() {
             "running" | "queued" => "it is not over",
-            "succeeded" if self.fenced != Some(fenced) => "it does not say rightly whether it was fenced",
+            "succeeded" if self.fenced != Some(fenced) => {
+                "it does not say rightly whether it was fenced"
+            }
             "succeeded" => return None,
             _ if self.reason.as_deref().is_none_or(str::is_empty) => "it has no reason",
             _ => return None,
@@ -232,7 +251,9 @@ fn an_account_that_adds_up_passes_and_each_way_not_to_add_up_is_found() {
     let spoilt: [(&str, Spoil); 13] = [
         ("an instant without a row", |account| drop(account.rows.remove(1))),
         ("an instant with two rows", |account| account.rows.push(account.rows[1].clone())),
-        ("a range over another row's instant", |account| account.rows[0].last_due_at = Some(moment(108))),
+        ("a range over another row's instant", |account| {
+            account.rows[0].last_due_at = Some(moment(108))
+        }),
         ("a range that counts wrong", |account| account.rows[0].missed_count = Some(2)),
         ("an instant before the job was seen", |account| account.first_seen = moment(102)),
         ("a floor that nothing accounts for", |account| account.floor = moment(112)),

@@ -3,7 +3,8 @@
 use crate::deaths::{hold_commit, hold_commit_unheard};
 use crate::harness::{BOUND, Daemon, PrivateServer, Proxy, connect, wait_for};
 use crate::stage::{
-    Gate, Stage, close_accounts, effect, gone, job, outcome, patient, prepare, running, wait_outcome, wait_sql,
+    Gate, Stage, close_accounts, effect, gone, job, outcome, patient, prepare, running,
+    wait_outcome, wait_sql,
 };
 
 #[tokio::test]
@@ -39,7 +40,8 @@ async fn a_server_killed_at_work_and_at_a_commit_leaves_no_effect_and_what_may_b
     assert_eq!(daemon.get("/livez").await.status, 200);
     server.restart().await;
     // The gates were open as soon as the server was dead.
-    let client = wait_for("the server is back", BOUND, async || connect(&server.url()).await.ok()).await;
+    let client =
+        wait_for("the server is back", BOUND, async || connect(&server.url()).await.ok()).await;
     wait_outcome(&client, &runs[0], "failed connection_lost").await;
     wait_outcome(&client, &runs[1], "succeeded").await;
     wait_outcome(&client, &runs[2], "failed connection_lost").await;
@@ -54,15 +56,18 @@ async fn a_commit_whose_answer_is_lost_is_told_by_the_row_and_not_done_again() {
     let stage = Stage::new().await;
     let holds = [hold_commit_unheard("committed", 1), hold_commit("undone", 2)].concat();
     stage.client.batch_execute(&holds).await.unwrap();
-    let jobs =
-        [job("committed", &effect("committed"), "retries = 10"), job("undone", &effect("undone"), "retries = 10")]
-            .concat();
+    let jobs = [
+        job("committed", &effect("committed"), "retries = 10"),
+        job("undone", &effect("undone"), "retries = 10"),
+    ]
+    .concat();
     let proxy = Proxy::start(stage.database.server().address()).await;
     let (first, second) = (stage.close(1).await, stage.close(2).await);
     let daemon = Daemon::spawn(patient(&stage.database.url_at(proxy.address()), &jobs)).await;
     first.reached().await;
     let undone_by = second.reached().await;
-    let (committed, undone) = (running(&stage.client, "committed").await, running(&stage.client, "undone").await);
+    let (committed, undone) =
+        (running(&stage.client, "committed").await, running(&stage.client, "undone").await);
 
     proxy.blackhole().await;
     first.open().await;
@@ -77,11 +82,19 @@ async fn a_commit_whose_answer_is_lost_is_told_by_the_row_and_not_done_again() {
     wait_outcome(&stage.client, &undone, "succeeded").await;
     for (run, times) in [(&committed, 1), (&undone, 2)] {
         let sql = format!("SELECT attempts FROM steward.job_runs WHERE id = '{run}'");
-        wait_sql(&stage.client, &sql, |attempts| if times == 1 { attempts == 1 } else { attempts > 1 }).await;
+        wait_sql(
+            &stage.client,
+            &sql,
+            |attempts| if times == 1 { attempts == 1 } else { attempts > 1 },
+        )
+        .await;
     }
     let told = "pgsteward_job_runs_total job_name=\"committed\" outcome=\"succeeded\"";
     daemon.wait_metric(told, |runs| runs >= 1.0).await;
-    assert_eq!(daemon.metric("pgsteward_job_runs_total job_name=\"committed\" outcome=\"failed\"").await, None);
+    assert_eq!(
+        daemon.metric("pgsteward_job_runs_total job_name=\"committed\" outcome=\"failed\"").await,
+        None
+    );
     close_accounts(&stage.client, vec![daemon], &["committed", "undone"]).await;
 }
 

@@ -3,7 +3,8 @@
 use crate::account::Account;
 use crate::harness::{BOUND, Daemon, Proxy, wait_until};
 use crate::stage::{
-    Stage, by_way_of, close_accounts, effect, gone, job, outcome, running, settle, wait_outcome, wait_sql,
+    Stage, by_way_of, close_accounts, effect, gone, job, outcome, running, settle, wait_outcome,
+    wait_sql,
 };
 
 /// A row's end as it is written waits at gate `number`, for one job.
@@ -58,9 +59,12 @@ async fn killed_at_work_a_run_is_lost_unless_its_commit_was_on_its_way() {
         job("committed", &effect("committed"), ""),
     ]
     .concat();
-    let holds =
-        [hold_end("written", "succeeded", 3), hold_commit("committing", 4), hold_commit_unheard("committed", 5)]
-            .concat();
+    let holds = [
+        hold_end("written", "succeeded", 3),
+        hold_commit("committing", 4),
+        hold_commit_unheard("committed", 5),
+    ]
+    .concat();
     stage.client.batch_execute(&holds).await.unwrap();
     let first = Daemon::spawn(stage.setup(&jobs)).await;
     first.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
@@ -89,7 +93,11 @@ async fn killed_at_work_a_run_is_lost_unless_its_commit_was_on_its_way() {
     for run in &runs[..4] {
         wait_outcome(&stage.client, run, "lost lease_expired").await;
     }
-    second.wait_metric("pgsteward_job_runs_total job_name=\"begun\" outcome=\"lost\"", |runs| runs == 1.0).await;
+    second
+        .wait_metric("pgsteward_job_runs_total job_name=\"begun\" outcome=\"lost\"", |runs| {
+            runs == 1.0
+        })
+        .await;
     assert_eq!(outcome(&stage.client, &runs[4]).await, "succeeded");
     for account in close_accounts(&stage.client, vec![second], &JOBS).await {
         assert_eq!(account.count("lost"), usize::from(account.job != "committed"), "{account:#?}");
@@ -99,7 +107,11 @@ async fn killed_at_work_a_run_is_lost_unless_its_commit_was_on_its_way() {
 /// Side by side, since each mostly waits for a lease to pass.
 #[tokio::test]
 async fn killed_around_its_work_a_run_leaves_nothing_half_done() {
-    tokio::join!(killed_before_its_claim_commits(), killed_before_its_work(), killed_while_a_failure_is_written());
+    tokio::join!(
+        killed_before_its_claim_commits(),
+        killed_before_its_work(),
+        killed_while_a_failure_is_written()
+    );
 }
 
 /// The instant is still due, and the next one runs it.
@@ -114,7 +126,10 @@ async fn killed_before_its_claim_commits() {
     let claiming = gate.reached().await;
     first.kill().await;
     gone(&stage.client, &[claiming]).await;
-    assert_eq!(stage.client.number("SELECT count(*) FROM steward.job_runs WHERE job = 'tick'").await, 0);
+    assert_eq!(
+        stage.client.number("SELECT count(*) FROM steward.job_runs WHERE job = 'tick'").await,
+        0
+    );
     gate.open().await;
 
     let second = Daemon::spawn(stage.setup(&jobs)).await;
@@ -165,8 +180,9 @@ async fn killed_while_a_failure_is_written() {
 #[tokio::test]
 async fn killed_again_and_again_it_doubles_nothing() {
     let stage = Stage::new().await;
-    let jobs: String =
-        ["one", "two"].map(|name| job(name, &format!("{}; SELECT pg_sleep(0.3)", effect(name)), "")).concat();
+    let jobs: String = ["one", "two"]
+        .map(|name| job(name, &format!("{}; SELECT pg_sleep(0.3)", effect(name)), ""))
+        .concat();
     for _ in 0..2 {
         let daemon = Daemon::spawn(stage.setup(&jobs)).await;
         let before = stage.client.number("SELECT count(*) FROM public.effects").await;

@@ -25,7 +25,8 @@ async fn one_dies_one_freezes_and_each_instant_runs_once() {
     let stage = Stage::new().await;
     let names: Vec<String> = (0..JOBS).map(|number| format!("job-{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let jobs: String = names.iter().map(|name| job(name, &effect(name), "catch_up = \"all\"")).collect();
+    let jobs: String =
+        names.iter().map(|name| job(name, &effect(name), "catch_up = \"all\"")).collect();
     let mut daemons = Vec::new();
     for _ in 0..3 {
         daemons.push(Daemon::spawn(stage.setup(&jobs)).await);
@@ -51,6 +52,10 @@ async fn one_dies_one_freezes_and_each_instant_runs_once() {
     assert!(instants >= 8 * JOBS, "{instants} instants");
     for account in &accounts {
         // A run that the dead one had begun is lost; every other instant ran.
-        assert_eq!(account.count("succeeded") + account.count("lost"), account.rows.len(), "{account:#?}");
+        assert_eq!(
+            account.count("succeeded") + account.count("lost"),
+            account.rows.len(),
+            "{account:#?}"
+        );
     }
 }

@@ -4,7 +4,9 @@ use rustix::process::Signal;
 
 use crate::deaths::hold_commit_unheard;
 use crate::harness::{Daemon, Proxy};
-use crate::stage::{Stage, by_way_of, close_accounts, effect, job, outcome, running, settle, wait_outcome, wait_sql};
+use crate::stage::{
+    Stage, by_way_of, close_accounts, effect, job, outcome, running, settle, wait_outcome, wait_sql,
+};
 
 /// It had claimed, and not begun: what it sends when it wakes up is refused.
 #[tokio::test]
@@ -56,7 +58,8 @@ async fn frozen_at_work_its_open_transaction_is_ended_and_what_was_sent_to_commi
     let (working, committing) = (stage.close(1).await, stage.close(2).await);
     working.reached().await;
     committing.reached().await;
-    let (tick, committed) = (running(&stage.client, "tick").await, running(&stage.client, "committed").await);
+    let (tick, committed) =
+        (running(&stage.client, "tick").await, running(&stage.client, "committed").await);
 
     // Nor is what else comes due now and then.
     let others = "SELECT count(*) FROM steward.job_runs WHERE state = 'running' AND job NOT IN ('tick', 'committed')";
@@ -100,7 +103,8 @@ async fn frozen_while_it_renews_its_lease_it_keeps_nobody_from_taking_it() {
     gate.open().await;
 
     second.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
-    let late = format!("SELECT extract(epoch FROM acquired_at - '{until}')::int FROM steward.leases");
+    let late =
+        format!("SELECT extract(epoch FROM acquired_at - '{until}')::int FROM steward.leases");
     let late = stage.client.number(&late).await;
     assert!((0..12).contains(&late), "taken over {late} s after the lease ended");
     settle(&stage.client, &["tick"]).await;

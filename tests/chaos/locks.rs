@@ -13,9 +13,18 @@ async fn sessions_terminated_at_random_lose_nothing_and_double_nothing() {
     let stage = Stage::new().await;
     let names = ["one", "two", "three"];
     let jobs: String = names
-        .map(|name| job(name, &format!("{}; SELECT pg_sleep(0.2)", effect(name)), "retries = 1\noverlap = \"queue\""))
+        .map(|name| {
+            job(
+                name,
+                &format!("{}; SELECT pg_sleep(0.2)", effect(name)),
+                "retries = 1\noverlap = \"queue\"",
+            )
+        })
         .concat();
-    let daemon = Daemon::spawn(stage.setup(&format!("{jobs}\n[jobs.health-probe]\nschedule = \"@every 1s\"\n"))).await;
+    let daemon = Daemon::spawn(
+        stage.setup(&format!("{jobs}\n[jobs.health-probe]\nschedule = \"@every 1s\"\n")),
+    )
+    .await;
     let watch = Watch::livez(daemon.address());
     let mut ended: BTreeMap<String, usize> = BTreeMap::new();
     wait_until("each kind of session is terminated often enough", BOUND, async || {
@@ -53,7 +62,8 @@ async fn a_ledger_that_is_locked_for_long_is_accounted_for_afterwards() {
     settle(&stage.client, &["latest", "all"]).await;
     gate.reached().await;
     let watch = Watch::livez(daemon.address());
-    let (blocker, locked_at) = (stage.database.client().await, "SELECT extract(epoch FROM clock_timestamp())::bigint");
+    let (blocker, locked_at) =
+        (stage.database.client().await, "SELECT extract(epoch FROM clock_timestamp())::bigint");
     let begun = blocker.number(locked_at).await;
     // The run at the gate has locked its row, and ends against the wait for both.
     gate.open().await;
@@ -73,6 +83,7 @@ async fn a_ledger_that_is_locked_for_long_is_accounted_for_afterwards() {
     blocker.batch_execute("COMMIT").await.unwrap();
 
     let accounts = close_accounts(&stage.client, vec![daemon], &["latest", "all", "held"]).await;
-    let missed = |place: usize| accounts[place].rows.iter().filter(|row| row.kind == "missed").count();
+    let missed =
+        |place: usize| accounts[place].rows.iter().filter(|row| row.kind == "missed").count();
     assert!(missed(0) > 0, "the newest runs, those before it are told of: {:#?}", accounts[0]);
 }

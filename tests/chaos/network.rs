@@ -1,7 +1,9 @@
 //! The network swallows everything for longer than a lease, and heals.
 
 use crate::harness::{Daemon, Proxy};
-use crate::stage::{Stage, Watch, close_accounts, effect, gone, job, outcome, running, setup, wait_sql};
+use crate::stage::{
+    Stage, Watch, close_accounts, effect, gone, job, outcome, running, setup, wait_sql,
+};
 
 #[tokio::test]
 async fn a_silent_network_ends_with_every_run_told_by_its_row() {
@@ -21,7 +23,8 @@ async fn a_silent_network_ends_with_every_run_told_by_its_row() {
     proxy.blackhole().await;
     // It believes in its lease for less than the lease lasts.
     daemon.wait_metric("pgsteward_observer", |observing| observing == 0.0).await;
-    let expired = "SELECT (expires_at < clock_timestamp())::int FROM steward.leases WHERE name = 'observer'";
+    let expired =
+        "SELECT (expires_at < clock_timestamp())::int FROM steward.leases WHERE name = 'observer'";
     wait_sql(&stage.client, expired, |expired| expired == 1).await;
     // Its statement ends, and nobody hears of it: the open transaction is not left to stand.
     gate.open().await;

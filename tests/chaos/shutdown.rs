@@ -23,8 +23,12 @@ async fn what_ends_in_time_is_let_and_what_does_not_is_cancelled_on_the_server()
     daemon.signal(Signal::TERM);
     daemon.wait_status("/readyz", 503).await;
     quick.open().await;
-    wait_sql(&stage.client, &format!("SELECT count(*) FROM public.effects WHERE run_id = '{}'", runs[0]), |n| n == 1)
-        .await;
+    wait_sql(
+        &stage.client,
+        &format!("SELECT count(*) FROM public.effects WHERE run_id = '{}'", runs[0]),
+        |n| n == 1,
+    )
+    .await;
     assert_eq!(daemon.wait_exit().await.code(), Some(0), "{}", daemon.log());
 
     assert_eq!(outcome(&stage.client, &runs[0]).await, "succeeded");

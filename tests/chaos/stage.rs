@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinHandle;
 
 use crate::account::Account;
-use crate::harness::{BOUND, Daemon, Setup, Template, TestClient, TestDatabase, connect, http, wait_for, wait_until};
+use crate::harness::{
+    BOUND, Daemon, Setup, Template, TestClient, TestDatabase, connect, http, wait_for, wait_until,
+};
 
 /// What every configuration here begins with: a lane for each job.
 fn config(database: &str, lease: &str, jobs: &str) -> String {
@@ -130,13 +132,19 @@ pub async fn running(client: &TestClient, job: &str) -> String {
     let sql = format!(
         "SELECT coalesce((SELECT id::text FROM steward.job_runs WHERE job = '{job}' AND state = 'running'), '')"
     );
-    wait_for(&format!("a run of {job}"), BOUND, async || Some(client.text(&sql).await).filter(|id| !id.is_empty()))
-        .await
+    wait_for(&format!("a run of {job}"), BOUND, async || {
+        Some(client.text(&sql).await).filter(|id| !id.is_empty())
+    })
+    .await
 }
 
 /// State and reason of a run.
 pub async fn outcome(client: &TestClient, run: &str) -> String {
-    client.text(&format!("SELECT concat_ws(' ', state, reason) FROM steward.job_runs WHERE id = '{run}'")).await
+    client
+        .text(&format!(
+            "SELECT concat_ws(' ', state, reason) FROM steward.job_runs WHERE id = '{run}'"
+        ))
+        .await
 }
 
 /// Waits until a run ended so.
@@ -171,7 +179,11 @@ pub async fn settle(client: &TestClient, jobs: &[&str]) {
 }
 
 /// Waits until the jobs run again, stops the daemons in order, and checks each job's account.
-pub async fn close_accounts(client: &TestClient, daemons: Vec<Daemon>, jobs: &[&str]) -> Vec<Account> {
+pub async fn close_accounts(
+    client: &TestClient,
+    daemons: Vec<Daemon>,
+    jobs: &[&str],
+) -> Vec<Account> {
     settle(client, jobs).await;
     for daemon in daemons {
         assert_eq!(daemon.terminate().await.code(), Some(0));

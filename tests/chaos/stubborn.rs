@@ -2,7 +2,9 @@
 
 use crate::deaths::UNHEARD;
 use crate::harness::Daemon;
-use crate::stage::{Stage, close_accounts, effect, gone, job, outcome, running, setup, wait_outcome, wait_sql};
+use crate::stage::{
+    Stage, close_accounts, effect, gone, job, outcome, running, setup, wait_outcome, wait_sql,
+};
 
 /// Goes on, whatever it is told, as long as there is a row.
 const STUBBORN: &str = "
@@ -28,7 +30,8 @@ async fn one_that_ignores_its_cancel_is_terminated_and_the_job_goes_on() {
     let daemon = Daemon::spawn(stage.setup(&jobs)).await;
     let run = running(&stage.client, "tick").await;
     wait_outcome(&stage.client, &run, "timed_out timeout").await;
-    let row = format!("SELECT concat_ws(' ', attempts, error) FROM steward.job_runs WHERE id = '{run}'");
+    let row =
+        format!("SELECT concat_ws(' ', attempts, error) FROM steward.job_runs WHERE id = '{run}'");
     let row = stage.client.text(&row).await;
     let proven = "1 over its timeout of 1 s; its statement ignored the cancel, and its session was terminated";
     assert!(row.starts_with(proven), "{row}");
@@ -72,7 +75,11 @@ async fn one_that_cannot_be_ended_keeps_its_job_waiting_and_no_other() {
     let line = daemon.wait_log("it may still run").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     let run = line["run_id"].as_str().unwrap().to_owned();
-    assert_eq!((line["job"].as_str(), line["outcome"].as_str()), (Some("tick"), Some("timed_out")), "{line}");
+    assert_eq!(
+        (line["job"].as_str(), line["outcome"].as_str()),
+        (Some("tick"), Some("timed_out")),
+        "{line}"
+    );
     daemon.wait_log("its end is written when that has ended").await;
     daemon.wait_metric("pgsteward_jobs_quarantined", |jobs| jobs == 1.0).await;
     // Instants that come due meanwhile are accounted for, and begin nothing; other jobs run, for
@@ -96,5 +103,8 @@ async fn one_that_cannot_be_ended_keeps_its_job_waiting_and_no_other() {
     wait_outcome(&stage.client, &run, "timed_out timeout").await;
     daemon.wait_metric("pgsteward_jobs_quarantined", |jobs| jobs == 0.0).await;
     let accounts = close_accounts(&stage.client, vec![daemon], &["tick", "other"]).await;
-    assert!(accounts[0].count("timed_out") >= 1 && accounts[0].count("succeeded") >= 1, "{accounts:#?}");
+    assert!(
+        accounts[0].count("timed_out") >= 1 && accounts[0].count("succeeded") >= 1,
+        "{accounts:#?}"
+    );
 }

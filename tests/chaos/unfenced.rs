@@ -30,11 +30,13 @@ async fn killed_at_work_outside_a_transaction_the_job_waits_until_its_session_is
     keeper.batch_execute("BEGIN; LOCK public.kept IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
     let first = Daemon::spawn(stage.setup(&jobs)).await;
     let working = gate.reached().await;
-    let waiting = "SELECT coalesce(min(pid), 0) FROM pg_stat_activity WHERE datname = current_database()
+    let waiting =
+        "SELECT coalesce(min(pid), 0) FROM pg_stat_activity WHERE datname = current_database()
                     AND query LIKE 'VACUUM public.kept%' AND wait_event_type = 'Lock'";
     wait_sql(&stage.client, waiting, |pid| pid != 0).await;
     let vacuuming = stage.client.number(waiting).await;
-    let (steps, vacuum) = (running(&stage.client, "steps").await, running(&stage.client, "vacuum-kept").await);
+    let (steps, vacuum) =
+        (running(&stage.client, "steps").await, running(&stage.client, "vacuum-kept").await);
     let noted = format!(
         "SELECT count(*) FROM steward.job_runs WHERE id = '{steps}' AND NOT fenced AND backend_pid = {working}"
     );
@@ -54,7 +56,11 @@ async fn killed_at_work_outside_a_transaction_the_job_waits_until_its_session_is
           WHERE r.id = '{steps}' AND m.reason = 'overlap' AND m.last_due_at > r.finished_at"
     );
     wait_sql(&stage.client, &skipped, |instants| instants >= 1).await;
-    assert_eq!(stage.client.number("SELECT count(*) FROM public.steps").await, 1, "nothing runs beside it");
+    assert_eq!(
+        stage.client.number("SELECT count(*) FROM public.steps").await,
+        1,
+        "nothing runs beside it"
+    );
 
     gate.open().await;
     gone(&stage.client, &[working]).await;

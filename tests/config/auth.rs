@@ -19,8 +19,14 @@ fn tokens_are_read() {
     assert_eq!(loaded.warnings, Vec::<String>::new());
     let config = loaded.config;
     let ci = &config.auth.tokens["ci"];
-    assert_eq!((ci.role, ci.sha256[..2].to_vec(), ci.cidrs.len()), (Role::Viewer, vec![0x9f, 0x86], 2));
-    assert!(ci.cidrs[0].contains(IpAddr::from([10, 1, 1, 1])) && !ci.cidrs[0].contains(IpAddr::from([11, 0, 0, 0])));
+    assert_eq!(
+        (ci.role, ci.sha256[..2].to_vec(), ci.cidrs.len()),
+        (Role::Viewer, vec![0x9f, 0x86], 2)
+    );
+    assert!(
+        ci.cidrs[0].contains(IpAddr::from([10, 1, 1, 1]))
+            && !ci.cidrs[0].contains(IpAddr::from([11, 0, 0, 0]))
+    );
     assert!(config.auth.is_configured() && !Config::default().auth.is_configured());
     for (text, seconds) in [
         ("2099-01-31", 4_073_500_800),
@@ -40,7 +46,10 @@ fn tokens_are_read() {
 #[test]
 fn a_token_that_has_expired_is_a_warning() {
     let loaded = token("expires = 2001-02-03\n").holds();
-    assert_eq!(loaded.warnings, ["auth.tokens.ci has expired at 2001-02-03T00:00:00Z: it is no longer accepted"]);
+    assert_eq!(
+        loaded.warnings,
+        ["auth.tokens.ci has expired at 2001-02-03T00:00:00Z: it is no longer accepted"]
+    );
 }
 
 #[test]
@@ -87,7 +96,10 @@ fn json_web_tokens_are_read() {
     assert_eq!(config.auth.jwt.secret, inline(secret));
     assert!(config.auth.is_configured());
     // A stronger source replaces the weaker one's form.
-    let config = Given::file("[auth.jwt]\nsecret_file = \"x\"\n").url().env("SUPABASE_JWT_SECRET", secret).config();
+    let config = Given::file("[auth.jwt]\nsecret_file = \"x\"\n")
+        .url()
+        .env("SUPABASE_JWT_SECRET", secret)
+        .config();
     assert_eq!(config.auth.jwt.secret, inline(secret));
 
     let config = Given::file(
@@ -97,14 +109,20 @@ fn json_web_tokens_are_read() {
     .url()
     .config();
     let jwt = config.auth.jwt;
-    assert_eq!((jwt.issuer, jwt.audience), (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()]));
+    assert_eq!(
+        (jwt.issuer, jwt.audience),
+        (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()])
+    );
     assert!(jwt.jwks_file.unwrap().ends_with("jwks.json"));
     // What is said replaces the default: service_role is nobody here.
     let roles = [("authenticated".to_owned(), Role::Viewer), ("boss".to_owned(), Role::Admin)];
     assert_eq!(jwt.roles, roles.into());
 
     let loaded = Given::file("[auth.jwt]\nissuer = \"a\"\n").url().holds();
-    assert_eq!(loaded.warnings, ["auth.jwt has neither secret nor jwks_file: no JSON Web Token is accepted"]);
+    assert_eq!(
+        loaded.warnings,
+        ["auth.jwt has neither secret nor jwks_file: no JSON Web Token is accepted"]
+    );
 }
 
 #[test]
@@ -163,7 +181,12 @@ fn what_carries_credentials_is_judged() {
 #[test]
 fn origins_are_exact() {
     let given = |origin: &str| Given::file(format!("[http]\ncors_origins = [{origin:?}]\n")).url();
-    for right in ["https://a.example", "https://a.example:8443", "http://localhost:3000", "http://[::1]:80443"] {
+    for right in [
+        "https://a.example",
+        "https://a.example:8443",
+        "http://localhost:3000",
+        "http://[::1]:80443",
+    ] {
         let port_fits = !right.ends_with("80443");
         assert_eq!(given(right).load().is_ok(), port_fits, "{right}");
     }
@@ -182,6 +205,9 @@ fn origins_are_exact() {
         let report = given(wrong).report();
         assert!(report.contains(said), "{wrong}: {report}");
     }
-    let config = Given::nothing().url().env("PGSTEWARD__HTTP__TRUSTED_PROXIES", "10.0.0.0/8,127.0.0.1").config();
+    let config = Given::nothing()
+        .url()
+        .env("PGSTEWARD__HTTP__TRUSTED_PROXIES", "10.0.0.0/8,127.0.0.1")
+        .config();
     assert_eq!(config.http.trusted_proxies.len(), 2);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pgsteward::config::{
-    AfterFailure, Builtin, CatchUp, Job, JobName, Overlap, Schedule, Secret, SecretSource, SqlWork, Trigger, Windows,
-    Work, Zone,
+    AfterFailure, Builtin, CatchUp, Job, JobName, Overlap, Schedule, Secret, SecretSource, SqlWork,
+    Trigger, Windows, Work, Zone,
 };
 
 use super::Given;
@@ -131,7 +131,10 @@ on_failure = "ignore"
     assert_eq!(config.jobs.all["report"], expected);
     assert_eq!(config.jobs.history_max, 10);
     let after = &config.jobs.all["after-it"];
-    assert_eq!(after.trigger, Trigger::After(vec![JobName::new("report"), JobName::new("retention")]));
+    assert_eq!(
+        after.trigger,
+        Trigger::After(vec![JobName::new("report"), JobName::new("retention")])
+    );
     assert_eq!((after.catch_up, after.on_failure), (CatchUp::None, AfterFailure::Ignore));
     let Work::Sql(work) = &after.work else { panic!("{after:?}") };
     assert_eq!(work.login, Some(SecretSource::File("/run/secrets/login".into())));
@@ -142,16 +145,33 @@ on_failure = "ignore"
 fn the_built_in_jobs_of_the_ledger_share_their_defaults() {
     let plain = |builtin: Builtin| {
         let partitions = Job::of(Builtin::Partitions);
-        Job { work: partitions.work, trigger: partitions.trigger, timeout: partitions.timeout, ..Job::of(builtin) }
+        Job {
+            work: partitions.work,
+            trigger: partitions.trigger,
+            timeout: partitions.timeout,
+            ..Job::of(builtin)
+        }
     };
     for builtin in Builtin::ALL.into_iter().filter(|builtin| !builtin.is_measured()) {
-        assert_eq!(plain(builtin), Job::of(Builtin::Partitions), "{builtin:?}: the example shows them once");
+        assert_eq!(
+            plain(builtin),
+            Job::of(Builtin::Partitions),
+            "{builtin:?}: the example shows them once"
+        );
         let name = builtin.as_str();
         let lines = "databases = [\"main\"]\nretries = 0\noverlap = \"queue\"\ncatch_up = \"all\"\nwindow = [\"22:00-06:00\"]\non_failure = \"ignore\"\n";
         let config = Given::file(format!("[jobs.{name}]\n{lines}")).url().config();
         let job = &config.jobs.all[name];
-        assert_eq!((job.retries, job.overlap, job.catch_up), (0, Overlap::Queue, CatchUp::All), "{name}");
-        assert_eq!((&job.window, job.on_failure), (&windows(&["22:00-06:00"]), AfterFailure::Ignore), "{name}");
+        assert_eq!(
+            (job.retries, job.overlap, job.catch_up),
+            (0, Overlap::Queue, CatchUp::All),
+            "{name}"
+        );
+        assert_eq!(
+            (&job.window, job.on_failure),
+            (&windows(&["22:00-06:00"]), AfterFailure::Ignore),
+            "{name}"
+        );
         assert_eq!(job.trigger, Job::of(builtin).trigger);
     }
 }
@@ -159,7 +179,13 @@ fn the_built_in_jobs_of_the_ledger_share_their_defaults() {
 #[test]
 fn a_measurement_knows_when_and_how_long_and_nothing_else() {
     for name in ["health-probe", "connection-metrics"] {
-        for line in ["retries = 1", "overlap = \"skip\"", "sql = \"SELECT 1\"", "window = []", "databases = []"] {
+        for line in [
+            "retries = 1",
+            "overlap = \"skip\"",
+            "sql = \"SELECT 1\"",
+            "window = []",
+            "databases = []",
+        ] {
             let key = line.split(' ').next().unwrap();
             assert_eq!(
                 Given::file(format!("[jobs.{name}]\n{line}\n")).url().report(),
@@ -170,7 +196,10 @@ fn a_measurement_knows_when_and_how_long_and_nothing_else() {
         }
     }
     let report = Given::file("[jobs.vacuum]\nafter = [\"retention\"]\n").url().report();
-    assert!(report.starts_with("config.toml:2: jobs.vacuum.after: found an unknown key, wanted one of"), "{report}");
+    assert!(
+        report.starts_with("config.toml:2: jobs.vacuum.after: found an unknown key, wanted one of"),
+        "{report}"
+    );
 }
 
 /// One bad line each, and all that is said of it.
@@ -182,7 +211,10 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
             "1: jobs.report: found no sql, and no built-in job of this name, wanted the key \"sql\"",
         ),
         ("sql = 5", "2: jobs.report.sql: found 5, wanted SQL, one or several statements"),
-        ("sql = \" -- nothing\\n ; \"", "2: jobs.report.sql: found no statement, wanted at least one"),
+        (
+            "sql = \" -- nothing\\n ; \"",
+            "2: jobs.report.sql: found no statement, wanted at least one",
+        ),
         (
             "sql = \"SELECT 1;\\nBEGIN;\"",
             "2: jobs.report.sql: found in line 2 of it BEGIN, wanted no statement that begins or ends a transaction: all of it \
@@ -236,7 +268,10 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
             "3: jobs.report.login_url: found a string, wanted a libpq URL such as \"postgresql://user@host:5432/name\", or a \
              \"key=value\" string",
         ),
-        ("sql = \"SELECT 1\"\nretries = 11", "3: jobs.report.retries: found 11, wanted a whole number from 0 to 10"),
+        (
+            "sql = \"SELECT 1\"\nretries = 11",
+            "3: jobs.report.retries: found 11, wanted a whole number from 0 to 10",
+        ),
         (
             "sql = \"SELECT 1\"\ncatch_up_max = 1001",
             "3: jobs.report.catch_up_max: found 1001, wanted a whole number from 1 to 1000",
@@ -261,7 +296,10 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
             "sql = \"SELECT 1\"\ndeadline = \"0s\"",
             "3: jobs.report.deadline: found \"0s\", wanted a duration from 1s to 366d",
         ),
-        ("sql = \"SELECT 1\"\njitter = \"2d\"", "3: jobs.report.jitter: found \"2d\", wanted a duration from 0s to 1d"),
+        (
+            "sql = \"SELECT 1\"\njitter = \"2d\"",
+            "3: jobs.report.jitter: found \"2d\", wanted a duration from 0s to 1d",
+        ),
         (
             "sql = \"SELECT 1\"\nlock_timeout = \"0s\"",
             "3: jobs.report.lock_timeout: found \"0s\", wanted a duration from 1ms to 1h",
@@ -270,7 +308,10 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
             "sql = \"SELECT 1\"\ntimeout = \"8d\"",
             "3: jobs.report.timeout: found \"8d\", wanted a duration from 1s to 7d",
         ),
-        ("sql = \"SELECT 1\"\ntransaction = \"no\"", "3: jobs.report.transaction: found \"no\", wanted true or false"),
+        (
+            "sql = \"SELECT 1\"\ntransaction = \"no\"",
+            "3: jobs.report.transaction: found \"no\", wanted true or false",
+        ),
         (
             "sql = \"SELECT 1\"\nafter = \"vacuum\"",
             "3: jobs.report.after: found \"vacuum\", wanted a list of names of jobs",
@@ -283,7 +324,10 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
             "sql = \"SELECT 1\"\nafter = [\"vacuum\", \"vacuum\"]",
             "3: jobs.report.after: found \"vacuum\" twice, wanted each once",
         ),
-        ("sql = \"SELECT 1\"\nrole = \"\"", "3: jobs.report.role: found an empty string, wanted some text"),
+        (
+            "sql = \"SELECT 1\"\nrole = \"\"",
+            "3: jobs.report.role: found an empty string, wanted some text",
+        ),
         (
             "sql = \"SELECT 1\"\nshedule = \"@daily\"",
             "3: jobs.report.shedule: found an unknown key, did you mean \"schedule\"?",
@@ -303,21 +347,33 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
         let expected = format!("config.toml:3: jobs.report.{key}: found {found}, ");
         assert!(report.starts_with(&expected) && report.lines().count() == 1, "{line}: {report}");
     }
-    for (line, wanted) in [("history_max = 9", "from 10 to 1000000"), ("history_max = 1000001", "from 10 to 1000000")] {
+    for (line, wanted) in
+        [("history_max = 9", "from 10 to 1000000"), ("history_max = 1000001", "from 10 to 1000000")]
+    {
         let report = Given::file(format!("[jobs]\n{line}\n")).url().report();
-        assert!(report.starts_with("config.toml:2: jobs.history_max") && report.ends_with(wanted), "{report}");
+        assert!(
+            report.starts_with("config.toml:2: jobs.history_max") && report.ends_with(wanted),
+            "{report}"
+        );
     }
 }
 
 #[test]
 fn what_needs_no_transaction_of_ours_may_run_outside_one() {
-    for sql in
-        ["VACUUM t", "CREATE INDEX CONCURRENTLY ON t (a)", "CALL commits()", "SELECT 1; REINDEX TABLE CONCURRENTLY t"]
-    {
+    for sql in [
+        "VACUUM t",
+        "CREATE INDEX CONCURRENTLY ON t (a)",
+        "CALL commits()",
+        "SELECT 1; REINDEX TABLE CONCURRENTLY t",
+    ] {
         job(&format!("sql = \"{sql}\"\ntransaction = false\n"));
     }
     // A word in a string, a body or a name is no statement.
-    for sql in ["SELECT 'BEGIN; COMMIT'", "DO $$ BEGIN PERFORM 1; END $$", "UPDATE vacuum SET \\\"commit\\\" = 1"] {
+    for sql in [
+        "SELECT 'BEGIN; COMMIT'",
+        "DO $$ BEGIN PERFORM 1; END $$",
+        "UPDATE vacuum SET \\\"commit\\\" = 1",
+    ] {
         job(&format!("sql = \"{sql}\"\n"));
     }
 }
@@ -337,7 +393,9 @@ fn names_are_checked_and_near_ones_named() {
     for name in ["a", "x-1_y", &"x".repeat(48)] {
         Given::file(format!("[jobs.{name}]\n{sql}")).url().config();
     }
-    for (name, meant) in [("vacum", "vacuum"), ("retentoin", "retention"), ("health_probe", "health-probe")] {
+    for (name, meant) in
+        [("vacum", "vacuum"), ("retentoin", "retention"), ("health_probe", "health-probe")]
+    {
         let report = Given::file(format!("[jobs.{name}]\ntimeout = \"1m\"\n")).url().report();
         let said = format!(
             "config.toml:1: jobs.{name}: found no sql, and no built-in job of this name, did you mean \"{meant}\"?"
@@ -345,7 +403,10 @@ fn names_are_checked_and_near_ones_named() {
         assert_eq!(report, said);
     }
     let report = Given::file("[jobs]\nreport = \"SELECT 1\"\n").url().report();
-    assert!(report.starts_with("config.toml:2: jobs.report: found an unknown key, wanted one of"), "{report}");
+    assert!(
+        report.starts_with("config.toml:2: jobs.report: found an unknown key, wanted one of"),
+        "{report}"
+    );
     let report = Given::file("[jobs]\nvacuum = 5\n").url().report();
     assert_eq!(report, "config.toml:2: jobs.vacuum: found 5, wanted a table");
 }
@@ -356,10 +417,16 @@ fn there_are_bounds_for_a_job_and_for_all_of_them() {
     job(&format!("sql = \"{}\"\n", filled(64 * 1024)));
     let report = own(&format!("sql = \"{}\"\n", filled(64 * 1024 + 1))).report();
     assert!(report.starts_with("config.toml:2: jobs.report.sql: found \"SELECT 'xxx"), "{report}");
-    assert!(report.ends_with("…\", wanted at most 65536 bytes; a function in the database can be longer"), "{report}");
+    assert!(
+        report
+            .ends_with("…\", wanted at most 65536 bytes; a function in the database can be longer"),
+        "{report}"
+    );
     assert!(report.len() < 250, "{report}");
 
-    let many = |count: usize| (0..count).map(|n| format!("[jobs.j{n:04}]\nsql = \"SELECT 1\"\n")).collect::<String>();
+    let many = |count: usize| {
+        (0..count).map(|n| format!("[jobs.j{n:04}]\nsql = \"SELECT 1\"\n")).collect::<String>()
+    };
     assert_eq!(Given::file(many(493)).url().config().jobs.all.len(), 500);
     assert_eq!(
         Given::file(many(600)).url().report(),
@@ -376,7 +443,8 @@ fn chains_begin_somewhere_and_name_jobs_of_the_ledger() {
             .collect();
         Given::file(text).url()
     };
-    let no_begin = "wanted a chain that begins somewhere: here each waits for the next, and none ever runs";
+    let no_begin =
+        "wanted a chain that begins somewhere: here each waits for the next, and none ever runs";
     for (chains, expected) in [
         (&[("a", "\"vacum\"")][..], "config.toml:3: jobs.a.after: found \"vacum\", did you mean \"vacuum\"?".to_owned()),
         (&[("a", "\"nothing-like-it\"")], "config.toml:3: jobs.a.after: found \"nothing-like-it\", wanted the name of another job".to_owned()),
@@ -395,41 +463,57 @@ fn chains_begin_somewhere_and_name_jobs_of_the_ledger() {
     ] {
         assert_eq!(chained(chains).report(), expected);
     }
-    let loaded = chained(&[("a", "\"vacuum\", \"retention\""), ("b", "\"a\""), ("c", "\"a\", \"b\"")]).holds();
+    let loaded =
+        chained(&[("a", "\"vacuum\", \"retention\""), ("b", "\"a\""), ("c", "\"a\", \"b\"")])
+            .holds();
     assert_eq!(loaded.warnings, Vec::<String>::new());
     // A leader that cannot be read is told once, as what it is.
-    let report = Given::file("[jobs.a]\nsql = \"\"\n[jobs.b]\nsql = \"SELECT 1\"\nafter = [\"a\"]\n").url().report();
+    let report =
+        Given::file("[jobs.a]\nsql = \"\"\n[jobs.b]\nsql = \"SELECT 1\"\nafter = [\"a\"]\n")
+            .url()
+            .report();
     assert_eq!(report, "config.toml:2: jobs.a.sql: found no statement, wanted at least one");
 }
 
 #[test]
 fn a_chain_whose_leader_does_not_run_is_worth_a_word() {
     let follower = "[jobs.b]\nsql = \"SELECT 1\"\nafter = [\"a\"]\n";
-    let given = Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nenabled = false\n{follower}")).url();
+    let given =
+        Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nenabled = false\n{follower}")).url();
     let place = format!("({}:6)", given.path("config.toml").display());
     assert_eq!(
         given.holds().warnings,
-        [format!("jobs.b follows jobs.a, which is disabled: it runs when somebody runs that by hand {place}")]
+        [format!(
+            "jobs.b follows jobs.a, which is disabled: it runs when somebody runs that by hand {place}"
+        )]
     );
-    let given =
-        Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nenabled = false\n{follower}enabled = false\n")).url();
+    let given = Given::file(format!(
+        "[jobs.a]\nsql = \"SELECT 1\"\nenabled = false\n{follower}enabled = false\n"
+    ))
+    .url();
     assert_eq!(given.holds().warnings, Vec::<String>::new(), "neither runs");
 
-    let databases = "[databases.x]\nurl = \"postgresql:///x\"\n[databases.y]\nurl = \"postgresql:///y\"\n";
-    let given = Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\ndatabases = [\"x\"]\n{follower}{databases}"));
+    let databases =
+        "[databases.x]\nurl = \"postgresql:///x\"\n[databases.y]\nurl = \"postgresql:///y\"\n";
+    let given = Given::file(format!(
+        "[jobs.a]\nsql = \"SELECT 1\"\ndatabases = [\"x\"]\n{follower}{databases}"
+    ));
     let place = format!("({}:6)", given.path("config.toml").display());
     assert_eq!(
         given.holds().warnings,
         [format!("jobs.b follows jobs.a, which does not run on y: there it never runs {place}")]
     );
-    let both = format!("[jobs.a]\nsql = \"SELECT 1\"\ndatabases = [\"x\"]\n{follower}databases = [\"x\"]\n{databases}");
+    let both = format!(
+        "[jobs.a]\nsql = \"SELECT 1\"\ndatabases = [\"x\"]\n{follower}databases = [\"x\"]\n{databases}"
+    );
     assert_eq!(Given::file(both).holds().warnings, Vec::<String>::new());
 }
 
 #[test]
 fn databases_of_a_job_are_among_those_that_are_kept() {
     let databases = "[databases.billing]\nurl = \"postgresql:///x\"\n[databases.app]\nurl = \"postgresql:///y\"\n";
-    let named = |names: &str| Given::file(format!("[jobs.vacuum]\ndatabases = [{names}]\n{databases}"));
+    let named =
+        |names: &str| Given::file(format!("[jobs.vacuum]\ndatabases = [{names}]\n{databases}"));
     assert_eq!(
         named("\"app\", \"biling\", \"main\"").report(),
         "config.toml:2: jobs.vacuum.databases: found \"biling\", did you mean \"billing\"?\n\
@@ -462,15 +546,20 @@ fn variables_reach_jobs_of_ones_own() {
         Some(SecretSource::File("/run/login".into())),
         "the stronger source replaces the other form"
     );
-    assert_eq!(config.jobs.all["other"].trigger, Trigger::After(vec![JobName::new("daily-report")]));
+    assert_eq!(
+        config.jobs.all["other"].trigger,
+        Trigger::After(vec![JobName::new("daily-report")])
+    );
 
-    let report = Given::file(text).url().env("PGSTEWARD__JOBS__DAILY_REPORT__SCEDULE", "@hourly").report();
+    let report =
+        Given::file(text).url().env("PGSTEWARD__JOBS__DAILY_REPORT__SCEDULE", "@hourly").report();
     assert_eq!(
         report,
         "PGSTEWARD__JOBS__DAILY_REPORT__SCEDULE: jobs.daily-report.scedule: found an unknown key, did you mean \
          \"PGSTEWARD__JOBS__DAILY_REPORT__SCHEDULE\"?"
     );
-    let loaded = Given::file(text).url().env("PGSTEWARD_JOBS_DAILY_REPORT_SCHEDULE", "@hourly").holds();
+    let loaded =
+        Given::file(text).url().env("PGSTEWARD_JOBS_DAILY_REPORT_SCHEDULE", "@hourly").holds();
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     assert!(
         loaded.warnings[0].contains("did you mean PGSTEWARD__JOBS__DAILY_REPORT__SCHEDULE"),
@@ -490,10 +579,11 @@ fn the_login_of_a_job_is_no_reading_for_others() {
 
 #[test]
 fn a_window_that_never_opens_for_the_schedule_is_worth_a_word() {
-    let job =
-        |keys: &str| Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nschedule = \"0 12 * * *\"\n{keys}")).url();
-    let never =
-        "jobs.a: none of the next 400 instants of \"0 12 * * *\" lies inside its window, so it will not run by itself";
+    let job = |keys: &str| {
+        Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nschedule = \"0 12 * * *\"\n{keys}"))
+            .url()
+    };
+    let never = "jobs.a: none of the next 400 instants of \"0 12 * * *\" lies inside its window, so it will not run by itself";
     assert_eq!(job("window = [\"22:00-06:00\"]\n").holds().warnings, [never]);
     assert_eq!(job("blackout = [\"11:00-13:00\"]\n").holds().warnings, [never]);
     assert_eq!(job("window = [\"Sun\"]\n").holds().warnings, Vec::<String>::new());

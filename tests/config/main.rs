@@ -70,7 +70,11 @@ impl Given {
     fn report(&self) -> String {
         let problems = self.load().expect_err("this should not hold");
         assert!(!problems.is_empty());
-        for text in [problems.to_string(), format!("{problems:?}"), serde_json::to_string(&problems).unwrap()] {
+        for text in [
+            problems.to_string(),
+            format!("{problems:?}"),
+            serde_json::to_string(&problems).unwrap(),
+        ] {
             assert!(!text.contains("hunter2"), "a secret is told: {text}");
         }
         problems.to_string().replace(&format!("{}/", self.folder.path().display()), "")
@@ -84,7 +88,8 @@ fn inline(text: &str) -> Option<SecretSource> {
 // ---------------------------------------------------------------- the example
 
 fn example() -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml")).unwrap()
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml"))
+        .unwrap()
 }
 
 /// Keys that have no default: the example shows what they look like.
@@ -173,18 +178,24 @@ fn the_example_shows_the_defaults() {
 
 #[test]
 fn the_example_shows_usable_values_for_the_rest() {
-    let has_forms =
-        |path: &str| ["url", "password", "service_key", "jwt.secret"].iter().any(|secret| path.contains(secret));
+    let has_forms = |path: &str| {
+        ["url", "password", "service_key", "jwt.secret"].iter().any(|secret| path.contains(secret))
+    };
     for form in ["", "_file", "_command"] {
         let (text, _) = uncommented(|path| {
             let other = ["_file", "_command"].iter().any(|other| path.ends_with(other));
             let supabase_url = path == "database.supabase.url";
-            !has_forms(path) || supabase_url || (if form.is_empty() { !other } else { path.ends_with(form) })
+            !has_forms(path)
+                || supabase_url
+                || (if form.is_empty() { !other } else { path.ends_with(form) })
         });
         // The command form alone names no database.
         let config = Given::file(text).url().config();
         let main = &config.databases["main"];
-        assert_eq!(config.retention.tables["public.events"].keep, Duration::from_secs(180 * 86_400));
+        assert_eq!(
+            config.retention.tables["public.events"].keep,
+            Duration::from_secs(180 * 86_400)
+        );
         assert_eq!(main.supabase.as_ref().unwrap().url, "https://abcdefghijklmnopqrst.supabase.co");
         match (form, &main.password) {
             ("", Some(SecretSource::Inline(_)))
@@ -199,32 +210,42 @@ fn the_example_shows_usable_values_for_the_rest() {
 fn the_example_documents_every_key_and_no_other() {
     let (_, documented) = uncommented(|_| false);
     let known = known_keys();
-    let named: BTreeSet<_> = known.iter().filter_map(|key| key.strip_prefix("databases.NAME.")).collect();
+    let named: BTreeSet<_> =
+        known.iter().filter_map(|key| key.strip_prefix("databases.NAME.")).collect();
     let main: BTreeSet<_> = known.iter().filter_map(|key| key.strip_prefix("database.")).collect();
     assert_eq!(named, main, "[databases.NAME] takes what [database] takes");
     let own = |key: &str| key.strip_prefix("jobs.NAME.").map(str::to_owned);
-    let built_in = |job: &str, key: &str| key.strip_prefix(&format!("jobs.{job}.")).map(str::to_owned);
+    let built_in =
+        |job: &str, key: &str| key.strip_prefix(&format!("jobs.{job}.")).map(str::to_owned);
     // What all jobs of the ledger take stands at one of them.
-    let shared: BTreeSet<String> = known.iter().filter_map(|key| built_in("partitions", key)).collect();
+    let shared: BTreeSet<String> =
+        known.iter().filter_map(|key| built_in("partitions", key)).collect();
     for job in ["retention", "vacuum", "refresh", "audit-seal"] {
         let of_job: BTreeSet<_> = known.iter().filter_map(|key| built_in(job, key)).collect();
         assert_eq!(of_job, shared, "{job} takes what partitions takes");
     }
-    assert!(shared.iter().all(|key| known.contains(&format!("jobs.NAME.{key}"))), "your own take it too");
+    assert!(
+        shared.iter().all(|key| known.contains(&format!("jobs.NAME.{key}"))),
+        "your own take it too"
+    );
     let stands_there = |key: &str| {
         let job = key.strip_prefix("jobs.").and_then(|rest| rest.split_once('.'));
         job.is_some_and(|(job, key)| {
-            !["partitions", "health-probe", "connection-metrics"].contains(&job) && shared.contains(key)
+            !["partitions", "health-probe", "connection-metrics"].contains(&job)
+                && shared.contains(key)
         })
     };
     let examples: BTreeSet<String> = documented
         .iter()
-        .filter_map(|key| key.strip_prefix("jobs.report.").or_else(|| key.strip_prefix("jobs.report-cleanup.")))
+        .filter_map(|key| {
+            key.strip_prefix("jobs.report.").or_else(|| key.strip_prefix("jobs.report-cleanup."))
+        })
         .map(str::to_owned)
         .collect();
     let sql: BTreeSet<String> = known.iter().filter_map(|key| own(key)).collect();
     assert!(examples.is_subset(&sql), "{examples:?}");
-    let undocumented: Vec<_> = sql.difference(&examples).filter(|key| !shared.contains(*key)).collect();
+    let undocumented: Vec<_> =
+        sql.difference(&examples).filter(|key| !shared.contains(*key)).collect();
     assert!(undocumented.is_empty(), "{undocumented:?}");
 
     let of_example = |key: &String| key.starts_with("jobs.report");
@@ -233,7 +254,10 @@ fn the_example_documents_every_key_and_no_other() {
     let known: BTreeSet<String> = known
         .iter()
         .filter(|key| !key.starts_with("databases.") && own(key).is_none() && !stands_there(key))
-        .map(|key| key.replace("schema.table", "public.events").replace("auth.tokens.NAME.", "auth.tokens.grafana."))
+        .map(|key| {
+            key.replace("schema.table", "public.events")
+                .replace("auth.tokens.NAME.", "auth.tokens.grafana.")
+        })
         .collect();
     assert_eq!(documented, known);
     let (_, documented) = uncommented(|_| false);
@@ -246,24 +270,31 @@ fn the_example_documents_every_key_and_no_other() {
 
 #[test]
 fn file_then_environment_then_flags() {
-    let text = "[http]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\n[jobs]\nmax_concurrent = 3\n";
+    let text =
+        "[http]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\n[jobs]\nmax_concurrent = 3\n";
     let given = Given::file(text).url();
     let loaded = given.holds();
     assert_eq!(loaded.source, given.args.path);
     assert_eq!(loaded.warnings, Vec::<String>::new());
     assert_eq!(loaded.config.http.listen.port(), 1);
 
-    let mut given = given.env("PGSTEWARD__HTTP__LISTEN", "127.0.0.1:2").env("PGSTEWARD__LOG__LEVEL", "debug");
+    let mut given =
+        given.env("PGSTEWARD__HTTP__LISTEN", "127.0.0.1:2").env("PGSTEWARD__LOG__LEVEL", "debug");
     let config = given.config();
     assert_eq!((config.http.listen.port(), config.log.level), (2, LogLevel::Debug));
     given.args.listen = Some("127.0.0.1:3".to_owned());
     let config = given.config();
-    assert_eq!((config.http.listen.port(), config.log.level, config.jobs.max_concurrent), (3, LogLevel::Debug, 3));
+    assert_eq!(
+        (config.http.listen.port(), config.log.level, config.jobs.max_concurrent),
+        (3, LogLevel::Debug, 3)
+    );
 }
 
 #[test]
 fn what_the_environment_replaces_is_not_judged() {
-    let given = Given::file("[http]\nlisten = \"nowhere\"\n").url().env("PGSTEWARD__HTTP__LISTEN", "127.0.0.1:2");
+    let given = Given::file("[http]\nlisten = \"nowhere\"\n")
+        .url()
+        .env("PGSTEWARD__HTTP__LISTEN", "127.0.0.1:2");
     assert_eq!(given.config().http.listen.port(), 2);
 }
 
@@ -273,7 +304,10 @@ fn the_default_file_is_read_if_it_is_there() {
     assert_eq!(given.holds().source, None);
     std::fs::write(given.path("default.toml"), "mode = \"observe\"\n").unwrap();
     let loaded = given.holds();
-    assert_eq!((loaded.source, loaded.config.mode), (Some(given.path("default.toml")), Mode::Observe));
+    assert_eq!(
+        (loaded.source, loaded.config.mode),
+        (Some(given.path("default.toml")), Mode::Observe)
+    );
 }
 
 #[test]
@@ -352,14 +386,26 @@ fn a_stronger_source_replaces_every_form_of_a_secret() {
     let text = "[database]\nurl_file = \"/run/url\"\npassword_command = \"get pw\"\n";
     let main = Given::file(text).config().databases.remove("main").unwrap();
     assert_eq!(main.url, Some(SecretSource::File("/run/url".into())));
-    assert_eq!(main.password, Some(SecretSource::Command(["/bin/sh", "-c", "get pw"].map(str::to_owned).to_vec())));
+    assert_eq!(
+        main.password,
+        Some(SecretSource::Command(["/bin/sh", "-c", "get pw"].map(str::to_owned).to_vec()))
+    );
 
-    let given = Given::file(text).url().env("PGSTEWARD__DATABASE__PASSWORD_COMMAND", r#"["a", "b c"]"#);
+    let given =
+        Given::file(text).url().env("PGSTEWARD__DATABASE__PASSWORD_COMMAND", r#"["a", "b c"]"#);
     let main = given.config().databases.remove("main").unwrap();
     assert_eq!(main.url, inline(URL));
-    assert_eq!(main.password, Some(SecretSource::Command(["a", "b c"].map(str::to_owned).to_vec())));
+    assert_eq!(
+        main.password,
+        Some(SecretSource::Command(["a", "b c"].map(str::to_owned).to_vec()))
+    );
 
-    let main = given.env("PGSTEWARD__DATABASE__URL_FILE", "/other").config().databases.remove("main").unwrap();
+    let main = given
+        .env("PGSTEWARD__DATABASE__URL_FILE", "/other")
+        .config()
+        .databases
+        .remove("main")
+        .unwrap();
     assert_eq!(main.url, Some(SecretSource::File("/other".into())));
 }
 
@@ -370,7 +416,8 @@ fn credentials_of_systemd_serve_where_nothing_is_said() {
         std::fs::write(given.path(name), "hunter2").unwrap();
     }
     let folder = given.folder.path().display().to_string();
-    let given = given.env("CREDENTIALS_DIRECTORY", folder).env("SUPABASE_URL", "https://abc.supabase.co");
+    let given =
+        given.env("CREDENTIALS_DIRECTORY", folder).env("SUPABASE_URL", "https://abc.supabase.co");
     let file = |name: &str| Some(SecretSource::File(given.path(name)));
     let main = given.config().databases.remove("main").unwrap();
     assert_eq!((&main.url, &main.password), (&file("database_url"), &file("database_password")));
@@ -391,7 +438,9 @@ fn supabase_takes_the_password_of_the_database() {
 
 #[test]
 fn white_space_belongs_to_a_password_and_not_to_a_url() {
-    let given = Given::nothing().env("DATABASE_URL", format!(" {URL}\n")).env("PGSTEWARD__DATABASE__PASSWORD", " pw ");
+    let given = Given::nothing()
+        .env("DATABASE_URL", format!(" {URL}\n"))
+        .env("PGSTEWARD__DATABASE__PASSWORD", " pw ");
     let main = given.config().databases.remove("main").unwrap();
     assert_eq!((main.url, main.password), (inline(URL), inline(" pw ")));
 }
@@ -414,16 +463,21 @@ fn a_throw_away_server_wins_over_the_environment_and_says_so() {
     assert!(loaded.config.ephemeral);
     let main = &loaded.config.databases["main"];
     assert_eq!((&main.url, main.pool_max_size), (&None, 9));
-    assert_eq!(loaded.warnings, ["DATABASE_URL is not used: USE_IN_MEMORY_DB asks for a throw-away server"]);
+    assert_eq!(
+        loaded.warnings,
+        ["DATABASE_URL is not used: USE_IN_MEMORY_DB asks for a throw-away server"]
+    );
 
-    let mut given = Given::file("[databases.a]\nurl = \"postgresql:///a\"\n").env("ENVIRONMENT", "production");
+    let mut given =
+        Given::file("[databases.a]\nurl = \"postgresql:///a\"\n").env("ENVIRONMENT", "production");
     given.args.ephemeral = true;
     let loaded = given.holds();
     assert_eq!(loaded.config.databases.keys().collect::<Vec<_>>(), ["main"]);
     assert_eq!(
         loaded.warnings,
         [
-            "a throw-away server in production, as --ephemeral asks: its data is lost at the end".to_owned(),
+            "a throw-away server in production, as --ephemeral asks: its data is lost at the end"
+                .to_owned(),
             format!(
                 "databases.a.url ({}:2) is not used: --ephemeral asks for a throw-away server",
                 given.path("config.toml").display()
@@ -444,7 +498,9 @@ fn a_throw_away_server_wins_over_the_environment_and_says_so() {
 
 #[test]
 fn one_file_that_asks_for_both_is_refused() {
-    let given = Given::file("[development]\nephemeral = true\n[database]\nurl = \"postgresql://hunter2@x/y\"\n");
+    let given = Given::file(
+        "[development]\nephemeral = true\n[database]\nurl = \"postgresql://hunter2@x/y\"\n",
+    );
     assert_eq!(
         given.report(),
         "config.toml:4: database.url: found a database beside development.ephemeral = true in line 2, wanted one of them"
@@ -463,14 +519,22 @@ fn without_a_database_only_development_goes_on() {
     assert!(loaded.config.ephemeral);
     assert_eq!(loaded.warnings.len(), 1);
     // A malformed one is no missing one.
-    let report = Given::nothing().env("ENVIRONMENT", "development").env("DATABASE_URL", "mysql://hunter2@x").report();
+    let report = Given::nothing()
+        .env("ENVIRONMENT", "development")
+        .env("DATABASE_URL", "mysql://hunter2@x")
+        .report();
     assert_eq!(
         report,
         "DATABASE_URL: database.url: found a string, wanted a libpq URL such as \"postgresql://user@host:5432/name\", \
          or a \"key=value\" string"
     );
-    let report = Given::file("[databases.a]\npool_max_size = 3\n").env("ENVIRONMENT", "development").report();
-    assert_eq!(report, "config.toml:1: databases.a.url: found no database, wanted a url, a url_file or a supabase.url");
+    let report = Given::file("[databases.a]\npool_max_size = 3\n")
+        .env("ENVIRONMENT", "development")
+        .report();
+    assert_eq!(
+        report,
+        "config.toml:1: databases.a.url: found no database, wanted a url, a url_file or a supabase.url"
+    );
 }
 
 #[test]
@@ -492,8 +556,15 @@ fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
     let text = "[databases.a]\nurl = \"postgresql://a@b/c\"\ndirect_url = \"postgresql://a@b/c?ssl=maybe\"\n\
                 [jobs.own]\nsql = \"SELECT 1\"\nlogin_url = \"postgresql://a:hunter2@b:0/c\"\n";
     let report = Given::file(text).report();
-    assert!(report.contains("config.toml:3: databases.a.direct_url: found a string that cannot be used"), "{report}");
-    assert!(report.contains("config.toml:6: jobs.own.login_url: found a string that cannot be used"), "{report}");
+    assert!(
+        report
+            .contains("config.toml:3: databases.a.direct_url: found a string that cannot be used"),
+        "{report}"
+    );
+    assert!(
+        report.contains("config.toml:6: jobs.own.login_url: found a string that cannot be used"),
+        "{report}"
+    );
     // What a file holds is read at each connect.
     Given::file("[database]\nurl_file = \"/nowhere\"\n").config();
 }
@@ -502,7 +573,10 @@ fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
 fn the_example_lacks_nothing_but_a_database() {
     let report = Given::file(example()).report();
     assert!(report.ends_with("--ephemeral or USE_IN_MEMORY_DB=true"), "{report}");
-    assert!(report.contains("database.url: found no database") && report.lines().count() == 1, "{report}");
+    assert!(
+        report.contains("database.url: found no database") && report.lines().count() == 1,
+        "{report}"
+    );
 }
 
 #[test]
@@ -515,7 +589,10 @@ fn a_stray_database_url_adds_no_database() {
           say PGSTEWARD__DATABASES__NAME__URL for one of them"]
     );
     let config = Given::file("[databases.main]\npool_max_size = 5\n").url().config();
-    assert_eq!((&config.databases["main"].url, config.databases["main"].pool_max_size), (&inline(URL), 5));
+    assert_eq!(
+        (&config.databases["main"].url, config.databases["main"].pool_max_size),
+        (&inline(URL), 5)
+    );
 }
 
 // ---------------------------------------------------------------- mistakes
@@ -590,17 +667,32 @@ USE_IN_MEMORY_DB: development.ephemeral: found "perhaps", wanted true or false
 #[test]
 fn what_is_no_toml_hides_nothing_else() {
     let report =
-        Given::file("[health]\nstale_after = 5m\nrecover_after = \"x\"\n[log\nlevel = \"loud\"\n").url().report();
+        Given::file("[health]\nstale_after = 5m\nrecover_after = \"x\"\n[log\nlevel = \"loud\"\n")
+            .url()
+            .report();
     let lines: Vec<&str> = report.lines().collect();
-    assert!(lines.iter().any(|line| line.starts_with("config.toml:2:15: found something that is no TOML")), "{report}");
-    assert!(lines.iter().any(|line| line.starts_with("config.toml:3: health.recover_after: found \"x\"")), "{report}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("config.toml:2:15: found something that is no TOML")),
+        "{report}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("config.toml:3: health.recover_after: found \"x\"")),
+        "{report}"
+    );
     assert!(lines.iter().any(|line| line.starts_with("config.toml:4:")), "{report}");
     assert!(!report.contains("no database"), "{report}");
 
     let report = Given::file("[database]\nurl = \"postgresql://a:hunter2@b\nmode = 1\n").report();
     assert!(report.starts_with("config.toml:2:"), "{report}");
     let report = Given::file("mode = \"observe\"\nmode = \"maintain\"\n").url().report();
-    assert!(report.starts_with("config.toml:2:1: found something that is no TOML, wanted"), "{report}");
+    assert!(
+        report.starts_with("config.toml:2:1: found something that is no TOML, wanted"),
+        "{report}"
+    );
 }
 
 /// Broken at random, the same way in every run: whatever stands in a file, there is an answer.
@@ -615,7 +707,8 @@ fn no_text_ends_the_process() {
         let mut characters: Vec<char> = text.chars().collect();
         for _ in 0..random.usize(1..4) {
             let at = random.usize(..characters.len());
-            let with = random.choice("\"'[]{}=.,#\n\r\\0é\u{0}".chars().collect::<Vec<_>>()).unwrap();
+            let with =
+                random.choice("\"'[]{}=.,#\n\r\\0é\u{0}".chars().collect::<Vec<_>>()).unwrap();
             match random.u8(..3) {
                 0 => characters[at] = with,
                 1 => characters.insert(at, with),
@@ -637,7 +730,11 @@ fn files_that_cannot_be_read() {
     given.args.path = Some(given.path("absent.toml"));
     assert_eq!(given.report(), "absent.toml: found no such file, wanted a readable TOML file");
     given.args.path = Some(given.folder.path().join("."));
-    assert!(given.report().contains("found a file that cannot be read: Is a directory"), "{}", given.report());
+    assert!(
+        given.report().contains("found a file that cannot be read: Is a directory"),
+        "{}",
+        given.report()
+    );
 
     let report = Given::file(b"mode = \"observe\"\n# \xff\n").url().report();
     assert_eq!(
@@ -645,7 +742,10 @@ fn files_that_cannot_be_read() {
         "config.toml: found bytes in line 2 that are not UTF-8, wanted a TOML file in UTF-8 of at most 1 MiB"
     );
     let report = Given::file("#".repeat((1 << 20) + 1)).url().report();
-    assert_eq!(report, "config.toml: found more than 1 MiB, wanted a TOML file in UTF-8 of at most 1 MiB");
+    assert_eq!(
+        report,
+        "config.toml: found more than 1 MiB, wanted a TOML file in UTF-8 of at most 1 MiB"
+    );
     Given::file("#".repeat(1 << 20)).url().config();
     Given::file("\u{feff}mode = \"observe\"\r\n[log]\r\nlevel = \"warn\"\r\n").url().config();
 }
@@ -718,12 +818,17 @@ fn contradictions_are_told_where_they_stand() {
 #[test]
 fn supabase_without_a_password_is_refused() {
     assert_eq!(
-        Given::nothing().env("SUPABASE_URL", "https://abc.supabase.co").env("SUPABASE_SERVICE_KEY", "hunter2").report(),
+        Given::nothing()
+            .env("SUPABASE_URL", "https://abc.supabase.co")
+            .env("SUPABASE_SERVICE_KEY", "hunter2")
+            .report(),
         "SUPABASE_URL: database.supabase.url: found no password for the database beside it, wanted \
          SUPABASE_DB_PASSWORD, supabase.db_password or supabase.db_password_file (the service key is none)"
     );
     assert_eq!(
-        Given::nothing().env("SUPABASE_URL", "postgresql://postgres:hunter2@db.abc.supabase.co").report(),
+        Given::nothing()
+            .env("SUPABASE_URL", "postgresql://postgres:hunter2@db.abc.supabase.co")
+            .report(),
         "SUPABASE_URL: database.supabase.url: found a string, wanted \"https://PROJECT.supabase.co\""
     );
     assert_eq!(
@@ -732,7 +837,11 @@ fn supabase_without_a_password_is_refused() {
          SUPABASE_URL"
     );
     // The application's own use of Supabase beside a DATABASE_URL is none of our business.
-    Given::nothing().url().env("SUPABASE_URL", "https://abc.supabase.co").env("SUPABASE_SERVICE_KEY", "k").config();
+    Given::nothing()
+        .url()
+        .env("SUPABASE_URL", "https://abc.supabase.co")
+        .env("SUPABASE_SERVICE_KEY", "k")
+        .config();
     Given::nothing().url().env("SUPABASE_SERVICE_KEY", "k").config();
     let config = Given::nothing().url().env("SUPABASE_URL", "http://127.0.0.1:54321").config();
     assert_eq!(config.databases["main"].supabase, None);
@@ -746,8 +855,15 @@ fn secrets_are_not_told_whatever_is_wrong() {
     )
     .report();
     assert_eq!(report.lines().count(), 7, "{report}");
-    assert!(report.contains("config.toml:3: database.ulr: found an unknown key, did you mean \"url\"?"), "{report}");
-    assert!(report.contains("config.toml:6: database.password: found an empty string, wanted some text"), "{report}");
+    assert!(
+        report.contains("config.toml:3: database.ulr: found an unknown key, did you mean \"url\"?"),
+        "{report}"
+    );
+    assert!(
+        report
+            .contains("config.toml:6: database.password: found an empty string, wanted some text"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -767,15 +883,23 @@ fn variables_that_are_nearly_ours() {
             "PGSTEWARD_LOG_LEVEL is not read: did you mean PGSTEWARD__LOG__LEVEL, with two underscores?",
         ]
     );
-    let report =
-        Given::nothing().url().env("PGSTEWARD__LOG__LEVEL", "info").env("pgsteward__log__level", "debug").report();
+    let report = Given::nothing()
+        .url()
+        .env("PGSTEWARD__LOG__LEVEL", "info")
+        .env("pgsteward__log__level", "debug")
+        .report();
     assert_eq!(
         report,
         "pgsteward__log__level: log.level: found the same key as in PGSTEWARD__LOG__LEVEL, wanted one of them"
     );
-    let report = Given::nothing().url().env("PGSTEWARD__LOG", "info").env("PGSTEWARD__LOG__LEVEL", "debug").report();
+    let report = Given::nothing()
+        .url()
+        .env("PGSTEWARD__LOG", "info")
+        .env("PGSTEWARD__LOG__LEVEL", "debug")
+        .report();
     assert_eq!(report, "PGSTEWARD__LOG: log: found \"info\", wanted a table");
-    let report = Given::nothing().url().env("PGSTEWARD__", "x").env("PGSTEWARD__NOSUCH__KEY", "x").report();
+    let report =
+        Given::nothing().url().env("PGSTEWARD__", "x").env("PGSTEWARD__NOSUCH__KEY", "x").report();
     assert_eq!(report.lines().count(), 2, "{report}");
 }
 
@@ -786,7 +910,8 @@ fn the_bundled_set_lives_in_public_and_nowhere_else() {
     );
     let problems = given.load().unwrap_err().to_string();
     assert!(
-        problems.contains("config.toml:5: migrations.search_path") && problems.contains("\"public\""),
+        problems.contains("config.toml:5: migrations.search_path")
+            && problems.contains("\"public\""),
         "{problems}"
     );
 }
@@ -794,13 +919,24 @@ fn the_bundled_set_lives_in_public_and_nowhere_else() {
 #[test]
 fn heads_are_sent_by_https_and_no_url_is_shown() {
     let given = |url: &str| Given::file(format!("[audit]\nwebhook_url = {url:?}\n")).url();
-    for right in ["https://h.example/p?q=1", "http://localhost:9/p", "http://127.0.0.1/p", "http://u:p@[::1]:80/"] {
+    for right in [
+        "https://h.example/p?q=1",
+        "http://localhost:9/p",
+        "http://127.0.0.1/p",
+        "http://u:p@[::1]:80/",
+    ] {
         assert!(given(right).config().audit.webhook_url.is_some(), "{right}");
     }
-    for wrong in ["http://h.example/hush", "ftp://localhost/hush", "hush", "http://hush@h.example/?x=@localhost"] {
+    for wrong in [
+        "http://h.example/hush",
+        "ftp://localhost/hush",
+        "hush",
+        "http://hush@h.example/?x=@localhost",
+    ] {
         let report = given(wrong).report();
         assert!(
-            report.contains("audit.webhook_url") && report.contains("https://heads.example.com/pgsteward"),
+            report.contains("audit.webhook_url")
+                && report.contains("https://heads.example.com/pgsteward"),
             "{report}"
         );
         assert!(!report.contains("hush"), "{report}");

@@ -8,8 +8,7 @@ use crate::server::shared;
 use crate::{connect, text, wait_until};
 
 /// Swallows every cancel.
-const STUBBORN: &str =
-    "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$";
+const STUBBORN: &str = "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$";
 
 async fn runs(pid: i32, text: &str) -> bool {
     let sql = format!(

@@ -32,7 +32,11 @@ async fn wrong_credentials_end_the_search() {
     let server = shared();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let behind = silent.local_addr().unwrap().port();
-    let url = format!("{} password=wrong host=127.0.0.1,127.0.0.1 port={},{behind}", server.tcp("worker"), server.port);
+    let url = format!(
+        "{} password=wrong host=127.0.0.1,127.0.0.1 port={},{behind}",
+        server.tcp("worker"),
+        server.port
+    );
     let error = try_connect(&url).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Auth, "{error}");
     assert!(!error.to_string().contains(&behind.to_string()), "the second was tried: {error}");
@@ -42,9 +46,16 @@ async fn wrong_credentials_end_the_search() {
 async fn target_session_attrs_choose_the_server() {
     let primary = shared();
     let standby = Server::standby();
-    let both = format!("{} host=127.0.0.1,127.0.0.1 port={},{}", primary.tcp("postgres"), standby.port, primary.port);
-    let swapped =
-        both.replace(&format!("{},{}", standby.port, primary.port), &format!("{},{}", primary.port, standby.port));
+    let both = format!(
+        "{} host=127.0.0.1,127.0.0.1 port={},{}",
+        primary.tcp("postgres"),
+        standby.port,
+        primary.port
+    );
+    let swapped = both.replace(
+        &format!("{},{}", standby.port, primary.port),
+        &format!("{},{}", primary.port, standby.port),
+    );
     for (url, attrs, port) in [
         (&both, "any", standby.port),
         (&both, "read-write", primary.port),

@@ -10,7 +10,9 @@ use pgsteward::db::{Between, CancelOutcome, Kind, Purpose, Route, TxOptions};
 use tempfile::TempDir;
 use tokio_postgres::types::Type;
 
-use crate::server::{PASSWORD, Running, Server, as_postgres, free_port, give_to_postgres, scratch, shared};
+use crate::server::{
+    PASSWORD, Running, Server, as_postgres, free_port, give_to_postgres, scratch, shared,
+};
 use crate::{config, connect, server_of, text, try_connect, wait_until};
 
 struct PgBouncer {
@@ -47,17 +49,24 @@ impl PgBouncer {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("no pgbouncer ({error}): apt-get install -y --no-install-recommends pgbouncer")
+                panic!(
+                    "no pgbouncer ({error}): apt-get install -y --no-install-recommends pgbouncer"
+                )
             });
         let bouncer = PgBouncer { port, process: Running(process), _dir: dir };
         let url = bouncer.url();
-        wait_until("pgbouncer answers", async || try_connect(&url).await.is_ok_and(|conn| conn.announced_pid() != 0))
-            .await;
+        wait_until("pgbouncer answers", async || {
+            try_connect(&url).await.is_ok_and(|conn| conn.announced_pid() != 0)
+        })
+        .await;
         bouncer
     }
 
     fn url(&self) -> String {
-        format!("host=127.0.0.1 port={} user=worker password='{PASSWORD}' dbname=postgres", self.port)
+        format!(
+            "host=127.0.0.1 port={} user=worker password='{PASSWORD}' dbname=postgres",
+            self.port
+        )
     }
 
     fn assert_alive(&mut self) {
@@ -67,7 +76,9 @@ impl PgBouncer {
 
 #[tokio::test]
 async fn each_kind_is_recognised() {
-    for (mode, between) in [("session", Between::SessionPooler), ("transaction", Between::TransactionPooler)] {
+    for (mode, between) in
+        [("session", Between::SessionPooler), ("transaction", Between::TransactionPooler)]
+    {
         let bouncer = PgBouncer::start(shared(), mode).await;
         let server = server_of(config(&bouncer.url()));
         for round in 0..3 {
@@ -75,7 +86,10 @@ async fn each_kind_is_recognised() {
             assert_eq!(conn.between(), between, "round {round}");
             assert_eq!(conn.has_session_state(), between == Between::SessionPooler);
             if between == Between::SessionPooler {
-                assert_eq!(text(&conn, "current_setting('search_path')").await, "pg_catalog, pg_temp");
+                assert_eq!(
+                    text(&conn, "current_setting('search_path')").await,
+                    "pg_catalog, pg_temp"
+                );
             } else {
                 // A setting of ours would be found by whoever gets the process next.
                 assert_ne!(text(&conn, "current_setting('lock_timeout')").await, "5s");
@@ -111,7 +125,13 @@ async fn a_thousand_statements_in_transaction_mode() {
                     let bound = conn
                         .transaction(&TxOptions::within(Duration::from_secs(7)), |tx| {
                             Box::pin(async move {
-                                let row = tx.row("bound", "SELECT current_setting('statement_timeout')", &[]).await?;
+                                let row = tx
+                                    .row(
+                                        "bound",
+                                        "SELECT current_setting('statement_timeout')",
+                                        &[],
+                                    )
+                                    .await?;
                                 Ok(row.get::<_, String>(0))
                             })
                         })
@@ -134,12 +154,15 @@ async fn cancels_reach_the_server_and_leave_pgbouncer_alive() {
     let canceller = conn.canceller();
     for round in 0..30 {
         let marker = format!("SELECT pg_sleep(60) /* {} round {round} */", bouncer.port);
-        let running = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{marker}'");
+        let running = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{marker}'"
+        );
         let (outcome, error) = tokio::join!(
             async {
                 wait_until("it runs", async || {
                     let running = running.clone();
-                    tokio::task::spawn_blocking(move || shared().run(&running)).await.unwrap() == "1"
+                    tokio::task::spawn_blocking(move || shared().run(&running)).await.unwrap()
+                        == "1"
                 })
                 .await;
                 canceller.cancel(Duration::from_secs(10)).await
@@ -180,7 +203,11 @@ async fn nobody_is_terminated_through_a_pooler() {
     assert_eq!(outcome, CancelOutcome::Unconfirmed);
     let pid = look().await;
     assert_ne!(pid, "0", "it still runs");
-    tokio::task::spawn_blocking(move || shared().run(&format!("SELECT pg_terminate_backend({pid})"))).await.unwrap();
+    tokio::task::spawn_blocking(move || {
+        shared().run(&format!("SELECT pg_terminate_backend({pid})"))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

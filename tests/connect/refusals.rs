@@ -15,23 +15,35 @@ async fn urls_and_words_and_sockets_reach_the_server() {
     let password = "s3cr%3At%2Fw%40rd";
     let socket = server.socket_dir.display();
     for url in [
-        format!("postgresql://worker:{password}@127.0.0.1:{}/postgres?application_name=shop", server.port),
+        format!(
+            "postgresql://worker:{password}@127.0.0.1:{}/postgres?application_name=shop",
+            server.port
+        ),
         format!(
             "postgres://worker:{password}@localhost:{}/postgres?application_name=shop&sslmode=disable",
             server.port
         ),
-        format!("postgres://worker:{password}@/postgres?host={socket}&port={}&application_name=shop", server.port),
+        format!(
+            "postgres://worker:{password}@/postgres?host={socket}&port={}&application_name=shop",
+            server.port
+        ),
         format!("{} application_name=shop", server.tcp("worker")),
         format!("{} application_name=shop options='-c geqo=off'", server.tcp("worker")),
     ] {
         let conn = connect(&url).await;
-        assert_eq!(text(&conn, "current_setting('application_name')").await, "pgsteward/check shop", "{url}");
+        assert_eq!(
+            text(&conn, "current_setting('application_name')").await,
+            "pgsteward/check shop",
+            "{url}"
+        );
         assert_eq!(text(&conn, "current_user").await, "worker", "{url}");
         let timings = conn.timings();
         assert!(timings.tcp > Duration::ZERO && timings.auth > Duration::ZERO, "{timings:?}");
         assert_eq!(
             timings.tls > Duration::ZERO,
-            text(&conn, "SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()").await == "true"
+            text(&conn, "SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()")
+                .await
+                == "true"
         );
     }
 }
@@ -74,9 +86,13 @@ async fn passwords_come_from_config_files_and_passfiles() {
 
     let passfile = dir.path().join("pgpass");
     let escaped = PASSWORD.replace(':', "\\:");
-    std::fs::write(&passfile, format!("127.0.0.1:{}:postgres:worker:{escaped}\n", server.port)).unwrap();
-    let url =
-        format!("host=127.0.0.1 port={} user=worker dbname=postgres passfile={}", server.port, passfile.display());
+    std::fs::write(&passfile, format!("127.0.0.1:{}:postgres:worker:{escaped}\n", server.port))
+        .unwrap();
+    let url = format!(
+        "host=127.0.0.1 port={} user=worker dbname=postgres passfile={}",
+        server.port,
+        passfile.display()
+    );
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o600)).unwrap();
     connect(&url).await;
@@ -92,12 +108,20 @@ async fn each_refusal_has_its_kind() {
     for (url, kind, says) in [
         (format!("{} password=wrong", tcp("worker")), Kind::Auth, "28P01"),
         (format!("{} password=wrong", tcp("nobody_like_this")), Kind::Auth, "28P01"),
-        (format!("host=127.0.0.1 port={} user=worker dbname=postgres", server.port), Kind::Auth, "none is configured"),
+        (
+            format!("host=127.0.0.1 port={} user=worker dbname=postgres", server.port),
+            Kind::Auth,
+            "none is configured",
+        ),
         (format!("{} dbname=missing", tcp("worker")), Kind::UnknownDatabase, "3D000"),
         (tcp("rejected"), Kind::Hba, "pg_hba.conf"),
         (format!("{} port={}", tcp("worker"), free_port()), Kind::Refused, "refused"),
         (format!("{} host=/nonexistent", tcp("worker")), Kind::Refused, "no such socket"),
-        (format!("{} host=no-such-host.invalid", tcp("worker")), Kind::Unreachable, "no-such-host.invalid"),
+        (
+            format!("{} host=no-such-host.invalid", tcp("worker")),
+            Kind::Unreachable,
+            "no-such-host.invalid",
+        ),
         ("user=worker sslmode=verify-full".to_owned(), Kind::Config, "sslrootcert"),
         (format!("{} options='-c no_such_setting=1'", tcp("worker")), Kind::Sql, "no_such_setting"),
     ] {
@@ -105,7 +129,10 @@ async fn each_refusal_has_its_kind() {
         assert_eq!(error.kind(), kind, "{url}: {error}");
         assert!(error.to_string().contains(says), "{url}: {error}");
         for text in [format!("{error}"), format!("{error:?}")] {
-            assert!(!text.contains(PASSWORD) && !text.contains("wrong"), "the password is shown: {text}");
+            assert!(
+                !text.contains(PASSWORD) && !text.contains("wrong"),
+                "the password is shown: {text}"
+            );
         }
     }
     let error = server_of(pgsteward::config::Database { url: None, ..config("") })
@@ -122,7 +149,10 @@ async fn too_many_connections() {
     let error = try_connect(&server.tcp("single")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TooManyConnections, "{error}");
     drop(first);
-    crate::wait_until("the slot is free again", async || try_connect(&server.tcp("single")).await.is_ok()).await;
+    crate::wait_until("the slot is free again", async || {
+        try_connect(&server.tcp("single")).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -131,7 +161,10 @@ async fn a_server_that_takes_nobody_in_now_is_starting_up() {
     // Keeps it from ending; the code is one for start-up, shutdown and crash recovery.
     let last = connect(&server.tcp("postgres")).await;
     server.shut_down_when_left();
-    crate::wait_until("it takes in nobody", async || try_connect(&server.tcp("postgres")).await.is_err()).await;
+    crate::wait_until("it takes in nobody", async || {
+        try_connect(&server.tcp("postgres")).await.is_err()
+    })
+    .await;
     let error = try_connect(&server.tcp("postgres")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::StartingUp, "{error}");
     assert_eq!(text(&last, "1").await, "1");
@@ -147,7 +180,8 @@ async fn silence_is_bounded_and_named() {
         let url = format!("host=127.0.0.1 port={port} user=worker sslmode={mode}");
         config.url = Some(SecretSource::Inline(Secret::new(url)));
         let started = Instant::now();
-        let error = server_of(config.clone()).connect(Purpose::Check, Route::Pooled).await.unwrap_err();
+        let error =
+            server_of(config.clone()).connect(Purpose::Check, Route::Pooled).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unreachable, "{error}");
         assert!(error.to_string().contains(says), "{error}");
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -160,7 +194,12 @@ async fn a_peer_that_is_no_postgresql_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let peer = tokio::spawn(async move {
-        for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"Ecould not fork\0", b"S not a handshake", b""] {
+        for answer in [
+            &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+            b"Ecould not fork\0",
+            b"S not a handshake",
+            b"",
+        ] {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 64]).await.unwrap();
             stream.write_all(answer).await.unwrap();

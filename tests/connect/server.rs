@@ -32,7 +32,14 @@ pub fn shared() -> &'static Server {
              host      all cert_user    127.0.0.1/32 reject\n\
              host      all all          127.0.0.1/32 scram-sha-256\n",
         );
-        for role in ["rejected", "tls_only", "plain_only", "cert_user", "single CONNECTION LIMIT 1", "worker"] {
+        for role in [
+            "rejected",
+            "tls_only",
+            "plain_only",
+            "cert_user",
+            "single CONNECTION LIMIT 1",
+            "worker",
+        ] {
             let (name, rest) = role.split_once(' ').unwrap_or((role, ""));
             server.run(&format!("CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' {rest}"));
         }
@@ -67,7 +74,10 @@ impl Server {
         let mut server = background(async {
             let server = PrivateServer::start(&[]).await;
             let client = server.client().await;
-            client.batch_execute(&format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'")).await.unwrap();
+            client
+                .batch_execute(&format!("ALTER ROLE postgres PASSWORD '{PASSWORD}'"))
+                .await
+                .unwrap();
             server
         });
         let data = server.ephemeral().data_dir();
@@ -99,7 +109,10 @@ impl Server {
 
     /// Key-value settings for a role over TCP; more can follow.
     pub fn tcp(&self, user: &str) -> String {
-        format!("host=127.0.0.1 port={} user={user} password='{PASSWORD}' dbname=postgres", self.port)
+        format!(
+            "host=127.0.0.1 port={} user={user} password='{PASSWORD}' dbname=postgres",
+            self.port
+        )
     }
 
     /// As superuser through the Unix socket.
@@ -117,7 +130,8 @@ impl Server {
     pub fn run(&self, sql: &str) -> String {
         background(async {
             let client = connect(&self.socket()).await.unwrap();
-            let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            let messages =
+                client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
             let row = messages.iter().find_map(|message| match message {
                 SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
                 _ => None,
@@ -162,7 +176,9 @@ pub fn as_postgres(mut command: Command) -> Command {
 pub fn give_to_postgres(dir: &Path) {
     let Some((uid, gid)) = postgres_ids() else { return };
     chown(dir, Some(uid), Some(gid)).unwrap();
-    for entry in fs::read_dir(dir).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_file()) {
+    for entry in
+        fs::read_dir(dir).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_file())
+    {
         chown(entry.path(), Some(uid), Some(gid)).unwrap();
     }
 }
@@ -172,7 +188,10 @@ fn postgres_ids() -> Option<(u32, u32)> {
         return None;
     }
     let users = fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("no user postgres to run servers as");
+    let line = users
+        .lines()
+        .find(|line| line.starts_with("postgres:"))
+        .expect("no user postgres to run servers as");
     let mut fields = line.split(':').skip(2).map(|field| field.parse().unwrap());
     Some((fields.next().unwrap(), fields.next().unwrap()))
 }
@@ -193,7 +212,9 @@ fn make_certificates(dir: &Path) {
     let (ca, issuer) = authority("test authority");
     write("ca.crt", &ca);
     write("other.crt", &authority("another authority").0);
-    for (file, name, common_name) in [("server", "localhost", "localhost"), ("client", "client.test", "cert_user")] {
+    for (file, name, common_name) in
+        [("server", "localhost", "localhost"), ("client", "client.test", "cert_user")]
+    {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
         let key = KeyPair::generate().unwrap();

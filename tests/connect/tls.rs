@@ -49,15 +49,26 @@ async fn certificates_are_verified_as_the_mode_says() {
         (format!("sslmode=verify-full sslrootcert={ca}"), Kind::Tls, "not for 127.0.0.1"),
         (format!("sslmode=verify-ca sslrootcert={other}"), Kind::Tls, "signed by nobody in"),
         (format!("sslmode=require sslrootcert={other}"), Kind::Tls, "signed by nobody in"),
-        ("sslmode=verify-full sslrootcert=system host=localhost".to_owned(), Kind::Tls, "sslrootcert=system"),
+        (
+            "sslmode=verify-full sslrootcert=system host=localhost".to_owned(),
+            Kind::Tls,
+            "sslrootcert=system",
+        ),
         ("sslmode=verify-ca sslrootcert=/nonexistent".to_owned(), Kind::Config, "/nonexistent"),
-        (format!("sslmode=verify-ca sslrootcert={}", server.path("server.key")), Kind::Config, "not a PEM file"),
+        (
+            format!("sslmode=verify-ca sslrootcert={}", server.path("server.key")),
+            Kind::Config,
+            "not a PEM file",
+        ),
     ] {
         let error = try_connect(&format!("{tcp} {rest}")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{rest}: {error}");
         assert!(error.to_string().contains(says), "{rest}: {error}");
     }
-    let error = try_connect(&format!("{tcp} sslmode=verify-full sslrootcert={ca}")).await.unwrap_err().to_string();
+    let error = try_connect(&format!("{tcp} sslmode=verify-full sslrootcert={ca}"))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("localhost"), "the names that it has are told: {error}");
     assert!(error.contains("SHA-256"), "{error}");
 }
@@ -65,8 +76,13 @@ async fn certificates_are_verified_as_the_mode_says() {
 #[tokio::test]
 async fn client_certificates() {
     let server = shared();
-    let tls = format!("host=127.0.0.1 port={} user=cert_user dbname=postgres sslmode=require", server.port);
-    let with = |cert: &str, key: &str| format!("{tls} sslcert={} sslkey={}", server.path(cert), server.path(key));
+    let tls = format!(
+        "host=127.0.0.1 port={} user=cert_user dbname=postgres sslmode=require",
+        server.port
+    );
+    let with = |cert: &str, key: &str| {
+        format!("{tls} sslcert={} sslkey={}", server.path(cert), server.path(key))
+    };
     let conn = connect(&with("client.crt", "client.key")).await;
     assert_eq!(text(&conn, "current_user").await, "cert_user");
 
@@ -84,9 +100,13 @@ async fn client_certificates() {
     std::fs::copy(server.path("client.key"), &open).unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let error = try_connect(&format!("{tls} sslcert={} sslkey={}", server.path("client.crt"), open.display()))
-        .await
-        .unwrap_err();
+    let error = try_connect(&format!(
+        "{tls} sslcert={} sslkey={}",
+        server.path("client.crt"),
+        open.display()
+    ))
+    .await
+    .unwrap_err();
     assert!(error.kind() == Kind::Config && error.to_string().contains("0644"), "{error}");
 }
 
@@ -95,7 +115,8 @@ async fn channel_binding_is_really_used() {
     let tcp = shared().tcp("worker");
     // tokio-postgres fails a login under `require` that did not bind to the channel.
     connect(&format!("{tcp} sslmode=require channel_binding=require")).await;
-    let error = try_connect(&format!("{tcp} sslmode=disable channel_binding=require")).await.unwrap_err();
+    let error =
+        try_connect(&format!("{tcp} sslmode=disable channel_binding=require")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Auth, "{error}");
     assert!(error.to_string().contains("channel binding"), "{error}");
 }
@@ -113,16 +134,26 @@ async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
     }
     server.run("SELECT pg_reload_conf()");
     let own = server.path("self.crt");
-    let full =
-        format!("{} host=localhost hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={own}", server.tcp("postgres"));
-    crate::wait_until("the server presents its new certificate", async || try_connect(&full).await.is_ok()).await;
+    let full = format!(
+        "{} host=localhost hostaddr=127.0.0.1 sslmode=verify-full sslrootcert={own}",
+        server.tcp("postgres")
+    );
+    crate::wait_until("the server presents its new certificate", async || {
+        try_connect(&full).await.is_ok()
+    })
+    .await;
     let error =
-        try_connect(&format!("{} sslmode=verify-full sslrootcert={own}", server.tcp("postgres"))).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Tls, "the name still counts: {error}");
-    let error =
-        try_connect(&format!("{} sslmode=verify-ca sslrootcert={}", server.tcp("postgres"), server.path("other.crt")))
+        try_connect(&format!("{} sslmode=verify-full sslrootcert={own}", server.tcp("postgres")))
             .await
             .unwrap_err();
+    assert_eq!(error.kind(), Kind::Tls, "the name still counts: {error}");
+    let error = try_connect(&format!(
+        "{} sslmode=verify-ca sslrootcert={}",
+        server.tcp("postgres"),
+        server.path("other.crt")
+    ))
+    .await
+    .unwrap_err();
     assert_eq!(error.kind(), Kind::Tls, "another root: {error}");
 
     server.run("ALTER SYSTEM SET ssl = off");
@@ -133,7 +164,10 @@ async fn a_self_signed_certificate_may_be_its_own_root_and_no_tls_is_named() {
     })
     .await;
     let error = try_connect(&format!("{plain} sslmode=require")).await.unwrap_err();
-    assert!(error.kind() == Kind::Tls && error.to_string().contains("does not offer TLS"), "{error}");
+    assert!(
+        error.kind() == Kind::Tls && error.to_string().contains("does not offer TLS"),
+        "{error}"
+    );
     let conn = connect(&format!("{plain} sslmode=prefer")).await;
     assert_eq!(text(&conn, ENCRYPTED).await, "false");
 }
@@ -143,7 +177,8 @@ async fn first_bytes(rest: &str) -> Vec<u8> {
     use tokio::io::AsyncReadExt;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let url = format!("host=db.test hostaddr=127.0.0.1 port={port} user=worker sslmode=require {rest}");
+    let url =
+        format!("host=db.test hostaddr=127.0.0.1 port={port} user=worker sslmode=require {rest}");
     let (error, bytes) = tokio::join!(try_connect(&url), async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut bytes = vec![0; 4096];
@@ -151,13 +186,17 @@ async fn first_bytes(rest: &str) -> Vec<u8> {
         bytes.truncate(read);
         bytes
     });
-    assert_eq!(error.unwrap_err().kind(), if rest.contains("direct") { Kind::Tls } else { Kind::ConnectionLost });
+    assert_eq!(
+        error.unwrap_err().kind(),
+        if rest.contains("direct") { Kind::Tls } else { Kind::ConnectionLost }
+    );
     bytes
 }
 
 #[tokio::test]
 async fn direct_negotiation_begins_with_the_handshake() {
-    let contains = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    let contains =
+        |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
     assert_eq!(first_bytes("").await, [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f], "asked first");
     let hello = first_bytes("sslnegotiation=direct").await;
     assert_eq!(hello[0], 0x16, "a TLS handshake record");

@@ -47,7 +47,8 @@ async fn ok_commits_and_err_rolls_back() {
     let db = database();
     insert(&db, "ok", || Ok(())).await.unwrap();
     assert_eq!(marks("ok").await, "1");
-    let error = insert(&db, "err", || Err(Error::new(Kind::Sql, "changed my mind"))).await.unwrap_err();
+    let error =
+        insert(&db, "err", || Err(Error::new(Kind::Sql, "changed my mind"))).await.unwrap_err();
     assert!(error.to_string().contains("changed my mind"), "{error}");
     assert_eq!(marks("err").await, "0");
     insert(&db, "after err", || Ok(())).await.unwrap();
@@ -142,7 +143,9 @@ async fn a_statement_given_up_halfway_does_not_come_back_from_the_pool() {
         // Polled once and dropped: it may not even have left yet.
         let sleep = conn.batch("sleep", "SELECT pg_sleep(60)");
         tokio::pin!(sleep);
-        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(sleep.as_mut().poll(cx).is_pending())).await;
+        let polled =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(sleep.as_mut().poll(cx).is_pending()))
+                .await;
         assert!(polled);
         conn.announced_pid()
     };
@@ -188,8 +191,13 @@ async fn a_pool_that_nobody_uses_holds_nothing() {
     assert_eq!((open(Purpose::Control), open(Purpose::Api), open(Purpose::Job)), (1, 0, 0));
     let page = String::from_utf8(metrics.encode().unwrap()).unwrap();
     assert!(
-        page.contains("pgsteward_pool_connections{purpose=\"control\",state=\"idle\",target=\"main\"} 1"),
+        page.contains(
+            "pgsteward_pool_connections{purpose=\"control\",state=\"idle\",target=\"main\"} 1"
+        ),
         "{page}"
     );
-    assert!(page.contains("pgsteward_pool_max_connections{purpose=\"api\",target=\"main\"} 3"), "{page}");
+    assert!(
+        page.contains("pgsteward_pool_max_connections{purpose=\"api\",target=\"main\"} 3"),
+        "{page}"
+    );
 }

@@ -11,7 +11,13 @@ const NOBODY: &str = "postgresql://u:p@127.0.0.1:9/d";
 
 /// The pid in the throw-away server's own file.
 fn postmaster(folder: &std::path::Path) -> Option<i32> {
-    std::fs::read_to_string(folder.join("data/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    std::fs::read_to_string(folder.join("data/postmaster.pid"))
+        .ok()?
+        .lines()
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[tokio::test]
@@ -26,10 +32,14 @@ async fn a_throw_away_server_that_ends_by_itself_is_brought_back_and_goes_with_t
     kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
     daemon.wait_log("the throw-away server ended by itself").await;
     daemon.wait_log("the throw-away server is up again").await;
-    wait_for("another server runs", BOUND, async || postmaster(&folder).filter(|pid| *pid != first)).await;
+    wait_for("another server runs", BOUND, async || {
+        postmaster(&folder).filter(|pid| *pid != first)
+    })
+    .await;
     wait_until("health is well again", BOUND, async || {
         let health = daemon.get("/health/").await;
-        health.status == 200 && crate::metric(daemon.address(), "pgsteward_database_up").await == Some(1.0)
+        health.status == 200
+            && crate::metric(daemon.address(), "pgsteward_database_up").await == Some(1.0)
     })
     .await;
     assert_eq!(daemon.terminate().await.code(), Some(0));
@@ -42,7 +52,8 @@ async fn development_falls_back_and_production_never_does() {
     let setup = Setup::new().database(NOBODY).config(&config);
     let production = Daemon::launch(setup.clone());
     let development = Daemon::launch(setup.clone().env("ENVIRONMENT", "development"));
-    let elsewhere = setup.clone().database("postgresql://u:p@db.invalid/d").env("ENVIRONMENT", "development");
+    let elsewhere =
+        setup.clone().database("postgresql://u:p@db.invalid/d").env("ENVIRONMENT", "development");
     let elsewhere = Daemon::launch(elsewhere);
     development.wait_ready().await;
     development.wait_log("keeping a throw-away server instead").await;

@@ -53,7 +53,8 @@ const SLOW_VIEW: &str = "
     CREATE MATERIALIZED VIEW public.slow AS
         SELECT 1 AS id, pg_sleep(seconds)::text AS nothing FROM public.knob WITH NO DATA;
     CREATE UNIQUE INDEX ON public.slow (id)";
-const REFRESH_SLOW: &str = "[refresh]\nviews = [\"public.slow\"]\n[jobs.refresh]\nschedule = \"@every 1s\"\n";
+const REFRESH_SLOW: &str =
+    "[refresh]\nviews = [\"public.slow\"]\n[jobs.refresh]\nschedule = \"@every 1s\"\n";
 /// Sessions that refresh it now.
 const REFRESHING: &str = "
     SELECT count(*) FROM pg_stat_activity
@@ -75,7 +76,8 @@ async fn metric(address: SocketAddr, series: &str) -> Option<f64> {
 }
 
 async fn wait_metric(daemon: &Daemon, series: &str, wanted: impl Fn(f64) -> bool) {
-    wait_until(series, BOUND, async || metric(daemon.address(), series).await.is_some_and(&wanted)).await;
+    wait_until(series, BOUND, async || metric(daemon.address(), series).await.is_some_and(&wanted))
+        .await;
 }
 
 /// Waits until a query's only value is what is wanted.
@@ -85,17 +87,22 @@ async fn wait_sql(client: &TestClient, sql: &str, wanted: impl Fn(i64) -> bool) 
 
 /// The reason of `/health/` for the one database.
 async fn reason(daemon: &Daemon) -> String {
-    daemon.get("/health/").await.json()["targets"]["main"]["reason"].as_str().unwrap_or_default().to_owned()
+    daemon.get("/health/").await.json()["targets"]["main"]["reason"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 async fn wait_reason(daemon: &Daemon, wanted: &str) {
-    wait_until(&format!("/health/ says {wanted}"), BOUND, async || reason(daemon).await == wanted).await;
+    wait_until(&format!("/health/ says {wanted}"), BOUND, async || reason(daemon).await == wanted)
+        .await;
 }
 
 /// Runs a subcommand that must succeed.
 fn succeed(setup: &Setup, arguments: &[&str]) -> String {
     let output = setup.command(arguments);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
     out.into_owned()
 }

@@ -41,7 +41,10 @@ async fn a_broken_file_is_rolled_back_named_and_tried_again_when_it_is_mended() 
     fs::write(folder.path().join("001_broken.sql"), BROKEN.replace("TABEL", "TABLE")).unwrap();
     daemon.wait_ready().await;
     assert_eq!(client.text("SELECT to_regclass('public.oops')").await, "oops");
-    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| runs > 0).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| {
+        runs > 0
+    })
+    .await;
     assert_eq!(metric(daemon.address(), "pgsteward_migrations_failed").await, Some(0.0));
 }
 
@@ -58,16 +61,26 @@ async fn an_edited_file_keeps_what_is_pending_from_being_applied_and_is_named_ev
 
     let daemon = Daemon::launch(setup);
     let line = daemon.wait_log("migrating failed").await;
-    assert!(line.contains("\"file\":\"app/001_a\"") && line.contains("nothing was applied, 1 pending"), "{line}");
+    assert!(
+        line.contains("\"file\":\"app/001_a\"") && line.contains("nothing was applied, 1 pending"),
+        "{line}"
+    );
     let unready = "[-]migrations:main failed: migration app/001_a failed: edited";
-    wait_until("/readyz names the file", BOUND, async || daemon.get("/readyz").await.body.contains(unready)).await;
+    wait_until("/readyz names the file", BOUND, async || {
+        daemon.get("/readyz").await.body.contains(unready)
+    })
+    .await;
     wait_until("health tells", BOUND, async || {
-        let schema = daemon.get("/health/").await.json()["targets"]["main"]["components"]["schema"].clone();
+        let schema =
+            daemon.get("/health/").await.json()["targets"]["main"]["components"]["schema"].clone();
         schema["status"] == "unhealthy" && schema["reason"] == "schema_mismatch"
     })
     .await;
     let line = daemon.wait_log("\"component\":\"schema\"").await;
-    assert!(line.contains("app/001_a was edited") && line.contains("\"level\":\"error\""), "{line}");
+    assert!(
+        line.contains("app/001_a was edited") && line.contains("\"level\":\"error\""),
+        "{line}"
+    );
     assert_eq!(metric(daemon.address(), "pgsteward_schema_mismatches").await, Some(1.0));
     assert_eq!(database.client().await.text("SELECT to_regclass('public.b')").await, "NULL");
 
@@ -92,7 +105,8 @@ async fn on_failure_exit_ends_the_process_with_its_own_code() {
 async fn on_failure_exit_is_about_the_start() {
     let database = TestDatabase::create(Template::Empty).await;
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("001_sound.sql"), "CREATE TABLE public.sound (id int);\n").unwrap();
+    fs::write(folder.path().join("001_sound.sql"), "CREATE TABLE public.sound (id int);\n")
+        .unwrap();
     let config = with_folder(folder.path(), "on_failure = \"exit\"\n");
     let daemon = Daemon::launch(Setup::new().database(&database.url()).config(&config));
     daemon.wait_ready().await;
@@ -117,8 +131,14 @@ async fn sighup_tries_again_too() {
     let client = database.client().await;
     let folder = tempfile::tempdir().unwrap();
     // Right by itself, wrong in this database.
-    fs::write(folder.path().join("001_needs.sql"), "ALTER TABLE public.elsewhere ADD COLUMN n int;\n").unwrap();
-    let daemon = Daemon::launch(Setup::new().database(&database.url()).config(&with_folder(folder.path(), "")));
+    fs::write(
+        folder.path().join("001_needs.sql"),
+        "ALTER TABLE public.elsewhere ADD COLUMN n int;\n",
+    )
+    .unwrap();
+    let daemon = Daemon::launch(
+        Setup::new().database(&database.url()).config(&with_folder(folder.path(), "")),
+    );
     daemon.wait_log("migrating failed").await;
     client.batch_execute("CREATE TABLE public.elsewhere (id int)").await.unwrap();
     daemon.signal(rustix::process::Signal::HUP);

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::net::UnixDatagram;
 
-use crate::harness::{BOUND, Daemon, PrivateServer, Setup, Template, TestDatabase, http, wait_for, wait_until};
-use crate::{REFRESH_SLOW, REFRESHING, SLOW_VIEW, each_second, metric, quick, succeed, wait_metric, wait_sql};
+use crate::harness::{
+    BOUND, Daemon, PrivateServer, Setup, Template, TestDatabase, http, wait_for, wait_until,
+};
+use crate::{
+    REFRESH_SLOW, REFRESHING, SLOW_VIEW, each_second, metric, quick, succeed, wait_metric, wait_sql,
+};
 
 const ZENTRY: &str = "[migrations]\nsets = [\"zentry\"]\n";
 
@@ -20,12 +24,22 @@ async fn rows_arrive_and_the_page_passes_promtool() {
     let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&config)).await;
     let client = database.client().await;
     for job in ["vacuum", "refresh", "retention", "partitions"] {
-        let sql = format!("SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'");
+        let sql = format!(
+            "SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'"
+        );
         wait_sql(&client, &sql, |runs| runs > 0).await;
     }
-    wait_sql(&client, "SELECT count(DISTINCT component) FROM steward.system_health", |parts| parts >= 8).await;
+    wait_sql(&client, "SELECT count(DISTINCT component) FROM steward.system_health", |parts| {
+        parts >= 8
+    })
+    .await;
     wait_sql(&client, "SELECT count(*) FROM steward.connection_metrics", |rows| rows > 0).await;
-    assert_eq!(client.number("SELECT count(*) FROM steward.job_runs WHERE state IN ('failed', 'timed_out')").await, 0);
+    assert_eq!(
+        client
+            .number("SELECT count(*) FROM steward.job_runs WHERE state IN ('failed', 'timed_out')")
+            .await,
+        0
+    );
     wait_until("health is well", BOUND, async || {
         let health = daemon.get("/health/").await;
         health.status == 200 && health.json()["status"] == "healthy"
@@ -33,7 +47,10 @@ async fn rows_arrive_and_the_page_passes_promtool() {
     .await;
     let cli = Setup::new().database(&database.url()).config(ZENTRY);
     let health = succeed(&cli, &["health"]);
-    assert!(health.starts_with("database main: healthy") && health.contains("\n  schema "), "{health}");
+    assert!(
+        health.starts_with("database main: healthy") && health.contains("\n  schema "),
+        "{health}"
+    );
     let stranger = TestDatabase::create(Template::Empty).await;
     let health = succeed(&Setup::new().database(&stranger.url()), &["health"]);
     assert!(!health.contains("\n  schema "), "nothing is said of what is not kept there: {health}");
@@ -58,17 +75,25 @@ async fn rows_arrive_and_the_page_passes_promtool() {
 async fn a_scrape_costs_the_server_no_statement() {
     let server = PrivateServer::start(&[("log_statement", "all"), ("log_connections", "on")]).await;
     // No measurement, no job, and no lease to renew for a while: what is left would be the scrapes'.
-    let off: String =
-        ["health-probe", "connection-metrics", "vacuum", "refresh", "retention", "partitions", "audit-seal"]
-            .map(|job| format!("[jobs.{job}]\nenabled = false\n"))
-            .concat();
+    let off: String = [
+        "health-probe",
+        "connection-metrics",
+        "vacuum",
+        "refresh",
+        "retention",
+        "partitions",
+        "audit-seal",
+    ]
+    .map(|job| format!("[jobs.{job}]\nenabled = false\n"))
+    .concat();
     let config = format!("[jobs]\nlease = \"5m\"\n{off}");
     let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&config)).await;
     wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
     let file = server.ephemeral().socket_dir().join("server.log");
     // The observer listens, all the time and whoever scrapes, for what people ask of jobs.
     let listens = |line: &&str| line.contains("json_build_object( 'queued'");
-    let lines = || std::fs::read_to_string(&file).unwrap().lines().filter(|line| !listens(line)).count();
+    let lines =
+        || std::fs::read_to_string(&file).unwrap().lines().filter(|line| !listens(line)).count();
     // The observer's first round ends with registering the jobs.
     wait_for("the first round is over", BOUND, async || {
         std::fs::read_to_string(&file).unwrap().contains("steward.job_state").then_some(())
@@ -94,7 +119,8 @@ async fn sigterm_drains_and_a_second_signal_ends_it_at_once() {
     let database = TestDatabase::create(Template::Empty).await;
     let client = database.client().await;
     client.batch_execute(SLOW_VIEW).await.unwrap();
-    let mut daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&quick(REFRESH_SLOW))).await;
+    let mut daemon =
+        Daemon::spawn(Setup::new().database(&database.url()).config(&quick(REFRESH_SLOW))).await;
     wait_sql(&client, REFRESHING, |sessions| sessions == 1).await;
     daemon.signal(Signal::TERM);
     // While the run has its grace, probes are answered.
@@ -127,22 +153,27 @@ async fn sighup_takes_in_what_is_right_and_leaves_what_is_wrong() {
     let database = TestDatabase::create(Template::Empty).await;
     let client = database.client().await;
     // Probes come rarely at first, so that a new schedule is seen to be followed at once.
-    let slowly = crate::QUICK
-        .replace("[jobs.health-probe]\nschedule = \"@every 1s\"", "[jobs.health-probe]\nschedule = \"@every 1h\"");
+    let slowly = crate::QUICK.replace(
+        "[jobs.health-probe]\nschedule = \"@every 1s\"",
+        "[jobs.health-probe]\nschedule = \"@every 1h\"",
+    );
     let slowly = slowly.replace("[health]", "[health]\nstale_after = \"3h\"");
     assert!(slowly.contains("1h") && slowly.contains("3h"));
     let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&slowly)).await;
     let reloaded = "pgsteward_config_last_reload_successful";
     assert_eq!(metric(daemon.address(), reloaded).await, Some(1.0));
 
-    daemon.rewrite_config(&quick(&each_second("vacuum")).replace("lease = \"5s\"", "lease = \"6s\""));
+    daemon
+        .rewrite_config(&quick(&each_second("vacuum")).replace("lease = \"5s\"", "lease = \"6s\""));
     daemon.signal(Signal::HUP);
     daemon.wait_log("configuration reloaded").await;
     let fixed = daemon.wait_log("\"key\":\"jobs.lease\"").await;
     assert!(fixed.contains("next start"), "{fixed}");
-    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'", |runs| {
-        runs > 0
-    })
+    wait_sql(
+        &client,
+        "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'",
+        |runs| runs > 0,
+    )
     .await;
     let probes = "pgsteward_job_runs_total job_name=\"health-probe\" outcome=\"succeeded\"";
     wait_metric(&daemon, probes, |value| value >= 4.0).await;
@@ -159,10 +190,12 @@ async fn sighup_takes_in_what_is_right_and_leaves_what_is_wrong() {
     daemon.rewrite_config(&quick(""));
     daemon.signal(Signal::HUP);
     wait_metric(&daemon, reloaded, |value| value == 1.0).await;
-    let told = "FROM steward.audit_logs WHERE resource_type = 'configuration' AND resource_id = 'main'
+    let told =
+        "FROM steward.audit_logs WHERE resource_type = 'configuration' AND resource_id = 'main'
                   AND actor LIKE 'instance:%' AND source = 'pgsteward'";
     wait_sql(&client, &format!("SELECT count(*) {told}"), |rows| rows >= 3).await;
-    let told = format!("SELECT string_agg(action || ' ' || details, ', ' ORDER BY created_at) {told}");
+    let told =
+        format!("SELECT string_agg(action || ' ' || details, ', ' ORDER BY created_at) {told}");
     assert_eq!(
         client.text(&told).await,
         "config.reloaded {\"changed\": [\"health\", \"jobs\"]}, \
@@ -177,12 +210,16 @@ async fn pausing_stops_every_job_by_the_database_and_by_the_local_file() {
     let database = TestDatabase::create(Template::Empty).await;
     let client = database.client().await;
     let folder = tempfile::tempdir().unwrap();
-    let config = format!("state_dir = {:?}\n{}", folder.path().display().to_string(), quick(&each_second("vacuum")));
+    let config = format!(
+        "state_dir = {:?}\n{}",
+        folder.path().display().to_string(),
+        quick(&each_second("vacuum"))
+    );
     let setup = Setup::new().database(&database.url()).config(&config);
     let daemon = Daemon::spawn(setup.clone()).await;
-    let succeeded = "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'";
-    let skipped =
-        "SELECT coalesce(sum(missed_count), 0) FROM steward.job_runs WHERE state = 'skipped' AND reason = 'paused'";
+    let succeeded =
+        "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'";
+    let skipped = "SELECT coalesce(sum(missed_count), 0) FROM steward.job_runs WHERE state = 'skipped' AND reason = 'paused'";
     wait_sql(&client, succeeded, |runs| runs > 0).await;
 
     let file = folder.path().join("PAUSE");
@@ -209,8 +246,7 @@ async fn pausing_stops_every_job_by_the_database_and_by_the_local_file() {
         wait_metric(&daemon, "pgsteward_paused", |value| value == 0.0).await;
         wait_sql(&client, succeeded, |runs| runs > ran).await;
     }
-    let audited =
-        "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action LIKE 'jobs.%'";
+    let audited = "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action LIKE 'jobs.%'";
     assert_eq!(client.text(audited).await, "jobs.pause jobs.resume");
 }
 
@@ -228,7 +264,8 @@ async fn observe_mode_changes_nothing_of_the_users() {
         DELETE FROM public.events WHERE id = 1";
     client.batch_execute(sql).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("001_mine.sql"), "CREATE TABLE public.mine (id int);").unwrap();
+    std::fs::write(folder.path().join("001_mine.sql"), "CREATE TABLE public.mine (id int);")
+        .unwrap();
     let jobs: String = ["vacuum", "retention"].map(each_second).concat();
     let config = format!(
         "mode = \"observe\"\n{}\n[migrations]\ndir = {:?}\n[retention.tables.\"public.events\"]\ncolumn = \"at\"\nkeep = \"30d\"\n\
@@ -246,7 +283,12 @@ async fn observe_mode_changes_nothing_of_the_users() {
     assert_eq!(client.number("SELECT count(*) FROM public.events").await, 4999);
     assert_eq!(client.number("SELECT count FROM public.counted").await, 5000, "refreshed");
     assert_eq!(client.text("SELECT to_regclass('public.mine')").await, "NULL");
-    assert_eq!(client.number("SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'events'").await, 0);
+    assert_eq!(
+        client
+            .number("SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'events'")
+            .await,
+        0
+    );
     wait_sql(&client, "SELECT count(*) FROM steward.system_health", |rows| rows > 0).await;
 }
 
@@ -264,7 +306,10 @@ async fn systemd_is_told_of_readiness_life_reload_and_the_end() {
     let daemon = Daemon::launch(setup);
     let next = async || {
         let mut buffer = [0; 512];
-        let length = tokio::time::timeout(BOUND, manager.recv(&mut buffer)).await.expect("a datagram").unwrap();
+        let length = tokio::time::timeout(BOUND, manager.recv(&mut buffer))
+            .await
+            .expect("a datagram")
+            .unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
     let wait = async |wanted: &str| {
@@ -282,7 +327,11 @@ async fn systemd_is_told_of_readiness_life_reload_and_the_end() {
     for _ in 0..5 {
         wait("WATCHDOG=1").await;
     }
-    assert!(begun.elapsed() >= Duration::from_millis(600), "fed at half time, not all the time: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(600),
+        "fed at half time, not all the time: {:?}",
+        begun.elapsed()
+    );
     daemon.signal(Signal::HUP);
     wait("RELOADING=1\nMONOTONIC_USEC=").await;
     wait("READY=1").await;
@@ -304,7 +353,10 @@ async fn the_watchdog_is_fed_while_it_retries() {
     let daemon = Daemon::launch(setup);
     for _ in 0..10 {
         let mut buffer = [0; 512];
-        let length = tokio::time::timeout(BOUND, manager.recv(&mut buffer)).await.expect("a datagram").unwrap();
+        let length = tokio::time::timeout(BOUND, manager.recv(&mut buffer))
+            .await
+            .expect("a datagram")
+            .unwrap();
         assert_eq!(&buffer[..length], b"WATCHDOG=1");
     }
     assert_eq!(daemon.terminate().await.code(), Some(0));
@@ -317,7 +369,8 @@ async fn a_number_that_cannot_be_read_stops_no_job() {
     client.batch_execute("DROP SEQUENCE steward.audit_losses").await.unwrap();
     let config = quick(&each_second("partitions"));
     let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&config)).await;
-    let sql = "SELECT count(*) FROM steward.job_runs WHERE job = 'partitions' AND state = 'succeeded'";
+    let sql =
+        "SELECT count(*) FROM steward.job_runs WHERE job = 'partitions' AND state = 'succeeded'";
     wait_sql(&client, sql, |runs| runs > 1).await;
     assert_eq!(metric(daemon.address(), "pgsteward_audit_lost_statements").await, None);
 }

@@ -14,7 +14,8 @@ async fn a_role_that_may_only_connect_is_served_health_and_told_what_it_lacks() 
     assert!(unready.contains("[-]migrations:main failed"), "{unready}");
     wait_metric(&daemon, "pgsteward_database_up", |value| value == 1.0).await;
     wait_until("it measures the server all the same", BOUND, async || {
-        let components = daemon.get("/health/").await.json()["targets"]["main"]["components"].clone();
+        let components =
+            daemon.get("/health/").await.json()["targets"]["main"]["components"].clone();
         components["connections"]["status"] != "null" && components["connections"].is_object()
     })
     .await;
@@ -49,14 +50,17 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
         quick(&jobs)
     );
     let daemon = Daemon::spawn(Setup::new().database(&role.url).config(&config)).await;
-    let succeeded =
-        |job: &str| format!("SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'");
+    let succeeded = |job: &str| {
+        format!("SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND state = 'succeeded'")
+    };
     wait_sql(&client, &succeeded("partitions"), |runs| runs > 0).await;
     wait_sql(&client, "SELECT count(*) FROM steward.system_health", |rows| rows > 0).await;
 
     // By version: a privilege since 17, ownership before.
     let maintain = "(GRANT MAINTAIN ON|ALTER (TABLE|MATERIALIZED VIEW) public)";
-    for (job, grant) in [("vacuum", maintain), ("refresh", maintain), ("retention", "GRANT SELECT, DELETE ON")] {
+    for (job, grant) in
+        [("vacuum", maintain), ("refresh", maintain), ("retention", "GRANT SELECT, DELETE ON")]
+    {
         let sql = format!(
             "SELECT count(*) FROM steward.job_runs WHERE job = '{job}' AND concat(reason, error, detail) ~ '{grant}'"
         );
@@ -79,13 +83,17 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
         assert!(line.contains(job) && line.contains("mend"), "said at start: {line}");
     }
     wait_until("the health names the job that may do nothing", BOUND, async || {
-        daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"] != "ok"
+        daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"]
+            != "ok"
     })
     .await;
     assert_eq!(client.number("SELECT count(*) FROM public.events").await, 2500);
     assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(1.0));
     assert_eq!(daemon.get("/readyz").await.status, 200);
 
-    client.batch_execute(&format!("GRANT SELECT, DELETE ON public.events TO {}", role.name)).await.unwrap();
+    client
+        .batch_execute(&format!("GRANT SELECT, DELETE ON public.events TO {}", role.name))
+        .await
+        .unwrap();
     wait_sql(&client, "SELECT count(*) FROM public.events", |rows| rows == 0).await;
 }

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use crate::harness::{
-    BOUND, Daemon, PrivateServer, Proxy, Setup, Template, TestDatabase, server, wait_for, wait_until,
+    BOUND, Daemon, PrivateServer, Proxy, Setup, Template, TestDatabase, server, wait_for,
+    wait_until,
 };
 use crate::{each_second, metric, quick, reason, wait_reason, wait_sql};
 
@@ -25,7 +26,10 @@ async fn without_a_server_it_lives_says_why_and_comes_up_by_itself() {
     wait_reason(&daemon, "refused").await;
     assert_eq!(daemon.get("/health/").await.status, 503);
     assert_eq!(metric(daemon.address(), "pgsteward_database_up").await, Some(0.0));
-    assert_eq!(metric(daemon.address(), "pgsteward_database_down kind=\"refused\"").await, Some(1.0));
+    assert_eq!(
+        metric(daemon.address(), "pgsteward_database_down kind=\"refused\"").await,
+        Some(1.0)
+    );
     assert_eq!(daemon.get("/livez").await.status, 200);
 
     server.restart().await;
@@ -54,7 +58,8 @@ async fn what_refuses_us_is_named() {
     for (kind, daemon) in &daemons {
         let wanted = format!("connecting, last error {kind}");
         wait_until(&wanted, BOUND, async || {
-            let answer = crate::http::try_request(daemon.address(), "GET", "/readyz", &[], "").await;
+            let answer =
+                crate::http::try_request(daemon.address(), "GET", "/readyz", &[], "").await;
             answer.is_ok_and(|answer| answer.status == 503 && answer.body.contains(&wanted))
         })
         .await;
@@ -62,7 +67,10 @@ async fn what_refuses_us_is_named() {
         daemon.wait_log(&format!("\"kind\":\"{kind}\"")).await;
         assert_eq!(daemon.get("/livez").await.status, 200, "{kind}");
         let log = daemon.log();
-        assert!(!log.contains(&password) && !log.contains("wrong-password"), "a password in the log:\n{log}");
+        assert!(
+            !log.contains(&password) && !log.contains("wrong-password"),
+            "a password in the log:\n{log}"
+        );
     }
 }
 
@@ -71,7 +79,11 @@ async fn what_refuses_us_is_named() {
 async fn check_names_what_refuses_us_too() {
     let database = TestDatabase::create(Template::Empty).await;
     let table = [
-        (server().url_as("postgres", "wrong-password", database.name()), 69, "password authentication failed"),
+        (
+            server().url_as("postgres", "wrong-password", database.name()),
+            69,
+            "password authentication failed",
+        ),
         (server().url("no_such_database"), 69, "no_such_database"),
         (database.url(), 0, ""),
     ];
@@ -83,7 +95,8 @@ async fn check_names_what_refuses_us_too() {
     }
     // The second address is tried too.
     let config = format!("[database]\ndirect_url = {:?}\n", server().url("no_such_database"));
-    let output = Setup::new().database(&database.url()).config(&config).command(&["check", "--connect"]);
+    let output =
+        Setup::new().database(&database.url()).config(&config).command(&["check", "--connect"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(69), "{error}");
     assert!(error.contains("direct_url") && error.contains("no_such_database"), "{error}");
@@ -112,13 +125,22 @@ async fn a_peer_that_accepts_and_stays_silent_is_waited_for_within_bounds() {
 async fn a_server_that_goes_silent_stops_no_round() {
     let database = TestDatabase::create(Template::Empty).await;
     let proxy = Proxy::start(server().address()).await;
-    let daemon = Daemon::spawn(Setup::new().database(&database.url_at(proxy.address())).config(&quick(""))).await;
-    wait_until("it observes", BOUND, async || metric(daemon.address(), "pgsteward_observer").await == Some(1.0)).await;
+    let daemon =
+        Daemon::spawn(Setup::new().database(&database.url_at(proxy.address())).config(&quick("")))
+            .await;
+    wait_until("it observes", BOUND, async || {
+        metric(daemon.address(), "pgsteward_observer").await == Some(1.0)
+    })
+    .await;
 
     proxy.blackhole().await;
     wait_until("health tells", BOUND, async || daemon.get("/health/").await.status == 503).await;
-    assert!(["unreachable", "timeout", "connection_lost"].contains(&reason(&daemon).await.as_str()));
-    let advanced = async || metric(daemon.address(), "pgsteward_pipeline_advanced_timestamp_seconds").await.unwrap();
+    assert!(
+        ["unreachable", "timeout", "connection_lost"].contains(&reason(&daemon).await.as_str())
+    );
+    let advanced = async || {
+        metric(daemon.address(), "pgsteward_pipeline_advanced_timestamp_seconds").await.unwrap()
+    };
     // Longer than one call of a round may take, so that what moves it is a round after a silent one.
     let seen = advanced().await + 11.0;
     wait_until("the pipeline goes round", BOUND, async || advanced().await > seen).await;
@@ -131,17 +153,25 @@ async fn a_server_that_goes_silent_stops_no_round() {
 
     proxy.pass().await;
     wait_until("health recovers", BOUND, async || daemon.get("/health/").await.status == 200).await;
-    wait_until("it observes", BOUND, async || metric(daemon.address(), "pgsteward_observer").await == Some(1.0)).await;
+    wait_until("it observes", BOUND, async || {
+        metric(daemon.address(), "pgsteward_observer").await == Some(1.0)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_taken_port_ends_it_naming_address_and_owner() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = Setup::new().database("postgresql://u:p@127.0.0.1:9/d").command(&["run", "--listen", &address]);
+    let output = Setup::new()
+        .database("postgresql://u:p@127.0.0.1:9/d")
+        .command(&["run", "--listen", &address]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(69), "{error}");
-    assert!(error.contains(&address) && error.contains(&format!("(pid {})", std::process::id())), "{error}");
+    assert!(
+        error.contains(&address) && error.contains(&format!("(pid {})", std::process::id())),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -153,14 +183,20 @@ async fn usage_and_configuration_have_exit_codes_of_their_own() {
         let output = wrong.command(&[command]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{error}");
-        assert!(error.contains("jobs.lease") && error.contains("jobs.vacum"), "all problems at once: {error}");
+        assert!(
+            error.contains("jobs.lease") && error.contains("jobs.vacum"),
+            "all problems at once: {error}"
+        );
     }
     let never = Setup::new().database("postgresql://u:p@127.0.0.1:9/d?sslmode=foo");
     for command in [&["run"][..], &["check"], &["check", "--connect"]] {
         let output = never.command(command);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{command:?}: {error}");
-        assert!(error.contains("DATABASE_URL: database.url") && error.contains("sslmode"), "{command:?}: {error}");
+        assert!(
+            error.contains("DATABASE_URL: database.url") && error.contains("sslmode"),
+            "{command:?}: {error}"
+        );
     }
 }
 
@@ -169,7 +205,8 @@ async fn usage_and_configuration_have_exit_codes_of_their_own() {
 #[tokio::test]
 async fn killed_at_any_moment_the_next_start_works() {
     let database = TestDatabase::create(Template::Empty).await;
-    let config = quick("[migrations]\nsets = [\"zentry\"]\n[jobs.vacuum]\nschedule = \"@every 1s\"\n");
+    let config =
+        quick("[migrations]\nsets = [\"zentry\"]\n[jobs.vacuum]\nschedule = \"@every 1s\"\n");
     let setup = Setup::new().database(&database.url()).config(&config);
     for _ in 0..8 {
         let daemon = Daemon::launch(setup.clone());
@@ -178,14 +215,14 @@ async fn killed_at_any_moment_the_next_start_works() {
     }
     let daemon = Daemon::spawn(setup).await;
     let client = database.client().await;
-    let sql =
-        "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
+    let sql = "SELECT string_agg(set_name || '/' || version, ' ' ORDER BY set_name, version) FROM steward.schema_migrations";
     assert_eq!(
         client.text(sql).await,
         "steward/1 steward/2 steward/3 steward/4 steward/5 steward/6 zentry/1 zentry/2 zentry/3"
     );
     wait_for("a run of its own succeeds", BOUND, async || {
-        let sql = "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'";
+        let sql =
+            "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum' AND state = 'succeeded'";
         (client.number(sql).await > 0).then_some(())
     })
     .await;
@@ -204,12 +241,19 @@ async fn what_passed_while_nobody_ran_it_is_told_in_words() {
     let client = database.client().await;
     let setup = Setup::new().database(&database.url()).config(&quick(&each_second("vacuum")));
     let daemon = Daemon::spawn(setup.clone()).await;
-    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| runs > 0).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'", |runs| {
+        runs > 0
+    })
+    .await;
     assert_eq!(daemon.terminate().await.code(), Some(0));
     let passed = "SELECT extract(epoch FROM clock_timestamp() - max(due_at))::bigint
                     FROM steward.job_runs WHERE job = 'vacuum'";
     wait_sql(&client, passed, |seconds| seconds > 3).await;
     let daemon = Daemon::spawn(setup).await;
     let line = daemon.wait_log("instants passed that were not run").await;
-    assert!(line.contains("nobody ran them when they were due") && line.contains("\"reason\":\"misfire\""), "{line}");
+    assert!(
+        line.contains("nobody ran them when they were due")
+            && line.contains("\"reason\":\"misfire\""),
+        "{line}"
+    );
 }

@@ -27,7 +27,8 @@ pub async fn connect(url: &str) -> Result<TestClient, tokio_postgres::Error> {
 impl TestClient {
     /// The single value of a query's single row, as text.
     pub async fn text(&self, sql: &str) -> String {
-        let messages = self.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let messages =
+            self.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         let row = messages.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
             _ => None,

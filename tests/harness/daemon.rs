@@ -86,7 +86,9 @@ impl Setup {
             }
         };
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.envs(self.environment.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+        command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
         command
     }
 }
@@ -116,7 +118,11 @@ impl Daemon {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut command = setup.base(&folder);
-        let listen = if setup.everywhere { format!("0.0.0.0:{}", address.port()) } else { address.to_string() };
+        let listen = if setup.everywhere {
+            format!("0.0.0.0:{}", address.port())
+        } else {
+            address.to_string()
+        };
         command.args(["run", "--config", &config_path(&folder), "--listen", &listen]);
         command.args(&setup.arguments).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
@@ -186,17 +192,20 @@ impl Daemon {
     /// Waits until a path answers with a status.
     pub async fn wait_status(&self, path: &str, status: u16) -> Response {
         let mut last = String::from("no answer yet");
-        let asking =
-            wait_for("", BOUND * 2, async || match http::try_request(self.address, "GET", path, &[], "").await {
+        let asking = wait_for("", BOUND * 2, async || {
+            match http::try_request(self.address, "GET", path, &[], "").await {
                 Ok(response) if response.status == status => Some(response),
                 other => {
                     last = format!("{other:?}");
                     None
                 }
-            });
+            }
+        });
         match tokio::time::timeout(BOUND, asking).await {
             Ok(response) => response,
-            Err(_) => panic!("{path} did not come to answer {status}; last: {last}\nlog:\n{}", self.log()),
+            Err(_) => {
+                panic!("{path} did not come to answer {status}; last: {last}\nlog:\n{}", self.log())
+            }
         }
     }
 
@@ -217,7 +226,8 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
+        let pid =
+            i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
         kill_process(pid, signal).expect("signal the daemon");
     }
 
@@ -236,7 +246,9 @@ impl Daemon {
     /// Waits for its end.
     pub async fn wait_exit(&mut self) -> ExitStatus {
         let Daemon { child, .. } = self;
-        let waiting = wait_for("", BOUND * 2, async || child.try_wait().expect("the child can be waited for"));
+        let waiting = wait_for("", BOUND * 2, async || {
+            child.try_wait().expect("the child can be waited for")
+        });
         match tokio::time::timeout(BOUND, waiting).await {
             Ok(status) => status,
             Err(_) => panic!("the daemon did not end; log:\n{}", self.log()),

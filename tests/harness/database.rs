@@ -92,7 +92,11 @@ impl TestDatabase {
         let name = format!("{}_{name}", self.name);
         let password = uuid::Uuid::new_v4().simple().to_string();
         let sql = format!("CREATE ROLE {name} LOGIN PASSWORD '{password}' {attributes}");
-        self.client().await.batch_execute(&sql).await.unwrap_or_else(|error| panic!("create role {name}: {error:?}"));
+        self.client()
+            .await
+            .batch_execute(&sql)
+            .await
+            .unwrap_or_else(|error| panic!("create role {name}: {error:?}"));
         self.roles.push(name.clone());
         let url = self.server.url_as(&name, &password, &self.name);
         Role { name, password, url }
@@ -122,8 +126,9 @@ impl Drop for TestDatabase {
 
 async fn build_migrated(server: &TestServer, admin: &TestClient) {
     let bound = Duration::from_secs(120).as_millis();
-    let sql =
-        format!("SET statement_timeout = {bound}; SELECT pg_advisory_lock({TEMPLATE_LOCK}); RESET statement_timeout");
+    let sql = format!(
+        "SET statement_timeout = {bound}; SELECT pg_advisory_lock({TEMPLATE_LOCK}); RESET statement_timeout"
+    );
     admin.batch_execute(&sql).await.expect("the lock of the migrated template");
     let count = format!("SELECT count(*) FROM pg_database WHERE datname = '{MIGRATED}'");
     if admin.number(&count).await == 0 {
@@ -140,7 +145,10 @@ async fn build_migrated(server: &TestServer, admin: &TestClient) {
             .await
             .expect("name the template");
     }
-    admin.batch_execute(&format!("SELECT pg_advisory_unlock({TEMPLATE_LOCK})")).await.expect("unlock the template");
+    admin
+        .batch_execute(&format!("SELECT pg_advisory_unlock({TEMPLATE_LOCK})"))
+        .await
+        .expect("unlock the template");
 }
 
 /// A database that was just left may have a backend that is still ending: tried again, for a while.
@@ -150,7 +158,9 @@ async fn clone_database(admin: &TestClient, name: &str, source: &str) {
     loop {
         match admin.batch_execute(&sql).await {
             Ok(()) => return,
-            Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && start.elapsed() < BOUND => {
+            Err(error)
+                if error.code() == Some(&SqlState::OBJECT_IN_USE) && start.elapsed() < BOUND =>
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) => panic!("{sql}: {error:?}"),
@@ -167,9 +177,12 @@ async fn migrate_template(url: &str) {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let tasks = Tasks::new();
     let db = Database::new("template", &config, 1, &tasks, &metrics);
-    let sets = [source::STEWARD, source::ZENTRY].map(|set| source::bundled(set).expect("a bundled set"));
+    let sets =
+        [source::STEWARD, source::ZENTRY].map(|set| source::bundled(set).expect("a bundled set"));
     let options = migrate::Options::new(&config::Config::default().migrations, "harness");
-    migrate::up(&db, &sets, &options).await.unwrap_or_else(|error| panic!("migrate the template: {error}"));
+    migrate::up(&db, &sets, &options)
+        .await
+        .unwrap_or_else(|error| panic!("migrate the template: {error}"));
     // Its connections must be gone before the template can be named and cloned.
     drop(db);
     tasks.stop();

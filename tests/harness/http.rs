@@ -27,7 +27,8 @@ impl Response {
 
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.body))
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.body))
     }
 }
 
@@ -37,7 +38,13 @@ pub async fn get(address: SocketAddr, path: &str) -> Response {
 }
 
 /// One request with headers and a body; panics when there is no answer.
-pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+pub async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
     match try_request(address, method, path, headers, body).await {
         Ok(response) => response,
         Err(error) => panic!("{method} http://{address}{path}: {error}"),
@@ -59,7 +66,9 @@ pub async fn try_request(
     if !body.is_empty() {
         head += &format!("content-length: {}\r\n", body.len());
     }
-    let answer = raw(address, format!("{head}\r\n{body}").as_bytes()).await.map_err(|error| error.to_string())?;
+    let answer = raw(address, format!("{head}\r\n{body}").as_bytes())
+        .await
+        .map_err(|error| error.to_string())?;
     parse(&answer, method)
 }
 
@@ -76,7 +85,9 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> 
             _ => Ok(answer),
         }
     };
-    tokio::time::timeout(BOUND, exchange).await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+    tokio::time::timeout(BOUND, exchange)
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
 }
 
 fn parse(answer: &[u8], method: &str) -> Result<Response, String> {
@@ -87,7 +98,8 @@ fn parse(answer: &[u8], method: &str) -> Result<Response, String> {
         .ok_or_else(|| format!("no whole head: {:?}", shown()))?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok());
+    let status =
+        lines.next().and_then(|line| line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok());
     let status = status.ok_or_else(|| format!("no status line: {:?}", shown()))?;
     let headers: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(':'))
@@ -98,7 +110,10 @@ fn parse(answer: &[u8], method: &str) -> Result<Response, String> {
     if method == "HEAD" {
         return Ok(response);
     }
-    if response.header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+    if response
+        .header("transfer-encoding")
+        .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+    {
         body = dechunk(&body)?;
     } else if let Some(length) = response.header("content-length") {
         let length: usize = length.parse().map_err(|_| format!("content-length: {length:?}"))?;

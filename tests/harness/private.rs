@@ -20,9 +20,14 @@ impl PrivateServer {
     pub async fn start(settings: &[(&str, &str)]) -> PrivateServer {
         let mut options = Options::from_env();
         let durable = [("synchronous_commit", "on")];
-        options.settings =
-            durable.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let server = Ephemeral::start(options).await.unwrap_or_else(|error| panic!("no private server: {error}"));
+        options.settings = durable
+            .iter()
+            .chain(settings)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let server = Ephemeral::start(options)
+            .await
+            .unwrap_or_else(|error| panic!("no private server: {error}"));
         PrivateServer { server }
     }
 
@@ -64,13 +69,16 @@ impl PrivateServer {
     /// SIGKILL for the postmaster; returns when its backends have gone too.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
-        tokio::time::timeout(BOUND, self.server.ended()).await.expect("a killed server's processes end");
+        tokio::time::timeout(BOUND, self.server.ended())
+            .await
+            .expect("a killed server's processes end");
     }
 
     /// Sends a signal to the postmaster: `STOP` makes a server that accepts and stays silent, but
     /// its backends run on. `CONT` before the end.
     pub fn signal(&self, signal: Signal) {
-        let pid = self.server.postmaster_pid().and_then(Pid::from_raw).expect("the private server runs");
+        let pid =
+            self.server.postmaster_pid().and_then(Pid::from_raw).expect("the private server runs");
         kill_process(pid, signal).expect("signal the postmaster");
     }
 
@@ -108,8 +116,10 @@ impl PrivateServer {
 
     fn append(&self, name: &str, lines: &str) {
         let file = self.server.data_dir().join(name);
-        let mut file =
-            OpenOptions::new().append(true).open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         file.write_all(format!("\n{lines}\n").as_bytes()).expect("append to a file of the server");
     }
 }

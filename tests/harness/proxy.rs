@@ -39,7 +39,8 @@ struct Counts {
 impl Proxy {
     /// Passes everything, until told otherwise.
     pub async fn start(upstream: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the proxy");
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port for the proxy");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (mode, modes) = watch::channel(Mode::Pass);
         let counts = Arc::new(Counts::default());
@@ -91,7 +92,10 @@ impl Proxy {
 
     /// Bytes forwarded so far: to the upstream, to the clients.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.counts.to_upstream.load(Ordering::SeqCst), self.counts.to_client.load(Ordering::SeqCst))
+        (
+            self.counts.to_upstream.load(Ordering::SeqCst),
+            self.counts.to_client.load(Ordering::SeqCst),
+        )
     }
 
     async fn wait_listening(&self, wanted: bool) {
@@ -152,13 +156,20 @@ async fn bind_again(address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(error) if start.elapsed() > BOUND => panic!("the proxy's port {address} again: {error}"),
+            Err(error) if start.elapsed() > BOUND => {
+                panic!("the proxy's port {address} again: {error}")
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-async fn forward(mut client: TcpStream, upstream: SocketAddr, modes: watch::Receiver<Mode>, counts: &Counts) {
+async fn forward(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    modes: watch::Receiver<Mode>,
+    counts: &Counts,
+) {
     let mut flowing = modes.clone();
     let open = flowing.wait_for(|mode| *mode != Mode::Blackhole).await.map(|mode| *mode);
     let upstream = match open {
@@ -171,7 +182,8 @@ async fn forward(mut client: TcpStream, upstream: SocketAddr, modes: watch::Rece
     };
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
     let ended = {
-        let ((client_in, client_out), (upstream_in, upstream_out)) = (client.split(), upstream.split());
+        let ((client_in, client_out), (upstream_in, upstream_out)) =
+            (client.split(), upstream.split());
         let there = pump(client_in, upstream_out, modes.clone(), &counts.to_upstream);
         let back = pump(upstream_in, client_out, modes.clone(), &counts.to_client);
         tokio::try_join!(there, back)
@@ -194,7 +206,9 @@ async fn pump(
     let mut watching = modes.clone();
     let moving = async {
         loop {
-            if *modes.wait_for(|mode| *mode != Mode::Blackhole).await.map_err(|_| cut())? == Mode::Cut {
+            if *modes.wait_for(|mode| *mode != Mode::Blackhole).await.map_err(|_| cut())?
+                == Mode::Cut
+            {
                 return Err(cut());
             }
             let read = tokio::select! {

@@ -55,12 +55,15 @@ impl TestServer {
     /// From the `connection.env` of a throw-away server.
     fn read(file: &str) -> TestServer {
         let read = |path: &str| {
-            fs::read_to_string(path).unwrap_or_else(|error| panic!("PGSTEWARD_TEST_SERVER: {path}: {error}"))
+            fs::read_to_string(path)
+                .unwrap_or_else(|error| panic!("PGSTEWARD_TEST_SERVER: {path}: {error}"))
         };
         let text = read(file);
-        let values: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
-        let value =
-            |key: &str| *values.get(key).unwrap_or_else(|| panic!("PGSTEWARD_TEST_SERVER: {file} has no {key}"));
+        let values: HashMap<&str, &str> =
+            text.lines().filter_map(|line| line.split_once('=')).collect();
+        let value = |key: &str| {
+            *values.get(key).unwrap_or_else(|| panic!("PGSTEWARD_TEST_SERVER: {file} has no {key}"))
+        };
         let pgpass = read(value("PGPASSFILE"));
         TestServer {
             socket_dir: value("PGHOST").into(),
@@ -102,7 +105,11 @@ pub fn shared_options() -> Options {
 pub fn background<T: Send>(future: impl Future<Output = T> + Send) -> T {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime")
     });
     // On a thread of its own: the caller may be on a runtime's thread, which must not block on another's.
     std::thread::scope(|scope| scope.spawn(|| runtime.block_on(future)).join())

@@ -13,7 +13,11 @@ pub async fn wait_until(what: &str, bound: Duration, mut condition: impl AsyncFn
 }
 
 /// Asks again and again until there is a value; panics naming `what` after `bound`.
-pub async fn wait_for<T>(what: &str, bound: Duration, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn wait_for<T>(
+    what: &str,
+    bound: Duration,
+    mut attempt: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     let asking = async {
         loop {

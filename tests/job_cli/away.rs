@@ -9,12 +9,18 @@ async fn without_the_database_the_plan_is_told_and_that_it_is_no_more() {
     let said = job(&setup, &["list"]);
     assert_eq!(said.code, Some(69), "{said:?}");
     assert!(said.err.contains("the ledger cannot be read, this is the plan alone"), "{said:?}");
-    assert!(said.out.contains("retention") && said.out.contains("CE") && said.out.contains("on request"), "{said:?}");
+    assert!(
+        said.out.contains("retention")
+            && said.out.contains("CE")
+            && said.out.contains("on request"),
+        "{said:?}"
+    );
     let said = job(&setup, &["list", "--json"]);
     assert_eq!(said.code, Some(69), "{said:?}");
     let listed = said.json();
     assert!(listed["ledger_error"].as_str().is_some());
-    let retention = listed["jobs"].as_array().unwrap().iter().find(|job| job["name"] == "retention").unwrap();
+    let retention =
+        listed["jobs"].as_array().unwrap().iter().find(|job| job["name"] == "retention").unwrap();
     assert_eq!(retention["next"].as_array().unwrap().len(), 5);
     for arguments in [
         &["run", "quick"][..],
@@ -36,7 +42,10 @@ async fn without_the_tables_it_is_said_what_makes_them() {
     let setup = Setup::new().database(&database.url()).config(JOBS);
     let said = job(&setup, &["list"]);
     assert_eq!(said.code, Some(69), "{said:?}");
-    assert!(said.err.contains("pgsteward migrate up") && said.out.contains("retention"), "{said:?}");
+    assert!(
+        said.err.contains("pgsteward migrate up") && said.out.contains("retention"),
+        "{said:?}"
+    );
     for arguments in [
         &["run", "quick"][..],
         &["run", "quick", "--wait"],

@@ -9,7 +9,10 @@ async fn a_run_is_cancelled_wherever_it_is() {
     let client = database.client().await;
     let setup = Setup::new().database(&database.url()).config(JOBS);
     let _daemon = Daemon::spawn(setup.clone()).await;
-    wait_sql(&client, "SELECT count(*) FROM steward.job_state WHERE job = 'endless'", |rows| rows == 1).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.job_state WHERE job = 'endless'", |rows| {
+        rows == 1
+    })
+    .await;
     assert_eq!(job(&setup, &["run", "endless"]).code, Some(0));
     let runs = wait_run(&client, "endless", "running").await;
     wait_sql(&client, WORKING, |sessions| sessions == 1).await;
@@ -22,9 +25,15 @@ async fn a_run_is_cancelled_wherever_it_is() {
         )
     };
     assert_eq!(client.text(&row(&waits)).await, "cancelled requested cli");
-    assert_eq!(client.number("SELECT count(queued_run_id) FROM steward.job_state WHERE job = 'endless'").await, 0);
+    assert_eq!(
+        client
+            .number("SELECT count(queued_run_id) FROM steward.job_state WHERE job = 'endless'")
+            .await,
+        0
+    );
 
-    let instance = client.text(&format!("SELECT instance FROM steward.job_runs WHERE id = '{runs}'")).await;
+    let instance =
+        client.text(&format!("SELECT instance FROM steward.job_runs WHERE id = '{runs}'")).await;
     job(&setup, &["cancel", &runs, "--wait"]).told(&[
         &instance,
         "is asked to cancel it",
@@ -56,9 +65,19 @@ async fn the_beginning_of_an_id_will_do_if_it_is_no_others() {
         .told(&["run 01930000-0002-7000-8000-000000000000 of quick is over already: succeeded"]);
     let said = job(&setup, &["cancel", "01930000"]);
     said.refused(64, &["01930000 is the beginning of several runs"]);
-    said.refused(64, &["01930000-0001-7000", "01930000-0002-7000", "01930000-0003-7000", "quick, succeeded since"]);
-    job(&setup, &["cancel", "01940000"]).refused(64, &["has no run 01940000", "pgsteward job history"]);
-    job(&setup, &["cancel", "01930000-0009-7000-8000-000000000000"]).refused(64, &["has no run 01930000-0009"]);
+    said.refused(
+        64,
+        &[
+            "01930000-0001-7000",
+            "01930000-0002-7000",
+            "01930000-0003-7000",
+            "quick, succeeded since",
+        ],
+    );
+    job(&setup, &["cancel", "01940000"])
+        .refused(64, &["has no run 01940000", "pgsteward job history"]);
+    job(&setup, &["cancel", "01930000-0009-7000-8000-000000000000"])
+        .refused(64, &["has no run 01930000-0009"]);
     job(&setup, &["cancel", "0193"]).refused(64, &["at least 8 digits"]);
     job(&setup, &["cancel", "quick-runs"]).refused(64, &["wanted the id of a run"]);
 }

@@ -16,13 +16,22 @@ async fn a_run_here_needs_no_instance_and_goes_by_the_same_rules() {
 
     job(&setup, &["run", "quick", "--here"]).told(&["of quick: succeeded in "]);
     let ended = json(&setup, &["run", "quick", "--here"]);
-    assert_eq!((ended["state"].as_str(), ended["kind"].as_str()), (Some("succeeded"), Some("manual")));
+    assert_eq!(
+        (ended["state"].as_str(), ended["kind"].as_str()),
+        (Some("succeeded"), Some("manual"))
+    );
     assert_eq!(ended["fenced"], true);
     let said = job(&setup, &["run", "wrong", "--here"]);
     assert_eq!(said.code, Some(4), "{said:?}");
-    assert!(said.out.contains("of wrong: failed") && said.out.contains("division by zero"), "{said:?}");
+    assert!(
+        said.out.contains("of wrong: failed") && said.out.contains("division by zero"),
+        "{said:?}"
+    );
     job(&setup, &["run", "retention", "--here"]).told(&["of retention: succeeded"]);
-    assert_eq!(audited(&client).await, "job.run quick, job.run quick, job.run wrong, job.run retention");
+    assert_eq!(
+        audited(&client).await,
+        "job.run quick, job.run quick, job.run wrong, job.run retention"
+    );
 
     job(&setup, &["run", "qiuck", "--here"]).refused(64, &["did you mean \"quick\"?"]);
     job(&setup, &["run", "connection-metrics", "--here"]).refused(64, &["measured on every tick"]);
@@ -36,10 +45,17 @@ async fn a_run_here_needs_no_instance_and_goes_by_the_same_rules() {
 
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("PAUSE"), "").unwrap();
-    let paused = setup.clone().config(&format!("state_dir = {:?}\n{JOBS}", folder.path().display().to_string()));
+    let paused = setup
+        .clone()
+        .config(&format!("state_dir = {:?}\n{JOBS}", folder.path().display().to_string()));
     job(&paused, &["run", "quick", "--here"]).refused(75, &["paused on this machine by the file"]);
     assert_eq!(client.number("SELECT count(*) FROM steward.job_runs WHERE job = 'quick'").await, 3);
-    assert_eq!(client.number("SELECT count(*) FROM steward.job_runs WHERE state IN ('queued', 'running')").await, 0);
+    assert_eq!(
+        client
+            .number("SELECT count(*) FROM steward.job_runs WHERE state IN ('queued', 'running')")
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -48,7 +64,10 @@ async fn beside_a_live_instance_there_is_one_run_at_a_time() {
     let client = database.client().await;
     let setup = Setup::new().database(&database.url()).config(JOBS);
     let _daemon = Daemon::spawn(setup.clone()).await;
-    wait_sql(&client, "SELECT count(*) FROM steward.job_state WHERE job = 'slow'", |rows| rows == 1).await;
+    wait_sql(&client, "SELECT count(*) FROM steward.job_state WHERE job = 'slow'", |rows| {
+        rows == 1
+    })
+    .await;
     let spec = "SELECT spec_hash FROM steward.job_state WHERE job = 'slow'";
     let before = client.text(spec).await;
 
@@ -64,7 +83,10 @@ async fn beside_a_live_instance_there_is_one_run_at_a_time() {
     );
     let behind = json(&setup, &["run", "slow", "--wait"]);
     let ended = here.ended().await.json();
-    assert_eq!((ended["id"].as_str(), ended["state"].as_str()), (Some(id.as_str()), Some("succeeded")));
+    assert_eq!(
+        (ended["id"].as_str(), ended["state"].as_str()),
+        (Some(id.as_str()), Some("succeeded"))
+    );
     assert_eq!(behind["state"], "succeeded", "{behind}");
     assert_ne!(behind["instance"], ended["instance"]);
     let overlap = "SELECT count(*) FROM steward.job_runs a JOIN steward.job_runs b ON a.job = b.job AND a.id < b.id
@@ -79,7 +101,12 @@ async fn beside_a_live_instance_there_is_one_run_at_a_time() {
 
     // Another specification is run, told, and does not become the instances'.
     let other = setup.clone().config(&JOBS.replace("SELECT pg_sleep(2)", "SELECT 2"));
-    wait_sql(&client, "SELECT count(running_run_id) FROM steward.job_state WHERE job = 'slow'", |runs| runs == 0).await;
+    wait_sql(
+        &client,
+        "SELECT count(running_run_id) FROM steward.job_state WHERE job = 'slow'",
+        |runs| runs == 0,
+    )
+    .await;
     let said = job(&other, &["run", "slow", "--here"]);
     said.told(&["of slow: succeeded"]);
     assert!(said.err.contains("another specification"), "{said:?}");
@@ -96,7 +123,10 @@ async fn ctrl_c_cancels_a_run_here_on_the_server() {
         here.signal(signal);
         let said = here.ended().await;
         assert_eq!(said.code, Some(4), "{said:?}");
-        assert!(said.out.contains("of endless: cancelled") && said.out.contains("the server confirmed"), "{said:?}");
+        assert!(
+            said.out.contains("of endless: cancelled") && said.out.contains("the server confirmed"),
+            "{said:?}"
+        );
         assert_eq!(client.number(WORKING).await, 0);
         assert_eq!(client.number("SELECT count(running_run_id) FROM steward.job_state").await, 0);
     }
@@ -109,7 +139,8 @@ async fn a_run_here_hears_who_wants_it_cancelled_and_keeps_its_lease() {
     let setup = Setup::new().database(&database.url()).config(JOBS);
     let here = Underway::start(&database.url(), JOBS, &["run", "endless", "--here", "--json"]);
     let id = wait_run(&client, "endless", "running").await;
-    let first = client.text("SELECT lease_until FROM steward.job_runs WHERE state = 'running'").await;
+    let first =
+        client.text("SELECT lease_until FROM steward.job_runs WHERE state = 'running'").await;
     wait_until("the lease is renewed past its first end", BOUND, async || {
         let sql = format!("SELECT count(*) FROM steward.job_runs WHERE state = 'running' AND lease_until > '{first}' AND clock_timestamp() > '{first}'");
         client.number(&sql).await == 1
@@ -128,17 +159,27 @@ async fn what_a_killed_run_here_leaves_is_cleared_up_by_the_next() {
     let client = database.client().await;
     let config = JOBS.replace("pg_sleep(2)", "pg_sleep(0.5)");
     let setup = Setup::new().database(&database.url()).config(&config);
-    let here =
-        Underway::start(&database.url(), &config.replace("pg_sleep(0.5)", "pg_sleep(60)"), &["run", "slow", "--here"]);
+    let here = Underway::start(
+        &database.url(),
+        &config.replace("pg_sleep(0.5)", "pg_sleep(60)"),
+        &["run", "slow", "--here"],
+    );
     let id = wait_run(&client, "slow", "running").await;
     wait_sql(&client, WORKING, |sessions| sessions == 1).await;
     here.signal(Signal::KILL);
     here.ended().await;
     job(&setup, &["run", "slow", "--here"]).refused(75, &["runs already", &id]);
-    wait_sql(&client, "SELECT count(*) FROM steward.job_runs WHERE lease_until > clock_timestamp()", |runs| runs == 0)
-        .await;
+    wait_sql(
+        &client,
+        "SELECT count(*) FROM steward.job_runs WHERE lease_until > clock_timestamp()",
+        |runs| runs == 0,
+    )
+    .await;
     job(&setup, &["run", "slow", "--here"]).told(&["of slow: succeeded"]);
-    assert_eq!(client.text(&format!("SELECT state FROM steward.job_runs WHERE id = '{id}'")).await, "lost");
+    assert_eq!(
+        client.text(&format!("SELECT state FROM steward.job_runs WHERE id = '{id}'")).await,
+        "lost"
+    );
 }
 
 #[tokio::test]

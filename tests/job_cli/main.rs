@@ -111,7 +111,10 @@ impl Underway {
         let path = folder.path().join("config.toml");
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgsteward"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("DATABASE_URL", url);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("DATABASE_URL", url);
         command.arg("job").args(arguments).arg("--config").arg(path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Underway { child: command.spawn().unwrap(), _folder: folder }
@@ -123,7 +126,10 @@ impl Underway {
 
     /// Its end, and what it said: little enough for the pipes to hold.
     async fn ended(mut self) -> Said {
-        wait_until("the command ends", BOUND * 2, async || self.child.try_wait().unwrap().is_some()).await;
+        wait_until("the command ends", BOUND * 2, async || {
+            self.child.try_wait().unwrap().is_some()
+        })
+        .await;
         let mut child = self.child;
         let status = child.wait().unwrap();
         let read = |mut pipe: Box<dyn std::io::Read>| {
@@ -144,8 +150,9 @@ async fn wait_sql(client: &TestClient, sql: &str, wanted: impl Fn(i64) -> bool) 
 
 /// Waits until a job has a run in this state, and returns its id.
 async fn wait_run(client: &TestClient, job: &str, state: &str) -> String {
-    let sql =
-        format!("SELECT coalesce(max(id::text), '') FROM steward.job_runs WHERE job = '{job}' AND state = '{state}'");
+    let sql = format!(
+        "SELECT coalesce(max(id::text), '') FROM steward.job_runs WHERE job = '{job}' AND state = '{state}'"
+    );
     wait_for(&format!("{job} has a run that is {state}"), BOUND, async || {
         Some(client.text(&sql).await).filter(|id| !id.is_empty())
     })
@@ -160,7 +167,8 @@ const WORKING: &str = "
 
 /// The actions of the audit trail on jobs, in order.
 async fn audited(client: &TestClient) -> String {
-    let sql = "SELECT coalesce(string_agg(action || ' ' || resource_id, ', ' ORDER BY created_at), '')
+    let sql =
+        "SELECT coalesce(string_agg(action || ' ' || resource_id, ', ' ORDER BY created_at), '')
                  FROM steward.audit_logs WHERE action LIKE 'job%' AND actor LIKE 'cli:%'";
     client.text(sql).await
 }

@@ -29,10 +29,14 @@ async fn ten_instances_account_for_each_instant_once() {
             }
             ask.wanted = bench.only(60 * next);
             let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-            let answers = claim(&mut conn, claimer, slice::from_ref(&ask), BOUND).await.unwrap().answers;
+            let answers =
+                claim(&mut conn, claimer, slice::from_ref(&ask), BOUND).await.unwrap().answers;
             // Held back while another's run is under way, since it was due before that began.
             let is_held = answers[0].verdict == Verdict::Hold;
-            assert!(is_held || answers[0].floor > ask.floor, "what is not ours has been another's: {answers:?}");
+            assert!(
+                is_held || answers[0].floor > ask.floor,
+                "what is not ours has been another's: {answers:?}"
+            );
             ask.floor = answers[0].floor;
             if let (Verdict::Run, Some(run)) = (answers[0].verdict, answers[0].run) {
                 ran += 1;
@@ -44,7 +48,10 @@ async fn ten_instances_account_for_each_instant_once() {
     assert_eq!(ran, INSTANTS, "each was due before the run before it began");
     let rows = "SELECT count(*) || ' ' || count(DISTINCT due_at) FROM steward.job_runs WHERE state = 'succeeded'";
     assert_eq!(bench.text(rows).await, format!("{INSTANTS} {INSTANTS}"));
-    assert_eq!(bench.state("concat_ws(' ', succeeded_total, skipped_total)").await, format!("{INSTANTS} 0"));
+    assert_eq!(
+        bench.state("concat_ws(' ', succeeded_total, skipped_total)").await,
+        format!("{INSTANTS} 0")
+    );
     bench.assert_floor(60 * INSTANTS).await;
     assert_eq!(bench.slot().await, "NULL");
 }
@@ -58,7 +65,9 @@ async fn a_claim_leaves_a_job_alone_that_another_is_settling_and_then_finds_its_
     let other = bench.client().await;
     let floor = bench.due(5);
     other
-        .batch_execute(&format!("BEGIN; UPDATE steward.job_state SET claimed_floor = '{floor}' WHERE job = '{JOB}'"))
+        .batch_execute(&format!(
+            "BEGIN; UPDATE steward.job_state SET claimed_floor = '{floor}' WHERE job = '{JOB}'"
+        ))
         .await
         .unwrap();
     let held = bench.claim(&ask).await;
@@ -77,17 +86,28 @@ async fn a_plan_made_before_a_change_is_worth_nothing() {
     let run = bench.running(1).await;
     bench.finish(run, State::Succeeded).await;
     let answer = bench.claim(&old).await;
-    assert_eq!((answer.verdict, answer.floor, answer.run), (Verdict::Stale, bench.due(1), None), "another floor");
+    assert_eq!(
+        (answer.verdict, answer.floor, answer.run),
+        (Verdict::Stale, bench.due(1), None),
+        "another floor"
+    );
 
     let old = bench.ask(bench.only(2)).await;
     bench.register("when-otherwise").await;
     assert_eq!(bench.claim(&old).await.verdict, Verdict::Stale, "another specification");
     let new = Ask { spec_hash: "when-otherwise".to_owned(), ..old };
-    assert_eq!(bench.claim(&new).await.verdict, Verdict::Run, "the instant was left for the newer one");
+    assert_eq!(
+        bench.claim(&new).await.verdict,
+        Verdict::Run,
+        "the instant was left for the newer one"
+    );
     let answer = bench.claim(&Ask { job: JobName::new("unheard-of"), ..new }).await;
     assert_eq!((answer.verdict, answer.run), (Verdict::Stale, None), "a job without a row");
     assert_eq!(bench.states().await, "succeeded, running");
-    assert_eq!(bench.text("SELECT spec_hash FROM steward.job_runs WHERE state = 'running'").await, "when-otherwise");
+    assert_eq!(
+        bench.text("SELECT spec_hash FROM steward.job_runs WHERE state = 'running'").await,
+        "when-otherwise"
+    );
 }
 
 #[tokio::test]
@@ -125,8 +145,12 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
             ..again.clone()
         };
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-        let answers = claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap().answers;
-        assert_eq!((answers[0].verdict, answers[0].run, answers[0].floor), (Verdict::Stale, None, bench.due(10)));
+        let answers =
+            claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap().answers;
+        assert_eq!(
+            (answers[0].verdict, answers[0].run, answers[0].floor),
+            (Verdict::Stale, None, bench.due(10))
+        );
         assert_eq!(answers[1].verdict, Verdict::Run, "{answers:?}");
         assert_eq!(bench.state("concat(running_run_id, queued_run_id)").await, "");
         bench
@@ -141,8 +165,14 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
     bench.set_floor(0).await;
     bench.began(0).await;
     let fire = Fire { overlap: Overlap::Queue, ..bench.fire(10) };
-    assert_eq!(bench.settle(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await, Verdict::Stale);
-    assert_eq!(bench.state("concat_ws(' ', running_run_id, queued_run_id)").await, run.id.to_string());
+    assert_eq!(
+        bench.settle(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await,
+        Verdict::Stale
+    );
+    assert_eq!(
+        bench.state("concat_ws(' ', running_run_id, queued_run_id)").await,
+        run.id.to_string()
+    );
     assert_eq!(bench.states().await, "succeeded, running");
 }
 
@@ -153,7 +183,8 @@ async fn what_comes_due_during_a_run_is_skipped_and_what_was_due_before_it_began
     let run = bench.running(0).await;
     let ask = bench.ask(bench.only(60)).await;
     let claims = join_all((0..10).map(|_| bench.claim(&ask))).await;
-    let skipped = claims.iter().filter(|answer| answer.verdict == Verdict::Skip(Skip::Overlap)).count();
+    let skipped =
+        claims.iter().filter(|answer| answer.verdict == Verdict::Skip(Skip::Overlap)).count();
     assert_eq!((skipped, claims.len()), (1, 10), "{claims:?}");
     assert_eq!(bench.states().await, "running, skipped overlap x1");
     assert_eq!(bench.slot().await, run.id.to_string(), "the slot stays the first run's");
@@ -174,7 +205,10 @@ async fn one_waits_for_the_run_before_it_and_those_after_are_skipped() {
     let waiting = bench.queued(60).await;
     assert_eq!(bench.state("queued_run_id").await, waiting.to_string());
     let third = Fire { overlap: Overlap::Queue, ..bench.fire(61) };
-    assert_eq!(bench.settle(Wanted::Due { missed: Vec::new(), fire: Some(third) }).await, Verdict::Skip(Skip::Overlap));
+    assert_eq!(
+        bench.settle(Wanted::Due { missed: Vec::new(), fire: Some(third) }).await,
+        Verdict::Skip(Skip::Overlap)
+    );
     assert_eq!(bench.states().await, "running, queued, skipped overlap x1");
     let begin = Wanted::Queued { id: waiting, skip: None };
     assert_eq!(bench.settle(begin.clone()).await, Verdict::Hold, "the slot is taken");
@@ -185,7 +219,10 @@ async fn one_waits_for_the_run_before_it_and_those_after_are_skipped() {
     let second = answer.run.unwrap();
     assert_eq!((answer.verdict, second.id, second.due_at), (Verdict::Run, waiting, bench.due(60)));
     assert_eq!(answer.floor, bench.due(61), "a run that begins late moves no floor");
-    assert_eq!(bench.state("concat_ws(' ', running_run_id, queued_run_id)").await, waiting.to_string());
+    assert_eq!(
+        bench.state("concat_ws(' ', running_run_id, queued_run_id)").await,
+        waiting.to_string()
+    );
     let sql = "SELECT lease_until > clock_timestamp() AND started_at IS NOT NULL AND attempts = 1 FROM steward.job_runs \
                 WHERE state = 'running'";
     assert_eq!(bench.text(sql).await, "t");
@@ -203,7 +240,10 @@ async fn what_waits_too_long_or_meets_a_pause_ends_as_skipped() {
     assert_eq!(bench.settle(give_up).await, Verdict::Skip(Skip::Expired));
     let paused = bench.queued(61).await;
     bench.pause(true).await;
-    assert_eq!(bench.settle(Wanted::Queued { id: paused, skip: None }).await, Verdict::Skip(Skip::Paused));
+    assert_eq!(
+        bench.settle(Wanted::Queued { id: paused, skip: None }).await,
+        Verdict::Skip(Skip::Paused)
+    );
     assert_eq!(bench.states().await, "running, skipped expired, skipped paused");
     assert_eq!(
         bench.state("concat_ws(' ', running_run_id, queued_run_id, skipped_total)").await,
@@ -230,7 +270,9 @@ async fn what_is_due_while_paused_is_recorded_as_skipped() {
     let bench = Bench::new().await;
     assert!(bench.pause(true).await);
     assert!(!bench.pause(true).await, "paused already");
-    let Some(Pause { by, reason, .. }) = pauses::read(&mut bench.conn().await, BOUND).await.unwrap() else {
+    let Some(Pause { by, reason, .. }) =
+        pauses::read(&mut bench.conn().await, BOUND).await.unwrap()
+    else {
         panic!("not paused")
     };
     assert_eq!((by.as_str(), reason.as_deref()), ("cli:ann", Some("a fail-over")));

@@ -13,7 +13,10 @@ async fn a_run_is_ended_once_and_only_under_its_epoch() {
     let bench = Bench::new().await;
     let run = bench.running(1).await;
     assert!(!bench.finish(Run { epoch: run.epoch + 1, ..run }, State::Succeeded).await);
-    assert_eq!((bench.states().await.as_str(), bench.slot().await), ("running", run.id.to_string()));
+    assert_eq!(
+        (bench.states().await.as_str(), bench.slot().await),
+        ("running", run.id.to_string())
+    );
     assert!(bench.finish(run, State::Failed).await);
     assert_eq!((bench.states().await.as_str(), bench.slot().await.as_str()), ("failed", "NULL"));
     for epoch in [run.epoch, run.epoch + 1] {
@@ -23,7 +26,10 @@ async fn a_run_is_ended_once_and_only_under_its_epoch() {
                FROM steward.job_runs";
     assert_eq!(bench.text(sql).await, r#"3|it broke|{"tables": 3}|2|t|t"#);
     assert_eq!(bench.number("SELECT epoch FROM steward.job_runs").await, run.epoch + 1, "raised");
-    assert_eq!(runs::state_of(&mut bench.conn().await, run.id, BOUND).await.unwrap().as_deref(), Some("failed"));
+    assert_eq!(
+        runs::state_of(&mut bench.conn().await, run.id, BOUND).await.unwrap().as_deref(),
+        Some("failed")
+    );
     let nobody = uuid::Uuid::now_v7();
     assert_eq!(runs::state_of(&mut bench.conn().await, nobody, BOUND).await.unwrap(), None);
 }
@@ -59,14 +65,18 @@ async fn totals_and_failures_in_a_row_follow_the_outcomes() {
 #[tokio::test]
 async fn the_last_runs_tell_failures_in_a_row() {
     let bench = Bench::new().await;
-    let outcomes = [State::Failed, State::Succeeded, State::Failed, State::TimedOut, State::Cancelled];
+    let outcomes =
+        [State::Failed, State::Succeeded, State::Failed, State::TimedOut, State::Cancelled];
     for (at, state) in outcomes.into_iter().enumerate() {
         let run = bench.running(1 + at as i64).await;
         assert!(bench.finish(run, state).await);
     }
     let last = last_runs(&mut bench.conn().await, BOUND).await.unwrap();
     assert_eq!(last.len(), 1);
-    assert_eq!((last[0].job.as_str(), last[0].state.as_str(), last[0].failures), (JOB, "cancelled", 2));
+    assert_eq!(
+        (last[0].job.as_str(), last[0].state.as_str(), last[0].failures),
+        (JOB, "cancelled", 2)
+    );
     assert!(last[0].last_success_at.is_some_and(|at| at < last[0].finished_at));
 }
 
@@ -96,16 +106,28 @@ async fn an_effect_and_its_record_commit_together_or_not_at_all() {
     let end = ended(run, State::Succeeded);
     let failed = with_effect(&bench, &end, true).await.unwrap_err();
     assert_eq!(failed.kind(), Kind::Sql, "{failed}");
-    assert_eq!((bench.states().await.as_str(), bench.slot().await), ("running", run.id.to_string()));
+    assert_eq!(
+        (bench.states().await.as_str(), bench.slot().await),
+        ("running", run.id.to_string())
+    );
     assert_eq!(bench.number("SELECT count(*) FROM public.effect").await, 0);
-    assert!(!is_fenced(fence(&mut bench.conn().await, run.id, run.epoch).await), "it may be tried again");
+    assert!(
+        !is_fenced(fence(&mut bench.conn().await, run.id, run.epoch).await),
+        "it may be tried again"
+    );
 
     assert!(with_effect(&bench, &end, false).await.unwrap());
     assert_eq!((bench.states().await.as_str(), bench.slot().await.as_str()), ("succeeded", "NULL"));
     assert_eq!(bench.number("SELECT count(*) FROM public.effect").await, 1);
     assert_eq!(bench.number("SELECT epoch FROM steward.job_runs").await, run.epoch + 1);
-    assert!(is_fenced(with_effect(&bench, &end, false).await), "a second attempt, since the answer was lost");
-    assert!(!bench.finish(run, State::Failed).await, "what the broken connection looked like is not what was");
+    assert!(
+        is_fenced(with_effect(&bench, &end, false).await),
+        "a second attempt, since the answer was lost"
+    );
+    assert!(
+        !bench.finish(run, State::Failed).await,
+        "what the broken connection looked like is not what was"
+    );
     assert_eq!(bench.number("SELECT count(*) FROM public.effect").await, 1);
     assert_eq!(bench.states().await, "succeeded");
 }
@@ -119,7 +141,11 @@ async fn a_failure_can_pause_the_job_and_leaves_another_pause_alone() {
     assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
     assert_eq!(bench.state(pause).await, format!("on_failure|t|run {} failed", end.id));
 
-    bench.sql("UPDATE steward.job_state SET paused_by = NULL, paused_at = NULL, paused_reason = NULL").await;
+    bench
+        .sql(
+            "UPDATE steward.job_state SET paused_by = NULL, paused_at = NULL, paused_reason = NULL",
+        )
+        .await;
     let mut end = ended(bench.running(2).await, State::Failed);
     bench.sql("UPDATE steward.job_state SET paused_by = 'ann', paused_at = now(), paused_reason = 'a move'").await;
     end.pause = true;
@@ -135,7 +161,11 @@ async fn an_end_with_a_process_that_may_still_work_puts_the_job_in_quarantine() 
     let end = ended(run, State::TimedOut);
     let backend = Backend { pid: 4711, start_us: 1_700_000_000_123_456 };
     let ending = Ending { quarantine: Some(backend), fenced: Some(false), ..end.ending.clone() };
-    assert!(runs::finish(&mut bench.conn().await, &Ended { ending, ..end }, BOUND, BOUND).await.unwrap());
+    assert!(
+        runs::finish(&mut bench.conn().await, &Ended { ending, ..end }, BOUND, BOUND)
+            .await
+            .unwrap()
+    );
     assert_eq!(bench.state("quarantined_run_id").await, run.id.to_string());
     let sql = "SELECT concat_ws(' ', fenced, backend_pid, (extract(epoch FROM backend_start) * 1000000)::bigint) \
                FROM steward.job_runs";

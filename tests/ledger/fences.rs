@@ -22,11 +22,17 @@ async fn the_fence_passes_for_the_run_that_holds_its_lease_and_for_no_other() {
     assert!(is_fenced(fence(conn, id, epoch + 1).await), "an epoch to come");
 
     bench.sql("UPDATE steward.job_runs SET epoch = epoch + 1").await;
-    assert!(is_fenced(fence(conn, id, epoch).await), "an epoch that has passed, though running and leased");
+    assert!(
+        is_fenced(fence(conn, id, epoch).await),
+        "an epoch that has passed, though running and leased"
+    );
     assert!(!is_fenced(fence(conn, id, epoch + 1).await));
 
     bench.let_expire(id).await;
-    assert!(is_fenced(fence(conn, id, epoch + 1).await), "a lease that has passed, though not reaped yet");
+    assert!(
+        is_fenced(fence(conn, id, epoch + 1).await),
+        "a lease that has passed, though not reaped yet"
+    );
     let ours = Renewed { id, cancel_by: None };
     assert_eq!(runs::renew(conn, &[(id, epoch + 1)], LEASE, BOUND).await.unwrap(), [ours]);
     assert!(!is_fenced(fence(conn, id, epoch + 1).await), "renewed before anybody reaped it");
@@ -94,7 +100,10 @@ async fn a_run_is_not_reaped_under_an_open_fenced_transaction() {
 
     let orphans = bench.reap().await;
     assert_eq!(orphans.len(), 1);
-    assert_eq!((orphans[0].id, orphans[0].job.as_str(), orphans[0].instance.as_str()), (run.id, JOB, INSTANCE));
+    assert_eq!(
+        (orphans[0].id, orphans[0].job.as_str(), orphans[0].instance.as_str()),
+        (run.id, JOB, INSTANCE)
+    );
     assert!(is_fenced(fence(&mut zombie, run.id, run.epoch).await), "the dead run writes no more");
     assert!(!bench.finish(run, State::Succeeded).await, "nor does it end");
     assert_eq!(bench.states().await, "lost lease_expired");
@@ -122,8 +131,13 @@ async fn a_fence_waits_for_a_take_over_and_then_refuses() {
     let fencing = fence(&mut zombie, id, run.epoch);
     let committing = async {
         let watcher = bench.client().await;
-        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {taker_pid} = ANY (pg_blocking_pids(pid))");
-        wait_until("the fence waits for the take-over", BOUND, async || watcher.number(&sql).await == 1).await;
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE {taker_pid} = ANY (pg_blocking_pids(pid))"
+        );
+        wait_until("the fence waits for the take-over", BOUND, async || {
+            watcher.number(&sql).await == 1
+        })
+        .await;
         taker.batch_execute("COMMIT").await.unwrap();
     };
     let (fenced, ()) = tokio::join!(fencing, committing);
@@ -138,20 +152,30 @@ async fn the_end_of_a_run_waits_for_what_it_still_commits() {
     let bench = Bench::new().await;
     let run = bench.running(1).await;
     let zombie = bench.client().await;
-    let open =
-        format!("BEGIN; SELECT FROM steward.job_runs WHERE id = '{}' AND epoch = {} FOR KEY SHARE", run.id, run.epoch);
+    let open = format!(
+        "BEGIN; SELECT FROM steward.job_runs WHERE id = '{}' AND epoch = {} FOR KEY SHARE",
+        run.id, run.epoch
+    );
     zombie.batch_execute(&open).await.unwrap();
     let zombie_pid = zombie.number("SELECT pg_backend_pid()").await;
     let finishing = bench.finish(run, State::TimedOut);
     let committing = async {
         let watcher = bench.client().await;
-        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {zombie_pid} = ANY (pg_blocking_pids(pid))");
-        wait_until("the end waits for the open transaction", BOUND, async || watcher.number(&sql).await == 1).await;
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE {zombie_pid} = ANY (pg_blocking_pids(pid))"
+        );
+        wait_until("the end waits for the open transaction", BOUND, async || {
+            watcher.number(&sql).await == 1
+        })
+        .await;
         zombie.batch_execute("COMMIT").await.unwrap();
     };
     let (finished, ()) = tokio::join!(finishing, committing);
     assert!(finished);
-    assert!(is_fenced(fence(&mut bench.conn().await, run.id, run.epoch).await), "nothing of it is written any more");
+    assert!(
+        is_fenced(fence(&mut bench.conn().await, run.id, run.epoch).await),
+        "nothing of it is written any more"
+    );
     assert_eq!(bench.number("SELECT epoch FROM steward.job_runs").await, run.epoch + 1);
 }
 
@@ -171,15 +195,25 @@ async fn a_run_that_is_no_longer_ours_cannot_begin_unfenced() {
         assert!(is_fenced(runs::note_unfenced(conn, id, epoch, None, BOUND).await));
     }
     bench.let_expire(run.id).await;
-    assert!(is_fenced(runs::note_unfenced(conn, run.id, run.epoch, None, BOUND).await), "a lease that has passed");
-    assert_eq!(bench.text(noted).await, "f 4711 1700000000123456", "what was refused changes nothing");
+    assert!(
+        is_fenced(runs::note_unfenced(conn, run.id, run.epoch, None, BOUND).await),
+        "a lease that has passed"
+    );
+    assert_eq!(
+        bench.text(noted).await,
+        "f 4711 1700000000123456",
+        "what was refused changes nothing"
+    );
     assert_eq!(bench.reap().await.len(), 1);
     assert!(is_fenced(runs::note_unfenced(conn, run.id, run.epoch, None, BOUND).await), "lost");
     let next = bench.sql("UPDATE steward.job_state SET quarantined_run_id = NULL");
     next.await;
     let next = bench.running(2).await;
     bench.finish(next, State::Failed).await;
-    assert!(is_fenced(runs::note_unfenced(conn, next.id, next.epoch + 1, None, BOUND).await), "ended");
+    assert!(
+        is_fenced(runs::note_unfenced(conn, next.id, next.epoch + 1, None, BOUND).await),
+        "ended"
+    );
 }
 
 #[tokio::test]
@@ -187,20 +221,32 @@ async fn renewing_extends_what_is_ours_and_says_what_is_not() {
     let bench = Bench::new().await;
     let run = bench.running(1).await;
     let (id, epoch) = (run.id, run.epoch);
-    let left = "SELECT extract(epoch FROM lease_until - clock_timestamp())::bigint FROM steward.job_runs";
+    let left =
+        "SELECT extract(epoch FROM lease_until - clock_timestamp())::bigint FROM steward.job_runs";
     let conn = &mut bench.conn().await;
     let ours = Renewed { id, cancel_by: None };
     let long = Duration::from_secs(1200);
-    assert_eq!(runs::renew(conn, &[(Uuid::now_v7(), 1), (id, epoch)], long, BOUND).await.unwrap(), [ours]);
+    assert_eq!(
+        runs::renew(conn, &[(Uuid::now_v7(), 1), (id, epoch)], long, BOUND).await.unwrap(),
+        [ours]
+    );
     assert!(bench.number(left).await > 1000);
     assert_eq!(runs::renew(conn, &[(id, epoch + 1)], long * 10, BOUND).await.unwrap(), []);
     assert!(bench.number(left).await <= 1200, "another epoch's renewal changes nothing");
     bench.cancel(id).await;
     let unwanted = Renewed { id, cancel_by: Some("cli:ann".to_owned()) };
-    assert_eq!(runs::renew(conn, &[(id, epoch)], LEASE, BOUND).await.unwrap(), [unwanted], "the wish is told along");
+    assert_eq!(
+        runs::renew(conn, &[(id, epoch)], LEASE, BOUND).await.unwrap(),
+        [unwanted],
+        "the wish is told along"
+    );
     assert!(bench.finish(run, State::Cancelled).await);
     assert_eq!(runs::renew(conn, &[(id, epoch)], LEASE, BOUND).await.unwrap(), []);
-    assert_eq!(runs::renew(conn, &[(id, epoch + 1)], LEASE, BOUND).await.unwrap(), [], "an ended run has no lease");
+    assert_eq!(
+        runs::renew(conn, &[(id, epoch + 1)], LEASE, BOUND).await.unwrap(),
+        [],
+        "an ended run has no lease"
+    );
     assert_eq!(bench.text("SELECT lease_until FROM steward.job_runs").await, "NULL");
 }
 
@@ -212,11 +258,15 @@ async fn renewing_waits_for_no_run_that_is_committing() {
     let bench = Bench::new().await;
     let run = bench.running(1).await;
     let committing = bench.client().await;
-    let hold = format!("BEGIN; UPDATE steward.job_runs SET rows_affected = 7 WHERE id = '{}'", run.id);
+    let hold =
+        format!("BEGIN; UPDATE steward.job_runs SET rows_affected = 7 WHERE id = '{}'", run.id);
     committing.batch_execute(&hold).await.unwrap();
     let (conn, held) = (&mut bench.conn().await, [(run.id, run.epoch)]);
     let renewing = runs::renew(conn, &held, LEASE, BOUND);
-    let renewed = tokio::time::timeout(Duration::from_secs(4), renewing).await.expect("it waits for nobody").unwrap();
+    let renewed = tokio::time::timeout(Duration::from_secs(4), renewing)
+        .await
+        .expect("it waits for nobody")
+        .unwrap();
     assert_eq!(renewed, [Renewed { id: run.id, cancel_by: None }], "it is still ours");
     committing.batch_execute("ROLLBACK").await.unwrap();
 }

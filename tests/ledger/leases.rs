@@ -18,7 +18,11 @@ async fn one_of_ten_gets_the_lease() {
     let bench = Bench::new().await;
     let names: Vec<String> = (0..10).map(|n| format!("instance-{n}")).collect();
     let got = join_all(names.iter().map(|name| acquire(&bench, name, LEASE))).await;
-    assert_eq!(got.iter().filter(|lease| matches!(lease, Lease::Held { epoch: 1 })).count(), 1, "{got:?}");
+    assert_eq!(
+        got.iter().filter(|lease| matches!(lease, Lease::Held { epoch: 1 })).count(),
+        1,
+        "{got:?}"
+    );
     let holders: BTreeSet<&str> = got
         .iter()
         .filter_map(|lease| match lease {
@@ -35,7 +39,11 @@ async fn a_lease_is_renewed_expires_by_the_servers_clock_and_is_taken_over() {
     let client = bench.client().await;
     assert_eq!(acquire(&bench, "one", LEASE).await, Lease::Held { epoch: 1 });
     let since = client.text("SELECT acquired_at FROM steward.leases").await;
-    assert_eq!(acquire(&bench, "one", LEASE * 2).await, Lease::Held { epoch: 1 }, "renewed, not taken anew");
+    assert_eq!(
+        acquire(&bench, "one", LEASE * 2).await,
+        Lease::Held { epoch: 1 },
+        "renewed, not taken anew"
+    );
     assert_eq!(client.text("SELECT acquired_at FROM steward.leases").await, since);
     match acquire(&bench, "two", LEASE).await {
         Lease::Other { holder, left } => {
@@ -48,10 +56,16 @@ async fn a_lease_is_renewed_expires_by_the_servers_clock_and_is_taken_over() {
                   expires_at = clock_timestamp() - interval '1 ms'";
     client.batch_execute(expire).await.unwrap();
     assert_eq!(acquire(&bench, "two", LEASE).await, Lease::Held { epoch: 2 });
-    assert!(matches!(acquire(&bench, "one", LEASE).await, Lease::Other { holder, .. } if holder == "two"));
+    assert!(
+        matches!(acquire(&bench, "one", LEASE).await, Lease::Other { holder, .. } if holder == "two")
+    );
 
     client.batch_execute(expire).await.unwrap();
-    assert_eq!(acquire(&bench, "two", LEASE).await, Lease::Held { epoch: 2 }, "its own, though it had passed");
+    assert_eq!(
+        acquire(&bench, "two", LEASE).await,
+        Lease::Held { epoch: 2 },
+        "its own, though it had passed"
+    );
 
     let short = Duration::from_millis(50);
     assert_eq!(acquire(&bench, "two", short).await, Lease::Held { epoch: 2 });
@@ -74,7 +88,10 @@ async fn a_lease_from_before_the_clock_was_set_back_holds_nobody_up() {
         )
     };
     bench.sql(&ahead("9 min")).await;
-    assert!(matches!(acquire(&bench, "two", LEASE).await, Lease::Other { .. }), "that may be a lease");
+    assert!(
+        matches!(acquire(&bench, "two", LEASE).await, Lease::Other { .. }),
+        "that may be a lease"
+    );
     bench.sql(&ahead("1 day")).await;
     assert_eq!(acquire(&bench, "two", LEASE).await, Lease::Held { epoch: 2 });
     let sane = "SELECT count(*) FROM steward.leases WHERE expires_at < clock_timestamp() + interval '10 min' \

@@ -27,7 +27,9 @@ use harness::{BOUND, Template, TestClient, TestDatabase};
 use pgsteward::config::{self, JobName, Overlap, Pooler, Secret, SecretSource};
 use pgsteward::db::{Conn, Database, Error, Kind, Purpose, Route, TxFuture, TxOptions};
 use pgsteward::lifecycle::Tasks;
-use pgsteward::store::claims::{Answer, Ask, Cause, Claimer, Fire, Missed, Run, Skip, Verdict, Wanted, claim};
+use pgsteward::store::claims::{
+    Answer, Ask, Cause, Claimer, Fire, Missed, Run, Skip, Verdict, Wanted, claim,
+};
 use pgsteward::store::orphans::{Orphan, reap};
 use pgsteward::store::runs::{self, Ended, Ending, Registered, State};
 use pgsteward::store::{pauses, requests as asks};
@@ -61,7 +63,8 @@ impl Bench {
     async fn over(database: TestDatabase, url: &str, pooler: Pooler) -> Bench {
         let url = Some(SecretSource::Inline(Secret::new(url)));
         let config = config::Database { url, pooler, ..config::Database::default() };
-        let db = Database::new("main", &config, 1, &Tasks::new(), &Arc::new(Metrics::new().unwrap()));
+        let db =
+            Database::new("main", &config, 1, &Tasks::new(), &Arc::new(Metrics::new().unwrap()));
         let mut bench = Bench { database, db, floor: DateTime::UNIX_EPOCH };
         let seen = bench.register(SPEC).await.floor;
         bench.floor = seen - TimeDelta::hours(2);
@@ -79,7 +82,11 @@ impl Bench {
     }
 
     async fn sql(&self, sql: &str) {
-        self.client().await.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        self.client()
+            .await
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
     async fn text(&self, sql: &str) -> String {
@@ -129,8 +136,10 @@ impl Bench {
 
     async fn claim(&self, ask: &Ask) -> Answer {
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-        let mut answers =
-            claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND).await.unwrap().answers;
+        let mut answers = claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND)
+            .await
+            .unwrap()
+            .answers;
         assert_eq!(answers.len(), 1);
         assert_eq!(answers[0].job, ask.job);
         answers.remove(0)
@@ -139,7 +148,11 @@ impl Bench {
     /// Asks, knowing the row, and says what came of it.
     async fn settle(&self, wanted: Wanted) -> Verdict {
         let answer = self.claim(&self.ask(wanted).await).await;
-        assert_eq!(answer.run.is_some(), matches!(answer.verdict, Verdict::Run | Verdict::Queue), "{answer:?}");
+        assert_eq!(
+            answer.run.is_some(),
+            matches!(answer.verdict, Verdict::Run | Verdict::Queue),
+            "{answer:?}"
+        );
         answer.verdict
     }
 
@@ -159,7 +172,8 @@ impl Bench {
     /// A run of the instant, waiting behind the one under way.
     async fn queued(&self, seconds: i64) -> Uuid {
         let fire = Fire { overlap: Overlap::Queue, ..self.fire(seconds) };
-        let answer = self.claim(&self.ask(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await).await;
+        let answer =
+            self.claim(&self.ask(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await).await;
         assert_eq!(answer.verdict, Verdict::Queue);
         answer.run.unwrap().id
     }
@@ -189,14 +203,20 @@ impl Bench {
     }
 
     async fn set_floor(&self, seconds: i64) {
-        self.sql(&format!("UPDATE steward.job_state SET claimed_floor = '{}' WHERE job = '{JOB}'", self.due(seconds)))
-            .await;
+        self.sql(&format!(
+            "UPDATE steward.job_state SET claimed_floor = '{}' WHERE job = '{JOB}'",
+            self.due(seconds)
+        ))
+        .await;
     }
 
     /// As if the run under way had begun at this instant.
     async fn began(&self, seconds: i64) {
-        self.sql(&format!("UPDATE steward.job_state SET running_since = '{}' WHERE job = '{JOB}'", self.due(seconds)))
-            .await;
+        self.sql(&format!(
+            "UPDATE steward.job_state SET running_since = '{}' WHERE job = '{JOB}'",
+            self.due(seconds)
+        ))
+        .await;
     }
 
     async fn assert_floor(&self, seconds: i64) {
@@ -223,7 +243,9 @@ impl Bench {
     async fn pause(&self, paused: bool) -> bool {
         if paused {
             return self
-                .within(|tx| Box::pin(pauses::pause(tx, pauses::ALL_JOBS, "cli:ann", Some("a fail-over"))))
+                .within(|tx| {
+                    Box::pin(pauses::pause(tx, pauses::ALL_JOBS, "cli:ann", Some("a fail-over")))
+                })
                 .await
                 .unwrap()
                 .is_none();

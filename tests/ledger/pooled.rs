@@ -50,8 +50,12 @@ impl PgBouncer {
         // It refuses root.
         if rustix::process::geteuid().is_root() {
             let users = fs::read_to_string("/etc/passwd").unwrap();
-            let line = users.lines().find(|line| line.starts_with("postgres:")).expect("a user to run servers as");
-            let ids: Vec<u32> = line.split(':').skip(2).take(2).map(|id| id.parse().unwrap()).collect();
+            let line = users
+                .lines()
+                .find(|line| line.starts_with("postgres:"))
+                .expect("a user to run servers as");
+            let ids: Vec<u32> =
+                line.split(':').skip(2).take(2).map(|id| id.parse().unwrap()).collect();
             command.uid(ids[0]).gid(ids[1]);
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
             for path in [dir.path(), &ini] {
@@ -67,7 +71,9 @@ impl PgBouncer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("no pgbouncer ({error}): apt-get install -y --no-install-recommends pgbouncer")
+                panic!(
+                    "no pgbouncer ({error}): apt-get install -y --no-install-recommends pgbouncer"
+                )
             });
         let bouncer = PgBouncer { process, port, _dir: dir };
         let url = bouncer.url(database);
@@ -176,6 +182,10 @@ async fn fences_hold_through_a_transaction_pooler() {
         })
         .await;
     assert!(is_fenced(late));
-    assert_eq!(bench.number("SELECT sum(n) FROM public.effect").await, 1, "the dead run wrote nothing");
+    assert_eq!(
+        bench.number("SELECT sum(n) FROM public.effect").await,
+        1,
+        "the dead run wrote nothing"
+    );
     assert_eq!(bench.states().await, "succeeded, lost lease_expired");
 }

@@ -73,9 +73,14 @@ async fn ten_instances_record_a_range_once() {
         let missed = vec![bench.missed(first, last, (last - first + 1) as i32, Skip::Misfire)];
         let ask = bench.ask(Wanted::Due { missed, fire: None }).await;
         let answers: Vec<Answer> = join_all((0..10).map(|_| bench.claim(&ask))).await;
-        assert_eq!(answers.iter().filter(|answer| answer.verdict == Verdict::Record).count(), 1, "{answers:?}");
+        assert_eq!(
+            answers.iter().filter(|answer| answer.verdict == Verdict::Record).count(),
+            1,
+            "{answers:?}"
+        );
         // Those that came while it was recorded left it alone.
-        let knows = |answer: &Answer| answer.verdict == Verdict::Hold || answer.floor == bench.due(last);
+        let knows =
+            |answer: &Answer| answer.verdict == Verdict::Hold || answer.floor == bench.due(last);
         assert!(answers.iter().all(knows), "{answers:?}");
     }
     assert_eq!(ranges(&bench).await, "1..9 x9 misfire");
@@ -113,19 +118,30 @@ async fn a_floor_in_the_future_goes_back_with_its_ranges() {
     bench.record(&[range(50, 55, Skip::Misfire)]).await;
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire, 20..30 x11 paused, 50..55 x6 misfire");
 
-    let over = async |at| reaching_over(&mut bench.conn().await, crate::JOB, bench.due(at), BOUND).await.unwrap();
+    let over = async |at| {
+        reaching_over(&mut bench.conn().await, crate::JOB, bench.due(at), BOUND).await.unwrap()
+    };
     assert_eq!(over(25).await, Some(bench.due(20)));
     assert_eq!(over(20).await, Some(bench.due(20)));
     assert_eq!(over(30).await, None, "it ends there");
     assert_eq!(over(35).await, None);
     assert_eq!(over(15).await, None);
 
-    let stale = bench.ask(Wanted::Rewind { to: bench.due(25), cut: Some((bench.due(25), 6)) }).await;
+    let stale =
+        bench.ask(Wanted::Rewind { to: bench.due(25), cut: Some((bench.due(25), 6)) }).await;
     let answer = rewind(&bench, 25, Some((25, 6))).await;
     assert_eq!((answer.verdict, answer.floor), (Verdict::Record, bench.due(25)));
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire, 20..25 x6 paused");
-    assert_eq!(bench.register(crate::SPEC).await.above, [bench.due(40)], "what has run stays, and is told");
-    assert_eq!(bench.claim(&stale).await.verdict, Verdict::Stale, "a second one that knew the floor of before");
+    assert_eq!(
+        bench.register(crate::SPEC).await.above,
+        [bench.due(40)],
+        "what has run stays, and is told"
+    );
+    assert_eq!(
+        bench.claim(&stale).await.verdict,
+        Verdict::Stale,
+        "a second one that knew the floor of before"
+    );
 
     // What was due comes again: the range goes on under the run that lies above it.
     bench.record(&[range(26, 28, Skip::Paused)]).await;
@@ -133,7 +149,10 @@ async fn a_floor_in_the_future_goes_back_with_its_ranges() {
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire, 20..29 x10 paused");
     assert_eq!(bench.settle(bench.only(40)).await, Verdict::Stale, "it has run already");
     bench.assert_floor(40).await;
-    assert_eq!(bench.number("SELECT count(*) FROM steward.job_runs WHERE kind <> 'missed'").await, 2);
+    assert_eq!(
+        bench.number("SELECT count(*) FROM steward.job_runs WHERE kind <> 'missed'").await,
+        2
+    );
 }
 
 #[tokio::test]
@@ -156,7 +175,10 @@ async fn what_comes_before_an_instant_that_is_held_back_is_recorded() {
     bench.running(1).await;
     bench.began(20).await;
     let missed = vec![bench.missed(5, 9, 5, Skip::Misfire)];
-    assert_eq!(bench.settle(Wanted::Due { missed, fire: Some(bench.fire(10)) }).await, Verdict::Hold);
+    assert_eq!(
+        bench.settle(Wanted::Due { missed, fire: Some(bench.fire(10)) }).await,
+        Verdict::Hold
+    );
     bench.assert_floor(9).await;
     assert_eq!(bench.states().await, "running, skipped misfire x5");
 }
@@ -172,7 +194,8 @@ async fn a_range_that_is_pruned_while_it_is_lengthened_loses_nothing() {
     let ask = bench.ask(Wanted::Due { missed, fire: None }).await;
     let committing = async {
         let watcher = bench.client().await;
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0";
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0";
         wait_until("the claim waits", BOUND, async || watcher.number(waits).await > 0).await;
         pruning.batch_execute("COMMIT").await.unwrap();
     };

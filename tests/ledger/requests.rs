@@ -31,7 +31,10 @@ async fn a_run_that_is_asked_for_waits_is_heard_and_begins() {
 
     let answer = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await;
     let run = answer.run.unwrap();
-    assert_eq!((answer.verdict, run.due_at, answer.floor), (Verdict::Run, queued[0].due_at, bench.floor));
+    assert_eq!(
+        (answer.verdict, run.due_at, answer.floor),
+        (Verdict::Run, queued[0].due_at, bench.floor)
+    );
     assert_eq!(heard(&bench, &[]).await.queued, []);
     // While it runs, another may be asked for.
     let second = bench.queued_by_wish().await;
@@ -63,7 +66,10 @@ async fn nothing_is_asked_of_what_is_paused_or_unknown() {
     bench.pause(false).await;
     bench.sql("UPDATE steward.job_state SET paused_by = 'bob', paused_at = now() WHERE job = 'report'").await;
     assert_eq!(bench.ask_for_a_run("report").await, Wish::Paused("bob".to_owned()));
-    assert!(matches!(bench.ask_for_a_run(JOB).await, Wish::Queued(_)), "another job's pause is none of its");
+    assert!(
+        matches!(bench.ask_for_a_run(JOB).await, Wish::Queued(_)),
+        "another job's pause is none of its"
+    );
     assert_eq!(bench.states().await, "queued");
 }
 
@@ -75,22 +81,39 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
     let waiting = bench.queued(60).await;
     let job = JOB.to_owned();
     assert_eq!(bench.cancel(waiting).await, Cancelled::Dequeued { job: job.clone() });
-    assert_eq!(bench.cancel(waiting).await, Cancelled::Over { job: job.clone(), state: "cancelled".to_owned() });
+    assert_eq!(
+        bench.cancel(waiting).await,
+        Cancelled::Over { job: job.clone(), state: "cancelled".to_owned() }
+    );
     assert_eq!(bench.states().await, "running, cancelled requested");
     let told = "SELECT concat_ws('|', cancel_by, error, finished_at IS NOT NULL) FROM steward.job_runs WHERE state = 'cancelled'";
     assert_eq!(bench.text(told).await, "cli:ann|cancelled by cli:ann before it began|t");
-    assert_eq!(bench.state("concat_ws(' ', running_run_id, queued_run_id)").await, run.id.to_string());
-    assert_eq!(bench.settle(Wanted::Queued { id: waiting, skip: None }).await, Verdict::Stale, "it does not begin");
+    assert_eq!(
+        bench.state("concat_ws(' ', running_run_id, queued_run_id)").await,
+        run.id.to_string()
+    );
+    assert_eq!(
+        bench.settle(Wanted::Queued { id: waiting, skip: None }).await,
+        Verdict::Stale,
+        "it does not begin"
+    );
 
     let asked = |again| Cancelled::Asked { job: job.clone(), instance: INSTANCE.to_owned(), again };
     assert_eq!(bench.cancel(run.id).await, asked(false));
     let wish = CancelWish { id: run.id, by: "cli:ann".to_owned() };
     assert_eq!(heard(&bench, &[]).await.cancel, std::slice::from_ref(&wish));
     let id = run.id;
-    let again = bench.within(move |tx| Box::pin(pgsteward::store::requests::cancel(tx, id, "cli:bob"))).await.unwrap();
+    let again = bench
+        .within(move |tx| Box::pin(pgsteward::store::requests::cancel(tx, id, "cli:bob")))
+        .await
+        .unwrap();
     assert_eq!(again, asked(true));
     assert_eq!(heard(&bench, &[]).await.cancel, [wish], "who asked first stays");
-    assert_eq!(bench.states().await, "running, cancelled requested", "whoever runs it says how it ends");
+    assert_eq!(
+        bench.states().await,
+        "running, cancelled requested",
+        "whoever runs it says how it ends"
+    );
     assert!(bench.finish(run, State::Cancelled).await);
     assert_eq!(heard(&bench, &[]).await, Heard::default());
     assert_eq!(bench.cancel(run.id).await, Cancelled::Over { job, state: "cancelled".to_owned() });
@@ -103,9 +126,13 @@ async fn a_cancel_and_the_end_of_the_run_do_not_hinder_each_other() {
     let bench = Bench::new().await;
     for round in 0..20 {
         let run = bench.running(round).await;
-        let (cancelled, finished) = tokio::join!(bench.cancel(run.id), bench.finish(run, State::Succeeded));
+        let (cancelled, finished) =
+            tokio::join!(bench.cancel(run.id), bench.finish(run, State::Succeeded));
         assert!(finished);
-        assert!(matches!(cancelled, Cancelled::Asked { .. } | Cancelled::Over { .. }), "{cancelled:?}");
+        assert!(
+            matches!(cancelled, Cancelled::Asked { .. } | Cancelled::Over { .. }),
+            "{cancelled:?}"
+        );
     }
 }
 

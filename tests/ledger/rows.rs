@@ -13,11 +13,19 @@ use crate::{Bench, JOB};
 async fn the_floor_of_a_job_is_when_it_was_first_seen() {
     let bench = Bench::new().await;
     let floor = bench.register_job("new", crate::SPEC).await.floor;
-    let sql = "SELECT extract(epoch FROM first_seen)::bigint FROM steward.job_state WHERE job = 'new'";
+    let sql =
+        "SELECT extract(epoch FROM first_seen)::bigint FROM steward.job_state WHERE job = 'new'";
     let seen = bench.number(sql).await;
     assert!((floor.timestamp() - seen).abs() <= 1);
-    assert!((bench.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await - seen).abs() < 30);
-    assert_eq!(bench.register_job("new", crate::SPEC).await.floor, floor, "registered again, it stays");
+    assert!(
+        (bench.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await - seen).abs()
+            < 30
+    );
+    assert_eq!(
+        bench.register_job("new", crate::SPEC).await.floor,
+        floor,
+        "registered again, it stays"
+    );
     assert_eq!(bench.register(crate::SPEC).await.floor, bench.floor);
 }
 
@@ -31,7 +39,9 @@ async fn a_changed_schedule_counts_from_now_on_and_nothing_else_does() {
     assert_eq!(bench.state("spec_hash").await, "otherwise-otherwise");
     assert_eq!(bench.register("otherwise-how").await.floor, moved);
     // Never back: what lies below a floor in the future has been accounted for.
-    bench.sql("UPDATE steward.job_state SET claimed_floor = clock_timestamp() + interval '1 h'").await;
+    bench
+        .sql("UPDATE steward.job_state SET claimed_floor = clock_timestamp() + interval '1 h'")
+        .await;
     let ahead = bench.register("otherwise-how").await.floor;
     assert_eq!(bench.register("when-how").await.floor, ahead);
     // A row without a specification: what its schedule was is not known.
@@ -75,7 +85,11 @@ async fn history_is_pruned_below_the_floor_only() {
     bench.set_floor(6).await;
     assert_eq!(prune_ended(&bench, false, 1).await, 1, "as many as one transaction may");
     assert_eq!(prune_ended(&bench, false, 100).await, 1);
-    assert_eq!(bench.states().await, "failed, skipped misfire x5", "the range ends above the floor");
+    assert_eq!(
+        bench.states().await,
+        "failed, skipped misfire x5",
+        "the range ends above the floor"
+    );
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
     bench.set_floor(0).await;
     let run = bench.running(9).await;
@@ -118,7 +132,11 @@ async fn the_history_of_a_job_is_bounded_by_count() {
     assert_eq!(keep(20).await, 30);
     bench.sql("DELETE FROM steward.job_runs").await;
     bench.sql(&insert("scheduled", "failed", 50)).await;
-    assert_eq!(keep(20).await, 0, "above the floor, an instant's row is what keeps it from running twice");
+    assert_eq!(
+        keep(20).await,
+        0,
+        "above the floor, an instant's row is what keeps it from running twice"
+    );
     bench.sql("UPDATE steward.job_state SET claimed_floor = now()").await;
     assert_eq!(keep(20).await, 30);
     let oldest = "SELECT (now() - min(due_at) < interval '61 s')::text FROM steward.job_runs";
@@ -142,8 +160,18 @@ async fn old_successes_of_a_frequent_job_are_thinned_out() {
     bench.sql(&insert("succeeded", "12 h", "1 min", 120)).await;
     bench.sql(&insert("failed", "1 h 5 s", "10 s", 360)).await;
     prune_job(&mut bench.conn().await, JOB, 10_000, BOUND).await.unwrap();
-    let count = async |sql: &str| bench.number(&format!("SELECT count(*) FROM steward.job_runs WHERE {sql}")).await;
-    assert_eq!(count("state = 'succeeded' AND due_at > now() - interval '6 hours'").await, 60, "one a minute");
-    assert_eq!(count("state = 'succeeded' AND due_at < now() - interval '6 hours'").await, 2, "one an hour");
+    let count = async |sql: &str| {
+        bench.number(&format!("SELECT count(*) FROM steward.job_runs WHERE {sql}")).await
+    };
+    assert_eq!(
+        count("state = 'succeeded' AND due_at > now() - interval '6 hours'").await,
+        60,
+        "one a minute"
+    );
+    assert_eq!(
+        count("state = 'succeeded' AND due_at < now() - interval '6 hours'").await,
+        2,
+        "one an hour"
+    );
     assert_eq!(count("state = 'failed'").await, 360);
 }

@@ -127,7 +127,10 @@ impl Bench {
     pub async fn job_waits_for_lock(&self) {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                      AND application_name = 'pgsteward/job' AND wait_event_type = 'Lock'";
-        wait_until("the job waits for a lock", crate::harness::BOUND, async || self.admin.number(sql).await > 0).await;
+        wait_until("the job waits for a lock", crate::harness::BOUND, async || {
+            self.admin.number(sql).await > 0
+        })
+        .await;
     }
 
     /// The database as a job or a command opens it.
@@ -180,15 +183,15 @@ impl Bench {
         // The next user of the connection relies on what the login set.
         let now = conn.batch_values("read settings", settings).await;
         let now = now.expect("the connection outlives its job");
-        let left: Vec<_> = now.iter().filter(|setting| !session.contains(setting)).flatten().collect();
+        let left: Vec<_> =
+            now.iter().filter(|setting| !session.contains(setting)).flatten().collect();
         assert!(left.is_empty(), "{job:?} left {left:?}");
         let (state, detail) = match &outcome {
             Ok(report) if report.failure.is_none() => ("succeeded", report.detail.clone()),
             Ok(report) => ("failed", report.detail.clone()),
             Err(_) => ("failed", serde_json::Value::Null),
         };
-        let close =
-            "UPDATE steward.job_runs SET state = $1, detail = $2, finished_at = clock_timestamp() WHERE id = $3";
+        let close = "UPDATE steward.job_runs SET state = $1, detail = $2, finished_at = clock_timestamp() WHERE id = $3";
         self.admin.execute(close, &[&state, &detail, &run_id]).await.unwrap();
         match outcome {
             Ok(Report { failure: Some(error), .. }) => Err(error),

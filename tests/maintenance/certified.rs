@@ -19,7 +19,8 @@ async fn seal(bench: &Bench) -> i64 {
         SELECT s.xid_below, s.id_below FROM steward.audit_seals s WHERE s.kind = 'rows' ORDER BY number DESC LIMIT 1)";
     wait_until("everything is sealed", BOUND, async || {
         bench.run(Job::AuditSeal).await.unwrap();
-        bench.count("steward.audit_seals WHERE kind = 'rows'").await > 0 && bench.count(unsealed).await == 0
+        bench.count("steward.audit_seals WHERE kind = 'rows'").await > 0
+            && bench.count(unsealed).await == 0
     })
     .await;
     bench.admin.number("SELECT max(number) FROM steward.audit_seals").await
@@ -44,11 +45,17 @@ async fn the_certificate_stands_before_the_first_row_is_gone() {
     let bench = Bench::new().await;
     log(&bench, "2001-01-01Z", 7, &["u1"]).await;
     let other = bench.database.client().await;
-    other.batch_execute("BEGIN; LOCK TABLE steward.audit_logs_default IN SHARE MODE").await.unwrap();
+    other
+        .batch_execute("BEGIN; LOCK TABLE steward.audit_logs_default IN SHARE MODE")
+        .await
+        .unwrap();
     let error = bench.run(Job::Retention).await.unwrap_err();
     assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
     assert_eq!((bench.count(EVENTS).await, bench.count(PURGES).await), (7, 1));
-    let cutoff = bench.last_detail(Job::Retention).await["steward.audit_logs"]["cutoff"].as_str().unwrap().to_owned();
+    let cutoff = bench.last_detail(Job::Retention).await["steward.audit_logs"]["cutoff"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let same = format!("{PURGES} AND number = 1 AND row_count = 7 AND cutoff = '{cutoff}'");
     assert_eq!(bench.count(&same).await, 1, "{cutoff}");
     let by = "SELECT sealed_by FROM steward.audit_seals";
@@ -92,7 +99,8 @@ async fn a_run_that_is_cut_off_leaves_a_certificate_and_rows() {
     }
     other.batch_execute("COMMIT").await.unwrap();
     let job = "pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'";
-    wait_until("the cut off run's session is gone", BOUND, async || bench.count(job).await == 0).await;
+    wait_until("the cut off run's session is gone", BOUND, async || bench.count(job).await == 0)
+        .await;
     assert_eq!((bench.count(EVENTS).await, bench.count(PURGES).await), (7, 1));
 }
 
@@ -146,7 +154,10 @@ async fn leaves_are_forgotten_when_no_row_of_their_seal_is_left() {
     bench.run(Job::Retention).await.unwrap();
     let after = with_leaves(&bench).await;
     let wanted: Vec<i64> = before.iter().copied().filter(|seal| *seal != all_past).collect();
-    assert_eq!(after, wanted, "of {all_past} no row is left, of {held} some are on hold, of {half_past} one is young");
+    assert_eq!(
+        after, wanted,
+        "of {all_past} no row is left, of {held} some are on hold, of {half_past} one is young"
+    );
     let found = verified(&bench).await;
     assert_eq!(found.purged, 5 + 5 + 1, "{found:?}");
 
@@ -154,7 +165,9 @@ async fn leaves_are_forgotten_when_no_row_of_their_seal_is_left() {
     bench.run(Job::Retention).await.unwrap();
     let after = with_leaves(&bench).await;
     assert!(!after.contains(&held) && after.contains(&half_past), "{after:?}");
-    let roots = format!("steward.audit_seals WHERE number IN ({all_past}, {held}, {half_past}) AND root IS NOT NULL");
+    let roots = format!(
+        "steward.audit_seals WHERE number IN ({all_past}, {held}, {half_past}) AND root IS NOT NULL"
+    );
     assert_eq!(bench.count(&roots).await, 3, "roots stay");
     assert_eq!(verified(&bench).await.purged, 5 + 10 + 1);
 }
@@ -165,7 +178,9 @@ async fn an_altered_newest_entry_refuses_the_purge() {
     log(&bench, "2001-01-01Z", 1, &["u1"]).await;
     bench.run(Job::Retention).await.unwrap();
     bench.sql("UPDATE steward.audit_seals SET row_count = row_count + 1").await;
-    bench.sql("CREATE TABLE public.zz (ts timestamptz); INSERT INTO public.zz VALUES ('2001-01-01')").await;
+    bench
+        .sql("CREATE TABLE public.zz (ts timestamptz); INSERT INTO public.zz VALUES ('2001-01-01')")
+        .await;
     bench.keep("public.zz", "ts", DAY);
     log(&bench, "2001-01-01Z", 4, &["u1"]).await;
     let error = bench.run(Job::Retention).await.unwrap_err().to_string();
@@ -181,13 +196,18 @@ async fn a_sealer_and_a_purge_wait_for_each_other() {
     let bench = Bench::new().await;
     log(&bench, "2001-01-01Z", 1, &["u1"]).await;
     let other = bench.database.client().await;
-    other.batch_execute("BEGIN; LOCK TABLE steward.audit_seals IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
-    let waiting = "pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'
+    other
+        .batch_execute("BEGIN; LOCK TABLE steward.audit_seals IN SHARE ROW EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let waiting =
+        "pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'
                    AND wait_event_type = 'Lock'";
-    let (purge, seal, ()) = tokio::join!(bench.run(Job::Retention), bench.run(Job::AuditSeal), async {
-        wait_until("both wait", BOUND, async || bench.count(waiting).await == 2).await;
-        other.batch_execute("COMMIT").await.unwrap();
-    });
+    let (purge, seal, ()) =
+        tokio::join!(bench.run(Job::Retention), bench.run(Job::AuditSeal), async {
+            wait_until("both wait", BOUND, async || bench.count(waiting).await == 2).await;
+            other.batch_execute("COMMIT").await.unwrap();
+        });
     purge.unwrap();
     seal.unwrap();
     assert_eq!(bench.count(PURGES).await, 1);

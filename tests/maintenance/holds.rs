@@ -26,7 +26,9 @@ pub async fn release(bench: &Bench, id: Uuid) -> Released {
     let db = bench.open();
     let mut conn = db.acquire(Purpose::Check).await.unwrap();
     let options = holds::purging(TxOptions::within(BOUND));
-    conn.transaction(&options, |tx| Box::pin(holds::release(tx, id, "closed", "cli:tester"))).await.unwrap()
+    conn.transaction(&options, |tx| Box::pin(holds::release(tx, id, "closed", "cli:tester")))
+        .await
+        .unwrap()
 }
 
 pub fn of_user(user: &str) -> Scope {
@@ -96,7 +98,10 @@ async fn rows_that_meet_every_condition_of_a_hold_stay_until_it_is_released() {
         assert_eq!(bench.admin.text(LETTERS).await, kept, "{scope:?}");
         assert_eq!(report.warnings, Vec::<String>::new());
         let notes = &report.detail["steward.audit_logs"]["notes"];
-        let told = format!("rows before the cutoff that are on hold and stay: {}; holds in force: 1", kept.len());
+        let told = format!(
+            "rows before the cutoff that are on hold and stay: {}; holds in force: 1",
+            kept.len()
+        );
         let told = if kept.is_empty() { serde_json::json!([]) } else { serde_json::json!([told]) };
         assert_eq!(notes, &told, "{scope:?}");
         assert_eq!(release(&bench, hold).await, Released::Now);
@@ -130,7 +135,8 @@ async fn placing_and_releasing_leave_rows_in_the_trail() {
 pub async fn past_month(bench: &Bench) -> (String, String) {
     bench.sql("SELECT steward.ensure_partitions('steward.audit_logs', 'month', 3, 7)").await;
     let begins = "date_trunc('month', now() AT TIME ZONE 'UTC') - interval '6 months'";
-    let begins = bench.admin.text(&format!("SELECT to_char({begins}, 'YYYY-MM-DD HH24:MI:SS\"Z\"')")).await;
+    let begins =
+        bench.admin.text(&format!("SELECT to_char({begins}, 'YYYY-MM-DD HH24:MI:SS\"Z\"')")).await;
     let holder = format!(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
           WHERE i.inhparent = 'steward.audit_logs'::regclass
@@ -150,7 +156,10 @@ async fn a_partition_with_a_row_on_hold_keeps_that_row_alone_and_is_dropped_afte
     let report = bench.run(Job::Retention).await.unwrap();
     let detail = &report.detail["steward.audit_logs"];
     let dropped = detail["partitions"].as_array().unwrap();
-    assert!(!dropped.is_empty() && !dropped.contains(&partition.as_str().into()), "{partition}: {detail}");
+    assert!(
+        !dropped.is_empty() && !dropped.contains(&partition.as_str().into()),
+        "{partition}: {detail}"
+    );
     assert_eq!(detail["strategy"], serde_json::json!(["partitions", "slices"]), "{detail}");
     assert_eq!((bench.count(&partition).await, bench.count(&of("held")).await), (1, 1));
 
@@ -185,10 +194,18 @@ async fn a_hold_that_commits_while_a_slice_waits_for_it_counts() {
     for isolation in ["read committed", "repeatable read", "serializable"] {
         let bench = Bench::new().await;
         let name = bench.database_name().await;
-        bench.sql(&format!("ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")).await;
+        bench
+            .sql(&format!(
+                "ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'"
+            ))
+            .await;
         log(&bench, "2001-01-01Z", 10, &["u1", "held"]).await;
         run_beside_placing(&bench).await;
-        assert_eq!((bench.count(&of("held")).await, bench.count(LEFT).await), (10, 10), "{isolation}");
+        assert_eq!(
+            (bench.count(&of("held")).await, bench.count(LEFT).await),
+            (10, 10),
+            "{isolation}"
+        );
     }
 }
 
@@ -230,7 +247,10 @@ async fn a_purge_under_way_is_waited_for_and_a_hold_that_stays_open_fails_the_tr
     purge.batch_execute("BEGIN; LOCK TABLE steward.audit_holds IN SHARE MODE").await.unwrap();
     let error = try_place(&bench, &of_user("u2"), Duration::from_millis(20)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::LockTimeout);
-    assert!(error.to_string().starts_with("wait for the transaction that purges the audit trail"), "{error}");
+    assert!(
+        error.to_string().starts_with("wait for the transaction that purges the audit trail"),
+        "{error}"
+    );
     purge.batch_execute("COMMIT").await.unwrap();
 
     let other = placing(&bench).await;
@@ -262,8 +282,14 @@ async fn many_rows_of_one_instant_end_though_some_are_held() {
         }
         log(&bench, "2001-01-02Z", 1_200, &["u1", "held"]).await;
         place(&bench, &of_user("held")).await;
-        tokio::time::timeout(BOUND, bench.run(Job::Retention)).await.expect("the walk ends").unwrap();
-        assert_eq!((bench.count(&of("held")).await, bench.count(&of("u1")).await), (held + 1_200, 0));
+        tokio::time::timeout(BOUND, bench.run(Job::Retention))
+            .await
+            .expect("the walk ends")
+            .unwrap();
+        assert_eq!(
+            (bench.count(&of("held")).await, bench.count(&of("u1")).await),
+            (held + 1_200, 0)
+        );
     }
 }
 
@@ -273,9 +299,15 @@ async fn rows_on_hold_stay_where_slices_skip_locked_rows() {
     log(&bench, "2001-01-01Z", 20, &["u1", "held"]).await;
     place(&bench, &of_user("held")).await;
     let other = bench.database.client().await;
-    other.batch_execute(&format!("BEGIN; SELECT FROM {} LIMIT 1 FOR UPDATE", of("u1"))).await.unwrap();
+    other
+        .batch_execute(&format!("BEGIN; SELECT FROM {} LIMIT 1 FOR UPDATE", of("u1")))
+        .await
+        .unwrap();
     let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
-        wait_until("all but the locked row are gone", BOUND, async || bench.count(&of("u1")).await == 1).await;
+        wait_until("all but the locked row are gone", BOUND, async || {
+            bench.count(&of("u1")).await == 1
+        })
+        .await;
         other.batch_execute("COMMIT").await.unwrap();
     });
     report.unwrap();

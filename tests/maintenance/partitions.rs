@@ -26,11 +26,21 @@ fn ahead(bench: &Bench, table: &str) -> i64 {
 #[tokio::test]
 async fn missing_partitions_are_made_and_counted() {
     let mut bench = Bench::new().await;
-    for table in ["steward.system_health", "steward.connection_metrics", "steward.audit_logs", "public.vm_metrics"] {
+    for table in [
+        "steward.system_health",
+        "steward.connection_metrics",
+        "steward.audit_logs",
+        "public.vm_metrics",
+    ] {
         drop_ahead(&bench, table).await;
     }
     let report = bench.run(Job::Partitions).await.unwrap();
-    assert_eq!(report.rows, 14 + 14 + 3, "vm_metrics is not ours unless the set is applied: {}", report.detail);
+    assert_eq!(
+        report.rows,
+        14 + 14 + 3,
+        "vm_metrics is not ours unless the set is applied: {}",
+        report.detail
+    );
     assert_eq!(ahead(&bench, "steward.system_health"), 14);
     assert_eq!(ahead(&bench, "steward.audit_logs"), 3);
 
@@ -52,7 +62,10 @@ async fn observing_makes_only_our_own() {
     let report = bench.run(Job::Partitions).await.unwrap();
     assert_eq!(report.rows, 3, "the audit trail's: {}", report.detail);
     assert!(report.detail.get("public.vm_metrics").is_none(), "{}", report.detail);
-    assert_eq!(bench.count("pg_inherits WHERE inhparent = 'public.vm_metrics'::regclass").await, before);
+    assert_eq!(
+        bench.count("pg_inherits WHERE inhparent = 'public.vm_metrics'::regclass").await,
+        before
+    );
 }
 
 #[tokio::test]
@@ -72,7 +85,10 @@ async fn a_table_that_fails_stops_no_other() {
     let text = error.to_string();
     assert_eq!(error.kind(), Kind::Sql, "{text}");
     assert!(text.contains("steward.system_health (sql): there is no table"), "{text}");
-    assert!(text.contains("steward.audit_logs (sql)") && text.contains("audit_logs_default"), "{text}");
+    assert!(
+        text.contains("steward.audit_logs (sql)") && text.contains("audit_logs_default"),
+        "{text}"
+    );
     assert_eq!(ahead(&bench, "steward.connection_metrics"), 14);
     assert!(ahead(&bench, "steward.audit_logs") < 3, "the gauge tells the truth after a failure");
 }
@@ -111,7 +127,10 @@ async fn a_lock_is_tried_again_until_it_is_free() {
     let bench = Bench::new().await;
     drop_ahead(&bench, "steward.system_health").await;
     let other = bench.database.client().await;
-    other.batch_execute("BEGIN; LOCK TABLE steward.system_health IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    other
+        .batch_execute("BEGIN; LOCK TABLE steward.system_health IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let (report, ()) = tokio::join!(bench.run(Job::Partitions), async {
         bench.job_waits_for_lock().await;
         other.batch_execute("COMMIT").await.unwrap();
@@ -125,8 +144,14 @@ async fn a_lock_that_stays_fails_the_table_within_the_deadline() {
     bench.timeout = std::time::Duration::from_secs(4);
     drop_ahead(&bench, "steward.system_health").await;
     let other = bench.database.client().await;
-    other.batch_execute("BEGIN; LOCK TABLE steward.system_health IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    other
+        .batch_execute("BEGIN; LOCK TABLE steward.system_health IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let error = tokio::time::timeout(BOUND, bench.run(Job::Partitions)).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
-    assert!(error.to_string().contains("steward.system_health (lock_timeout): lock not free in"), "{error}");
+    assert!(
+        error.to_string().contains("steward.system_health (lock_timeout): lock not free in"),
+        "{error}"
+    );
 }

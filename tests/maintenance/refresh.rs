@@ -22,7 +22,8 @@ async fn sums(bench: &mut Bench) {
 /// Waits until the statistics know of this many inserts, so that a later change of them is ours.
 async fn settle(bench: &Bench, inserted: i64) {
     let sql = "SELECT pg_stat_get_tuples_inserted('public.base'::regclass)";
-    wait_until("the statistics know", BOUND, async || bench.admin.number(sql).await == inserted).await;
+    wait_until("the statistics know", BOUND, async || bench.admin.number(sql).await == inserted)
+        .await;
 }
 
 const ACTS: &str = "SELECT count(*) FROM steward.audit_logs
@@ -39,7 +40,10 @@ async fn a_view_is_refreshed_when_what_lies_beneath_has_changed() {
     for _ in 0..2 {
         let again = bench.run(Job::Refresh).await.unwrap();
         assert_eq!(again.detail["public.sums"]["unchanged"], true, "{}", again.detail);
-        assert_eq!(again.detail["public.sums"]["refreshed_at"], first.detail["public.sums"]["refreshed_at"]);
+        assert_eq!(
+            again.detail["public.sums"]["refreshed_at"],
+            first.detail["public.sums"]["refreshed_at"]
+        );
     }
     assert_eq!(bench.admin.number(ACTS).await, 1, "one row of the run that did something");
 
@@ -74,10 +78,14 @@ async fn a_partition_or_a_view_between_counts_as_beneath() {
     bench.config.refresh.views = vec!["public.sums".to_owned()];
     bench.run(Job::Refresh).await.unwrap();
     assert_eq!(bench.run(Job::Refresh).await.unwrap().rows, 0);
-    bench.sql("ALTER TABLE public.base ATTACH PARTITION public.base_2 FOR VALUES FROM (10) TO (20)").await;
+    bench
+        .sql("ALTER TABLE public.base ATTACH PARTITION public.base_2 FOR VALUES FROM (10) TO (20)")
+        .await;
     assert_eq!(bench.run(Job::Refresh).await.unwrap().rows, 1);
     assert_eq!(bench.admin.number(TOTAL).await, 5);
-    bench.sql("CREATE OR REPLACE VIEW public.between AS SELECT k, v * 2 AS v FROM public.base").await;
+    bench
+        .sql("CREATE OR REPLACE VIEW public.between AS SELECT k, v * 2 AS v FROM public.base")
+        .await;
     assert_eq!(bench.run(Job::Refresh).await.unwrap().rows, 1);
     assert_eq!(bench.admin.number(TOTAL).await, 10);
 }
@@ -119,7 +127,10 @@ async fn the_bundled_view_is_refreshed_where_the_set_is_applied() {
     assert_eq!(report.rows, 1, "{}", report.detail);
     let again = bench.run(Job::Refresh).await.unwrap();
     let detail = &again.detail["public.user_statistics"];
-    assert_eq!(detail["unchanged"], true, "its definition is a pure function of its tables: {detail}");
+    assert_eq!(
+        detail["unchanged"], true,
+        "its definition is a pure function of its tables: {detail}"
+    );
     bench.config.mode = Mode::Observe;
     assert!(bench.run(Job::Refresh).await.unwrap().skipped.unwrap().contains("observe"));
 }
@@ -137,7 +148,14 @@ async fn what_would_lock_readers_out_is_refused_and_stops_no_other() {
              CREATE MATERIALIZED VIEW public.fresh AS SELECT 1 AS k WITH NO DATA",
         )
         .await;
-    let names = ["public.bare", "public.partial", "public.plain", "public.absent", "public.fresh", "public.sums"];
+    let names = [
+        "public.bare",
+        "public.partial",
+        "public.plain",
+        "public.absent",
+        "public.fresh",
+        "public.sums",
+    ];
     bench.config.refresh.views = names.map(str::to_owned).to_vec();
     let error = bench.run(Job::Refresh).await.unwrap_err();
     let text = error.to_string();
@@ -151,7 +169,11 @@ async fn what_would_lock_readers_out_is_refused_and_stops_no_other() {
     ] {
         assert!(text.contains(wanted), "{wanted:?} is not in {text}");
     }
-    assert_eq!(bench.count("public.fresh").await, 1, "not populated: nobody could read it, so a plain refresh");
+    assert_eq!(
+        bench.count("public.fresh").await,
+        1,
+        "not populated: nobody could read it, so a plain refresh"
+    );
 }
 
 #[tokio::test]
@@ -165,7 +187,10 @@ async fn a_view_of_another_owner_is_skipped_with_the_grant() {
     let grant = bench.maintain_grant("public.sums", &owner, &steward).await;
     let reason = report.skipped.as_deref().unwrap_or_default();
     assert!(reason.starts_with("not_permitted: ") && reason.contains(&grant), "{report:?}");
-    assert!(report.detail["public.sums"]["skipped"].as_str().unwrap_or_default().contains(&grant), "{report:?}");
+    assert!(
+        report.detail["public.sums"]["skipped"].as_str().unwrap_or_default().contains(&grant),
+        "{report:?}"
+    );
 
     bench.sql("CREATE MATERIALIZED VIEW public.mine AS SELECT 1 AS k; CREATE UNIQUE INDEX ON public.mine (k)").await;
     bench.sql(&format!("ALTER MATERIALIZED VIEW public.mine OWNER TO {}", steward.name)).await;
@@ -182,7 +207,10 @@ async fn readers_go_on_and_a_lock_is_waited_for_politely() {
     let reader = bench.database.client().await;
     reader.batch_execute("BEGIN; SELECT * FROM public.sums").await.unwrap();
     assert_eq!(bench.run(Job::Refresh).await.unwrap().rows, 1, "a reader does not hold it up");
-    reader.batch_execute("COMMIT; BEGIN; LOCK TABLE public.base IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    reader
+        .batch_execute("COMMIT; BEGIN; LOCK TABLE public.base IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     bench.config.refresh.max_staleness = std::time::Duration::ZERO;
     let (report, ()) = tokio::join!(bench.run(Job::Refresh), async {
         bench.job_waits_for_lock().await;

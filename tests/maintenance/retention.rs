@@ -32,10 +32,18 @@ async fn rows_before_the_cutoff_go_and_all_others_stay() {
     assert_eq!(report.rows, 3_500);
     assert_eq!(bench.count("public.events").await, 100);
     let detail = &report.detail["public.events"];
-    assert_eq!((&detail["rows"], &detail["strategy"][0]), (&3_500.into(), &"slices".into()), "{detail}");
-    let oldest = bench.admin.text("SET timezone = 'UTC'; SELECT min(ts)::text FROM public.events").await;
+    assert_eq!(
+        (&detail["rows"], &detail["strategy"][0]),
+        (&3_500.into(), &"slices".into()),
+        "{detail}"
+    );
+    let oldest =
+        bench.admin.text("SET timezone = 'UTC'; SELECT min(ts)::text FROM public.events").await;
     assert_eq!(detail["oldest_left"], oldest.as_str());
-    assert_eq!(bench.metrics.retention_rows.with_label_values(&["main", "public.events"]).get(), 3_500);
+    assert_eq!(
+        bench.metrics.retention_rows.with_label_values(&["main", "public.events"]).get(),
+        3_500
+    );
     let record = "SELECT string_agg(action || ' ' || coalesce(details ->> 'rows', '-'), ', ' ORDER BY created_at)
                     FROM steward.audit_logs WHERE resource_id = 'public.events' AND source = 'pgsteward'";
     assert_eq!(bench.admin.text(record).await, "retention.purging -, retention.purged 3500");
@@ -64,7 +72,10 @@ async fn the_cutoff_is_exact_to_the_microsecond_and_fixed_once() {
         .await;
     let report = bench.run(Job::Retention).await.unwrap();
     assert_eq!(report.rows, 1_501);
-    assert_eq!(bench.admin.text("SELECT string_agg(n::text, ',') FROM public.events WHERE n < 0").await, "-2");
+    assert_eq!(
+        bench.admin.text("SELECT string_agg(n::text, ',') FROM public.events WHERE n < 0").await,
+        "-2"
+    );
 }
 
 #[tokio::test]
@@ -112,7 +123,12 @@ async fn columns_without_time_zone_never_lose_a_row_too_early() {
     bench.keep("public.days", "d", 10 * DAY);
     bench.keep("public.locals", "t", 10 * DAY);
     let report = bench.run(Job::Retention).await.unwrap();
-    assert_eq!(bench.count("public.days").await, 4, "the day of the cutoff stays: {}", report.detail);
+    assert_eq!(
+        bench.count("public.days").await,
+        4,
+        "the day of the cutoff stays: {}",
+        report.detail
+    );
     assert_eq!(bench.count("public.locals").await, 1, "{}", report.detail);
 }
 
@@ -140,10 +156,16 @@ async fn row_level_security_is_an_error_and_stops_no_other_table() {
     let text = error.to_string();
     assert_eq!(error.kind(), Kind::Permission, "{text}");
     assert!(text.starts_with("2 failed"), "{text}");
-    assert!(text.contains("public.guarded (permission)") && text.contains("row-level security"), "{text}");
+    assert!(
+        text.contains("public.guarded (permission)") && text.contains("row-level security"),
+        "{text}"
+    );
     assert!(text.contains("GRANT SELECT, DELETE ON \"public\".\"closed\""), "{text}");
     let detail = bench.last_detail(Job::Retention).await;
-    assert!(detail["public.guarded"]["error"].as_str().unwrap().contains("row-level security"), "{detail}");
+    assert!(
+        detail["public.guarded"]["error"].as_str().unwrap().contains("row-level security"),
+        "{detail}"
+    );
     assert_eq!(bench.count("public.guarded").await, 1);
     assert_eq!(bench.count("public.events").await, 100, "the table beside it was purged");
 }
@@ -216,7 +238,10 @@ async fn rows_that_a_trigger_keeps_are_told() {
         )
         .await;
     let error = tokio::time::timeout(BOUND, bench.run(Job::Retention)).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("a row of 2001-01-01 00:00:00+00 is left before the cutoff"), "{error}");
+    assert!(
+        error.to_string().contains("a row of 2001-01-01 00:00:00+00 is left before the cutoff"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -259,7 +284,10 @@ async fn rows_of_tables_that_nobody_named_are_not_deleted_nor_changed() {
         let mut bench = Bench::new().await;
         cause(&mut bench, &format!("ON DELETE {on_delete}"), true).await;
         let text = bench.run(Job::Retention).await.unwrap_err().to_string();
-        assert!(text.contains(&format!("ON DELETE {on_delete}")) && text.contains("effect_key"), "{text}");
+        assert!(
+            text.contains(&format!("ON DELETE {on_delete}")) && text.contains("effect_key"),
+            "{text}"
+        );
         assert!(text.contains("public.effect is not named in retention"), "{text}");
         assert_eq!(bench.count("public.effect WHERE cause = 1").await, 1);
         assert_eq!(bench.count("public.cause").await, 2);
@@ -298,7 +326,11 @@ async fn a_cascade_is_followed_through_partitions_and_further_keys() {
     bench.keep("public.cause", "ts", 10 * DAY);
     bench.keep("public.effect", "ts", 10 * DAY);
     let text = bench.run(Job::Retention).await.unwrap_err().to_string();
-    assert!(text.contains("2 failed: public.cause") && text.contains("public.far is not named in retention"), "{text}");
+    assert!(
+        text.contains("2 failed: public.cause")
+            && text.contains("public.far is not named in retention"),
+        "{text}"
+    );
     assert!(!text.contains("far_1") && !text.contains("public.effect is not named"), "{text}");
     assert_eq!(bench.count("public.far WHERE effect = 1").await, 1);
 }
@@ -336,7 +368,9 @@ async fn pressure_at(url: &str) -> Pressure {
     let db = Database::new("main", &settings, 1, &Tasks::new(), &metrics);
     let mut conn = db.acquire(Purpose::Job).await.unwrap();
     let options = TxOptions::within(BOUND).read_only();
-    conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await })).await.unwrap()
+    conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await }))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -370,15 +404,23 @@ async fn a_lag_that_is_hidden_is_not_taken_for_none() {
 
 #[tokio::test]
 async fn that_wal_is_not_archived_is_seen_and_ends() {
-    let server =
-        PrivateServer::start(&[("archive_mode", "on"), ("archive_command", "false"), ("wal_level", "replica")]).await;
+    let server = PrivateServer::start(&[
+        ("archive_mode", "on"),
+        ("archive_command", "false"),
+        ("wal_level", "replica"),
+    ])
+    .await;
     let admin = server.client().await;
     // The server archives nothing before there is a whole segment.
     admin.batch_execute("CREATE TABLE t AS SELECT 1; SELECT pg_switch_wal()").await.unwrap();
-    wait_until("archiving fails", BOUND, async || pressure_at(&server.url()).await.archiving_fails).await;
+    wait_until("archiving fails", BOUND, async || pressure_at(&server.url()).await.archiving_fails)
+        .await;
     admin.batch_execute("ALTER SYSTEM SET archive_command = 'true'").await.unwrap();
     server.reload().await;
-    wait_until("archiving goes on", BOUND, async || !pressure_at(&server.url()).await.archiving_fails).await;
+    wait_until("archiving goes on", BOUND, async || {
+        !pressure_at(&server.url()).await.archiving_fails
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -396,7 +438,8 @@ async fn a_job_told_to_stop_ends_at_the_next_slice() {
     events(&mut bench, 20_000).await;
     bench.config.retention.duty = 0.01;
     let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
-        wait_until("a slice is gone", BOUND, async || bench.count("public.events").await < 20_100).await;
+        wait_until("a slice is gone", BOUND, async || bench.count("public.events").await < 20_100)
+            .await;
         bench.stop.cancel();
     });
     let report = report.unwrap();
@@ -446,7 +489,8 @@ async fn the_audit_trail_is_never_kept_shorter_than_its_floor() {
         )
         .await;
     bench.run(Job::Retention).await.unwrap();
-    let left = "SELECT string_agg(action, ',') FROM steward.audit_logs WHERE source = 'application'";
+    let left =
+        "SELECT string_agg(action, ',') FROM steward.audit_logs WHERE source = 'application'";
     assert_eq!(bench.admin.text(left).await, "young");
 }
 

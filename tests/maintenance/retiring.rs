@@ -39,13 +39,23 @@ async fn past_partitions_are_dropped_and_the_rest_is_sliced() {
         parts(&mut bench, with_default).await;
         let report = bench.run(Job::Retention).await.unwrap();
         let detail = &report.detail["public.parts"];
-        assert_eq!(detail["partitions"], serde_json::json!(["public.parts_1", "public.parts_2"]), "{detail}");
+        assert_eq!(
+            detail["partitions"],
+            serde_json::json!(["public.parts_1", "public.parts_2"]),
+            "{detail}"
+        );
         assert_eq!(detail["strategy"], serde_json::json!(["partitions", "slices"]), "{detail}");
         let (left, rows) = if with_default { ("4,6", 2) } else { ("4", 1) };
         assert_eq!(bench.admin.text(LEFT).await, left);
-        assert_eq!(detail["rows"], rows, "the row across the cutoff, and that of the default partition: {detail}");
+        assert_eq!(
+            detail["rows"], rows,
+            "the row across the cutoff, and that of the default partition: {detail}"
+        );
         assert_eq!(bench.count("pg_class WHERE relname IN ('parts_1', 'parts_2')").await, 0);
-        assert_eq!(bench.metrics.retention_partitions.with_label_values(&["main", "public.parts"]).get(), 2);
+        assert_eq!(
+            bench.metrics.retention_partitions.with_label_values(&["main", "public.parts"]).get(),
+            2
+        );
         let record = "SELECT string_agg(details ->> 'partition', ',' ORDER BY created_at) FROM steward.audit_logs
                        WHERE action = 'retention.dropped'";
         assert_eq!(bench.admin.text(record).await, "public.parts_1,public.parts_2");
@@ -58,7 +68,12 @@ async fn behind_a_transaction_pooler_both_steps_are_one_transaction() {
     parts(&mut bench, false).await;
     bench.pooler = Pooler::Transaction;
     let report = bench.run(Job::Retention).await.unwrap();
-    assert_eq!(report.detail["public.parts"]["partitions"].as_array().unwrap().len(), 2, "{}", report.detail);
+    assert_eq!(
+        report.detail["public.parts"]["partitions"].as_array().unwrap().len(),
+        2,
+        "{}",
+        report.detail
+    );
     assert_eq!(bench.admin.text(LEFT).await, "4");
 }
 
@@ -68,7 +83,10 @@ async fn a_lock_on_the_partition_is_tried_again() {
     parts(&mut bench, false).await;
     // What autovacuum holds: the first of the two transactions cannot begin.
     let other = bench.database.client().await;
-    other.batch_execute("BEGIN; LOCK TABLE public.parts_1 IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    other
+        .batch_execute("BEGIN; LOCK TABLE public.parts_1 IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
         bench.job_waits_for_lock().await;
         other.batch_execute("COMMIT").await.unwrap();
@@ -115,7 +133,10 @@ async fn what_may_not_be_ours_is_told_and_never_dropped() {
     for _ in 0..2 {
         let report = bench.run(Job::Retention).await.unwrap();
         let [warning] = &report.warnings[..] else { panic!("{report:?}") };
-        assert!(warning.starts_with("public.parts: public.parts_1 was to be detached and dropped"), "{warning}");
+        assert!(
+            warning.starts_with("public.parts: public.parts_1 was to be detached and dropped"),
+            "{warning}"
+        );
         assert_eq!(bench.count("public.parts_1").await, 1);
     }
     // One of the ways out that it names.
@@ -133,7 +154,10 @@ async fn a_confirmed_table_that_was_renamed_replaced_or_attached_again_is_left_a
         .sql("ALTER TABLE public.parts_1 RENAME TO parts_kept; CREATE TABLE public.parts_1 AS SELECT 1 AS other")
         .await;
     bench.run(Job::Retention).await.unwrap();
-    assert_eq!((bench.count("public.parts_kept").await, bench.count("public.parts_1").await), (1, 1));
+    assert_eq!(
+        (bench.count("public.parts_kept").await, bench.count("public.parts_1").await),
+        (1, 1)
+    );
     assert_eq!(bench.count(JOURNAL).await, 0);
 
     // Attached again, with the same bounds: past, so it goes the whole way once more, announced anew.
@@ -147,7 +171,11 @@ async fn a_confirmed_table_that_was_renamed_replaced_or_attached_again_is_left_a
         .await;
     bench.keep("public.parts", "ts", 100 * 365 * DAY);
     bench.run(Job::Retention).await.unwrap();
-    assert_eq!(bench.count(JOURNAL).await, 0, "or it would be dropped after an operator's next detach");
+    assert_eq!(
+        bench.count(JOURNAL).await,
+        0,
+        "or it would be dropped after an operator's next detach"
+    );
     assert_eq!(bench.admin.text(LEFT).await, "1,2,3,4");
 }
 
@@ -159,19 +187,33 @@ async fn a_partition_that_an_operator_takes_off_meanwhile_is_his() {
         parts(&mut bench, with_default).await;
         bench.sql("COMMENT ON TABLE public.parts_1 IS 'the auditors want this one'").await;
         let operator = bench.database.client().await;
-        operator.batch_execute("BEGIN; LOCK TABLE ONLY public.parts IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+        operator
+            .batch_execute("BEGIN; LOCK TABLE ONLY public.parts IN SHARE UPDATE EXCLUSIVE MODE")
+            .await
+            .unwrap();
         let (report, ()) = tokio::join!(bench.run(Job::Retention), async {
             bench.job_waits_for_lock().await;
-            operator.batch_execute("ALTER TABLE public.parts DETACH PARTITION public.parts_1; COMMIT").await.unwrap();
+            operator
+                .batch_execute("ALTER TABLE public.parts DETACH PARTITION public.parts_1; COMMIT")
+                .await
+                .unwrap();
         });
         let report = report.unwrap();
         let detail = &report.detail["public.parts"];
         assert_eq!(detail["partitions"], serde_json::json!(["public.parts_2"]), "{detail}");
-        assert!(detail["notes"][0].as_str().unwrap().starts_with("public.parts_1 was detached"), "{detail}");
+        assert!(
+            detail["notes"][0].as_str().unwrap().starts_with("public.parts_1 was detached"),
+            "{detail}"
+        );
         assert_eq!(bench.count(JOURNAL).await, 0);
 
         let again = bench.run(Job::Retention).await.unwrap();
-        assert_eq!(bench.count("public.parts_1").await, 1, "a later run takes it for nobody's: {}", again.detail);
+        assert_eq!(
+            bench.count("public.parts_1").await,
+            1,
+            "a later run takes it for nobody's: {}",
+            again.detail
+        );
         let comment = "SELECT obj_description('public.parts_1'::regclass)";
         assert_eq!(bench.admin.text(comment).await, "the auditors want this one");
     }
@@ -183,11 +225,17 @@ async fn a_lock_that_stays_leaves_no_trap_behind() {
     parts(&mut bench, false).await;
     bench.timeout = std::time::Duration::from_secs(5);
     let operator = bench.database.client().await;
-    operator.batch_execute("BEGIN; LOCK TABLE ONLY public.parts IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    operator
+        .batch_execute("BEGIN; LOCK TABLE ONLY public.parts IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let error = bench.run(Job::Retention).await.unwrap_err();
     assert_eq!(error.kind(), Kind::LockTimeout, "{error}");
     assert_eq!(bench.count(JOURNAL).await, 0, "nothing was begun, so nothing is announced");
-    operator.batch_execute("ALTER TABLE public.parts DETACH PARTITION public.parts_1; COMMIT").await.unwrap();
+    operator
+        .batch_execute("ALTER TABLE public.parts DETACH PARTITION public.parts_1; COMMIT")
+        .await
+        .unwrap();
 
     bench.run(Job::Retention).await.unwrap();
     assert_eq!(bench.count("public.parts_1").await, 1);
@@ -201,7 +249,10 @@ async fn our_own_daily_partitions_are_retired() {
     let dropped = report.detail["steward.system_health"]["partitions"].as_array().unwrap().len();
     // Of 50 days behind, those that ended 45 days ago or more.
     assert_eq!(dropped, 5, "{}", report.detail);
-    assert_eq!(bench.count("pg_inherits WHERE inhparent = 'steward.system_health'::regclass").await, 14 + 1 + 45);
+    assert_eq!(
+        bench.count("pg_inherits WHERE inhparent = 'steward.system_health'::regclass").await,
+        14 + 1 + 45
+    );
 }
 
 #[tokio::test]
@@ -241,7 +292,9 @@ async fn beside_a_default_partition_a_reader_makes_it_try_again() {
 async fn a_reader_that_stays_fails_the_table_alone_and_a_later_run_finishes() {
     let mut bench = Bench::new().await;
     parts(&mut bench, false).await;
-    bench.sql("CREATE TABLE public.zz (ts timestamptz); INSERT INTO public.zz VALUES ('2001-01-01')").await;
+    bench
+        .sql("CREATE TABLE public.zz (ts timestamptz); INSERT INTO public.zz VALUES ('2001-01-01')")
+        .await;
     bench.keep("public.zz", "ts", DAY);
     let reader = bench.database.client().await;
     reader.batch_execute("BEGIN; SELECT count(*) FROM public.parts").await.unwrap();
@@ -255,7 +308,10 @@ async fn a_reader_that_stays_fails_the_table_alone_and_a_later_run_finishes() {
     let report = bench.run(Job::Retention).await.unwrap();
     let detail = &report.detail["public.parts"];
     assert_eq!(detail["partitions"].as_array().unwrap().len(), 2, "{detail}");
-    assert!(detail["notes"][0].as_str().unwrap().contains("interrupted detach of public.parts_1"), "{detail}");
+    assert!(
+        detail["notes"][0].as_str().unwrap().contains("interrupted detach of public.parts_1"),
+        "{detail}"
+    );
     assert_eq!(bench.count("pg_class WHERE relname IN ('parts_1', 'parts_2')").await, 0);
 }
 
@@ -274,7 +330,10 @@ async fn a_run_cut_off_between_detach_and_drop_is_resumed() {
             }) => {}
         }
         let job = "pg_stat_activity WHERE datname = current_database() AND application_name = 'pgsteward/job'";
-        wait_until("the cut off run's session is gone", BOUND, async || bench.count(job).await == 0).await;
+        wait_until("the cut off run's session is gone", BOUND, async || {
+            bench.count(job).await == 0
+        })
+        .await;
         assert_eq!(bench.count("pg_inherits WHERE inhdetachpending").await, 1);
         reader.batch_execute("COMMIT").await.unwrap();
         bench.sql("DELETE FROM steward.job_runs").await;
@@ -295,7 +354,11 @@ async fn what_somebody_else_detached_is_not_dropped() {
     let partition = pend_detach(&bench, "public.parts").await;
     assert_eq!(partition, "parts_1");
     bench.run(Job::Retention).await.unwrap();
-    assert_eq!(bench.count("public.parts_1").await, 1, "its detach was finished; the table is its owner's");
+    assert_eq!(
+        bench.count("public.parts_1").await,
+        1,
+        "its detach was finished; the table is its owner's"
+    );
 }
 
 #[tokio::test]
@@ -315,6 +378,12 @@ async fn partitions_of_another_owner_are_emptied_and_kept() {
     let report = bench.run(Job::Retention).await.unwrap();
     let detail = &report.detail["public.parts"];
     assert_eq!(detail["rows"], 3, "{detail}");
-    assert!(detail["notes"][0].as_str().unwrap().contains("public.parts_1 is wholly past but not owned"), "{detail}");
+    assert!(
+        detail["notes"][0]
+            .as_str()
+            .unwrap()
+            .contains("public.parts_1 is wholly past but not owned"),
+        "{detail}"
+    );
     assert_eq!(bench.count("pg_class WHERE relname IN ('parts_1', 'parts_2')").await, 2);
 }

@@ -21,7 +21,10 @@ async fn churned(bench: &Bench, table: &str, rows: i64) {
 
 async fn known(bench: &Bench, table: &str, dead: i64) {
     let sql = format!("SELECT pg_stat_get_dead_tuples('{table}'::regclass)");
-    wait_until("the statistics know the dead rows", BOUND, async || bench.admin.number(&sql).await >= dead).await;
+    wait_until("the statistics know the dead rows", BOUND, async || {
+        bench.admin.number(&sql).await >= dead
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -33,7 +36,12 @@ async fn dead_rows_go_and_statistics_come() {
     let report = bench.run(Job::Vacuum).await.unwrap();
     for table in ["public.worn", "public.Odd \" name"] {
         let detail = &report.detail[table];
-        assert_eq!((&detail["vacuum"], &detail["analyze"]), (&true.into(), &true.into()), "{}", report.detail);
+        assert_eq!(
+            (&detail["vacuum"], &detail["analyze"]),
+            (&true.into(), &true.into()),
+            "{}",
+            report.detail
+        );
         assert!(detail["dead_before"].as_i64().unwrap() >= 3_000, "{detail}");
         assert_eq!(detail["dead_after"], 0, "{detail}");
     }
@@ -58,7 +66,9 @@ async fn who_holds_the_dead_rows_is_named() {
     let bench = Bench::new().await;
     let holder = bench.database.client().await;
     holder
-        .batch_execute("SET application_name = 'sleepy'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .batch_execute(
+            "SET application_name = 'sleepy'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1",
+        )
         .await
         .unwrap();
     churned(&bench, "public.worn", 3_000).await;
@@ -80,7 +90,10 @@ async fn a_table_of_another_owner_is_skipped_with_the_grant() {
     let grant = bench.maintain_grant("public.theirs", &owner, &steward).await;
     let reason = report.skipped.as_deref().unwrap_or_default();
     assert!(reason.starts_with("not_permitted: ") && reason.contains(&grant), "{report:?}");
-    assert!(report.detail["public.theirs"]["skipped"].as_str().unwrap_or_default().contains(&grant), "{report:?}");
+    assert!(
+        report.detail["public.theirs"]["skipped"].as_str().unwrap_or_default().contains(&grant),
+        "{report:?}"
+    );
     assert!(report.warnings.is_empty(), "{report:?}");
 
     // The statement that it names mends it.
@@ -105,7 +118,8 @@ async fn what_is_not_permitted_takes_no_place_from_what_is() {
     let [warning] = &report.warnings[..] else { panic!("{report:?}") };
     // The superuser's: nobody is told to become one.
     assert!(
-        warning.starts_with("public.theirs: not permitted, needs ") && !warning.contains("GRANT postgres"),
+        warning.starts_with("public.theirs: not permitted, needs ")
+            && !warning.contains("GRANT postgres"),
         "{warning}"
     );
 }
@@ -116,7 +130,10 @@ async fn behind_a_transaction_pooler_it_is_skipped_with_what_it_needs() {
     bench.pooler = Pooler::Transaction;
     churned(&bench, "public.worn", 3_000).await;
     let report = bench.run(Job::Vacuum).await.unwrap();
-    assert!(report.skipped.as_deref().unwrap_or_default().contains("database.direct_url"), "{report:?}");
+    assert!(
+        report.skipped.as_deref().unwrap_or_default().contains("database.direct_url"),
+        "{report:?}"
+    );
 }
 
 #[tokio::test]
@@ -145,10 +162,17 @@ async fn a_locked_table_is_passed_over_and_told() {
     churned(&bench, "public.worn", 3_000).await;
     churned(&bench, "public.other", 2_000).await;
     let holder = bench.database.client().await;
-    holder.batch_execute("BEGIN; LOCK TABLE public.worn IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    holder
+        .batch_execute("BEGIN; LOCK TABLE public.worn IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let report = bench.run(Job::Vacuum).await.unwrap();
     let skipped = report.detail["public.worn"]["skipped"].as_str().unwrap_or_default();
-    assert!(skipped.contains("not done") && skipped.contains("lock not available"), "{}", report.detail);
+    assert!(
+        skipped.contains("not done") && skipped.contains("lock not available"),
+        "{}",
+        report.detail
+    );
     assert_eq!(report.detail["public.other"]["dead_after"], 0, "{}", report.detail);
 }
 
@@ -161,7 +185,11 @@ async fn the_neediest_come_first_and_the_rest_is_told() {
     let report = bench.run(Job::Vacuum).await.unwrap();
     assert_eq!(report.rows, 1);
     assert!(report.detail.get("public.more").is_some(), "{}", report.detail);
-    assert!(report.detail["…"]["left_for_the_next_run"].as_u64().unwrap() >= 1, "{}", report.detail);
+    assert!(
+        report.detail["…"]["left_for_the_next_run"].as_u64().unwrap() >= 1,
+        "{}",
+        report.detail
+    );
 
     bench.config.vacuum.tables_max = 50;
     bench.config.vacuum.schemas_exclude = vec!["public".to_owned()];
@@ -180,10 +208,16 @@ async fn a_parent_of_partitions_is_analyzed() {
         )
         .await;
     let changed = "SELECT pg_stat_get_mod_since_analyze('public.tree_1'::regclass)";
-    wait_until("the statistics know", BOUND, async || bench.admin.number(changed).await >= 5_000).await;
+    wait_until("the statistics know", BOUND, async || bench.admin.number(changed).await >= 5_000)
+        .await;
     let report = bench.run(Job::Vacuum).await.unwrap();
     let detail = &report.detail["public.tree"];
-    assert_eq!((&detail["vacuum"], &detail["analyze"]), (&false.into(), &true.into()), "{}", report.detail);
+    assert_eq!(
+        (&detail["vacuum"], &detail["analyze"]),
+        (&false.into(), &true.into()),
+        "{}",
+        report.detail
+    );
     assert_eq!(bench.count("pg_stats WHERE tablename = 'tree' AND inherited").await, 1);
 }
 
@@ -206,7 +240,10 @@ async fn a_table_that_fails_stops_no_other() {
     known(&bench, "public.broken", 9_000).await;
     let error = bench.run(Job::Vacuum).await.unwrap_err();
     assert!(error.to_string().contains("1 failed: public.broken (sql)"), "{error}");
-    assert_eq!(bench.admin.number("SELECT pg_stat_get_dead_tuples('public.other'::regclass)").await, 0);
+    assert_eq!(
+        bench.admin.number("SELECT pg_stat_get_dead_tuples('public.other'::regclass)").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -220,5 +257,8 @@ async fn it_stops_when_told_and_does_nothing_when_observing() {
     bench.stop.cancel();
     let report = bench.run(Job::Vacuum).await.unwrap();
     assert!(report.stopped && report.rows == 0);
-    assert!(bench.admin.number("SELECT pg_stat_get_dead_tuples('public.worn'::regclass)").await >= 3_000);
+    assert!(
+        bench.admin.number("SELECT pg_stat_get_dead_tuples('public.worn'::regclass)").await
+            >= 3_000
+    );
 }

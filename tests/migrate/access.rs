@@ -24,7 +24,10 @@ async fn a_role_that_may_make_no_schema_is_told_the_grant() {
 async fn a_schema_made_for_the_role_is_enough() {
     let mut db = TestDatabase::create(Template::Empty).await;
     let (role, client) = (db.role("app", "").await, db.client().await);
-    client.batch_execute(&format!("CREATE SCHEMA steward AUTHORIZATION {}", role.name)).await.unwrap();
+    client
+        .batch_execute(&format!("CREATE SCHEMA steward AUTHORIZATION {}", role.name))
+        .await
+        .unwrap();
     up(&role.url, &folder()).await.ok();
     assert_eq!(versions(&client, "app").await, "1");
 }
@@ -36,7 +39,9 @@ async fn a_schema_of_somebody_else_is_named_with_its_owner() {
         (db.role("app", "").await, db.role("other", "").await.name, db.client().await, folder());
     client.batch_execute(&format!("CREATE SCHEMA steward AUTHORIZATION {other}")).await.unwrap();
     let grant = format!("GRANT USAGE, CREATE ON SCHEMA steward TO {}", role.name);
-    up(&role.url, &folder).await.fails(3, &[&format!("the schema steward belongs to {other}"), &grant]);
+    up(&role.url, &folder)
+        .await
+        .fails(3, &[&format!("the schema steward belongs to {other}"), &grant]);
     client.batch_execute(&grant).await.unwrap();
     up(&role.url, &folder).await.ok();
 
@@ -52,9 +57,10 @@ async fn a_schema_of_somebody_else_is_named_with_its_owner() {
         .await
         .unwrap();
     assert!(migrate(&second.url, &folder, &["status"]).await.ok().out.contains("pending"));
-    up(&second.url, &folder)
-        .await
-        .fails(3, &["GRANT SELECT, INSERT, UPDATE, DELETE ON steward.schema_migrations TO", &second.name]);
+    up(&second.url, &folder).await.fails(
+        3,
+        &["GRANT SELECT, INSERT, UPDATE, DELETE ON steward.schema_migrations TO", &second.name],
+    );
     assert_eq!(versions(&client, "app").await, "1");
 }
 
@@ -92,7 +98,9 @@ async fn a_standby_is_refused_as_such() {
     folder.write("002_b.sql", "SELECT 2");
     let done = up(&server.url(), &folder).await;
     done.fails(3, &["the server is a standby", "target_session_attrs=read-write"]);
-    assert!(migrate(&server.url(), &folder, &["status"]).await.ok().out.contains("app/002_b  pending"));
+    assert!(
+        migrate(&server.url(), &folder, &["status"]).await.ok().out.contains("app/002_b  pending")
+    );
 }
 
 #[tokio::test]

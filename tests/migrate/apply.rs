@@ -8,10 +8,14 @@ use super::{Folder, configured, database, migrate, options, table_exists, up, ve
 /// Applies one bad file after a good one: `placed` is `:line:column`.
 async fn fails_at(text: &str, placed: &str, parts: &[&str]) {
     let db = TestDatabase::create(Template::Empty).await;
-    let folder = Folder::new(&[("001_good.sql", "CREATE TABLE good (id int);"), ("002_bad.sql", text)]);
+    let folder =
+        Folder::new(&[("001_good.sql", "CREATE TABLE good (id int);"), ("002_bad.sql", text)]);
     let place = format!("002_bad.sql{placed}: rolled back whole, nothing of it was applied");
     let done = up(&db.url(), &folder).await;
-    done.fails(3, &[&[place.as_str(), "done before that, and staying: app/001_good"], parts].concat());
+    done.fails(
+        3,
+        &[&[place.as_str(), "done before that, and staying: app/001_good"], parts].concat(),
+    );
     let client = db.client().await;
     assert_eq!(versions(&client, "app").await, "1");
     assert!(table_exists(&client, "public.good").await);
@@ -31,7 +35,12 @@ async fn a_syntax_error_is_placed_in_characters_after_other_scripts_and_line_end
 #[tokio::test]
 async fn a_missing_parenthesis_is_placed_in_the_file_also_at_its_end() {
     fails_at("CREATE TABLE bad (id int;\nSELECT 1;\n", ":1:25", &["at or near \";\""]).await;
-    fails_at("SELECT 1;\n\nCREATE TABLE bad (id int", ":3:1", &["statement: CREATE TABLE bad (id int"]).await;
+    fails_at(
+        "SELECT 1;\n\nCREATE TABLE bad (id int",
+        ":3:1",
+        &["statement: CREATE TABLE bad (id int"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -80,7 +89,10 @@ async fn a_statement_that_takes_too_long_is_ended_and_placed() {
     let folder = Folder::new(&[("001_slow.sql", "CREATE TABLE slow ();\nSELECT pg_sleep(60);\n")]);
     let config = "[migrations]\nstatement_timeout = \"1s\"\n";
     let done = configured(&db.url(), config, &["migrate", "up", "--dir", &folder.text()]).await;
-    done.fails(3, &["001_slow.sql:2:1: rolled back whole", "see migrations.statement_timeout", "57014"]);
+    done.fails(
+        3,
+        &["001_slow.sql:2:1: rolled back whole", "see migrations.statement_timeout", "57014"],
+    );
     assert!(!table_exists(&db.client().await, "public.slow").await);
 }
 
@@ -103,8 +115,13 @@ async fn files_that_say_nothing_are_applied() {
     assert_eq!(client.text(kept).await, "0,0,0,1,1,1");
     let sql = client.text("SELECT up_sql FROM steward.schema_migrations WHERE version = 6").await;
     assert_eq!(sql, "COMMENT ON TABLE b IS 'it''s \\ $pgsteward$ \u{1F418}';");
-    let checksum_of_5 = client.text("SELECT checksum FROM steward.schema_migrations WHERE version = 5").await;
-    assert_eq!(checksum_of_5, checksum("\u{feff}CREATE TABLE b (id int);".as_bytes()), "of the bytes, mark included");
+    let checksum_of_5 =
+        client.text("SELECT checksum FROM steward.schema_migrations WHERE version = 5").await;
+    assert_eq!(
+        checksum_of_5,
+        checksum("\u{feff}CREATE TABLE b (id int);".as_bytes()),
+        "of the bytes, mark included"
+    );
 }
 
 #[tokio::test]
@@ -143,7 +160,10 @@ async fn nothing_that_a_file_sets_outlives_it() {
     ]);
     up(&db.url(), &folder).await.ok();
     let seen = "SELECT row_to_json(t)::text FROM public.";
-    let (before, after) = (client.text(&format!("{seen}before t")).await, client.text(&format!("{seen}after t")).await);
+    let (before, after) = (
+        client.text(&format!("{seen}before t")).await,
+        client.text(&format!("{seen}after t")).await,
+    );
     assert_eq!(before, after);
     let before: serde_json::Value = serde_json::from_str(&before).unwrap();
     for (key, wanted) in [
@@ -171,7 +191,10 @@ async fn a_file_that_ends_its_transaction_is_refused_before_any_file_runs() {
         ("002_ends.sql", "CREATE TABLE a (id int);\nCOMMIT;\nCREATE INDEX CONCURRENTLY ON a (id);"),
     ]);
     let done = up(&db.url(), &folder).await;
-    done.fails(3, &["002_ends.sql:2: found COMMIT", "002_ends.sql:3: found \"CREATE INDEX CONCURRENTLY"]);
+    done.fails(
+        3,
+        &["002_ends.sql:2: found COMMIT", "002_ends.sql:3: found \"CREATE INDEX CONCURRENTLY"],
+    );
     assert!(!table_exists(&db.client().await, "public.good").await);
     assert!(!table_exists(&db.client().await, "steward.schema_migrations").await);
 }
@@ -191,8 +214,14 @@ async fn a_transaction_ended_behind_our_back_is_told_as_it_is() {
         checksum: checksum(up.as_bytes()),
     };
     let sets = [Set { name: "app".into(), migrations: vec![migration] }];
-    let error = pgsteward::migrate::up(&database(&db.url()), &sets, &options()).await.unwrap_err().to_string();
-    assert!(error.contains("it ended the transaction that it was given; what it did before that stays"), "{error}");
+    let error = pgsteward::migrate::up(&database(&db.url()), &sets, &options())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("it ended the transaction that it was given; what it did before that stays"),
+        "{error}"
+    );
     assert!(!error.contains("rolled back whole"), "{error}");
     let client = db.client().await;
     assert!(table_exists(&client, "public.a").await && !table_exists(&client, "public.b").await);
@@ -209,14 +238,17 @@ async fn files_run_under_the_configured_role_and_search_path() {
         ))
         .await
         .unwrap();
-    let folder =
-        Folder::new(&[("001_made.sql", "CREATE TABLE made (id int);"), ("001_made.down.sql", "DROP TABLE made")]);
-    let config = format!("[migrations]\nrole = \"{owner}\"\nsearch_path = '\"Odd, \"\"schema\", PUBLIC'\n");
+    let folder = Folder::new(&[
+        ("001_made.sql", "CREATE TABLE made (id int);"),
+        ("001_made.down.sql", "DROP TABLE made"),
+    ]);
+    let config =
+        format!("[migrations]\nrole = \"{owner}\"\nsearch_path = '\"Odd, \"\"schema\", PUBLIC'\n");
     configured(&db.url(), &config, &["migrate", "up", "--dir", &folder.text()]).await.ok();
-    let made =
-        "SELECT relnamespace::regnamespace::text || ' ' || relowner::regrole FROM pg_class WHERE relname = 'made'";
+    let made = "SELECT relnamespace::regnamespace::text || ' ' || relowner::regrole FROM pg_class WHERE relname = 'made'";
     assert_eq!(client.text(made).await, format!("\"Odd, \"\"schema\" {owner}"));
-    let history = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'schema_migrations'";
+    let history =
+        "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'schema_migrations'";
     assert_eq!(client.text(history).await, "postgres", "the history is not the application's");
     let down = ["migrate", "down", "--yes", "--dir", &folder.text()];
     configured(&db.url(), &config, &down).await.ok();

@@ -101,8 +101,16 @@ impl Done {
 /// `pgsteward` as anybody calls it: no configuration file, `DATABASE_URL` alone.
 pub fn command(url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgsteward"));
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("DATABASE_URL", url);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("DATABASE_URL", url);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
@@ -151,8 +159,7 @@ pub async fn table_exists(client: &TestClient, table: &str) -> bool {
 }
 
 /// A file that goes on once the table `gate` is empty; see [`close_gate`].
-pub const GATE: &str =
-    "DO $$ BEGIN WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;";
+pub const GATE: &str = "DO $$ BEGIN WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;";
 
 pub async fn close_gate(client: &TestClient) {
     client.batch_execute("CREATE TABLE public.gate AS SELECT 1 AS closed").await.unwrap();
@@ -189,7 +196,10 @@ pub fn lock_holders() -> String {
 
 /// The library's own view of a database.
 pub fn database(url: &str) -> Arc<Database> {
-    let config = config::Database { url: Some(SecretSource::Inline(Secret::new(url))), ..config::Database::default() };
+    let config = config::Database {
+        url: Some(SecretSource::Inline(Secret::new(url))),
+        ..config::Database::default()
+    };
     Database::new("main", &config, 1, &Tasks::new(), &Arc::new(Metrics::new().unwrap()))
 }
 

@@ -1,7 +1,10 @@
 //! Several migrators at once, and the bad ends of one.
 
 use super::harness::{BOUND, Daemon, Setup, Template, TestDatabase, wait_until};
-use super::{Folder, GATE, at_gate, begin_up, close_gate, end, lock_holders, open_gate, table_exists, up, versions};
+use super::{
+    Folder, GATE, at_gate, begin_up, close_gate, end, lock_holders, open_gate, table_exists, up,
+    versions,
+};
 
 fn ten_files() -> Folder {
     let folder = Folder::new(&[("001_log.sql", "CREATE TABLE log (version int);")]);
@@ -35,13 +38,17 @@ async fn five_migrators_at_once_apply_each_file_once() {
 async fn two_daemons_at_once_apply_each_file_once() {
     let db = TestDatabase::create(Template::Empty).await;
     let folder = ten_files();
-    let config = format!("mode = \"maintain\"\n[migrations]\nsets = [\"zentry\"]\ndir = {:?}\n", folder.text());
+    let config = format!(
+        "mode = \"maintain\"\n[migrations]\nsets = [\"zentry\"]\ndir = {:?}\n",
+        folder.text()
+    );
     let setup = Setup::new().database(&db.url()).config(&config);
     let daemons = [Daemon::launch(setup.clone()), Daemon::launch(setup)];
     for daemon in &daemons {
         daemon.wait_ready().await;
     }
-    let applied: usize = daemons.iter().map(|daemon| daemon.log().matches("migration applied").count()).sum();
+    let applied: usize =
+        daemons.iter().map(|daemon| daemon.log().matches("migration applied").count()).sum();
     assert_eq!(applied, 6 + 3 + 10);
     let client = db.client().await;
     assert_eq!(client.text(LOGGED).await, "2,3,4,5,6,7,8,9,10");
@@ -55,14 +62,19 @@ async fn a_killed_migrator_leaves_nothing_and_the_next_one_goes_on() {
     let db = TestDatabase::create(Template::Empty).await;
     let client = db.client().await;
     close_gate(&client).await;
-    let folder =
-        Folder::new(&[("001_a.sql", "CREATE TABLE a ();"), ("002_b.sql", &format!("CREATE TABLE b (); {GATE}"))]);
+    let folder = Folder::new(&[
+        ("001_a.sql", "CREATE TABLE a ();"),
+        ("002_b.sql", &format!("CREATE TABLE b (); {GATE}")),
+    ]);
     let mut child = begin_up(&db.url(), &folder);
     let backend = at_gate(&client).await;
     child.kill().await.unwrap();
     // client_connection_check_interval: the server sees within a second that nobody waits.
     let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}");
-    wait_until("the killed migrator's statement ends", BOUND, async || client.number(&gone).await == 0).await;
+    wait_until("the killed migrator's statement ends", BOUND, async || {
+        client.number(&gone).await == 0
+    })
+    .await;
     assert_eq!(versions(&client, "app").await, "1");
     assert!(!table_exists(&client, "public.b").await);
     open_gate(&client).await;
@@ -93,8 +105,10 @@ async fn without_the_lock_no_further_file_is_begun() {
     let db = TestDatabase::create(Template::Empty).await;
     let client = db.client().await;
     close_gate(&client).await;
-    let folder =
-        Folder::new(&[("001_a.sql", &format!("CREATE TABLE a (); {GATE}")), ("002_b.sql", "CREATE TABLE b ();")]);
+    let folder = Folder::new(&[
+        ("001_a.sql", &format!("CREATE TABLE a (); {GATE}")),
+        ("002_b.sql", "CREATE TABLE b ();"),
+    ]);
     let child = begin_up(&db.url(), &folder);
     at_gate(&client).await;
     let holder = client.number(&lock_holders()).await;

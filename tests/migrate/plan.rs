@@ -28,10 +28,18 @@ async fn a_folder_and_an_address_are_enough_and_nothing_else_is_applied() {
 #[tokio::test]
 async fn the_status_in_json_has_a_fixed_shape() {
     let db = TestDatabase::create(Template::Empty).await;
-    let folder = Folder::new(&[("001_a.sql", FIRST), ("001_a.down.sql", "DROP TABLE a"), ("20261122093000_b.sql", "")]);
+    let folder = Folder::new(&[
+        ("001_a.sql", FIRST),
+        ("001_a.down.sql", "DROP TABLE a"),
+        ("20261122093000_b.sql", ""),
+    ]);
     let before = migrate(&db.url(), &folder, &["status", "--json"]).await.ok();
     let client = db.client().await;
-    assert_eq!(client.text("SELECT to_regnamespace('steward') IS NULL").await, "t", "looking changes nothing");
+    assert_eq!(
+        client.text("SELECT to_regnamespace('steward') IS NULL").await,
+        "t",
+        "looking changes nothing"
+    );
     let before: serde_json::Value = serde_json::from_str(&before.out).unwrap();
     assert_eq!(before[0]["state"], "pending");
 
@@ -68,7 +76,10 @@ async fn an_edited_file_is_refused_and_named() {
     // Nothing is pending: nothing to be done, but who edited it expects something.
     up(&db.url(), &folder).await.fails(3, &["app/001_a changed after being applied"]);
     folder.write("002_b.sql", "CREATE TABLE b ();");
-    let told = ["app/001_a changed after being applied; restore the file", "nothing was applied, 1 pending"];
+    let told = [
+        "app/001_a changed after being applied; restore the file",
+        "nothing was applied, 1 pending",
+    ];
     up(&db.url(), &folder).await.fails(3, &told);
     assert_eq!(versions(&db.client().await, "app").await, "1");
     assert!(migrate(&db.url(), &folder, &["status"]).await.ok().out.contains("edited"));
@@ -95,8 +106,10 @@ async fn a_reformatted_file_is_the_same_file() {
     let done = up(&db.url(), &folder).await.ok();
     assert!(done.out.contains("1 applied now, 4 in all"), "{done:?}");
     let lines: serde_json::Value =
-        serde_json::from_str(&migrate(&db.url(), &folder, &["status", "--json"]).await.ok().out).unwrap();
-    let states: Vec<&str> = lines.as_array().unwrap().iter().map(|line| line["state"].as_str().unwrap()).collect();
+        serde_json::from_str(&migrate(&db.url(), &folder, &["status", "--json"]).await.ok().out)
+            .unwrap();
+    let states: Vec<&str> =
+        lines.as_array().unwrap().iter().map(|line| line["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["reformatted", "reformatted", "applied", "applied"]);
 }
 
@@ -169,8 +182,11 @@ async fn exit_codes_say_what_kind_of_failure_it_is() {
     up(nobody, &folder).await.fails(69, &["127.0.0.1"]);
     pgsteward(&db.url(), &["migrate", "sideways"]).await.fails(64, &["sideways"]);
     pgsteward(&db.url(), &["migrate", "down", "--all", "--to", "1"]).await.fails(64, &["--to"]);
-    configured(&db.url(), "[migrations]\nserch_path = \"a\"\n", &["migrate", "up"]).await.fails(78, &["search_path"]);
-    let none = command("", &["migrate", "status"]).env_remove("DATABASE_URL").output().await.unwrap();
+    configured(&db.url(), "[migrations]\nserch_path = \"a\"\n", &["migrate", "up"])
+        .await
+        .fails(78, &["search_path"]);
+    let none =
+        command("", &["migrate", "status"]).env_remove("DATABASE_URL").output().await.unwrap();
     let error = String::from_utf8_lossy(&none.stderr);
     assert_eq!(none.status.code(), Some(78), "{error}");
     assert!(error.contains("DATABASE_URL"), "{error}");
@@ -178,5 +194,7 @@ async fn exit_codes_say_what_kind_of_failure_it_is() {
     missing.fails(3, &["/nowhere/at/all: read the folder: No such file"]);
     folder.write("002_nul.sql", "SELECT '\0'");
     folder.write("create.sql", "SELECT 1");
-    up(&db.url(), &folder).await.fails(3, &["002_nul.sql: line 1: found a NUL byte", "create.sql: found no version"]);
+    up(&db.url(), &folder)
+        .await
+        .fails(3, &["002_nul.sql: line 1: found a NUL byte", "create.sql: found no version"]);
 }

@@ -45,7 +45,12 @@ impl PgBouncer {
             }
             command.args(["-u", "postgres"]);
         }
-        command.arg("-q").arg(&ini).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-q")
+            .arg(&ini)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let process = command.spawn().unwrap_or_else(|error| {
             panic!("no pgbouncer ({error}): apt-get install -y --no-install-recommends pgbouncer")
         });
@@ -102,7 +107,8 @@ async fn migrators_behind_a_transaction_pooler_apply_once_and_leave_no_settings(
     }
     assert_eq!(applied, 3);
     assert_eq!(versions(&client, "app").await, "1,2,3");
-    let leaks = "SELECT concat_ws(' ', current_setting('lock_timeout'), current_setting('work_mem'),
+    let leaks =
+        "SELECT concat_ws(' ', current_setting('lock_timeout'), current_setting('work_mem'),
                         current_setting('search_path'), to_regclass('pg_temp.scratch'))";
     // As on a connection of our own, where nobody has set anything.
     let wanted = client.text(leaks).await;

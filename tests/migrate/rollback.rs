@@ -12,9 +12,14 @@ fn folder() -> Folder {
     let folder = Folder::new(&[("001_log.sql", "CREATE TABLE log (id serial, what text);")]);
     folder.write("001_log.down.sql", "COMMENT ON TABLE log IS 'undone'");
     for version in 2..=4 {
-        folder.write(&format!("00{version}_step.sql"), format!("INSERT INTO log (what) VALUES ('up {version}')"));
-        folder
-            .write(&format!("00{version}_step.down.sql"), format!("INSERT INTO log (what) VALUES ('down {version}')"));
+        folder.write(
+            &format!("00{version}_step.sql"),
+            format!("INSERT INTO log (what) VALUES ('up {version}')"),
+        );
+        folder.write(
+            &format!("00{version}_step.down.sql"),
+            format!("INSERT INTO log (what) VALUES ('down {version}')"),
+        );
     }
     folder
 }
@@ -26,14 +31,21 @@ async fn versions_are_undone_from_the_newest_down_to_the_target() {
     let db = TestDatabase::create(Template::Empty).await;
     let (client, folder) = (db.client().await, folder());
     up(&db.url(), &folder).await.ok();
-    let down = async |arguments: &[&str]| migrate(&db.url(), &folder, &[&["down"], arguments].concat()).await;
+    let down = async |arguments: &[&str]| {
+        migrate(&db.url(), &folder, &[&["down"], arguments].concat()).await
+    };
     let done = down(&[]).await.ok();
     assert!(done.out.contains("rolled back app/004_step"), "{done:?}");
     assert_eq!(versions(&client, "app").await, "1,2,3");
     down(&["--to", "7"]).await.fails(64, &["has no applied version 7; found 1, 2, 3"]);
     let done = down(&["--to", "1", "--json"]).await.ok();
     let done: serde_json::Value = serde_json::from_str(&done.out).unwrap();
-    let undone: Vec<_> = done["rolled_back"].as_array().unwrap().iter().map(|line| line["version"].as_i64()).collect();
+    let undone: Vec<_> = done["rolled_back"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["version"].as_i64())
+        .collect();
     assert_eq!(undone, [Some(3), Some(2)]);
     assert_eq!(client.text(LOG).await, "down 4, down 3, down 2");
     down(&["--all"]).await.ok();
@@ -50,7 +62,9 @@ async fn each_migration_and_each_rollback_leaves_one_row_of_the_trail() {
     let (client, folder) = (db.client().await, folder());
     let options = migrate::Options { actor: "o'brien $pgsteward$ \\".to_owned(), ..options() };
     let config = config::Migrations { dir: Some(folder.path().to_owned()), ..Default::default() };
-    let sets = migrate::configured_sets(&config::Config { migrations: config, ..Default::default() }).unwrap();
+    let sets =
+        migrate::configured_sets(&config::Config { migrations: config, ..Default::default() })
+            .unwrap();
     migrate::up(&database(&db.url()), &sets, &options).await.unwrap();
     let wrong = "SELECT count(*) FROM steward.schema_migrations m FULL JOIN
             (SELECT * FROM steward.audit_logs WHERE action = 'migration.applied') l
@@ -79,9 +93,12 @@ async fn each_migration_and_each_rollback_leaves_one_row_of_the_trail() {
 #[tokio::test]
 async fn data_goes_only_with_a_yes() {
     let db = TestDatabase::create(Template::Empty).await;
-    let folder = Folder::new(&[("001_a.sql", "CREATE TABLE a ()"), ("001_a.down.sql", "DROP TABLE a")]);
+    let folder =
+        Folder::new(&[("001_a.sql", "CREATE TABLE a ()"), ("001_a.down.sql", "DROP TABLE a")]);
     up(&db.url(), &folder).await.ok();
-    migrate(&db.url(), &folder, &["down"]).await.fails(64, &["app/001_a removes data", "add --yes"]);
+    migrate(&db.url(), &folder, &["down"])
+        .await
+        .fails(64, &["app/001_a removes data", "add --yes"]);
     assert_eq!(versions(&db.client().await, "app").await, "1");
     migrate(&db.url(), &folder, &["down", "--yes"]).await.ok();
     assert_eq!(versions(&db.client().await, "app").await, "");
@@ -91,10 +108,16 @@ async fn data_goes_only_with_a_yes() {
 async fn a_rollback_that_fails_changes_nothing_and_can_be_mended() {
     let db = TestDatabase::create(Template::Empty).await;
     let (client, folder) = (db.client().await, folder());
-    folder.write("003_step.down.sql", "INSERT INTO log (what) VALUES ('down 3');\nINSERT INTO lgo DEFAULT VALUES;\n");
+    folder.write(
+        "003_step.down.sql",
+        "INSERT INTO log (what) VALUES ('down 3');\nINSERT INTO lgo DEFAULT VALUES;\n",
+    );
     up(&db.url(), &folder).await.ok();
     let done = migrate(&db.url(), &folder, &["down", "--to", "2"]).await;
-    done.fails(3, &["app/003_step.down.sql:2:13: rolled back whole", "lgo", "staying: app/004_step"]);
+    done.fails(
+        3,
+        &["app/003_step.down.sql:2:13: rolled back whole", "lgo", "staying: app/004_step"],
+    );
     assert_eq!(versions(&client, "app").await, "1,2,3");
     assert_eq!(client.text(LOG).await, "down 4");
     folder.write("003_step.down.sql", "INSERT INTO log (what) VALUES ('mended')");
@@ -163,7 +186,9 @@ async fn every_bundled_version_is_undone_exactly() {
     assert_eq!(levels.len(), 9);
 
     // The history's own table stays, so the lowest level is the one with it.
-    pgsteward(&db.url(), &["migrate", "up", "--dir", &Folder::new(&[("1_a.sql", "")]).text()]).await.ok();
+    pgsteward(&db.url(), &["migrate", "up", "--dir", &Folder::new(&[("1_a.sql", "")]).text()])
+        .await
+        .ok();
     let mut digests: Vec<Digest> = vec![digest::of(&client).await];
     for (.., sets) in &levels {
         migrate::up(&library, sets, &options()).await.unwrap();
@@ -175,10 +200,18 @@ async fn every_bundled_version_is_undone_exactly() {
     for (level, (set, version, sets)) in levels.iter().enumerate().rev() {
         let outcome = migrate::down(&library, sets, set, Target::One, &options()).await.unwrap();
         assert_eq!(outcome.changed[0].version, *version);
-        digest::assert_same(&digests[level], &digest::of(&client).await, &format!("{set} {version} undone"));
+        digest::assert_same(
+            &digests[level],
+            &digest::of(&client).await,
+            &format!("{set} {version} undone"),
+        );
     }
     for ((set, version, sets), wanted) in levels.iter().zip(&digests[1..]) {
         migrate::up(&library, sets, &options()).await.unwrap();
-        digest::assert_same(wanted, &digest::of(&client).await, &format!("{set} {version} applied again"));
+        digest::assert_same(
+            wanted,
+            &digest::of(&client).await,
+            &format!("{set} {version} applied again"),
+        );
     }
 }

@@ -49,8 +49,14 @@ fn the_configuration_loads_and_its_paths_are_mounted() {
     let secret = document("Secret");
     let file = mounted("secret", text(&secret, "/metadata/name"), "database_url");
     text(&secret, "/stringData/database_url");
-    let [database] = config.databases.values().collect::<Vec<_>>()[..] else { panic!("one database") };
-    assert_eq!(database.url, Some(SecretSource::File(file.into())), "the key of the Secret, where it is mounted");
+    let [database] = config.databases.values().collect::<Vec<_>>()[..] else {
+        panic!("one database")
+    };
+    assert_eq!(
+        database.url,
+        Some(SecretSource::File(file.into())),
+        "the key of the Secret, where it is mounted"
+    );
 
     let listen = config.http.listen;
     assert!(listen.ip().is_unspecified(), "the kubelet does not come over loopback");
@@ -61,7 +67,8 @@ fn the_configuration_loads_and_its_paths_are_mounted() {
     assert_eq!(annotations["prometheus.io/port"], listen.port().to_string());
     assert_eq!(annotations["prometheus.io/path"], "/metrics");
 
-    let arguments: Vec<&str> = sidecar["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    let arguments: Vec<&str> =
+        sidecar["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
     let config_file = mounted("configMap", text(&map, "/metadata/name"), "config.toml");
     assert_eq!(arguments, ["run", "--config", &config_file]);
     is_command(&arguments);
@@ -71,7 +78,9 @@ fn the_configuration_loads_and_its_paths_are_mounted() {
 fn probes_ask_what_is_there_and_nothing_about_the_database() {
     let sidecar = sidecar();
     let port = sidecar.pointer("/ports/0/name").unwrap();
-    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+    for (probe, path) in
+        [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+    {
         let probe = &sidecar[probe];
         assert_eq!(text(probe, "/httpGet/path"), path);
         assert_eq!(probe.pointer("/httpGet/port").unwrap(), port);
@@ -112,7 +121,9 @@ fn the_image_is_this_version_and_runs_as_the_pod_s_user() {
     assert!(text(&sidecar(), "/image").ends_with(&format!("/pgsteward:{VERSION}")));
     let file = read("packaging/container/Dockerfile");
     assert!(file.contains(&format!("/pgsteward:{VERSION} .")), "the example of docker build");
-    let line = |word: &str| file.lines().filter_map(|l| l.strip_prefix(word)).map(str::trim).collect::<Vec<_>>();
+    let line = |word: &str| {
+        file.lines().filter_map(|l| l.strip_prefix(word)).map(str::trim).collect::<Vec<_>>()
+    };
     let user = pod().pointer("/spec/securityContext/runAsUser").unwrap().to_string();
     assert_eq!(line("USER "), [format!("{user}:{user}")]);
     assert_eq!(line("EXPOSE "), [Http::default().listen.port().to_string()]);

@@ -32,7 +32,8 @@ fn read(relative: &str) -> String {
 /// Every document of a YAML file.
 #[track_caller]
 fn yaml(relative: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple(&read(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
+    serde_saphyr::from_multiple(&read(relative))
+        .unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
 
 /// The text at a JSON pointer.
@@ -49,7 +50,8 @@ fn loads(toml: &str, env: &[(&str, &str)]) -> Loaded {
     let file = folder.path().join("config.toml");
     std::fs::write(&file, toml).unwrap();
     let args = Args { path: Some(file), ..Args::default() };
-    let env: BTreeMap<String, String> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let env: BTreeMap<String, String> =
+        env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let loaded = load(&args, &env).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(loaded.warnings, Vec::<String>::new());
     loaded
@@ -58,14 +60,23 @@ fn loads(toml: &str, env: &[(&str, &str)]) -> Loaded {
 /// Whether the command line takes these arguments.
 #[track_caller]
 fn is_command(arguments: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_pgsteward")).args(arguments).arg("--help").output().unwrap();
-    assert!(output.status.success(), "pgsteward {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(env!("CARGO_BIN_EXE_pgsteward"))
+        .args(arguments)
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "pgsteward {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// The value of a constant in `src/app.rs` that is a number of seconds.
 #[track_caller]
 fn seconds_in_app(name: &str) -> Duration {
     let source = read("src/app.rs");
-    let (_, rest) = source.split_once(&format!("const {name}: Duration = Duration::from_secs(")).expect(name);
+    let (_, rest) =
+        source.split_once(&format!("const {name}: Duration = Duration::from_secs(")).expect(name);
     Duration::from_secs(rest.split_once(')').unwrap().0.parse().unwrap())
 }

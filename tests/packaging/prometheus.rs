@@ -27,7 +27,10 @@ fn rules() -> Vec<Value> {
 }
 
 fn alert(name: &str) -> Value {
-    rules().into_iter().find(|rule| rule["alert"] == name).unwrap_or_else(|| panic!("no alert {name}"))
+    rules()
+        .into_iter()
+        .find(|rule| rule["alert"] == name)
+        .unwrap_or_else(|| panic!("no alert {name}"))
 }
 
 fn expressions() -> Vec<Named> {
@@ -38,7 +41,8 @@ fn expressions() -> Vec<Named> {
 /// family without a series is not on the page.
 fn declared() -> BTreeMap<String, BTreeSet<String>> {
     let source = read("src/telemetry/metrics.rs");
-    let code = &source[source.find("pub fn new()").unwrap()..source.find("/// The page for Prometheus").unwrap()];
+    let code = &source
+        [source.find("pub fn new()").unwrap()..source.find("/// The page for Prometheus").unwrap()];
     let parts = ["audit", "tls"].map(|part| read(&format!("src/telemetry/metrics/{part}.rs")));
     let code = &format!("{code}{}", parts.concat());
     let mut families = BTreeMap::new();
@@ -47,14 +51,20 @@ fn declared() -> BTreeMap<String, BTreeSet<String>> {
         let (name, rest) = call.split_once('"').unwrap();
         // What stands between the name and the next call of a constructor.
         let rest = &rest[..rest.find(")?").unwrap()];
-        let labels = rest.rsplit_once("&[").map_or("", |(_, labels)| labels.split_once(']').unwrap().0);
         let labels =
-            labels.split(',').map(|l| l.trim().trim_matches('"').to_owned()).filter(|l| !l.is_empty()).collect();
+            rest.rsplit_once("&[").map_or("", |(_, labels)| labels.split_once(']').unwrap().0);
+        let labels = labels
+            .split(',')
+            .map(|l| l.trim().trim_matches('"').to_owned())
+            .filter(|l| !l.is_empty())
+            .collect();
         if !name.contains(' ') && rest.starts_with(',') {
             families.insert(name.to_owned(), labels);
         }
     }
-    let fields = |source: &str| source.lines().filter(|l| l.starts_with("    pub ") && l.ends_with(',')).count();
+    let fields = |source: &str| {
+        source.lines().filter(|l| l.starts_with("    pub ") && l.ends_with(',')).count()
+    };
     let fields = fields(&source) + parts.iter().map(|part| fields(part)).sum::<usize>();
     // pgsteward_build_info has no field: it never changes. The field of a part is no family.
     assert_eq!(
@@ -68,11 +78,15 @@ fn declared() -> BTreeMap<String, BTreeSet<String>> {
 
 #[track_caller]
 fn promtool(arguments: &[&str]) {
-    let output = Command::new("promtool").args(arguments).current_dir(path("packaging/prometheus")).output();
+    let output =
+        Command::new("promtool").args(arguments).current_dir(path("packaging/prometheus")).output();
     let output = output.unwrap_or_else(|error| {
-        panic!("promtool: {error}; install it: apt-get install -y --no-install-recommends prometheus")
+        panic!(
+            "promtool: {error}; install it: apt-get install -y --no-install-recommends prometheus"
+        )
     });
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
 }
 
@@ -102,8 +116,15 @@ fn every_alert_is_tried_both_ways_and_says_what_to_do() {
     for rule in rules().iter().filter(|rule| rule.get("alert").is_some()) {
         let name = text(rule, "/alert");
         assert!(names.insert(name.to_owned()), "{name} stands there twice");
-        assert_eq!(tried.get(name), Some(&(true, true)), "{name}: (fires, does not fire) in {TESTS}");
-        assert!(["critical", "warning", "info"].contains(&text(rule, "/labels/severity")), "{name}");
+        assert_eq!(
+            tried.get(name),
+            Some(&(true, true)),
+            "{name}: (fires, does not fire) in {TESTS}"
+        );
+        assert!(
+            ["critical", "warning", "info"].contains(&text(rule, "/labels/severity")),
+            "{name}"
+        );
         assert!(text(rule, "/annotations/summary").len() > 20, "{name}");
         assert!(text(rule, "/annotations/description").len() > 80, "{name}: what is to be done?");
     }
@@ -118,7 +139,8 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
         known.entry(line.split(' ').next().unwrap().to_owned()).or_default();
     }
     // A histogram's name is never a series.
-    for name in known.keys().filter(|name| name.ends_with("_seconds")).cloned().collect::<Vec<_>>() {
+    for name in known.keys().filter(|name| name.ends_with("_seconds")).cloned().collect::<Vec<_>>()
+    {
         if read("src/telemetry/metrics.rs")
             .contains(&format!("seconds(\n                &r,\n                \"{name}\""))
         {
@@ -133,7 +155,9 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
     for rule in rules() {
         let Some(record) = rule["record"].as_str() else { continue };
         let mut labels = named(text(&rule, "/expr")).grouped;
-        labels.extend(rule["labels"].as_object().into_iter().flat_map(|labels| labels.keys().cloned()));
+        labels.extend(
+            rule["labels"].as_object().into_iter().flat_map(|labels| labels.keys().cloned()),
+        );
         known.insert(record.to_owned(), labels);
     }
     known
@@ -159,15 +183,22 @@ fn names_only(known: &BTreeMap<String, BTreeSet<String>>, expression: &Named) {
 #[test]
 fn the_rules_name_only_what_is_exported() {
     let known = known();
-    assert!(known.contains_key("pgsteward_job_due_lag_seconds_bucket"), "histograms are told apart");
+    assert!(
+        known.contains_key("pgsteward_job_due_lag_seconds_bucket"),
+        "histograms are told apart"
+    );
     for expression in expressions() {
         names_only(&known, &expression);
     }
     // Annotations ask, too.
     for rule in rules() {
-        let summary = rule.pointer("/annotations/summary").and_then(Value::as_str).unwrap_or_default();
+        let summary =
+            rule.pointer("/annotations/summary").and_then(Value::as_str).unwrap_or_default();
         for (start, _) in summary.match_indices("pgsteward_") {
-            let metric: String = summary[start..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let metric: String = summary[start..]
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
             assert!(known.contains_key(&metric), "{metric} in {summary}");
         }
     }
@@ -178,7 +209,11 @@ fn the_dashboard_draws_only_what_is_exported() {
     let known = known();
     let dashboard: Value = serde_json::from_str(&read("packaging/grafana/dashboard.json")).unwrap();
     let mut drawn = 0;
-    for target in dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap())
+    for target in dashboard["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap())
     {
         let expression = text(target, "/expr");
         names_only(&known, &named(expression));
@@ -197,14 +232,24 @@ fn the_dashboard_draws_only_what_is_exported() {
 fn no_metric_has_a_label_that_a_scrape_sets_itself() {
     for (family, labels) in declared() {
         for label in SCRAPED {
-            assert!(!labels.contains(label), "{family}: Prometheus would rename {label} to exported_{label}");
+            assert!(
+                !labels.contains(label),
+                "{family}: Prometheus would rename {label} to exported_{label}"
+            );
         }
     }
 }
 
 #[test]
 fn the_rules_match_values_that_exist() {
-    let outcomes = [State::Succeeded, State::Failed, State::TimedOut, State::Cancelled, State::Skipped, State::Lost];
+    let outcomes = [
+        State::Succeeded,
+        State::Failed,
+        State::TimedOut,
+        State::Cancelled,
+        State::Skipped,
+        State::Lost,
+    ];
     let outcomes: BTreeSet<&str> = outcomes.map(State::as_str).into();
     let jobs: BTreeSet<&str> = Builtin::ALL.map(Builtin::as_str).into();
     let mut seen = 0;
@@ -236,7 +281,11 @@ fn the_rules_match_values_that_exist() {
         Kind::UnknownDatabase,
         Kind::Permission,
     ] {
-        assert!(text(&down, "/annotations/description").contains(kind.as_str()), "{} has no advice", kind.as_str());
+        assert!(
+            text(&down, "/annotations/description").contains(kind.as_str()),
+            "{} has no advice",
+            kind.as_str()
+        );
     }
     let port = format!(":{}\"", Http::default().listen.port());
     assert!(text(&alert("PgstewardDown"), "/expr").contains(&port));
@@ -245,9 +294,12 @@ fn the_rules_match_values_that_exist() {
 #[test]
 fn every_job_has_time_for_its_interval_and_its_run() {
     let mut bounds = BTreeMap::new();
-    for rule in rules().iter().filter(|rule| rule["record"] == "pgsteward_job:success_within:seconds") {
+    for rule in
+        rules().iter().filter(|rule| rule["record"] == "pgsteward_job:success_within:seconds")
+    {
         let expr = text(rule, "/expr").strip_prefix("vector(").unwrap().strip_suffix(')').unwrap();
-        let seconds: i64 = expr.split('*').map(|factor| factor.trim().parse::<i64>().unwrap()).product();
+        let seconds: i64 =
+            expr.split('*').map(|factor| factor.trim().parse::<i64>().unwrap()).product();
         bounds.insert(text(rule, "/labels/job_name").to_owned(), seconds);
     }
     assert_eq!(bounds.len(), Builtin::ALL.len());
@@ -259,16 +311,26 @@ fn every_job_has_time_for_its_interval_and_its_run() {
         let interval = schedule.next_after(first, job.timezone).unwrap() - first;
         let least = interval.num_seconds() + i64::try_from(job.timeout.as_secs()).unwrap();
         let bound = bounds[builtin.as_str()];
-        assert!(least < bound && bound <= 30 * least.max(10), "{builtin:?}: {bound} s for at least {least} s");
+        assert!(
+            least < bound && bound <= 30 * least.max(10),
+            "{builtin:?}: {bound} s for at least {least} s"
+        );
     }
 }
 
 #[test]
 fn every_partitioned_table_is_watched_by_its_width() {
-    let limit = |name: &str| -> i32 { text(&alert(name), "/expr").rsplit_once('<').unwrap().1.trim().parse().unwrap() };
+    let limit = |name: &str| -> i32 {
+        text(&alert(name), "/expr").rsplit_once('<').unwrap().1.trim().parse().unwrap()
+    };
     for table in OWN.into_iter().chain([VM_METRICS]) {
         let daily = ["system_health", "connection_metrics"].contains(&table.table);
-        assert_eq!(daily, table.every == Every::Day, "{}: see the table= in the alerts", table.name());
+        assert_eq!(
+            daily,
+            table.every == Every::Day,
+            "{}: see the table= in the alerts",
+            table.name()
+        );
         let alert = if daily { "PgstewardPartitionsLow" } else { "PgstewardMonthlyPartitionsLow" };
         // At the turn there is one less, until the job runs again.
         assert!(limit(alert) < table.ahead && limit(alert) > 0, "{}", table.name());

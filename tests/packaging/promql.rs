@@ -38,7 +38,11 @@ pub fn named(expression: &str) -> Named {
                 }
                 at += 1;
             }
-        } else if word && next != Some("(") && !OPERATORS.contains(&token.as_str()) && !aggregates(&tokens[at..]) {
+        } else if word
+            && next != Some("(")
+            && !OPERATORS.contains(&token.as_str())
+            && !aggregates(&tokens[at..])
+        {
             let mut selector = Selector { metric: token.clone(), matchers: Vec::new() };
             if next == Some("{") {
                 at += 1;
@@ -47,7 +51,11 @@ pub fn named(expression: &str) -> Named {
                         at += 1;
                         continue;
                     }
-                    selector.matchers.push((tokens[at].clone(), tokens[at + 1].clone(), tokens[at + 2].clone()));
+                    selector.matchers.push((
+                        tokens[at].clone(),
+                        tokens[at + 1].clone(),
+                        tokens[at + 2].clone(),
+                    ));
                     at += 3;
                 }
             }

@@ -23,7 +23,8 @@ impl Unit {
                 section = name.trim_end_matches(']').to_owned();
                 continue;
             }
-            let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("not an assignment: {line}"));
+            let (key, value) =
+                line.split_once('=').unwrap_or_else(|| panic!("not an assignment: {line}"));
             unit.entry((section.clone(), key.to_owned())).or_default().push(value.to_owned());
         }
         Unit(unit)
@@ -44,18 +45,25 @@ impl Unit {
     #[track_caller]
     fn seconds(&self, key: &str) -> Duration {
         let value = self.one(key);
-        Duration::from_secs(value.strip_suffix('s').unwrap_or_else(|| panic!("{key}={value}")).parse().unwrap())
+        Duration::from_secs(
+            value.strip_suffix('s').unwrap_or_else(|| panic!("{key}={value}")).parse().unwrap(),
+        )
     }
 }
 
 #[test]
 fn the_unit_calls_the_command_line_as_it_is() {
     let unit = Unit::read();
-    let arguments = |line: &str| line.strip_prefix("/usr/bin/pgsteward ").map(|rest| rest.to_owned());
+    let arguments =
+        |line: &str| line.strip_prefix("/usr/bin/pgsteward ").map(|rest| rest.to_owned());
     assert_eq!(arguments(unit.one("ExecStart")).as_deref(), Some("run"));
     is_command(&["run"]);
     let reload = unit.all("ExecReload");
-    assert_eq!(arguments(&reload[0]).as_deref(), Some("check"), "an invalid file is to fail the reload");
+    assert_eq!(
+        arguments(&reload[0]).as_deref(),
+        Some("check"),
+        "an invalid file is to fail the reload"
+    );
     is_command(&["check"]);
     assert_eq!(reload[1..], ["/bin/kill -HUP $MAINPID"]);
     assert!(unit.all("ExecStartPre").is_empty(), "RestartPreventExitStatus does not hold for it");
@@ -65,8 +73,14 @@ fn the_unit_calls_the_command_line_as_it_is() {
 fn the_unit_waits_as_long_as_the_daemon_takes() {
     let unit = Unit::read();
     assert_eq!((unit.one("Type"), unit.one("NotifyAccess")), ("notify", "main"));
-    assert_eq!(unit.one("TimeoutStartSec"), "infinity", "READY=1 waits for a database that may be away");
-    assert!(unit.seconds("TimeoutStopSec") >= seconds_in_app("DRAIN_BOUND") + Duration::from_secs(10));
+    assert_eq!(
+        unit.one("TimeoutStartSec"),
+        "infinity",
+        "READY=1 waits for a database that may be away"
+    );
+    assert!(
+        unit.seconds("TimeoutStopSec") >= seconds_in_app("DRAIN_BOUND") + Duration::from_secs(10)
+    );
     assert!(unit.seconds("WatchdogSec") >= Duration::from_secs(10));
     assert_eq!(unit.one("KillMode"), "mixed");
 }
@@ -83,7 +97,11 @@ fn what_another_start_cannot_mend_is_not_started_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     std::fs::write(&file, "[http]\nlisten = 8432\n").unwrap();
-    assert_eq!(run(&["run", "--config", file.to_str().unwrap()]), Some(78), "run checks its configuration itself");
+    assert_eq!(
+        run(&["run", "--config", file.to_str().unwrap()]),
+        Some(78),
+        "run checks its configuration itself"
+    );
     assert_eq!(run(&["run", "--no-such-flag"]), Some(64));
     let help = Command::new(env!("CARGO_BIN_EXE_pgsteward")).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
@@ -128,7 +146,10 @@ fn the_unit_gives_no_more_than_is_needed() {
         assert_eq!(unit.one(key), value, "{key}");
     }
     assert_eq!(unit.all("SystemCallFilter"), ["@system-service", "~@privileged @resources"]);
-    assert!(unit.all("ProcSubset").is_empty(), "it hides /proc/stat, and so when the process started");
+    assert!(
+        unit.all("ProcSubset").is_empty(),
+        "it hides /proc/stat, and so when the process started"
+    );
 }
 
 #[test]
@@ -148,8 +169,11 @@ fn the_unit_s_user_and_folders_are_made() {
     assert_eq!(entry("systemd/pgsteward.tmpfiles")[..5], ["d", folder, "0750", "root", user]);
     assert_eq!(unit.one("EnvironmentFile"), format!("-{folder}/pgsteward.env"));
     assert_eq!(unit.one("StateDirectory"), "pgsteward");
-    let config =
-        loads("database = { url = \"postgresql://u@h/d\" }", &[("STATE_DIRECTORY", "/var/lib/pgsteward")]).config;
+    let config = loads(
+        "database = { url = \"postgresql://u@h/d\" }",
+        &[("STATE_DIRECTORY", "/var/lib/pgsteward")],
+    )
+    .config;
     assert_eq!(config.state_dir.unwrap().to_str(), Some("/var/lib/pgsteward"));
 }
 
@@ -159,7 +183,11 @@ fn every_credential_of_the_unit_is_read() {
     let mut ids = BTreeSet::new();
     for credential in unit.all("LoadCredential") {
         let (id, source) = credential.split_once(':').unwrap();
-        assert_eq!(source, format!("pgsteward.{id}"), "a relative source may be missing, an absolute one may not");
+        assert_eq!(
+            source,
+            format!("pgsteward.{id}"),
+            "a relative source may be missing, an absolute one may not"
+        );
         assert!(ids.insert(id));
     }
     // Of a database there is a URL, or what makes one with Supabase.
@@ -178,7 +206,10 @@ fn every_credential_of_the_unit_is_read() {
         let loaded = loads(table, &[("CREDENTIALS_DIRECTORY", folder.path().to_str().unwrap())]);
         let config = format!("{:?}", loaded.config);
         for id in used {
-            assert!(config.contains(&format!("File({})", folder.path().join(id).display())), "{id}: {config}");
+            assert!(
+                config.contains(&format!("File({})", folder.path().join(id).display())),
+                "{id}: {config}"
+            );
         }
     }
     assert_eq!(ids, BTreeSet::new(), "no use for these is known here");

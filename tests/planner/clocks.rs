@@ -90,7 +90,10 @@ fn at_instant<Z: TimeZone<Offset: std::fmt::Display>>(zone: &Z, at: DateTime<Utc
     shown(&zone.offset_from_utc_datetime(&at.naive_utc()))
 }
 
-fn at_reading<Z: TimeZone<Offset: std::fmt::Display>>(zone: &Z, reading: NaiveDateTime) -> LocalResult<Shown> {
+fn at_reading<Z: TimeZone<Offset: std::fmt::Display>>(
+    zone: &Z,
+    reading: NaiveDateTime,
+) -> LocalResult<Shown> {
     zone.offset_from_local_datetime(&reading).map(|offset| shown(&offset))
 }
 
@@ -99,14 +102,21 @@ fn compare(theirs: Tz) -> Result<usize, String> {
     let name = theirs.name();
     let ours = zone(name);
     let since = SINCE.iter().find(|since| since.zones.contains(&name));
-    let is_since = |at: DateTime<Utc>| since.is_some_and(|since| (day(since.from)..day(since.until)).contains(&at));
+    let is_since = |at: DateTime<Utc>| {
+        since.is_some_and(|since| (day(since.from)..day(since.until)).contains(&at))
+    };
     let (from, to) = (day("1970-01-01"), day("2100-01-01"));
     let our_steps = BTreeSet::from_iter(steps(&ours, from, to));
     let their_steps = BTreeSet::from_iter(steps(&theirs, from, to));
-    let (known, news): (Vec<Step>, Vec<Step>) =
-        our_steps.symmetric_difference(&their_steps).copied().partition(|step: &Step| is_since(step.0));
+    let (known, news): (Vec<Step>, Vec<Step>) = our_steps
+        .symmetric_difference(&their_steps)
+        .copied()
+        .partition(|step: &Step| is_since(step.0));
     if let (Some(first), Some(last)) = (news.first(), news.last()) {
-        return Err(format!("{name}: {} changes in one only, from {first:?} to {last:?}", news.len()));
+        return Err(format!(
+            "{name}: {} changes in one only, from {first:?} to {last:?}",
+            news.len()
+        ));
     }
     if let (Some(since), true) = (since, known.is_empty()) {
         return Err(format!("{name}: both say now: {}", since.why));
@@ -121,7 +131,11 @@ fn compare(theirs: Tz) -> Result<usize, String> {
         for beside in [Duration::zero(), half, -half, after - before, before - after] {
             for beside in [-1, 0, 1].map(|second| beside + Duration::seconds(second)) {
                 let instant = at + beside;
-                assert_eq!(at_instant(&ours, instant), at_instant(&theirs, instant), "{name} at {instant}");
+                assert_eq!(
+                    at_instant(&ours, instant),
+                    at_instant(&theirs, instant),
+                    "{name} at {instant}"
+                );
                 for reading in [before, after].map(|ahead| instant.naive_utc() + ahead) {
                     let (our, their) = (at_reading(&ours, reading), at_reading(&theirs, reading));
                     assert_eq!(our, their, "{name} at the reading {reading}");
@@ -143,7 +157,10 @@ fn chrono_tz_says_the_same_of_every_zone() {
         })
     });
     let otherwise = otherwise.into_inner().unwrap();
-    assert!(otherwise.is_empty(), "ours against chrono-tz's of {IANA_TZDB_VERSION}: {otherwise:#?}");
+    assert!(
+        otherwise.is_empty(),
+        "ours against chrono-tz's of {IANA_TZDB_VERSION}: {otherwise:#?}"
+    );
     assert!(compared > 1_000_000, "{compared} readings are too few to tell");
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use chrono::{Datelike, NaiveDateTime, Timelike};
 use fastrand::Rng;
 
-const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
+const MONTHS: [&str; 12] =
+    ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 /// Sunday begins the week, and ends it as the seventh day.
 const WEEKDAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
 
@@ -96,7 +97,11 @@ impl Cron {
             minute,
             hour,
             day: if by_day { month_days.draw(rng, Some(day)) } else { month_days.star() },
-            month: if rng.u8(0..5) == 0 { months.draw(rng, Some(near.month())) } else { months.star() },
+            month: if rng.u8(0..5) == 0 {
+                months.draw(rng, Some(near.month()))
+            } else {
+                months.star()
+            },
             weekday: if by_weekday { weekdays.draw(rng, Some(weekday)) } else { weekdays.star() },
             six,
         }
@@ -115,8 +120,10 @@ impl Cron {
 
     /// The line.
     pub fn text(&self) -> String {
-        let fields = [&self.second, &self.minute, &self.hour, &self.day, &self.month, &self.weekday];
-        let fields: Vec<&str> = fields.into_iter().skip(usize::from(!self.six)).map(|field| &*field.text).collect();
+        let fields =
+            [&self.second, &self.minute, &self.hour, &self.day, &self.month, &self.weekday];
+        let fields: Vec<&str> =
+            fields.into_iter().skip(usize::from(!self.six)).map(|field| &*field.text).collect();
         fields.join(" ")
     }
 
@@ -125,7 +132,11 @@ impl Cron {
         let day = self.day.numbers.contains(&reading.day());
         let weekday = self.weekday.numbers.contains(&reading.weekday().num_days_from_sunday());
         // Restricted both, either is enough; a star names every day.
-        let on_day = if self.day.is_star() || self.weekday.is_star() { day && weekday } else { day || weekday };
+        let on_day = if self.day.is_star() || self.weekday.is_star() {
+            day && weekday
+        } else {
+            day || weekday
+        };
         on_day
             && self.second.numbers.contains(&reading.second())
             && self.minute.numbers.contains(&reading.minute())
@@ -152,7 +163,9 @@ impl Range {
             let number = if index == 0 { held } else { rng.u32(self.min..=self.max) };
             let (text, named) = self.item(rng, number);
             items.push(text);
-            numbers.extend(named.into_iter().map(|number| if self.is_week() { number % 7 } else { number }));
+            numbers.extend(
+                named.into_iter().map(|number| if self.is_week() { number % 7 } else { number }),
+            );
         }
         Field { text: items.join(","), numbers }
     }
@@ -166,13 +179,20 @@ impl Range {
                 let written = if self.is_week() && held == 0 && rng.bool() { 7 } else { held };
                 (self.write(rng, written), vec![held])
             }
-            2 => (format!("{}-{}", self.write(rng, held), self.write(rng, last)), (held..=last).collect()),
+            2 => (
+                format!("{}-{}", self.write(rng, held), self.write(rng, last)),
+                (held..=last).collect(),
+            ),
             3 => {
                 let text = format!("{}-{}/{step}", self.write(rng, held), self.write(rng, last));
-                (text, (held..=last).filter(|number| (number - held).is_multiple_of(step)).collect())
+                (
+                    text,
+                    (held..=last).filter(|number| (number - held).is_multiple_of(step)).collect(),
+                )
             }
             _ => {
-                let all = (self.min..=self.max).filter(|number| (number - self.min).is_multiple_of(step));
+                let all =
+                    (self.min..=self.max).filter(|number| (number - self.min).is_multiple_of(step));
                 (format!("*/{step}"), all.collect())
             }
         }

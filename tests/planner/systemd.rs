@@ -39,10 +39,12 @@ fn calendar(cron: &Cron) -> String {
     let mut text = String::new();
     if !cron.weekday.is_star() {
         let names = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-        let named: Vec<&str> = cron.weekday.numbers.iter().map(|number| names[*number as usize]).collect();
+        let named: Vec<&str> =
+            cron.weekday.numbers.iter().map(|number| names[*number as usize]).collect();
         write!(text, "{} ", named.join(",")).unwrap();
     }
-    let [month, day, hour, minute, second] = [&cron.month, &cron.day, &cron.hour, &cron.minute, &cron.second].map(list);
+    let [month, day, hour, minute, second] =
+        [&cron.month, &cron.day, &cron.hour, &cron.minute, &cron.second].map(list);
     write!(text, "*-{month}-{day} {hour}:{minute}:{second}").unwrap();
     text
 }
@@ -53,7 +55,11 @@ type Shown = (DateTime<Utc>, NaiveDateTime);
 /// The next instants of each expression; none where systemd loses itself.
 fn ask(tz: Zone, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>> {
     let output = Command::new("systemd-analyze")
-        .args(["calendar", &format!("--iterations={ITERATIONS}"), &format!("--base-time=@{}", base.timestamp())])
+        .args([
+            "calendar",
+            &format!("--iterations={ITERATIONS}"),
+            &format!("--base-time=@{}", base.timestamp()),
+        ])
         .args(expressions)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -67,14 +73,17 @@ fn ask(tz: Zone, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>>
     // An expression that it loses itself in is told of on stderr, and not at all on stdout.
     let complaints = String::from_utf8(output.stderr).unwrap();
     let is_lost = |expression: &&String| {
-        complaints.contains(&format!("Failed to determine next elapse for '{expression}': Resource deadlock avoided"))
+        complaints.contains(&format!(
+            "Failed to determine next elapse for '{expression}': Resource deadlock avoided"
+        ))
     };
     let lost = expressions.iter().filter(is_lost).count();
     assert!(output.status.success() == (lost == 0), "{expressions:?}: {complaints}");
     // "Sat 2026-03-28 02:30:00 CET", of which the name of the offset says nothing.
     let read = |text: &str| {
         let text: Vec<&str> = text.split_whitespace().skip(1).take(2).collect();
-        NaiveDateTime::parse_from_str(&text.join(" "), "%F %T").unwrap_or_else(|error| panic!("{text:?}: {error}"))
+        NaiveDateTime::parse_from_str(&text.join(" "), "%F %T")
+            .unwrap_or_else(|error| panic!("{text:?}: {error}"))
     };
     let mut found: Vec<Vec<Shown>> = Vec::new();
     let mut lines = said.lines().filter_map(|line| line.trim().split_once(": ")).peekable();
@@ -87,7 +96,9 @@ fn ask(tz: Zone, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>>
                 // Left out where mktime(3) takes the zone for UTC, as in Africa.
                 let at = match lines.next_if(|(key, _)| *key == "(in UTC)") {
                     Some((_, value)) => Some(read(value).and_utc()),
-                    None => tz.from_local_datetime(&wall).earliest().map(|at| at.with_timezone(&Utc)),
+                    None => {
+                        tz.from_local_datetime(&wall).earliest().map(|at| at.with_timezone(&Utc))
+                    }
                 };
                 found.last_mut().unwrap().extend(at.map(|at| (at, wall)));
             }
@@ -96,7 +107,10 @@ fn ask(tz: Zone, base: DateTime<Utc>, expressions: &[String]) -> Vec<Vec<Shown>>
     }
     assert_eq!(found.len() + lost, expressions.len(), "{said}{complaints}");
     let mut found = found.into_iter();
-    expressions.iter().map(|expression| if is_lost(&expression) { Vec::new() } else { found.next().unwrap() }).collect()
+    expressions
+        .iter()
+        .map(|expression| if is_lost(&expression) { Vec::new() } else { found.next().unwrap() })
+        .collect()
 }
 
 /// What one zone came to.
@@ -135,7 +149,9 @@ fn compare(changes: &[Change], rng: &mut Rng, seed: u64) -> Told {
         let Some((last, _)) = answer.last() else { continue };
         // Beyond this, no change is known here.
         let end = (*last).min(day("2028-01-01"));
-        let is_clear = |at: &DateTime<Utc>| changes.iter().all(|change| (*at - change.at).abs() > change.size());
+        let is_clear = |at: &DateTime<Utc>| {
+            changes.iter().all(|change| (*at - change.at).abs() > change.size())
+        };
         let theirs: BTreeSet<DateTime<Utc>> =
             answer.into_iter().map(|(at, _)| at).filter(|at| *at <= end && is_clear(at)).collect();
         let mut ours = BTreeSet::new();

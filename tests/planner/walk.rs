@@ -38,7 +38,8 @@ impl Walk {
 
     /// A stretch in which what is skipped or repeated lies whole, with some time on both sides.
     fn around(change: &Change, step: Duration) -> Walk {
-        let beside = if step == Duration::minutes(1) { Duration::hours(16) } else { Duration::minutes(70) };
+        let beside =
+            if step == Duration::minutes(1) { Duration::hours(16) } else { Duration::minutes(70) };
         let reach = change.size() + beside;
         let whole = |at: DateTime<Utc>| at - Duration::seconds(at.timestamp().rem_euclid(60));
         Walk::new(change.tz, whole(change.at - reach), whole(change.at + reach), step)
@@ -47,7 +48,12 @@ impl Walk {
     /// The instants of a line, by definition.
     fn fires(&self, cron: &Cron) -> BTreeSet<DateTime<Utc>> {
         if cron.every_hour() {
-            return self.shown.iter().filter(|(_, reading)| cron.names(*reading)).map(|(at, _)| *at).collect();
+            return self
+                .shown
+                .iter()
+                .filter(|(_, reading)| cron.names(*reading))
+                .map(|(at, _)| *at)
+                .collect();
         }
         // What each wall time of the stretch stands for.
         let mut stands_for = BTreeMap::new();
@@ -63,15 +69,26 @@ impl Walk {
             stands_for.entry(*reading).or_insert(*at);
             last = Some(*reading);
         }
-        stands_for.into_iter().filter(|(reading, _)| cron.names(*reading)).map(|(_, at)| at).collect()
+        stands_for
+            .into_iter()
+            .filter(|(reading, _)| cron.names(*reading))
+            .map(|(_, at)| at)
+            .collect()
     }
 
     /// Asks the schedule from one moment on, a number of times.
-    fn hold(&self, schedule: &Schedule, fires: &BTreeSet<DateTime<Utc>>, from: DateTime<Utc>, seed: u64) {
+    fn hold(
+        &self,
+        schedule: &Schedule,
+        fires: &BTreeSet<DateTime<Utc>>,
+        from: DateTime<Utc>,
+        seed: u64,
+    ) {
         const FIRES: usize = 10;
         let mut after = from;
-        let told =
-            |after: DateTime<Utc>| format!("{:?} in {} after {after} (seed {seed:#x})", schedule.text(), self.tz);
+        let told = |after: DateTime<Utc>| {
+            format!("{:?} in {} after {after} (seed {seed:#x})", schedule.text(), self.tz)
+        };
         for _ in 0..FIRES {
             let next = schedule.next_after(after, self.tz);
             match fires.range((Bound::Excluded(after), Bound::Unbounded)).next() {
@@ -91,10 +108,14 @@ impl Walk {
         let mut rng = Rng::with_seed(seed);
         let cron = Cron::draw(&mut rng, change.reading_before(), six, Days::Both);
         let text = cron.text();
-        let schedule = Schedule::parse(&text).unwrap_or_else(|error| panic!("{text} (seed {seed:#x}): {error}"));
+        let schedule = Schedule::parse(&text)
+            .unwrap_or_else(|error| panic!("{text} (seed {seed:#x}): {error}"));
         let fires = self.fires(&cron);
         let within = |rng: &mut Rng, reach: Duration| {
-            change.at + Duration::milliseconds(rng.i64(-reach.num_milliseconds()..=reach.num_milliseconds()))
+            change.at
+                + Duration::milliseconds(
+                    rng.i64(-reach.num_milliseconds()..=reach.num_milliseconds()),
+                )
         };
         let near = within(&mut rng, change.size());
         let anywhere = within(&mut rng, change.at - self.begin);
@@ -112,7 +133,8 @@ fn every_zone_fires_by_the_rule_around_its_changes() {
     let mut some = changes_everywhere();
     some.retain(|change| {
         index += 1;
-        seen.insert((change.at, change.before, change.after)) | zones.insert(change.tz.name()) || index % 3 == 0
+        seen.insert((change.at, change.before, change.after)) | zones.insert(change.tz.name())
+            || index % 3 == 0
     });
     let counted = each(&some, |index, change| {
         assert!(change.is_whole(), "{} changes at {} within a minute", change.tz, change.at);
@@ -125,13 +147,26 @@ fn every_zone_fires_by_the_rule_around_its_changes() {
 /// is no whole minute.
 #[test]
 fn zones_with_a_past_fire_by_the_rule_too() {
-    let past: Vec<Change> =
-        ODD.iter().flat_map(|name| changes(zone(name), day("1960-01-01"), day("2019-01-01"))).collect();
-    let has = |tz, from: &str, to: &str| past.iter().any(|c| c.tz == tz && day(from) <= c.at && c.at <= day(to));
+    let past: Vec<Change> = ODD
+        .iter()
+        .flat_map(|name| changes(zone(name), day("1960-01-01"), day("2019-01-01")))
+        .collect();
+    let has = |tz, from: &str, to: &str| {
+        past.iter().any(|c| c.tz == tz && day(from) <= c.at && c.at <= day(to))
+    };
     assert!(has(zone("Pacific/Apia"), "2011-12-30", "2011-12-31"), "the day that Samoa skipped");
-    assert!(has(zone("Pacific/Kwajalein"), "1969-09-29", "1969-10-02"), "the day that Kwajalein had twice");
-    assert!(has(zone("Pacific/Kiritimati"), "1994-12-30", "1995-01-01"), "the day that Kiritimati skipped");
-    assert!(has(zone("America/Caracas"), "2007-12-08", "2007-12-10"), "the half hour that Caracas repeated");
+    assert!(
+        has(zone("Pacific/Kwajalein"), "1969-09-29", "1969-10-02"),
+        "the day that Kwajalein had twice"
+    );
+    assert!(
+        has(zone("Pacific/Kiritimati"), "1994-12-30", "1995-01-01"),
+        "the day that Kiritimati skipped"
+    );
+    assert!(
+        has(zone("America/Caracas"), "2007-12-08", "2007-12-10"),
+        "the half hour that Caracas repeated"
+    );
     assert!(past.iter().any(|change| !change.is_whole()), "Monrovia, 1972");
     let counted = each(&past, |index, change| {
         let seed = SEED + 0x1_0000 + index;

@@ -27,7 +27,8 @@ fn draw(rng: &mut Rng, near: NaiveDate) -> Drawn {
     let (days, held) = draw_days(rng, near);
     let (times, begin, end) = draw_times(rng);
     let midnight = |day: NaiveDate| day.and_hms_opt(0, 0, 0).unwrap();
-    let stretches = held.into_iter().map(|day| (midnight(day) + begin, midnight(day) + end)).collect();
+    let stretches =
+        held.into_iter().map(|day| (midnight(day) + begin, midnight(day) + end)).collect();
     let text = [days, times].join(" ");
     // Neither days nor times: a whole day, every day.
     let text = if text.trim().is_empty() { "00:00-24:00".to_owned() } else { text };
@@ -91,18 +92,27 @@ fn windows_hold_what_the_wall_shows_on_days_of_change() {
         let drawn: Vec<Drawn> = (0..rng.u8(1..=3)).map(|_| draw(&mut rng, near.date())).collect();
         let windows: Windows = drawn
             .iter()
-            .map(|drawn| Windows::parse_one(&drawn.text).unwrap_or_else(|error| panic!("{}: {error}", drawn.text)))
+            .map(|drawn| {
+                Windows::parse_one(&drawn.text)
+                    .unwrap_or_else(|error| panic!("{}: {error}", drawn.text))
+            })
             .collect();
         let mut inside = 0;
         let reach = change.size() + Duration::hours(26);
         for minute in -reach.num_minutes()..=reach.num_minutes() {
-            let at = change.at + Duration::minutes(minute) + Duration::milliseconds(rng.i64(0..60_000));
+            let at =
+                change.at + Duration::minutes(minute) + Duration::milliseconds(rng.i64(0..60_000));
             let reading = at.with_timezone(&change.tz).naive_local();
             let stretches = drawn.iter().flat_map(|drawn| &drawn.stretches);
-            let expected = stretches.into_iter().any(|(begin, end)| (*begin..*end).contains(&reading));
+            let expected =
+                stretches.into_iter().any(|(begin, end)| (*begin..*end).contains(&reading));
             let texts: Vec<&str> = windows.texts().collect();
             let found = windows.contains(at, change.tz);
-            assert_eq!(found, expected, "{texts:?} in {} at {at}, {reading} (seed {seed:#x})", change.tz);
+            assert_eq!(
+                found, expected,
+                "{texts:?} in {} at {at}, {reading} (seed {seed:#x})",
+                change.tz
+            );
             inside += usize::from(found);
         }
         inside

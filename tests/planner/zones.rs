@@ -88,7 +88,11 @@ pub fn steps<Z: TimeZone>(tz: &Z, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec
             let (mut old, mut new) = (0, 86_400);
             while new - old > 1 {
                 let middle = (old + new) / 2;
-                if offset(tz, since + Duration::seconds(middle)) == before { old = middle } else { new = middle }
+                if offset(tz, since + Duration::seconds(middle)) == before {
+                    old = middle
+                } else {
+                    new = middle
+                }
             }
             found.push((since + Duration::seconds(new), before, after));
         }
@@ -99,13 +103,17 @@ pub fn steps<Z: TimeZone>(tz: &Z, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec
 
 /// The changes of a zone.
 pub fn changes(tz: Zone, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Change> {
-    steps(&tz, from, to).into_iter().map(|(at, before, after)| Change { tz, at, before, after }).collect()
+    steps(&tz, from, to)
+        .into_iter()
+        .map(|(at, before, after)| Change { tz, at, before, after })
+        .collect()
 }
 
 /// Those of every zone from 2019 to 2027.
 pub fn changes_everywhere() -> Vec<Change> {
-    let changes: Vec<Change> =
-        Zone::names().flat_map(|name| changes(zone(name), day("2019-01-01"), day("2028-01-01"))).collect();
+    let changes: Vec<Change> = Zone::names()
+        .flat_map(|name| changes(zone(name), day("2019-01-01"), day("2028-01-01")))
+        .collect();
     assert!(changes.len() > 3_000, "{} changes are too few for the world", changes.len());
     changes
 }

@@ -24,9 +24,13 @@ async fn api_roles_see_and_call_nothing() {
             ] {
                 let (code, _) = refused(&client, &sql).await;
                 // 42809: a view cannot be truncated, whoever asks. 0A000: nor a materialized one written.
-                assert!(["42501", "42809", "0A000", "55000"].contains(&code.as_str()), "{role}: {sql}: {code}");
+                assert!(
+                    ["42501", "42809", "0A000", "55000"].contains(&code.as_str()),
+                    "{role}: {sql}: {code}"
+                );
             }
-            let (code, _) = refused(&client, &format!("SELECT count(*) FROM public.{relation}")).await;
+            let (code, _) =
+                refused(&client, &format!("SELECT count(*) FROM public.{relation}")).await;
             assert_eq!(code, "42501", "{role} reads {relation}");
         }
         for sql in [
@@ -105,7 +109,8 @@ async fn a_monitoring_role_reads_with_a_grant_alone_but_not_the_trail() {
 async fn functions_are_nobody_s_and_look_where_they_should() {
     let place = Place::migrated().await;
     let client = place.client().await;
-    let ours = "FROM pg_proc p WHERE p.pronamespace IN ('steward'::regnamespace, 'public'::regnamespace)";
+    let ours =
+        "FROM pg_proc p WHERE p.pronamespace IN ('steward'::regnamespace, 'public'::regnamespace)";
     assert!(client.number(&format!("SELECT count(*) {ours}")).await >= 15);
     let callable = format!(
         "SELECT p.oid::regprocedure {ours} AND (
@@ -128,7 +133,8 @@ async fn views_over_the_trail_read_as_whoever_asks() {
     let mut place = Place::migrated().await;
     let role = place.database.role("reader", "").await;
     let owner = place.client().await;
-    let grants = format!("GRANT SELECT ON public.audit_logs, public.system_health TO {}", role.name);
+    let grants =
+        format!("GRANT SELECT ON public.audit_logs, public.system_health TO {}", role.name);
     owner.batch_execute(&grants).await.unwrap();
     let version = owner.number("SELECT current_setting('server_version_num')").await;
     let client = super::connect(&role.url).await.unwrap();

@@ -55,7 +55,8 @@ async fn rows_are_recorded_with_what_changed_and_without_secrets() {
     // The two of the upsert are written by two triggers of one statement, in either order.
     found[2..4].sort();
     assert_eq!(found, expected);
-    let whole = lines(&client, "SELECT a::text FROM steward.audit_logs a WHERE a::text ~ 's[12]'").await;
+    let whole =
+        lines(&client, "SELECT a::text FROM steward.audit_logs a WHERE a::text ~ 's[12]'").await;
     assert_eq!(whole, Vec::<String>::new(), "a secret in the trail");
 }
 
@@ -63,12 +64,18 @@ async fn rows_are_recorded_with_what_changed_and_without_secrets() {
 async fn old_and_new_belong_together_even_when_the_key_moves() {
     let place = audited().await;
     let client = place.client().await;
-    client.batch_execute("INSERT INTO item SELECT i, 'n' || i FROM generate_series(1, 2000) i").await.unwrap();
+    client
+        .batch_execute("INSERT INTO item SELECT i, 'n' || i FROM generate_series(1, 2000) i")
+        .await
+        .unwrap();
     client.batch_execute("UPDATE item SET id = id + 10000, name = name || '!'").await.unwrap();
     let torn = "SELECT count(*) FROM steward.audit_logs
                  WHERE action = 'update' AND ((new_values ->> 'id')::int <> (old_values ->> 'id')::int + 10000
                     OR new_values ->> 'name' <> (old_values ->> 'name') || '!' OR resource_id <> old_values ->> 'id')";
-    assert_eq!(client.number("SELECT count(*) FROM steward.audit_logs WHERE action = 'update'").await, 2000);
+    assert_eq!(
+        client.number("SELECT count(*) FROM steward.audit_logs WHERE action = 'update'").await,
+        2000
+    );
     assert_eq!(client.number(torn).await, 0);
 }
 
@@ -76,13 +83,22 @@ async fn old_and_new_belong_together_even_when_the_key_moves() {
 async fn a_plan_made_for_one_row_serves_many() {
     let place = audited().await;
     let client = place.client().await;
-    client.batch_execute("INSERT INTO item SELECT i, 'n' FROM generate_series(1, 20000) i").await.unwrap();
+    client
+        .batch_execute("INSERT INTO item SELECT i, 'n' FROM generate_series(1, 20000) i")
+        .await
+        .unwrap();
     for id in 1..=10 {
         client.batch_execute(&format!("UPDATE item SET name = 'm' WHERE id = {id}")).await.unwrap();
     }
     // A nested loop kept from the single rows would compare 400 million pairs.
-    client.batch_execute("SET statement_timeout = '25s'; UPDATE item SET name = 'k'").await.unwrap();
-    assert_eq!(client.number("SELECT count(*) FROM steward.audit_logs WHERE action = 'update'").await, 20_010);
+    client
+        .batch_execute("SET statement_timeout = '25s'; UPDATE item SET name = 'k'")
+        .await
+        .unwrap();
+    assert_eq!(
+        client.number("SELECT count(*) FROM steward.audit_logs WHERE action = 'update'").await,
+        20_010
+    );
 }
 
 #[tokio::test]
@@ -92,7 +108,10 @@ async fn one_subtransaction_per_statement_not_per_row() {
     // Ids are taken one after the other; an idle cluster would show exactly 2 (transaction and block).
     client.batch_execute("BEGIN").await.unwrap();
     let before = client.number("SELECT pg_current_xact_id()::text").await;
-    client.batch_execute("INSERT INTO item SELECT i, 'n' FROM generate_series(1, 500) i").await.unwrap();
+    client
+        .batch_execute("INSERT INTO item SELECT i, 'n' FROM generate_series(1, 500) i")
+        .await
+        .unwrap();
     let subtransactions = client
         .number("SELECT count(DISTINCT xmin::text) FROM steward.audit_logs WHERE xmin::text::bigint <> pg_current_xact_id()::text::bigint")
         .await;
@@ -100,7 +119,11 @@ async fn one_subtransaction_per_statement_not_per_row() {
     assert_eq!(client.number("SELECT count(DISTINCT xid::text) FROM steward.audit_logs").await, 1);
     assert_eq!(client.number("SELECT min(xid::text) FROM steward.audit_logs").await, before);
     client.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(client.number("SELECT count(*) FROM steward.audit_logs").await, 0, "it goes with its transaction");
+    assert_eq!(
+        client.number("SELECT count(*) FROM steward.audit_logs").await,
+        0,
+        "it goes with its transaction"
+    );
 }
 
 #[tokio::test]
@@ -123,7 +146,9 @@ async fn malformed_settings_never_fail_the_statement() {
     for (id, (name, value)) in settings.iter().enumerate() {
         client.execute("SELECT set_config($1, $2, false)", &[name, value]).await.unwrap();
         client
-            .batch_execute(&format!("INSERT INTO item (id) VALUES ({id}); SELECT steward.log_audit_event('tried')"))
+            .batch_execute(&format!(
+                "INSERT INTO item (id) VALUES ({id}); SELECT steward.log_audit_event('tried')"
+            ))
             .await
             .unwrap();
     }
@@ -134,7 +159,10 @@ async fn malformed_settings_never_fail_the_statement() {
             .await,
         wanted
     );
-    assert_eq!(client.number("SELECT count(*) FROM steward.audit_logs WHERE source = 'application'").await, wanted);
+    assert_eq!(
+        client.number("SELECT count(*) FROM steward.audit_logs WHERE source = 'application'").await,
+        wanted
+    );
     assert_eq!(client.number("SELECT max(length(user_id)) FROM steward.audit_logs").await, 256);
     assert_eq!(
         client.number("SELECT count(*) FROM steward.audit_logs WHERE details ->> 'ip_address' = 'nonsense'").await,
@@ -181,7 +209,9 @@ async fn the_role_in_force_is_recorded_beside_the_login() {
     let client = place.acting_as("service_role").await;
     client.batch_execute("INSERT INTO public.item (id) VALUES (1)").await.unwrap();
     let login = client.text("SELECT session_user").await;
-    let found = lines(&place.client().await, "SELECT actor, session_user_name FROM steward.audit_logs").await;
+    let found =
+        lines(&place.client().await, "SELECT actor, session_user_name FROM steward.audit_logs")
+            .await;
     assert_eq!(found, [format!("service_role | {login}")]);
 }
 
@@ -198,7 +228,9 @@ async fn an_unreachable_trail_costs_the_event_not_the_statement() {
         )
         .await
         .unwrap();
-    let kept = client.text("SELECT details ->> 'sqlstate' FROM steward.audit_logs WHERE action = 'delete'").await;
+    let kept = client
+        .text("SELECT details ->> 'sqlstate' FROM steward.audit_logs WHERE action = 'delete'")
+        .await;
     assert_eq!(kept, "42703");
     // The table is gone: the loss is counted, also when the transaction rolls back.
     let losses = "SELECT last_value FROM steward.audit_losses";
@@ -233,8 +265,14 @@ async fn an_unreachable_trail_costs_the_event_not_the_statement() {
 async fn a_lock_on_the_trail_holds_the_application_up_for_seconds_at_most() {
     let place = audited().await;
     let (client, other) = (place.client().await, place.client().await);
-    other.batch_execute("BEGIN; LOCK TABLE steward.audit_logs IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    client.batch_execute("SET statement_timeout = '20s'; INSERT INTO item (id) VALUES (1)").await.unwrap();
+    other
+        .batch_execute("BEGIN; LOCK TABLE steward.audit_logs IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    client
+        .batch_execute("SET statement_timeout = '20s'; INSERT INTO item (id) VALUES (1)")
+        .await
+        .unwrap();
     other.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(client.number("SELECT count(*) FROM item").await, 1);
     assert_eq!(client.number("SELECT last_value FROM steward.audit_losses").await, 1);
@@ -251,7 +289,12 @@ async fn a_renamed_secret_is_hidden_with_all_the_rest() {
                         UPDATE item SET pass = 's2', name = 'uno'; ALTER TABLE item RENAME id TO number; UPDATE item SET name = 'due'")
         .await
         .unwrap();
-    assert_eq!(client.number("SELECT count(*) FROM steward.audit_logs a WHERE a::text ~ 's[12]|uno|due'").await, 0);
+    assert_eq!(
+        client
+            .number("SELECT count(*) FROM steward.audit_logs a WHERE a::text ~ 's[12]|uno|due'")
+            .await,
+        0
+    );
     let last = lines(&client, "SELECT resource_id, new_values, details ? 'redaction' FROM steward.audit_logs ORDER BY created_at DESC LIMIT 1").await;
     assert_eq!(last, [r#"1 | {"name": "[redacted]"} | t"#]);
     // Said anew, it goes on as before; a column added later needs nothing.
@@ -262,8 +305,11 @@ async fn a_renamed_secret_is_hidden_with_all_the_rest() {
         )
         .await
         .unwrap();
-    let last =
-        lines(&client, "SELECT resource_id, new_values FROM steward.audit_logs ORDER BY created_at DESC LIMIT 1").await;
+    let last = lines(
+        &client,
+        "SELECT resource_id, new_values FROM steward.audit_logs ORDER BY created_at DESC LIMIT 1",
+    )
+    .await;
     assert_eq!(last, [r#"1 | {"pass": "[redacted]", "colour": "red"}"#]);
 }
 
@@ -305,9 +351,15 @@ async fn keys_of_several_columns_none_at_all_and_replicas() {
     assert_eq!(found[3], r#"update | - | {"v": 1, "w": 1} | {"v": 2, "w": 1}"#);
     // What a replica's session writes is recorded like anything else.
     let admin = place.database.client().await;
-    admin.batch_execute("SET session_replication_role = replica; DELETE FROM public.bag").await.unwrap();
+    admin
+        .batch_execute("SET session_replication_role = replica; DELETE FROM public.bag")
+        .await
+        .unwrap();
     assert_eq!(lines(&client, TRAIL).await.len(), 5);
-    client.batch_execute("SELECT steward.unaudit_table('bag'); INSERT INTO bag VALUES (3, 3)").await.unwrap();
+    client
+        .batch_execute("SELECT steward.unaudit_table('bag'); INSERT INTO bag VALUES (3, 3)")
+        .await
+        .unwrap();
     assert_eq!(lines(&client, TRAIL).await.len(), 5);
 }
 
@@ -355,9 +407,12 @@ async fn one_call_logs_an_event() {
     );
     assert_eq!(row, [expected]);
     client
-        .batch_execute("SELECT steward.log_audit_event('x', ip_address => 'unknown', details => '[1]')")
+        .batch_execute(
+            "SELECT steward.log_audit_event('x', ip_address => 'unknown', details => '[1]')",
+        )
         .await
         .unwrap();
-    let details = "SELECT details FROM steward.audit_logs WHERE action = 'x' AND ip_address IS NULL";
+    let details =
+        "SELECT details FROM steward.audit_logs WHERE action = 'x' AND ip_address IS NULL";
     assert_eq!(client.text(details).await, r#"{"details": [1], "ip_address": "unknown"}"#);
 }

@@ -75,7 +75,10 @@ async fn the_row_of_a_job_refuses_what_contradicts_itself() {
     for (change, constraint) in [
         ("running_run_id = gen_random_uuid() WHERE job = 'j'", "job_state_running_check"),
         ("running_since = now() WHERE job = 'j'", "job_state_running_check"),
-        ("running_run_id = gen_random_uuid(), running_since = now() WHERE job = '*'", "job_state_all_check"),
+        (
+            "running_run_id = gen_random_uuid(), running_since = now() WHERE job = '*'",
+            "job_state_all_check",
+        ),
         ("paused_by = 'ann' WHERE job = 'j'", "job_state_paused_check"),
         ("paused_at = now() WHERE job = '*'", "job_state_paused_check"),
         ("succeeded_total = -1 WHERE job = 'j'", "job_state_succeeded_total_check"),
@@ -85,10 +88,13 @@ async fn the_row_of_a_job_refuses_what_contradicts_itself() {
         ("job = '' WHERE job = 'j'", "job_state_job_check"),
     ] {
         let sql = format!("UPDATE steward.job_state SET {change}");
-        assert_eq!(refused(&client, &sql).await, ("23514".to_owned(), constraint.to_owned()), "{sql}");
+        assert_eq!(
+            refused(&client, &sql).await,
+            ("23514".to_owned(), constraint.to_owned()),
+            "{sql}"
+        );
     }
-    let right =
-        "UPDATE steward.job_state SET running_run_id = gen_random_uuid(), running_since = now() WHERE job = 'j'";
+    let right = "UPDATE steward.job_state SET running_run_id = gen_random_uuid(), running_since = now() WHERE job = 'j'";
     client.batch_execute(right).await.unwrap();
 }
 
@@ -108,17 +114,27 @@ async fn an_instant_is_claimed_once_and_a_job_runs_and_waits_once() {
         .await
         .unwrap();
     let again = format!("{RUN}) VALUES (gen_random_uuid(), 'j', 'scheduled', {at}, 'queued')");
-    assert_eq!(refused(&client, &again).await, ("23505".to_owned(), "job_runs_job_due_at_key".to_owned()));
+    assert_eq!(
+        refused(&client, &again).await,
+        ("23505".to_owned(), "job_runs_job_due_at_key".to_owned())
+    );
     let overlap = format!(
         "{RUN}, instance, started_at, lease_until)
               VALUES (gen_random_uuid(), 'j', 'scheduled', now(), 'running', 'i2', now(), now())"
     );
-    assert_eq!(refused(&client, &overlap).await, ("23505".to_owned(), "job_runs_running_key".to_owned()));
+    assert_eq!(
+        refused(&client, &overlap).await,
+        ("23505".to_owned(), "job_runs_running_key".to_owned())
+    );
     let waiting = format!("{RUN}) VALUES (gen_random_uuid(), 'j', 'chained', now(), 'queued')");
     client.batch_execute(&waiting).await.unwrap();
-    let queue =
-        format!("{RUN}, actor) VALUES (gen_random_uuid(), 'j', 'manual', now() + interval '1 s', 'queued', 'ann')");
-    assert_eq!(refused(&client, &queue).await, ("23505".to_owned(), "job_runs_queued_key".to_owned()));
+    let queue = format!(
+        "{RUN}, actor) VALUES (gen_random_uuid(), 'j', 'manual', now() + interval '1 s', 'queued', 'ann')"
+    );
+    assert_eq!(
+        refused(&client, &queue).await,
+        ("23505".to_owned(), "job_runs_queued_key".to_owned())
+    );
     // Ended, it makes way.
     client
         .batch_execute("UPDATE steward.job_runs SET state = 'succeeded', finished_at = now() WHERE state = 'running'")
@@ -151,7 +167,8 @@ async fn a_lease_s_renewal_needs_no_index_entry() {
             .unwrap();
     }
     for table in ["job_runs", "leases"] {
-        let hot = format!("SELECT pg_stat_get_xact_tuples_hot_updated('steward.{table}'::regclass)");
+        let hot =
+            format!("SELECT pg_stat_get_xact_tuples_hot_updated('steward.{table}'::regclass)");
         assert_eq!(client.number(&hot).await, 5, "{table}");
     }
     client.batch_execute("COMMIT").await.unwrap();
@@ -190,7 +207,9 @@ async fn monitoring_rows_are_checked() {
                   VALUES (2, 'purge', '1/1', 0, {root}, {cutoff}, sha256('b'), sha256('c'), 1, now(), 't')"
         )
     };
-    let leaves = |bytes: &str| format!("INSERT INTO steward.audit_leaves (seal, leaves) VALUES (1, {bytes})");
+    let leaves = |bytes: &str| {
+        format!("INSERT INTO steward.audit_leaves (seal, leaves) VALUES (1, {bytes})")
+    };
     let hold = |columns: &str, values: &str| {
         format!(
             "INSERT INTO steward.audit_holds (id, reason, placed_by, {columns}) VALUES (gen_random_uuid(), 'r', 'p', {values})"

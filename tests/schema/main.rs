@@ -41,12 +41,16 @@ impl Place {
             // Roles are the whole server's: another test may have made them, or be about to.
             let made = admin.batch_execute(&format!("CREATE ROLE {role}")).await;
             let known = made.as_ref().err().and_then(|error| error.code());
-            let raced = [Some(&SqlState::DUPLICATE_OBJECT), Some(&SqlState::UNIQUE_VIOLATION)].contains(&known);
+            let raced = [Some(&SqlState::DUPLICATE_OBJECT), Some(&SqlState::UNIQUE_VIOLATION)]
+                .contains(&known);
             assert!(made.is_ok() || raced, "create role {role}: {made:?}");
         }
         let sql = format!("ALTER DATABASE {} OWNER TO {}", database.name(), owner.name);
         admin.batch_execute(&sql).await.unwrap();
-        admin.batch_execute("GRANT USAGE ON SCHEMA public TO anon, authenticated, service_role").await.unwrap();
+        admin
+            .batch_execute("GRANT USAGE ON SCHEMA public TO anon, authenticated, service_role")
+            .await
+            .unwrap();
         let place = Place { database, owner };
         let client = place.client().await;
         for kind in ["TABLES", "FUNCTIONS", "SEQUENCES"] {
@@ -87,7 +91,9 @@ pub async fn apply(client: &TestClient, set: &str, way: Way) {
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".sql") && name.ends_with(".down.sql") == matches!(way, Way::Down))
+        .filter(|name| {
+            name.ends_with(".sql") && name.ends_with(".down.sql") == matches!(way, Way::Down)
+        })
         .collect();
     assert!(!names.is_empty(), "no files in {folder}");
     names.sort();
@@ -116,10 +122,14 @@ pub async fn refused(client: &TestClient, sql: &str) -> (String, String) {
 
 /// Every row of a query, its columns joined by " | ".
 pub async fn lines(client: &TestClient, sql: &str) -> Vec<String> {
-    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let messages =
+        client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let rows = messages.iter().filter_map(|message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    rows.map(|row| (0..row.len()).map(|i| row.get(i).unwrap_or("-")).collect::<Vec<_>>().join(" | ")).collect()
+    rows.map(|row| {
+        (0..row.len()).map(|i| row.get(i).unwrap_or("-")).collect::<Vec<_>>().join(" | ")
+    })
+    .collect()
 }

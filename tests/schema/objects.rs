@@ -66,7 +66,8 @@ async fn inventory(place: &Place) -> Vec<String> {
 async fn every_object_is_as_written_down() {
     let place = Place::migrated().await;
     let found: BTreeSet<String> = inventory(&place).await.into_iter().collect();
-    let expected: BTreeSet<String> = include_str!("expected.txt").lines().map(str::to_owned).collect();
+    let expected: BTreeSet<String> =
+        include_str!("expected.txt").lines().map(str::to_owned).collect();
     let missing: Vec<_> = expected.difference(&found).collect();
     let unexpected: Vec<_> = found.difference(&expected).collect();
     assert!(
@@ -141,7 +142,10 @@ async fn each_file_can_be_undone_and_done_again_alone() {
         ("public", "zentry/001_initial_schema"),
     ] {
         let down = std::fs::read_to_string(format!("{folder}/{file}.down.sql")).unwrap();
-        client.batch_execute(&format!("BEGIN; SET LOCAL search_path = {path};{down}; COMMIT")).await.unwrap();
+        client
+            .batch_execute(&format!("BEGIN; SET LOCAL search_path = {path};{down}; COMMIT"))
+            .await
+            .unwrap();
         let after = catalog(&place).await;
         assert!(after.len() < before.len(), "{file}");
     }
@@ -169,7 +173,8 @@ async fn the_session_s_settings_do_not_matter() {
     };
     // Grants stand in the order of their roles' numbers, and who made a role first is a race of tests.
     fn in_order(line: &str) -> String {
-        let Some((head, (list, tail))) = line.split_once('{').and_then(|(h, rest)| Some((h, rest.split_once('}')?)))
+        let Some((head, (list, tail))) =
+            line.split_once('{').and_then(|(h, rest)| Some((h, rest.split_once('}')?)))
         else {
             return line.to_owned();
         };

@@ -9,7 +9,12 @@ async fn tables_can_be_written_to_from_the_start_and_far_ahead() {
     let place = Place::migrated().await;
     let client = place.client().await;
     for (table, columns, values, last) in [
-        ("steward.system_health", "instance, component, status, reason", "'i', 'c', 'healthy', 'ok'", "14 days"),
+        (
+            "steward.system_health",
+            "instance, component, status, reason",
+            "'i', 'c', 'healthy', 'ok'",
+            "14 days",
+        ),
         (
             "steward.connection_metrics",
             "instance, interval_seconds, samples, max_connections, reserved_connections, total_min, total_avg, total_max",
@@ -19,14 +24,20 @@ async fn tables_can_be_written_to_from_the_start_and_far_ahead() {
         ("steward.audit_logs", "action, source", "'a', 'pgsteward'", "3 months"),
         ("vm_metrics", "vm_id, cpu_percent, memory_percent", "gen_random_uuid(), 1, 1", "3 months"),
     ] {
-        let sql = format!("INSERT INTO {table} (created_at, {columns}) VALUES (now() + interval '{last}', {values})");
+        let sql = format!(
+            "INSERT INTO {table} (created_at, {columns}) VALUES (now() + interval '{last}', {values})"
+        );
         client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{table}: {error:?}"));
-        let partition =
-            client.text(&format!("SELECT tableoid::regclass FROM {table} ORDER BY created_at DESC LIMIT 1")).await;
+        let partition = client
+            .text(&format!(
+                "SELECT tableoid::regclass FROM {table} ORDER BY created_at DESC LIMIT 1"
+            ))
+            .await;
         assert!(!partition.ends_with("_default"), "{table}: {partition}");
     }
     // What only the daemon writes has no partition that would take anything.
-    let stray = "INSERT INTO steward.system_health (created_at, instance, component, status, reason)
+    let stray =
+        "INSERT INTO steward.system_health (created_at, instance, component, status, reason)
                       VALUES (now() + interval '40 days', 'i', 'c', 'healthy', 'ok')";
     assert_eq!(refused(&client, stray).await.0, "23514");
     client
@@ -41,7 +52,10 @@ async fn tables_can_be_written_to_from_the_start_and_far_ahead() {
 async fn made_once_named_by_their_day_bounded_in_utc() {
     let place = Place::migrated().await;
     let client = place.client().await;
-    client.batch_execute("SET timezone = 'Asia/Kathmandu'; SET datestyle = 'SQL, DMY'").await.unwrap();
+    client
+        .batch_execute("SET timezone = 'Asia/Kathmandu'; SET datestyle = 'SQL, DMY'")
+        .await
+        .unwrap();
     let call = format!("{RESULT} steward.ensure_partitions('steward.system_health', 'day', 20, 2)");
     assert_eq!(client.text(&call).await, "7 20 0");
     assert_eq!(client.text(&call).await, "0 20 0");
@@ -63,11 +77,17 @@ async fn a_month_is_found_ready_when_it_begins() {
     let place = Place::migrated().await;
     let client = place.client().await;
     assert_eq!(
-        client.text(&format!("{RESULT} steward.ensure_partitions('steward.audit_logs', 'month', 12)")).await,
+        client
+            .text(&format!("{RESULT} steward.ensure_partitions('steward.audit_logs', 'month', 12)"))
+            .await,
         "9 12 0"
     );
     assert_eq!(
-        client.text("SELECT count(*) FROM pg_inherits WHERE inhparent = 'steward.audit_logs'::regclass").await,
+        client
+            .text(
+                "SELECT count(*) FROM pg_inherits WHERE inhparent = 'steward.audit_logs'::regclass"
+            )
+            .await,
         "14"
     );
 }
@@ -87,7 +107,9 @@ async fn rows_in_the_default_partition_are_told_not_moved() {
     let told = client.text(call).await;
     assert!(told.starts_with("2 4 steward.audit_logs_default holds rows of "), "{told}");
     assert_eq!(
-        client.text("SELECT tableoid::regclass FROM steward.audit_logs WHERE action = 'early'").await,
+        client
+            .text("SELECT tableoid::regclass FROM steward.audit_logs WHERE action = 'early'")
+            .await,
         "steward.audit_logs_default"
     );
 }
@@ -119,12 +141,16 @@ async fn a_partition_takes_owner_grants_and_row_security_over() {
 async fn two_makers_at_once_make_each_once() {
     let place = Place::migrated().await;
     let (one, two) = (place.client().await, place.client().await);
-    let call = "SELECT created FROM steward.ensure_partitions('steward.connection_metrics', 'day', 40)";
+    let call =
+        "SELECT created FROM steward.ensure_partitions('steward.connection_metrics', 'day', 40)";
     let (a, b) = tokio::join!(one.number(call), two.number(call));
     // The second finds the first's as existing tables or as partitions; none is made twice, no error.
     assert_eq!(a + b, 26);
     assert_eq!(
-        one.text(&format!("{RESULT} steward.ensure_partitions('steward.connection_metrics', 'day', 40)")).await,
+        one.text(&format!(
+            "{RESULT} steward.ensure_partitions('steward.connection_metrics', 'day', 40)"
+        ))
+        .await,
         "0 40 0"
     );
 }
@@ -143,7 +169,9 @@ async fn readers_and_writers_go_on_meanwhile() {
         .unwrap();
     maker.batch_execute("SET lock_timeout = '2s'").await.unwrap();
     assert_eq!(
-        maker.text(&format!("{RESULT} steward.ensure_partitions('steward.audit_logs', 'month', 4)")).await,
+        maker
+            .text(&format!("{RESULT} steward.ensure_partitions('steward.audit_logs', 'month', 4)"))
+            .await,
         "1 4 0"
     );
     reader.batch_execute("COMMIT").await.unwrap();
@@ -161,7 +189,11 @@ async fn bad_calls_say_what_is_wanted() {
         ("('steward.audit_logs', 'month', -1)", "22023"),
         ("(NULL, 'month', 1)", "42P01"),
     ] {
-        assert_eq!(refused(&client, &format!("SELECT steward.ensure_partitions{call}")).await.0, code, "{call}");
+        assert_eq!(
+            refused(&client, &format!("SELECT steward.ensure_partitions{call}")).await.0,
+            code,
+            "{call}"
+        );
     }
     let role = place.database.role("helper", "").await;
     client
@@ -172,5 +204,10 @@ async fn bad_calls_say_what_is_wanted() {
         .await
         .unwrap();
     let helper = super::connect(&role.url).await.unwrap();
-    assert_eq!(refused(&helper, "SELECT steward.ensure_partitions('steward.audit_logs', 'month', 5)").await.0, "42501");
+    assert_eq!(
+        refused(&helper, "SELECT steward.ensure_partitions('steward.audit_logs', 'month', 5)")
+            .await
+            .0,
+        "42501"
+    );
 }

@@ -35,7 +35,11 @@ async fn values_of_every_type_come_back_as_they_were() {
                    WHERE l.action = 'insert' AND l.new_values -> e.key IS DISTINCT FROM e.value";
     assert_eq!(client.text(differ).await, "NULL");
     assert_eq!(
-        client.text("SELECT new_values ->> 'gen' FROM steward.audit_logs WHERE action = 'insert'").await.chars().last(),
+        client
+            .text("SELECT new_values ->> 'gen' FROM steward.audit_logs WHERE action = 'insert'")
+            .await
+            .chars()
+            .last(),
         Some('!')
     );
     // Updates of the hard ones.
@@ -139,13 +143,24 @@ async fn partitions_are_seen_by_whatever_name_a_statement_says() {
     ];
     assert_eq!(found, wanted);
     // A partition that comes later is a gap until audit_table takes it in.
-    client.batch_execute("CREATE TABLE part_bc PARTITION OF part_b FOR VALUES IN ('c')").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE part_bc PARTITION OF part_b FOR VALUES IN ('c')")
+        .await
+        .unwrap();
     let gaps = "SELECT DISTINCT table_name, relation, problem FROM steward.audit_gaps()";
     assert_eq!(lines(&client, gaps).await, ["public.part | public.part_bc | missing"]);
-    client.batch_execute("SELECT steward.audit_table('part'); INSERT INTO part_bc VALUES (9, 'c', 0)").await.unwrap();
+    client
+        .batch_execute("SELECT steward.audit_table('part'); INSERT INTO part_bc VALUES (9, 'c', 0)")
+        .await
+        .unwrap();
     assert_eq!(lines(&client, gaps).await, Vec::<String>::new());
     assert_eq!(lines(&client, TRAIL).await.len(), wanted.len() + 1);
-    client.batch_execute("SELECT steward.unaudit_table('part'); INSERT INTO part_a VALUES (10, 'a', 0)").await.unwrap();
+    client
+        .batch_execute(
+            "SELECT steward.unaudit_table('part'); INSERT INTO part_a VALUES (10, 'a', 0)",
+        )
+        .await
+        .unwrap();
     assert_eq!(lines(&client, TRAIL).await.len(), wanted.len() + 1);
 }
 
@@ -223,14 +238,20 @@ async fn triggers_that_are_disabled_dropped_or_gone_are_named() {
         "public.b | - | the table is gone",
     ];
     assert_eq!(lines(&client, gaps).await, wanted);
-    let number = client.text("SELECT relation FROM steward.audit_gaps() WHERE table_name = 'public.b'").await;
+    let number = client
+        .text("SELECT relation FROM steward.audit_gaps() WHERE table_name = 'public.b'")
+        .await;
     client
-        .batch_execute(&format!("SELECT steward.unaudit_table('{number}'); SELECT steward.audit_table('a')"))
+        .batch_execute(&format!(
+            "SELECT steward.unaudit_table('{number}'); SELECT steward.audit_table('a')"
+        ))
         .await
         .unwrap();
     assert_eq!(lines(&client, gaps).await, Vec::<String>::new());
     client
-        .batch_execute("SELECT steward.audit_table('a', ignore => '{id}'); SELECT steward.unaudit_table('a')")
+        .batch_execute(
+            "SELECT steward.audit_table('a', ignore => '{id}'); SELECT steward.unaudit_table('a')",
+        )
         .await
         .unwrap();
     let acts = "SELECT action, resource_id, old_values, new_values FROM steward.audit_logs WHERE source = 'pgsteward' ORDER BY created_at";
@@ -265,8 +286,13 @@ async fn who_owns_a_table_audits_it_without_owning_the_trail() {
     )
     .await
     .unwrap();
-    assert_eq!(owner.number("SELECT count(*) FROM steward.audit_logs WHERE source = 'trigger'").await, 1);
-    let by = owner.text("SELECT actor FROM steward.audit_logs WHERE action = 'audit.table_audited'").await;
+    assert_eq!(
+        owner.number("SELECT count(*) FROM steward.audit_logs WHERE source = 'trigger'").await,
+        1
+    );
+    let by = owner
+        .text("SELECT actor FROM steward.audit_logs WHERE action = 'audit.table_audited'")
+        .await;
     assert_eq!(by, role.name);
     for sql in [
         "SELECT steward.audit_table('theirs')",
@@ -313,7 +339,10 @@ async fn many_events_in_one_call_are_all_or_none() {
         (r#"[{"action": "  "}]"#, "event 1 has an empty action"),
         (r#"[{"action": "a", "userid": "u"}]"#, "event 1 has the unknown key userid"),
     ] {
-        let error = client.batch_execute(&format!("SELECT steward.log_audit_events('{events}')")).await.unwrap_err();
+        let error = client
+            .batch_execute(&format!("SELECT steward.log_audit_events('{events}')"))
+            .await
+            .unwrap_err();
         assert_eq!(error.as_db_error().unwrap().message(), format!("log_audit_events: {told}"));
     }
     let many = "SELECT steward.log_audit_events((SELECT jsonb_agg('{\"action\": \"a\"}'::jsonb) FROM generate_series(1, 10001)))";

@@ -33,9 +33,18 @@ async fn rows_that_cannot_be_true_are_refused() {
         "INSERT INTO billing_records (user_id, type, amount, status, paid_at, period_start, period_end) VALUES ('{ADA}',"
     );
     for (sql, constraint) in [
-        ("INSERT INTO users (email, username) VALUES ('ADA@EXAMPLE.COM', 'new')".to_owned(), "users_email_key"),
-        ("INSERT INTO users (email, username) VALUES ('new@example.com', 'ADA')".to_owned(), "users_username_key"),
-        ("INSERT INTO users (email, username) VALUES ('nobody', 'n')".to_owned(), "users_email_format_check"),
+        (
+            "INSERT INTO users (email, username) VALUES ('ADA@EXAMPLE.COM', 'new')".to_owned(),
+            "users_email_key",
+        ),
+        (
+            "INSERT INTO users (email, username) VALUES ('new@example.com', 'ADA')".to_owned(),
+            "users_username_key",
+        ),
+        (
+            "INSERT INTO users (email, username) VALUES ('nobody', 'n')".to_owned(),
+            "users_email_format_check",
+        ),
         (
             "INSERT INTO users (email, username) VALUES ('n@example.com', ' n')".to_owned(),
             "users_username_length_check",
@@ -46,8 +55,14 @@ async fn rows_that_cannot_be_true_are_refused() {
         ("UPDATE users SET total_spent = -1".to_owned(), "users_total_spent_check"),
         ("UPDATE users SET currency = 'usd'".to_owned(), "users_currency_check"),
         ("UPDATE users SET preferences = '[]'".to_owned(), "users_preferences_object_check"),
-        (format!("INSERT INTO projects (user_id, name) VALUES ('{ADA}', 'SHOP')"), "projects_user_id_name_key"),
-        (format!("INSERT INTO projects (user_id, name) VALUES ('{ADA}', '')"), "projects_name_length_check"),
+        (
+            format!("INSERT INTO projects (user_id, name) VALUES ('{ADA}', 'SHOP')"),
+            "projects_user_id_name_key",
+        ),
+        (
+            format!("INSERT INTO projects (user_id, name) VALUES ('{ADA}', '')"),
+            "projects_name_length_check",
+        ),
         (format!("DELETE FROM users WHERE id = '{ADA}'"), "projects_user_id_fkey"),
         (
             format!("{vm} ('{ADA}', '{BOB}', 'x', 'eu', 'd', 1, 512, 10, 1, 'pending', NULL)"),
@@ -57,17 +72,40 @@ async fn rows_that_cannot_be_true_are_refused() {
             format!("{vm} ('{ADA}', '{ADA}', 'WEB', 'eu', 'd', 1, 512, 10, 1, 'pending', NULL)"),
             "vms_project_id_name_key",
         ),
-        (format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 0, 512, 10, 1, 'pending', NULL)"), "vms_vcpus_check"),
-        (format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, -1, 'pending', NULL)"), "vms_hourly_price_check"),
-        (format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, 1, 'running', NULL)"), "vms_running_check"),
-        (format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, 1, 'deleted', NULL)"), "vms_deleted_check"),
-        (format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, 1, 'sleeping', NULL)"), "vms_status_check"),
-        (format!("{bill} 'charge', -1, 'pending', NULL, NULL, NULL)"), "billing_records_amount_check"),
+        (
+            format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 0, 512, 10, 1, 'pending', NULL)"),
+            "vms_vcpus_check",
+        ),
+        (
+            format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, -1, 'pending', NULL)"),
+            "vms_hourly_price_check",
+        ),
+        (
+            format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, 1, 'running', NULL)"),
+            "vms_running_check",
+        ),
+        (
+            format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, 1, 'deleted', NULL)"),
+            "vms_deleted_check",
+        ),
+        (
+            format!("{vm} ('{ADA}', '{ADA}', 'x', 'eu', 'd', 1, 512, 10, 1, 'sleeping', NULL)"),
+            "vms_status_check",
+        ),
+        (
+            format!("{bill} 'charge', -1, 'pending', NULL, NULL, NULL)"),
+            "billing_records_amount_check",
+        ),
         (format!("{bill} 'charge', 1, 'paid', NULL, NULL, NULL)"), "billing_records_paid_check"),
         (format!("{bill} 'usage', 1, 'pending', NULL, NULL, NULL)"), "billing_records_usage_check"),
-        (format!("{bill} 'charge', 1, 'pending', NULL, now(), now())"), "billing_records_period_check"),
         (
-            format!("INSERT INTO vm_metrics (vm_id, cpu_percent, memory_percent) VALUES ('{ADA}', 101, 1)"),
+            format!("{bill} 'charge', 1, 'pending', NULL, now(), now())"),
+            "billing_records_period_check",
+        ),
+        (
+            format!(
+                "INSERT INTO vm_metrics (vm_id, cpu_percent, memory_percent) VALUES ('{ADA}', 101, 1)"
+            ),
             "vm_metrics_cpu_percent_check",
         ),
         (
@@ -100,21 +138,36 @@ async fn a_charge_takes_all_or_nothing_and_once_per_reference() {
     ] {
         assert_eq!(refused(&client, &call).await.0, code, "{call}");
     }
-    assert_eq!(client.text(&format!("SELECT add_user_credits('{ADA}', 0.5, reference => 't1')")).await, "70.0000");
-    assert_eq!(client.text(&format!("SELECT add_user_credits('{ADA}', 0.5, reference => 't1')")).await, "70.0000");
+    assert_eq!(
+        client.text(&format!("SELECT add_user_credits('{ADA}', 0.5, reference => 't1')")).await,
+        "70.0000"
+    );
+    assert_eq!(
+        client.text(&format!("SELECT add_user_credits('{ADA}', 0.5, reference => 't1')")).await,
+        "70.0000"
+    );
     let booked = lines(
         &client,
         "SELECT type, status, amount, project_id IS NOT NULL FROM billing_records ORDER BY created_at, type",
     )
     .await;
     assert_eq!(booked, ["charge | paid | 30.5000 | t", "top_up | paid | 0.5000 | f"]);
-    assert_eq!(client.text(&format!("SELECT total_spent FROM users WHERE id = '{ADA}'")).await, "30.5000");
+    assert_eq!(
+        client.text(&format!("SELECT total_spent FROM users WHERE id = '{ADA}'")).await,
+        "30.5000"
+    );
     assert_eq!(
         lines(&client, &format!("SELECT * FROM get_user_spending('{ADA}')")).await,
         ["USD | charge | paid | 1 | 30.5000", "USD | top_up | paid | 1 | 0.5000"]
     );
     assert_eq!(
-        lines(&client, &format!("SELECT * FROM get_user_spending('{ADA}', until_at => now() - interval '1 h')")).await,
+        lines(
+            &client,
+            &format!(
+                "SELECT * FROM get_user_spending('{ADA}', until_at => now() - interval '1 h')"
+            )
+        )
+        .await,
         Vec::<String>::new()
     );
 }
@@ -206,14 +259,22 @@ async fn states_updates_and_statistics_follow() {
                       JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
                      WHERE r.ev_class = 'user_statistics'::regclass AND p.provolatile <> 'i'";
     assert_eq!(client.number(unstable).await, 0);
-    assert_eq!(client.text("SELECT pg_get_viewdef('user_statistics'::regclass) ~* '(now|current_)'").await, "f");
+    assert_eq!(
+        client.text("SELECT pg_get_viewdef('user_statistics'::regclass) ~* '(now|current_)'").await,
+        "f"
+    );
 }
 
 #[tokio::test]
 async fn a_transition_is_recorded_for_a_role_that_may_not_write_the_history() {
     let mut place = small().await;
     let role = place.database.role("operator", "BYPASSRLS").await;
-    place.client().await.batch_execute(&format!("GRANT SELECT, UPDATE ON vms TO {}", role.name)).await.unwrap();
+    place
+        .client()
+        .await
+        .batch_execute(&format!("GRANT SELECT, UPDATE ON vms TO {}", role.name))
+        .await
+        .unwrap();
     let operator = super::connect(&role.url).await.unwrap();
     operator
         .batch_execute("CREATE TEMP TABLE vm_state_transitions (LIKE vms); UPDATE public.vms SET status = 'stopped'")

@@ -46,11 +46,23 @@ pub fn rules(variant: usize) -> BTreeMap<&'static str, Option<(Rule, Zone)>> {
     BTreeMap::from([
         ("ticks", Some((Rule::Every(15 * 60), Zone::UTC))),
         ("berlin", Some((daily(&[2], &[30], 0, EVERY_DAY), named("Europe/Berlin")))),
-        ("office", Some((daily(&[9, 10, 11, 12, 13, 14, 15, 16, 17], &[0], 0, WORKDAYS), named("America/New_York")))),
+        (
+            "office",
+            Some((
+                daily(&[9, 10, 11, 12, 13, 14, 15, 16, 17], &[0], 0, WORKDAYS),
+                named("America/New_York"),
+            )),
+        ),
         ("howe", Some((hourly(&[15, 45], 0), named("Australia/Lord_Howe")))),
         ("casablanca", Some((daily(&[3], &[0], 30, EVERY_DAY), named("Africa/Casablanca")))),
         ("samoa", Some((daily(&[0], &[0], 0, EVERY_DAY), named("Pacific/Apia")))),
-        ("nights", Some((daily(&[0, 1, 2, 3, 21, 22, 23], &[0, 20, 40], 0, EVERY_DAY), named("Europe/Berlin")))),
+        (
+            "nights",
+            Some((
+                daily(&[0, 1, 2, 3, 21, 22, 23], &[0, 20, 40], 0, EVERY_DAY),
+                named("Europe/Berlin"),
+            )),
+        ),
         ("queued", Some((hourly(&[0, 30], 10), named("America/New_York")))),
         ("partitions", Some((hourly(&[0], 0), Zone::UTC))),
         ("toggled", toggled),
@@ -59,9 +71,11 @@ pub fn rules(variant: usize) -> BTreeMap<&'static str, Option<(Rule, Zone)>> {
 
 /// The configuration in a variant, read as the daemon reads it.
 pub fn config(variant: usize, lease: i64) -> Config {
-    let toggled =
-        ["schedule = \"@every 35m\"", "schedule = \"@every 55m\"", "schedule = \"@every 35m\"\nenabled = false"]
-            [variant];
+    let toggled = [
+        "schedule = \"@every 35m\"",
+        "schedule = \"@every 55m\"",
+        "schedule = \"@every 35m\"\nenabled = false",
+    ][variant];
     let text = format!(
         r#"
 [jobs]
@@ -148,7 +162,8 @@ sql = "SELECT 1"
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     std::fs::write(&path, text).unwrap();
-    let env = BTreeMap::from([("DATABASE_URL".to_owned(), "postgresql://steward@db/app".to_owned())]);
+    let env =
+        BTreeMap::from([("DATABASE_URL".to_owned(), "postgresql://steward@db/app".to_owned())]);
     let args = Args { path: Some(path.clone()), ..Args::default() };
     load_or_default(&args, &env, &path).unwrap_or_else(|problems| panic!("{problems}")).config
 }
@@ -161,7 +176,12 @@ pub fn nights_are_open(at: DateTime<Utc>) -> bool {
 }
 
 /// All instants of a schedule from one moment up to another.
-pub fn instants(rule: &Rule, zone: Zone, from: DateTime<Utc>, to: DateTime<Utc>) -> BTreeSet<DateTime<Utc>> {
+pub fn instants(
+    rule: &Rule,
+    zone: Zone,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> BTreeSet<DateTime<Utc>> {
     let mut instants = BTreeSet::new();
     match rule {
         Rule::Every(seconds) => {
@@ -186,8 +206,14 @@ pub fn instants(rule: &Rule, zone: Zone, from: DateTime<Utc>, to: DateTime<Utc>)
                 .take_while(|day| *day <= to.date_naive() + Duration::days(1))
                 .filter(|day| days[day.weekday().num_days_from_monday() as usize]);
             for day in days {
-                for (hour, minute) in hours.iter().flat_map(|hour| minutes.iter().map(move |minute| (*hour, *minute))) {
-                    instants.insert(first_at(zone, day, NaiveTime::from_hms_opt(hour, minute, *second).unwrap()));
+                for (hour, minute) in
+                    hours.iter().flat_map(|hour| minutes.iter().map(move |minute| (*hour, *minute)))
+                {
+                    instants.insert(first_at(
+                        zone,
+                        day,
+                        NaiveTime::from_hms_opt(hour, minute, *second).unwrap(),
+                    ));
                 }
             }
         }

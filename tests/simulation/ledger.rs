@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use pgsteward::config::JobName;
-use pgsteward::store::claims::{Answer, Ask, Cause, Missed, Run, Skip, Slot, Verdict, Wanted, judge};
+use pgsteward::store::claims::{
+    Answer, Ask, Cause, Missed, Run, Skip, Slot, Verdict, Wanted, judge,
+};
 use pgsteward::store::requests::{Heard, Queued, Succeeded};
 use pgsteward::store::runs::Registered;
 use uuid::Uuid;
@@ -164,9 +166,18 @@ impl Ledger {
         let known = jobs.iter().filter_map(|(job, _)| self.jobs.get_key_value(job));
         known
             .map(|(job, row)| {
-                let above = row.rows.range((std::ops::Bound::Excluded(row.floor), std::ops::Bound::Unbounded));
-                let above = above.filter(|(_, row)| row.kind != Kind::Manual).map(|(at, _)| *at).take(ABOVE_MAX);
-                let above = if self.weakness == Weakness::HidesAbove { Vec::new() } else { above.collect() };
+                let above = row
+                    .rows
+                    .range((std::ops::Bound::Excluded(row.floor), std::ops::Bound::Unbounded));
+                let above = above
+                    .filter(|(_, row)| row.kind != Kind::Manual)
+                    .map(|(at, _)| *at)
+                    .take(ABOVE_MAX);
+                let above = if self.weakness == Weakness::HidesAbove {
+                    Vec::new()
+                } else {
+                    above.collect()
+                };
                 let (job, floor) = (job.as_str().to_owned(), row.floor);
                 Registered { job, floor, last_success_at: row.last_success_at, above }
             })
@@ -177,11 +188,16 @@ impl Ledger {
     pub fn hear(&self, leaders: &[String]) -> Heard {
         let mut heard = Heard::default();
         for (job, state) in &self.jobs {
-            if let Some(row) = state.queued.and_then(|id| state.rows.values().rev().find(|row| row.id == id)) {
+            if let Some(row) =
+                state.queued.and_then(|id| state.rows.values().rev().find(|row| row.id == id))
+            {
                 let (job, manual) = (job.as_str().to_owned(), row.kind == Kind::Manual);
                 heard.queued.push(Queued { job, id: row.id, due_at: row.due_at, manual });
             }
-            if let Some(at) = state.last_success_at.filter(|_| leaders.iter().any(|leader| leader == job.as_str())) {
+            if let Some(at) = state
+                .last_success_at
+                .filter(|_| leaders.iter().any(|leader| leader == job.as_str()))
+            {
                 let at = if self.weakness == Weakness::RepeatsSuccesses { self.clock } else { at };
                 heard.succeeded.push(Succeeded { job: job.as_str().to_owned(), at });
             }
@@ -192,7 +208,9 @@ impl Ledger {
     /// `claims::reaching_over`.
     pub fn reaching_over(&self, job: &JobName, at: Time) -> Option<Time> {
         let rows = self.jobs.get(job)?.rows.range(..=at);
-        rows.rev().find(|(_, row)| row.last_due_at.is_some_and(|last| last > at)).map(|(first, _)| *first)
+        rows.rev()
+            .find(|(_, row)| row.last_due_at.is_some_and(|last| last > at))
+            .map(|(first, _)| *first)
     }
 
     /// `claims::claim_in`: one transaction.
@@ -204,17 +222,30 @@ impl Ledger {
     fn settle(&mut self, lease: TimeDelta, ask: &Ask) -> Answer {
         let all_paused = self.all_paused;
         let Some(state) = self.jobs.get(&ask.job) else {
-            return Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor: ask.floor, run: None };
+            return Answer {
+                job: ask.job.clone(),
+                verdict: Verdict::Stale,
+                floor: ask.floor,
+                run: None,
+            };
         };
         if ask.is_ahead_of(self.clock) {
-            return Answer { job: ask.job.clone(), verdict: Verdict::Stale, floor: state.floor, run: None };
+            return Answer {
+                job: ask.job.clone(),
+                verdict: Verdict::Stale,
+                floor: state.floor,
+                run: None,
+            };
         }
         let weak = |weakness| self.weakness == weakness;
         let slot = Slot {
             floor: if weak(Weakness::ForgetsFloors) { ask.floor } else { state.floor },
             spec_hash: Some(state.spec_hash.clone()),
             paused: state.paused || all_paused,
-            running_since: state.running.map(|(_, since)| since).filter(|_| !weak(Weakness::IgnoresSlots)),
+            running_since: state
+                .running
+                .map(|(_, since)| since)
+                .filter(|_| !weak(Weakness::IgnoresSlots)),
             queued: state.queued,
             quarantined: false,
         };
@@ -226,7 +257,8 @@ impl Ledger {
             Wanted::Due { missed, fire } => {
                 if let (Verdict::Run | Verdict::Queue, Some(fire)) = (verdict, fire) {
                     floor = fire.due_at;
-                    run = self.insert(lease, ask, fire.due_at, fire.cause, verdict == Verdict::Queue);
+                    run =
+                        self.insert(lease, ask, fire.due_at, fire.cause, verdict == Verdict::Queue);
                     verdict = if run.is_some() { verdict } else { Verdict::Stale };
                 }
                 let skipped = match (verdict, fire) {
@@ -240,7 +272,8 @@ impl Ledger {
                 };
                 let ranges: Vec<Missed> = missed.iter().copied().chain(skipped).collect();
                 floor = ranges.last().map_or(floor, |range| floor.max(range.last));
-                if matches!((verdict, fire), (Verdict::Skip(_), Some(fire)) if fire.cause == Cause::Chained) {
+                if matches!((verdict, fire), (Verdict::Skip(_), Some(fire)) if fire.cause == Cause::Chained)
+                {
                     self.story.push((ask.job.clone(), Told::Followed));
                 }
                 for (place, range) in ranges.iter().enumerate() {
@@ -258,14 +291,25 @@ impl Ledger {
             }
         }
         if let Some(state) = self.jobs.get_mut(&ask.job) {
-            state.floor = if self.weakness == Weakness::NeverRewinds { state.floor.max(floor) } else { floor };
+            state.floor = if self.weakness == Weakness::NeverRewinds {
+                state.floor.max(floor)
+            } else {
+                floor
+            };
             floor = state.floor;
         }
         Answer { job: ask.job.clone(), verdict, floor, run }
     }
 
     /// `Settlement::insert`, and its part of `update`; nothing where the instant has a row.
-    fn insert(&mut self, lease: TimeDelta, ask: &Ask, due_at: Time, cause: Cause, queued: bool) -> Option<Run> {
+    fn insert(
+        &mut self,
+        lease: TimeDelta,
+        ask: &Ask,
+        due_at: Time,
+        cause: Cause,
+        queued: bool,
+    ) -> Option<Run> {
         let (id, clock) = (self.id(), self.clock);
         let state = self.jobs.get_mut(&ask.job)?;
         if state.rows.contains_key(&due_at) {
@@ -295,7 +339,8 @@ impl Ledger {
     fn begin(&mut self, lease: TimeDelta, job: &JobName, id: Uuid) -> Option<Run> {
         let clock = self.clock;
         let state = self.jobs.get_mut(job)?;
-        let row = state.rows.values_mut().rev().find(|row| row.id == id && row.state == "queued")?;
+        let row =
+            state.rows.values_mut().rev().find(|row| row.id == id && row.state == "queued")?;
         (row.state, row.lease_until) = ("running", Some(clock + lease));
         state.queued = None;
         if state.running.replace((id, clock)).is_some() {
@@ -351,7 +396,10 @@ impl Ledger {
         // The schedule that counts now counts from there on, and no other after it.
         if let Some(now) = state.spans.pop_if(|span| span.from > to) {
             state.spans.retain(|span| span.from < to);
-            state.spans.iter_mut().for_each(|span| span.until = span.until.map(|until| until.min(to)));
+            state
+                .spans
+                .iter_mut()
+                .for_each(|span| span.until = span.until.map(|until| until.min(to)));
             state.spans.push(Span { from: to, ..now });
         }
     }
@@ -450,7 +498,11 @@ impl Ledger {
         let (id, due_at) = (self.id(), self.clock + TimeDelta::microseconds(137));
         let all_paused = self.all_paused;
         let Some(state) = self.jobs.get_mut(job) else { return };
-        if state.queued.is_none() && !state.paused && !all_paused && !state.rows.contains_key(&due_at) {
+        if state.queued.is_none()
+            && !state.paused
+            && !all_paused
+            && !state.rows.contains_key(&due_at)
+        {
             state.rows.insert(due_at, Row::new(id, Kind::Manual, due_at, "queued"));
             state.queued = Some(id);
         }
@@ -466,7 +518,9 @@ impl Ledger {
     fn end_queued(&mut self, job: &JobName, id: Uuid, to: &'static str, reason: &'static str) {
         let Some(state) = self.jobs.get_mut(job) else { return };
         state.queued.take_if(|queued| *queued == id);
-        if let Some(row) = state.rows.values_mut().rev().find(|row| row.id == id && row.state == "queued") {
+        if let Some(row) =
+            state.rows.values_mut().rev().find(|row| row.id == id && row.state == "queued")
+        {
             (row.state, row.reason) = (to, Some(reason));
         }
     }
@@ -475,6 +529,17 @@ impl Ledger {
 impl Row {
     fn new(id: Uuid, kind: Kind, due_at: Time, state: &'static str) -> Row {
         let (last_due_at, count, reason, epoch) = (None, 0, None, 1);
-        Row { id, kind, due_at, last_due_at, count, state, reason, epoch, lease_until: None, effects: 0 }
+        Row {
+            id,
+            kind,
+            due_at,
+            last_due_at,
+            count,
+            state,
+            reason,
+            epoch,
+            lease_until: None,
+            effects: 0,
+        }
     }
 }

@@ -35,7 +35,9 @@ impl Oracle {
             let rules = jobs::rules(variant);
             for (job, hash) in Agenda::specs(config, DATABASE) {
                 let Some(Some((rule, zone))) = rules.get(job.as_str()) else { continue };
-                instants.entry((job, when(&hash))).or_insert_with(|| jobs::instants(rule, *zone, from, to));
+                instants
+                    .entry((job, when(&hash)))
+                    .or_insert_with(|| jobs::instants(rule, *zone, from, to));
             }
         }
         Oracle { instants, last: BTreeMap::new() }
@@ -65,7 +67,8 @@ impl Oracle {
             // At once, or of a schedule that it had before.
             return None;
         }
-        let told = |what: &str| Some(format!("{job} of {}, planned at {planned_at}: {what}", run.due_at));
+        let told =
+            |what: &str| Some(format!("{job} of {}, planned at {planned_at}: {what}", run.due_at));
         let offset = gates.get(job)?.offset;
         let late = planned_at - (run.due_at + offset);
         let within = match job.as_str() {
@@ -93,7 +96,9 @@ impl Oracle {
             _ => 1,
         };
         let after = run.due_at + TimeDelta::milliseconds(1);
-        let newer = instants.range(after..(planned_at - offset).max(after)).filter(|at| !row.rows.contains_key(at));
+        let newer = instants
+            .range(after..(planned_at - offset).max(after))
+            .filter(|at| !row.rows.contains_key(at));
         if newer.take(kept).count() == kept {
             return told("runs, though it is not among the newest that are caught up with");
         }
@@ -105,10 +110,18 @@ impl Oracle {
     }
 
     /// What stands still while nothing is wrong; `full` where no lane may be free.
-    pub fn progress(&self, ledger: &Ledger, gates: &BTreeMap<JobName, Gate>, clock: Time, full: bool) -> Vec<String> {
+    pub fn progress(
+        &self,
+        ledger: &Ledger,
+        gates: &BTreeMap<JobName, Gate>,
+        clock: Time,
+        full: bool,
+    ) -> Vec<String> {
         let mut found = Vec::new();
         for (job, row) in &ledger.jobs {
-            let running = row.running.and_then(|(id, _)| row.rows.values().rev().find(|entry| entry.id == id));
+            let running = row
+                .running
+                .and_then(|(id, _)| row.rows.values().rev().find(|entry| entry.id == id));
             if let Some(run) = running
                 && run.lease_until.is_some_and(|until| until < clock)
             {
@@ -120,7 +133,9 @@ impl Oracle {
             if row.floor > clock + TimeDelta::seconds(61) {
                 found.push(format!("{job}: its floor {} lies in the future", row.floor));
             }
-            let Some((instants, gate)) = self.of(job, &row.spec_hash).zip(gates.get(job)) else { continue };
+            let Some((instants, gate)) = self.of(job, &row.spec_hash).zip(gates.get(job)) else {
+                continue;
+            };
             let until = clock - gate.offset - TimeDelta::seconds(3);
             let after = row.floor + TimeDelta::milliseconds(1);
             let due = instants.range(after..until.max(after)).find(|at| !row.rows.contains_key(at));
@@ -137,7 +152,10 @@ impl Oracle {
         for (job, row) in &ledger.jobs {
             found.extend(rows_are_ended(job, row));
             found.extend(self.accounted_for(job, row));
-            if row.floor > clock + TimeDelta::seconds(61) && row.running.is_none() && row.queued.is_none() {
+            if row.floor > clock + TimeDelta::seconds(61)
+                && row.running.is_none()
+                && row.queued.is_none()
+            {
                 found.push(format!("{job}: its floor {} lies in the future", row.floor));
             }
         }
@@ -152,12 +170,18 @@ impl Oracle {
         for span in &row.spans {
             let Some(instants) = self.of(job, &span.hash) else { continue };
             let until = span.until.unwrap_or(row.floor);
-            times.extend(instants.iter().filter(|at| **at > span.from && **at <= until).map(|at| (*at, 0)));
+            times.extend(
+                instants.iter().filter(|at| **at > span.from && **at <= until).map(|at| (*at, 0)),
+            );
         }
         // A schedule that changed leaves rows that are no instants of the new one, and "at once" is none.
         let steady = !matches!(job.as_str(), "toggled" | "partitions");
-        let ever: Vec<&BTreeSet<Time>> =
-            self.instants.iter().filter(|((name, _), _)| name == job).map(|(_, instants)| instants).collect();
+        let ever: Vec<&BTreeSet<Time>> = self
+            .instants
+            .iter()
+            .filter(|((name, _), _)| name == job)
+            .map(|(_, instants)| instants)
+            .collect();
         for (at, entry) in &row.rows {
             match (entry.kind, entry.last_due_at) {
                 (Kind::Manual | Kind::Chained, _) => {}
@@ -166,9 +190,13 @@ impl Oracle {
                     for (_, times) in times.range_mut(*at..=last) {
                         (*times, covers) = (*times + 1, covers + 1);
                     }
-                    let counted = entry.count == covers || entry.count >= COUNTED && covers >= COUNTED;
+                    let counted =
+                        entry.count == covers || entry.count >= COUNTED && covers >= COUNTED;
                     if steady && !ever.is_empty() && !counted && *at <= row.floor {
-                        found.push(format!("{job}: {at} to {last} is {covers} instants, recorded as {}", entry.count));
+                        found.push(format!(
+                            "{job}: {at} to {last} is {covers} instants, recorded as {}",
+                            entry.count
+                        ));
                     }
                 }
                 _ => {
@@ -194,7 +222,9 @@ fn rows_are_ended(job: &JobName, row: &JobRow) -> Vec<String> {
     let mut found = Vec::new();
     for entry in row.rows.values() {
         let fault = match entry.state {
-            "running" if row.running.is_none_or(|(id, _)| id != entry.id) => "runs without the slot",
+            "running" if row.running.is_none_or(|(id, _)| id != entry.id) => {
+                "runs without the slot"
+            }
             "queued" if row.queued != Some(entry.id) => "waits without the slot",
             "skipped" | "lost" | "cancelled" if entry.reason.is_none() => "has no reason",
             "succeeded" if entry.effects != 1 => "has not one effect",
@@ -221,7 +251,9 @@ fn chained(ledger: &Ledger) -> Vec<String> {
         match (told, leader) {
             (Told::Followed, _) => {
                 if fresh.union(&doubtful).count() < LEADERS.len() {
-                    found.push(format!("{job}: its turn (event {place}) came after {fresh:?} alone"));
+                    found.push(format!(
+                        "{job}: its turn (event {place}) came after {fresh:?} alone"
+                    ));
                 }
                 fresh.clear();
                 doubtful.clear();

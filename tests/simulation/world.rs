@@ -185,8 +185,12 @@ impl World {
     pub fn new(plan: Plan) -> World {
         let configs: Vec<Config> =
             (0..jobs::VARIANTS).map(|variant| jobs::config(variant, plan.lease / SECOND)).collect();
-        let gates =
-            configs[0].jobs.all.iter().map(|(name, job)| (name.clone(), Gate::of(job, name, DATABASE))).collect();
+        let gates = configs[0]
+            .jobs
+            .all
+            .iter()
+            .map(|(name, job)| (name.clone(), Gate::of(job, name, DATABASE)))
+            .collect();
         let margin = TimeDelta::milliseconds(WRONG_MAX + DAY);
         let end = plan.begin + TimeDelta::milliseconds(plan.length);
         let mut world = World {
@@ -263,7 +267,8 @@ impl World {
         told += "the last events:\n";
         for note in &self.notes {
             let job = note.job.as_ref().map_or("", JobName::as_str);
-            told += &format!("  {} #{} {} {job} {}\n", span(note.at), note.who, note.what, note.time);
+            told +=
+                &format!("  {} #{} {} {job} {}\n", span(note.at), note.who, note.what, note.time);
         }
         Err(told)
     }
@@ -393,7 +398,10 @@ impl World {
                 self.instances[place].round_at = None;
                 self.rng.shuffle(&mut late);
                 for event in late {
-                    self.place(self.now, if matches!(event, Event::Round(_)) { Event::Round(place) } else { event });
+                    self.place(
+                        self.now,
+                        if matches!(event, Event::Round(_)) { Event::Round(place) } else { event },
+                    );
                 }
                 self.poke(place, 0);
             }
@@ -456,7 +464,10 @@ impl World {
             // The process is stopped after it has planned, and goes on where it was.
             let there = self.about(SECOND, HOUR);
             self.trouble(self.now + there);
-            return self.place(self.now + there, Event::Arrives { from, life, call, delay: 0, answered: true });
+            return self.place(
+                self.now + there,
+                Event::Arrives { from, life, call, delay: 0, answered: true },
+            );
         }
         if !slow {
             let reply = self.execute(from, call);
@@ -554,7 +565,10 @@ impl World {
         instance.taken.clear();
         for mut ask in instance.agenda.look(planned_at, false) {
             let Some((job, _)) = instance.agenda.job(&ask.job) else { continue };
-            let needs = matches!(ask.wanted, Wanted::Due { fire: Some(_), .. } | Wanted::Queued { skip: None, .. });
+            let needs = matches!(
+                ask.wanted,
+                Wanted::Due { fire: Some(_), .. } | Wanted::Queued { skip: None, .. }
+            );
             let lane = if needs { instance.lanes.take(job) } else { None };
             if needs && lane.is_none() {
                 continue;
@@ -643,7 +657,9 @@ impl World {
                     instance.agenda.forget();
                 }
                 for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
-                    if let (Verdict::Run, Some(run), Some(lane)) = (answer.verdict, answer.run, lane) {
+                    if let (Verdict::Run, Some(run), Some(lane)) =
+                        (answer.verdict, answer.run, lane)
+                    {
                         self.begins(place, ask, run, lane, planned_at);
                     } else if let Wanted::Rewind { to, .. } = ask.wanted {
                         self.note(place, "rewinds", Some(&ask.job), to);
@@ -669,7 +685,8 @@ impl World {
     fn begins(&mut self, place: usize, ask: &Ask, run: Run, lane: Lane, planned_at: Time) {
         self.note(place, "runs", Some(&ask.job), run.due_at);
         let queued = matches!(ask.wanted, Wanted::Queued { .. });
-        let wrong = self.oracle.begins(&self.ledger, &self.gates, &ask.job, run, queued, planned_at);
+        let wrong =
+            self.oracle.begins(&self.ledger, &self.gates, &ask.job, run, queued, planned_at);
         self.found.extend(wrong);
         let takes = match self.rng.u32(0..100) {
             0..80 => self.about(100, MINUTE),
@@ -707,7 +724,10 @@ impl World {
     /// comes after it, and may find itself too late.
     fn ends(&mut self, on: usize, life: u32, id: Uuid, to: &'static str, answered: bool) {
         // A commit under way is the server's, even when its client has died. What was not sent is not.
-        let Some(working) = self.instances[on].runs.get(&id).filter(|_| self.lives(on, life)) else { return };
+        let Some(working) = self.instances[on].runs.get(&id).filter(|_| self.lives(on, life))
+        else {
+            return;
+        };
         let (epoch, transactional) = (working.epoch, working.transactional);
         if self.down {
             return self.place(self.now, Event::Ended { on, life, id, to: Some("failed") });
@@ -850,12 +870,14 @@ impl World {
         if self.now < self.troubled_until {
             return;
         }
-        let observers: Vec<usize> = (0..INSTANCES).filter(|place| self.instances[*place].observes.is_some()).collect();
+        let observers: Vec<usize> =
+            (0..INSTANCES).filter(|place| self.instances[*place].observes.is_some()).collect();
         let [observer] = observers[..] else {
             self.found.push(format!("{} instances observe", observers.len()));
             return;
         };
-        let full = self.instances[observer].runs.len() + 1 >= self.configs[0].jobs.max_concurrent as usize;
+        let full =
+            self.instances[observer].runs.len() + 1 >= self.configs[0].jobs.max_concurrent as usize;
         let clock = self.clock();
         let stuck = self.oracle.progress(&self.ledger, &self.gates, clock, full);
         self.found.extend(stuck);

@@ -25,7 +25,10 @@ async fn what_cannot_be_in_a_transaction_runs_here() {
     assert!(run.backend.is_some(), "the row names who may still be at work: {run:?}");
     assert_eq!(run.detail, json!({ "statements": 4, "completed": 4 }));
     assert_eq!(stage.count("t").await, 4);
-    assert_eq!(stage.admin.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").await, "t");
+    assert_eq!(
+        stage.admin.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").await,
+        "t"
+    );
     // Three transactions of the procedure and the INSERT: none of ours around them.
     assert_eq!(stage.admin.number("SELECT count(DISTINCT xmin::text) FROM t").await, 3);
 }
@@ -49,7 +52,10 @@ async fn a_failure_tells_how_far_it_came() {
     assert_eq!(run.detail, json!({ "statements": 4, "completed": 2 }));
     assert_eq!(run.attempts, 1, "what was done in part is not begun again by itself");
     assert_eq!(stage.count("t").await, 3);
-    assert_eq!(stage.admin.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").await, "f");
+    assert_eq!(
+        stage.admin.text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").await,
+        "f"
+    );
     stage.run("transaction = false\nsql = '''SELECT 1;\nSELECT 'ä', nothing'''").await.ended(
         "failed",
         "sql",
@@ -84,9 +90,15 @@ async fn the_role_holds_for_every_statement_and_ends_with_them() {
         "transaction = false\nrole = '{role}'\nsql = '''INSERT INTO t VALUES (current_user); INSERT INTO t VALUES (current_user)'''"
     );
     stage.run(&job).await.succeeded();
-    assert_eq!(stage.admin.text("SELECT string_agg(who, ' ') FROM t").await, format!("{role} {role}"));
+    assert_eq!(
+        stage.admin.text("SELECT string_agg(who, ' ') FROM t").await,
+        format!("{role} {role}")
+    );
     stage.run("sql = 'INSERT INTO t VALUES (current_user)'").await.succeeded();
-    assert_eq!(stage.admin.number(&format!("SELECT count(*) FROM t WHERE who = '{role}'")).await, 2);
+    assert_eq!(
+        stage.admin.number(&format!("SELECT count(*) FROM t WHERE who = '{role}'")).await,
+        2
+    );
 }
 
 #[tokio::test]

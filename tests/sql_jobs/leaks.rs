@@ -69,7 +69,8 @@ async fn nothing_outlives_the_script() {
 
 async fn session(stage: &Stage) -> (i32, Vec<String>) {
     let conn = stage.db.acquire(Purpose::Job).await.unwrap();
-    let mut lines: Vec<String> = conn.batch_values("look", SESSION).await.unwrap().into_iter().flatten().collect();
+    let mut lines: Vec<String> =
+        conn.batch_values("look", SESSION).await.unwrap().into_iter().flatten().collect();
     lines.sort();
     let pid = conn.batch_values("look", "SELECT pg_backend_pid()").await.unwrap();
     (pid[0].as_deref().unwrap().parse().unwrap(), lines)

@@ -110,7 +110,10 @@ impl Stage {
             "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE datname = current_database()
                 AND application_name LIKE 'pgsteward/job%' AND {condition}"
         );
-        let pid = wait_for(what, BOUND, async || Some(self.admin.number(&sql).await).filter(|pid| *pid > 0)).await;
+        let pid = wait_for(what, BOUND, async || {
+            Some(self.admin.number(&sql).await).filter(|pid| *pid > 0)
+        })
+        .await;
         i32::try_from(pid).unwrap()
     }
 }
@@ -121,8 +124,10 @@ pub fn runner(url: &str, pooler: Pooler) -> (Arc<Database>, Arc<Runner>) {
     let settings = config::Database { url, pooler, ..config::Database::default() };
     // One connection for jobs: each run has the session of the one before.
     let db = Database::new("main", &settings, 1, &tasks, &metrics);
-    let ledger = Arc::new(Ledger::new(Arc::clone(&db), "test/1".to_owned(), LEASE, Arc::clone(&metrics)));
-    let runner = Runner::new(Arc::clone(&db), ledger, metrics, Arc::new(Standing::default()), tasks);
+    let ledger =
+        Arc::new(Ledger::new(Arc::clone(&db), "test/1".to_owned(), LEASE, Arc::clone(&metrics)));
+    let runner =
+        Runner::new(Arc::clone(&db), ledger, metrics, Arc::new(Standing::default()), tasks);
     (db, runner)
 }
 
@@ -132,7 +137,9 @@ pub fn order(url: &str, job: &str, id: Uuid, base: &Config) -> Order {
     std::fs::write(&path, format!("[jobs.{JOB}]\n{job}\n")).unwrap();
     let environment = BTreeMap::from([("DATABASE_URL".to_owned(), url.to_owned())]);
     let args = Args { path: Some(path), ..Args::default() };
-    let read = config::load(&args, &environment).unwrap_or_else(|problems| panic!("{job}: {problems}")).config;
+    let read = config::load(&args, &environment)
+        .unwrap_or_else(|problems| panic!("{job}: {problems}"))
+        .config;
     let name = JobName::new(JOB);
     let spec = read.jobs.all[&name].clone();
     let config = Arc::new(Config { mode: base.mode, ..read });
@@ -154,9 +161,13 @@ pub async fn claim(admin: &TestClient) -> Uuid {
 }
 
 pub async fn ended(admin: &TestClient, runner: &Runner, id: Uuid) -> Run {
-    let over = format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state <> 'running'");
+    let over =
+        format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state <> 'running'");
     // Longer than a retry and a cancel that has to be proven.
-    wait_until("the run ends", BOUND * 2, async || admin.number(&over).await == 1 && runner.count() == 0).await;
+    wait_until("the run ends", BOUND * 2, async || {
+        admin.number(&over).await == 1 && runner.count() == 0
+    })
+    .await;
     let sql = "SELECT state, coalesce(reason, ''), coalesce(error, ''), coalesce(rows_affected, -1), detail,
                       attempts, fenced, backend_pid FROM steward.job_runs WHERE id = $1";
     let row = admin.query_one(sql, &[&id]).await.unwrap();

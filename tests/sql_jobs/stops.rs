@@ -13,10 +13,16 @@ const PATIENCE: std::time::Duration = STOP_BOUND;
 async fn the_deadline_ends_the_statement_on_the_server() {
     let stage = Stage::new().await;
     stage.sql("CREATE TABLE t (a int)").await;
-    let id = stage.start("timeout = '1s'\nsql = 'INSERT INTO t VALUES (1); SELECT pg_sleep(600)'").await;
+    let id =
+        stage.start("timeout = '1s'\nsql = 'INSERT INTO t VALUES (1); SELECT pg_sleep(600)'").await;
     let pid = stage.job_is("it sleeps", "wait_event = 'PgSleep'").await;
-    stage.ended(id).await.ended("timed_out", "timeout", &["over its timeout of 1 s", "the server confirmed that"]);
-    let sleeping = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'");
+    stage.ended(id).await.ended(
+        "timed_out",
+        "timeout",
+        &["over its timeout of 1 s", "the server confirmed that"],
+    );
+    let sleeping =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'");
     assert_eq!((stage.admin.number(&sleeping).await, stage.count("t").await), (0, 0));
 }
 
@@ -27,7 +33,11 @@ async fn the_deadline_tells_what_had_completed() {
     stage.sql("CREATE TABLE t (a int)").await;
     let job = "timeout = '1s'\ntransaction = false\nsql = 'INSERT INTO t VALUES (1); SELECT pg_sleep(600)'";
     let run = stage.run(job).await;
-    let run = run.ended("timed_out", "timeout", &["the server confirmed", "statement 1 had completed and stays"]);
+    let run = run.ended(
+        "timed_out",
+        "timeout",
+        &["the server confirmed", "statement 1 had completed and stays"],
+    );
     assert_eq!((stage.count("t").await, run.fenced), (1, Some(false)));
     assert_eq!(run.detail["completed"], 1);
 }
@@ -39,10 +49,21 @@ async fn a_statement_that_ignores_the_cancel_is_terminated() {
                     EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$'''";
     let id = stage.start(stubborn).await;
     let pid = stage.job_is("it sleeps", "wait_event = 'PgSleep'").await;
-    let over = format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state <> 'running'");
+    let over =
+        format!("SELECT count(*) FROM steward.job_runs WHERE id = '{id}' AND state <> 'running'");
     wait_until("it ends", PATIENCE, async || stage.admin.number(&over).await == 1).await;
-    stage.ended(id).await.ended("timed_out", "timeout", &["ignored the cancel, and its session was terminated"]);
-    assert_eq!(stage.admin.number(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")).await, 0);
+    stage.ended(id).await.ended(
+        "timed_out",
+        "timeout",
+        &["ignored the cancel, and its session was terminated"],
+    );
+    assert_eq!(
+        stage
+            .admin
+            .number(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}"))
+            .await,
+        0
+    );
     stage.run("sql = 'SELECT 1'").await.succeeded();
 }
 
@@ -50,7 +71,8 @@ async fn a_statement_that_ignores_the_cancel_is_terminated() {
 #[tokio::test]
 async fn a_statement_over_its_own_bound_has_failed() {
     let stage = Stage::new().await;
-    let run = stage.run("sql = '''SET LOCAL statement_timeout = '50ms';\nSELECT pg_sleep(600)'''").await;
+    let run =
+        stage.run("sql = '''SET LOCAL statement_timeout = '50ms';\nSELECT pg_sleep(600)'''").await;
     run.ended("failed", "timeout", &["line 2", "statement timeout"]);
 }
 
@@ -58,14 +80,18 @@ async fn a_statement_over_its_own_bound_has_failed() {
 #[tokio::test]
 async fn a_statement_that_ends_with_the_deadline_has_timed_out() {
     let stage = Stage::new().await;
-    let run = stage.run("timeout = '2s'\nsql = '''SET LOCAL statement_timeout = 1800; SELECT pg_sleep(600)'''").await;
+    let run = stage
+        .run("timeout = '2s'\nsql = '''SET LOCAL statement_timeout = 1800; SELECT pg_sleep(600)'''")
+        .await;
     run.ended("timed_out", "timeout", &["over its timeout of 2 s"]);
 }
 
 #[tokio::test]
 async fn an_error_without_end_is_cut() {
     let stage = Stage::new().await;
-    let run = stage.run("sql = '''DO $$ BEGIN RAISE EXCEPTION '%', repeat('ä', 1000000); END $$'''").await;
+    let run = stage
+        .run("sql = '''DO $$ BEGIN RAISE EXCEPTION '%', repeat('ä', 1000000); END $$'''")
+        .await;
     let run = run.ended("failed", "sql", &["statement 1 of 1", "ää"]);
     assert!(run.error.len() < 10_000 && run.error.ends_with('…'), "{} bytes", run.error.len());
 }
@@ -90,7 +116,8 @@ async fn rows_that_nobody_reads_cost_no_memory() {
     let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(config)).await;
     let peak_before = peak_kib(daemon.pid());
     let done = "SELECT count(*) FROM steward.job_runs WHERE job = 'big' AND state = 'succeeded'";
-    wait_until("300 MB were read", crate::harness::BOUND, async || admin.number(done).await > 0).await;
+    wait_until("300 MB were read", crate::harness::BOUND, async || admin.number(done).await > 0)
+        .await;
     let grown = peak_kib(daemon.pid()) - peak_before;
     assert!(grown < 50 * 1024, "the daemon grew by {grown} KiB");
     let rows = "SELECT rows_affected FROM steward.job_runs WHERE job = 'big' AND state = 'succeeded' LIMIT 1";

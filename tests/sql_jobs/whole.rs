@@ -21,7 +21,11 @@ async fn the_effect_and_its_record_commit_together() {
         )
         .await
         .succeeded();
-    assert_eq!((run.rows, run.attempts, run.fenced), (5 + 2 + 1, 1, Some(true)), "SELECTs affect nothing: {run:?}");
+    assert_eq!(
+        (run.rows, run.attempts, run.fenced),
+        (5 + 2 + 1, 1, Some(true)),
+        "SELECTs affect nothing: {run:?}"
+    );
     assert_eq!(stage.count("t").await, 3);
     // The row was written by the transaction that wrote the table.
     let same = "SELECT count(*) FROM steward.job_runs r, copy_of_t c WHERE r.xmin = c.xmin";
@@ -41,7 +45,11 @@ async fn what_cannot_be_recorded_is_not_done() {
               CREATE TRIGGER refuse BEFORE UPDATE ON steward.job_runs FOR EACH ROW EXECUTE FUNCTION refuse()",
         )
         .await;
-    stage.run("sql = 'INSERT INTO t VALUES (1)'").await.ended("failed", "sql", &["end a run", "no room for success"]);
+    stage.run("sql = 'INSERT INTO t VALUES (1)'").await.ended(
+        "failed",
+        "sql",
+        &["end a run", "no room for success"],
+    );
     assert_eq!(stage.count("t").await, 0, "the effect went with its record");
 }
 
@@ -69,8 +77,10 @@ async fn a_commit_that_nobody_confirmed_is_told_by_its_row() {
     // Nobody confirms: the wait after the commit ends only with its session.
     server.append_conf("synchronous_standby_names = 'nobody'\nsynchronous_commit = local\n");
     server.reload().await;
-    wait_until("the setting holds", BOUND, async || admin.text("SHOW synchronous_standby_names").await == "nobody")
-        .await;
+    wait_until("the setting holds", BOUND, async || {
+        admin.text("SHOW synchronous_standby_names").await == "nobody"
+    })
+    .await;
     admin
         .batch_execute(
             "CREATE TABLE t (a int);
@@ -82,7 +92,8 @@ async fn a_commit_that_nobody_confirmed_is_told_by_its_row() {
         .await
         .unwrap();
     let id = stage::claim(&admin).await;
-    let order = stage::order(&server.url(), "sql = 'INSERT INTO t VALUES (1)'", id, &Config::default());
+    let order =
+        stage::order(&server.url(), "sql = 'INSERT INTO t VALUES (1)'", id, &Config::default());
     let lane = pgsteward::schedule::lanes::Lanes::new(1).take(&order.spec).unwrap();
     runner.start(order, lane);
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
@@ -126,23 +137,29 @@ async fn deferred_constraints_are_checked_before_it_counts_as_done() {
 #[tokio::test]
 async fn notices_are_kept_and_bounded() {
     let stage = Stage::new().await;
-    let run =
-        stage.run("sql = '''DO $$ BEGIN RAISE NOTICE 'hello %', 1; RAISE WARNING 'mind'; END $$'''").await.succeeded();
+    let run = stage
+        .run("sql = '''DO $$ BEGIN RAISE NOTICE 'hello %', 1; RAISE WARNING 'mind'; END $$'''")
+        .await
+        .succeeded();
     assert_eq!(run.detail, json!({ "notices": ["NOTICE: hello 1", "WARNING: mind"] }));
     let warned = async || {
         let warnings = || stage.runner.standing.read()["own"].warnings.clone();
         wait_until("the warning is told", BOUND, async || warnings() == ["WARNING: mind"]).await;
     };
     warned().await;
-    let flood =
-        "sql = '''DO $$ BEGIN FOR i IN 1..2000 LOOP RAISE NOTICE '% %', i, repeat('ä', 20000); END LOOP; END $$'''";
+    let flood = "sql = '''DO $$ BEGIN FOR i IN 1..2000 LOOP RAISE NOTICE '% %', i, repeat('ä', 20000); END LOOP; END $$'''";
     let run = stage.run(flood).await.succeeded();
     let notices = run.detail["notices"].as_array().unwrap();
     assert_eq!((notices.len(), run.detail["notices_dropped"].as_i64()), (64, Some(1936)));
-    assert!(notices.iter().all(|notice| notice.as_str().unwrap().chars().count() == 501), "{:?}", notices[0]);
+    assert!(
+        notices.iter().all(|notice| notice.as_str().unwrap().chars().count() == 501),
+        "{:?}",
+        notices[0]
+    );
     assert!(notices[63].as_str().unwrap().starts_with("NOTICE: 2000 "), "the newest are kept");
     // A failed run tells them too, and none is told twice.
-    let run = stage.run("sql = '''DO $$ BEGIN RAISE NOTICE 'before'; PERFORM 1 / 0; END $$'''").await;
+    let run =
+        stage.run("sql = '''DO $$ BEGIN RAISE NOTICE 'before'; PERFORM 1 / 0; END $$'''").await;
     let run = run.ended("failed", "sql", &["division by zero"]);
     assert_eq!(run.detail, json!({ "notices": ["NOTICE: before"] }));
 }
@@ -153,7 +170,11 @@ async fn a_procedure_that_commits_is_refused() {
     stage.sql("CREATE TABLE t (a int); CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (1); COMMIT; END $$").await;
     for sql in ["CALL p()", "DO $$ BEGIN INSERT INTO t VALUES (1); COMMIT; END $$"] {
         let job = format!("sql = '''{sql}'''");
-        stage.run(&job).await.ended("failed", "sql", &["use transaction = false", "invalid transaction termination"]);
+        stage.run(&job).await.ended(
+            "failed",
+            "sql",
+            &["use transaction = false", "invalid transaction termination"],
+        );
         assert_eq!(stage.count("t").await, 0);
     }
 }
@@ -176,7 +197,11 @@ async fn ending_the_transaction_from_within_is_found_out() {
         let lane = pgsteward::schedule::lanes::Lanes::new(1).take(&order.spec).unwrap();
         stage.runner.start(order, lane);
         let run = stage.ended(id).await;
-        run.ended("failed", "sql", &["ended the transaction that it was given", "transaction = false"]);
+        run.ended(
+            "failed",
+            "sql",
+            &["ended the transaction that it was given", "transaction = false"],
+        );
         assert_eq!(stage.admin.text("SELECT string_agg(a::text, ',') FROM t").await, left, "{sql}");
     }
 }
@@ -202,17 +227,19 @@ async fn the_role_is_taken_and_put_back() {
             "CREATE TABLE t (who text, path text, name text); GRANT INSERT ON t TO {role}; CREATE TABLE closed ()"
         ))
         .await;
-    let insert =
-        "INSERT INTO t VALUES (current_user, current_setting('search_path'), current_setting('application_name'))";
+    let insert = "INSERT INTO t VALUES (current_user, current_setting('search_path'), current_setting('application_name'))";
     let job = format!("role = '{role}'\nsearch_path = 'public, pg_temp'\nsql = \"{insert}\"");
     stage.run(&job).await.succeeded();
     let row = stage.admin.text("SELECT who || '; ' || path || '; ' || name FROM t").await;
     assert_eq!(row, format!("{role}; public, pg_temp; pgsteward/job own"));
-    stage.run(&format!("role = '{role}'\nsql = '''SELECT 1;\nSELECT * FROM closed'''")).await.ended(
-        "failed",
-        "permission",
-        &[&format!("as role \"{role}\""), "line 2", "permission denied for table closed"],
-    );
+    stage
+        .run(&format!("role = '{role}'\nsql = '''SELECT 1;\nSELECT * FROM closed'''"))
+        .await
+        .ended(
+            "failed",
+            "permission",
+            &[&format!("as role \"{role}\""), "line 2", "permission denied for table closed"],
+        );
     stage.run("role = 'no\"body'\nsql = 'SELECT 1'").await.ended(
         "failed",
         "sql",
@@ -234,7 +261,8 @@ async fn passing_reasons_are_tried_again_and_counted() {
 
     let blocker = stage.database.client().await;
     blocker.batch_execute("BEGIN; LOCK t").await.unwrap();
-    let id = stage.start("retries = 9\nlock_timeout = '50ms'\nsql = 'INSERT INTO t VALUES (2)'").await;
+    let id =
+        stage.start("retries = 9\nlock_timeout = '50ms'\nsql = 'INSERT INTO t VALUES (2)'").await;
     let retries = || stage.runner.metrics.job_retries.with_label_values(&["main", "own"]).get();
     let before = retries();
     wait_until("the lock was not had in time", BOUND, async || retries() > before).await;
@@ -261,7 +289,8 @@ async fn a_lease_that_passed_lets_nothing_begin() {
     stage.sql("CREATE TABLE t (a int)").await;
     let id = stage::claim(&stage.admin).await;
     stage.sql("UPDATE steward.job_runs SET lease_until = clock_timestamp() - interval '1 s'").await;
-    let order = stage::order(&stage.database.url(), "sql = 'INSERT INTO t VALUES (1)'", id, &stage.config);
+    let order =
+        stage::order(&stage.database.url(), "sql = 'INSERT INTO t VALUES (1)'", id, &stage.config);
     let lane = pgsteward::schedule::lanes::Lanes::new(1).take(&order.spec).unwrap();
     Arc::clone(&stage.runner).start(order, lane);
     stage.ended(id).await.ended("failed", "fenced", &["no longer holds its lease"]);

@@ -158,7 +158,13 @@ impl Export {
         found.await.map_err(|error| unread(db.name(), &error))?.map_err(usage)
     }
 
-    async fn copy(&self, db: &Database, filter: &Filter, to: &mut Output, progress: &mut Progress) -> Result<(), Stop> {
+    async fn copy(
+        &self,
+        db: &Database,
+        filter: &Filter,
+        to: &mut Output,
+        progress: &mut Progress,
+    ) -> Result<(), Stop> {
         let mut head = Vec::new();
         self.format.begin(&mut head);
         put(to, &head)?;
@@ -185,7 +191,10 @@ impl Export {
     async fn read(&self, db: &Database, page: &Page<'_>) -> Result<Written, Error> {
         bounded("read events", PAGE_BOUND + db.query_timeout(), async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
-            page.fold(conn, PAGE_BOUND, |written: &mut Written, event| written.take(event, self.format)).await
+            page.fold(conn, PAGE_BOUND, |written: &mut Written, event| {
+                written.take(event, self.format)
+            })
+            .await
         })
         .await
     }
@@ -196,7 +205,11 @@ impl Progress {
         match (self.count, self.first_at, self.last) {
             (1, Some(at), _) => format!("1 event exported, of {}", Instant::of(at)),
             (count, Some(from), Some(last)) => {
-                format!("{count} events exported, from {} to {}", Instant::of(from), Instant::of(last.created_at))
+                format!(
+                    "{count} events exported, from {} to {}",
+                    Instant::of(from),
+                    Instant::of(last.created_at)
+                )
             }
             _ => "no event exported: there is none".to_owned(),
         }

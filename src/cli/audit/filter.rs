@@ -67,11 +67,17 @@ impl Asked {
     ///
     /// # Errors
     /// Nothing lies between the two times.
-    pub fn filter(&self, now: DateTime<Utc>, until: Option<DateTime<Utc>>) -> Result<Filter, String> {
+    pub fn filter(
+        &self,
+        now: DateTime<Utc>,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<Filter, String> {
         let since = self.since.map_or(EARLIEST, |moment| moment.by(now));
         let until = self.until.map(|moment| moment.by(now)).or(until).unwrap_or(LATEST);
         if since >= until {
-            return Err(format!("found --since {since:?} and --until {until:?}, wanted the first before the second"));
+            return Err(format!(
+                "found --since {since:?} and --until {until:?}, wanted the first before the second"
+            ));
         }
         let resource = self.resource.clone();
         Ok(Filter {
@@ -90,13 +96,19 @@ impl Asked {
 }
 
 fn some_text(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("found an empty text, wanted a name or an id".to_owned()) } else { Ok(text.to_owned()) }
+    if text.is_empty() {
+        Err("found an empty text, wanted a name or an id".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn resource(text: &str) -> Result<Resource, String> {
     let (kind, id) = text.split_once('/').map_or((text, None), |(kind, id)| (kind, Some(id)));
     if kind.is_empty() || id == Some("") {
-        return Err(format!("found {text:?}, wanted TYPE or TYPE/ID such as public.vms or public.vms/42"));
+        return Err(format!(
+            "found {text:?}, wanted TYPE or TYPE/ID such as public.vms or public.vms/42"
+        ));
     }
     Ok(Resource { kind: kind.to_owned(), id: id.map(str::to_owned) })
 }
@@ -112,7 +124,9 @@ mod tests {
         let parts = |text| resource(text).map(|resource| (resource.kind, resource.id));
         assert_eq!(parts("public.vms"), Ok(("public.vms".to_owned(), None)));
         assert_eq!(parts("public.vms/7/a"), Ok(("public.vms".to_owned(), Some("7/a".to_owned()))));
-        for good in ["10.0.0.7", "10.1.2.3/8", "0.0.0.0/0", "::1", "2001:db8::/32", "::ffff:10.0.0.1/128"] {
+        for good in
+            ["10.0.0.7", "10.1.2.3/8", "0.0.0.0/0", "::1", "2001:db8::/32", "::ffff:10.0.0.1/128"]
+        {
             assert_eq!(network(good).as_deref(), Ok(good));
         }
     }
@@ -136,6 +150,9 @@ mod tests {
             network("::/129").unwrap_err(),
             network("fe80::1%eth0").unwrap_err(),
         ];
-        assert!(refused.iter().all(|why| why.contains("found") && why.contains("wanted")), "{refused:?}");
+        assert!(
+            refused.iter().all(|why| why.contains("found") && why.contains("wanted")),
+            "{refused:?}"
+        );
     }
 }

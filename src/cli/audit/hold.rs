@@ -109,11 +109,19 @@ impl Conditions {
         if let (Some(from), Some(until)) = (self.from, self.until)
             && from >= until
         {
-            say(&format!("found --from {from} and --until {until}, wanted the first before the second"));
+            say(&format!(
+                "found --from {from} and --until {until}, wanted the first before the second"
+            ));
             return Err(Exit::Usage);
         }
         let Resource { resource_type, resource_id } = self.resource.unwrap_or_default();
-        Ok(Scope { user_id: self.user, resource_type, resource_id, begins_at: self.from, ends_at: self.until })
+        Ok(Scope {
+            user_id: self.user,
+            resource_type,
+            resource_id,
+            begins_at: self.from,
+            ends_at: self.until,
+        })
     }
 }
 
@@ -135,7 +143,9 @@ impl Release {
                 return Err(Exit::Usage);
             }
             Released::Unknown => {
-                say(&format!("there is no hold {id}; `pgsteward audit hold list --all` lists them"));
+                say(&format!(
+                    "there is no hold {id}; `pgsteward audit hold list --all` lists them"
+                ));
                 return Err(Exit::Usage);
             }
         }
@@ -159,7 +169,9 @@ where
         match attempt(WAITS[0]).await {
             Err(error) if error.kind() == Kind::LockTimeout => {
                 let seconds = WAITS[1].as_secs();
-                say(&format!("waiting for the transaction that purges the audit trail, up to {seconds} s"));
+                say(&format!(
+                    "waiting for the transaction that purges the audit trail, up to {seconds} s"
+                ));
                 attempt(WAITS[1]).await
             }
             outcome => outcome,
@@ -193,7 +205,9 @@ fn instant(text: &str) -> Result<DateTime<Utc>, String> {
         return Ok(at.to_utc());
     }
     // Only years of four digits: of others the server and the proofs have no common text.
-    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| text.len() == "2026-01-31".len());
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .ok()
+        .filter(|_| text.len() == "2026-01-31".len());
     let date = date.ok_or("wanted an instant as 2026-01-31T18:00:00Z, or a date as 2026-01-31")?;
     Ok(date.and_time(NaiveTime::MIN).and_utc())
 }
@@ -211,7 +225,9 @@ mod tests {
     }
 
     fn scope(line: &str) -> Option<Scope> {
-        let Hold::Place(place) = Line::try_parse_from(line.split(' ')).ok()?.hold else { return None };
+        let Hold::Place(place) = Line::try_parse_from(line.split(' ')).ok()?.hold else {
+            return None;
+        };
         place.conditions.scope().ok()
     }
 
@@ -265,7 +281,11 @@ mod tests {
         ] {
             assert_eq!(scope(&format!("hold {given}")), None, "{given}");
         }
-        for given in ["release --reason r", "release 7 --reason r", "release 01a21a97-05e3-7685-9433-1c2e3e46558e"] {
+        for given in [
+            "release --reason r",
+            "release 7 --reason r",
+            "release 01a21a97-05e3-7685-9433-1c2e3e46558e",
+        ] {
             assert!(Line::try_parse_from(format!("hold {given}").split(' ')).is_err(), "{given}");
         }
     }

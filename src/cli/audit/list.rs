@@ -58,7 +58,10 @@ impl List {
         } else if listed.rows.is_empty() {
             say(&format!("no such event in the audit trail of database {}", db.name()));
         } else {
-            print(&columns(["time", "who", "action", "resource", "ip", "what"], &listed.rows).join("\n"));
+            print(
+                &columns(["time", "who", "action", "resource", "ip", "what"], &listed.rows)
+                    .join("\n"),
+            );
         }
         if let Some(last) = listed.last.filter(|_| listed.more) {
             say(&format!("older: --before {last}"));
@@ -78,7 +81,10 @@ impl List {
                 Err(wrong) => return Ok(Err(wrong)),
             };
             filter.settle(conn, bound).await?;
-            self.page(&filter).fold(conn, bound, |listed, event| self.take(listed, event, json)).await.map(Ok)
+            self.page(&filter)
+                .fold(conn, bound, |listed, event| self.take(listed, event, json))
+                .await
+                .map(Ok)
         })
         .await
     }
@@ -105,7 +111,11 @@ impl List {
 }
 
 fn cells(event: &Recorded<'_>) -> [String; 6] {
-    let resource = [event.resource_type, event.resource_id].into_iter().flatten().collect::<Vec<_>>().join("/");
+    let resource = [event.resource_type, event.resource_id]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("/");
     [
         instant(event.created_at, &Utc),
         shown::cell(event.user_id.unwrap_or(event.actor), NAME_MAX),

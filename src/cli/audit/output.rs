@@ -117,7 +117,13 @@ impl Partial {
 fn begin(path: &Path) -> io::Result<File> {
     let no_link = OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(MODE).custom_flags(no_link).open(path)?;
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(MODE)
+        .custom_flags(no_link)
+        .open(path)?;
     file.set_permissions(Permissions::from_mode(MODE))?;
     Ok(file)
 }
@@ -138,7 +144,9 @@ fn free(target: &Path, force: bool) -> Result<(), String> {
         return Err(format!("found {shown}, wanted the name of a file"));
     }
     match target.symlink_metadata() {
-        Ok(found) if !found.is_file() => Err(format!("{shown} is no file; wanted a file, or a name that is free")),
+        Ok(found) if !found.is_file() => {
+            Err(format!("{shown} is no file; wanted a file, or a name that is free"))
+        }
         Ok(_) if !force => Err(format!("{shown} exists; --force replaces it")),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -32,7 +32,8 @@ pub fn escaped<'t>(text: &'t str, keep: &[char]) -> Cow<'t, str> {
 }
 
 fn is_obeyed(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A cell of at most so many letters.
@@ -58,10 +59,13 @@ pub fn change(event: &Recorded<'_>) -> String {
         (None, None) => String::new(),
     };
     // What is no object is no row, and shown as it is.
-    let others =
-        [event.old_values, event.new_values].into_iter().flatten().filter(|value| object(Some(value)).is_none());
+    let others = [event.old_values, event.new_values]
+        .into_iter()
+        .flatten()
+        .filter(|value| object(Some(value)).is_none());
     let others = others.chain(event.details).map(|value| value.get().to_owned());
-    let parts: Vec<String> = [rows].into_iter().chain(others).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<String> =
+        [rows].into_iter().chain(others).filter(|part| !part.is_empty()).collect();
     parts.join("; ")
 }
 
@@ -71,12 +75,18 @@ fn object(value: Option<&RawValue>) -> Option<Map<String, Value>> {
 
 fn updated(old: &Map<String, Value>, new: &Map<String, Value>) -> String {
     let gone = old.keys().filter(|key| !new.contains_key(*key));
-    let pairs = new.keys().chain(gone).map(|key| format!("{key}: {} → {}", value(old.get(key)), value(new.get(key))));
+    let pairs = new
+        .keys()
+        .chain(gone)
+        .map(|key| format!("{key}: {} → {}", value(old.get(key)), value(new.get(key))));
     pairs.collect::<Vec<_>>().join(", ")
 }
 
 fn listed(row: &Map<String, Value>) -> String {
-    row.iter().map(|(key, found)| format!("{key}: {}", value(Some(found)))).collect::<Vec<_>>().join(", ")
+    row.iter()
+        .map(|(key, found)| format!("{key}: {}", value(Some(found))))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn value(value: Option<&Value>) -> String {
@@ -106,7 +116,9 @@ mod tests {
     #[test]
     fn a_change_is_told_in_a_line() {
         let told = |old: Option<&str>, new: Option<&str>, details: Option<&str>| {
-            let raw = |text: Option<&str>| text.map(|text| RawValue::from_string(text.to_owned()).unwrap());
+            let raw = |text: Option<&str>| {
+                text.map(|text| RawValue::from_string(text.to_owned()).unwrap())
+            };
             let (old, new, details) = (raw(old), raw(new), raw(details));
             change(&Recorded {
                 id: uuid::Uuid::nil(),
@@ -127,10 +139,19 @@ mod tests {
                 details: details.as_deref(),
             })
         };
-        assert_eq!(told(Some(r#"{"name": "a"}"#), Some(r#"{"name": "b"}"#), None), r#"name: "a" → "b""#);
-        assert_eq!(told(Some(r#"{"a": 1, "g": 2}"#), Some(r#"{"a": null}"#), None), "a: 1 → null, g: 2 → none");
+        assert_eq!(
+            told(Some(r#"{"name": "a"}"#), Some(r#"{"name": "b"}"#), None),
+            r#"name: "a" → "b""#
+        );
+        assert_eq!(
+            told(Some(r#"{"a": 1, "g": 2}"#), Some(r#"{"a": null}"#), None),
+            "a: 1 → null, g: 2 → none"
+        );
         assert_eq!(told(None, Some(r#"{"id": 1, "name": "b"}"#), None), r#"id: 1, name: "b""#);
-        assert_eq!(told(Some(r#"{"id": 1}"#), None, Some(r#"{"why": "x"}"#)), r#"was id: 1; {"why": "x"}"#);
+        assert_eq!(
+            told(Some(r#"{"id": 1}"#), None, Some(r#"{"why": "x"}"#)),
+            r#"was id: 1; {"why": "x"}"#
+        );
         assert_eq!(told(None, Some("[1]"), None), "[1]");
         assert_eq!(told(None, None, None), "");
         let long = format!(r#"{{"t": "{}"}}"#, "x".repeat(5_000));

@@ -61,13 +61,18 @@ fn heads(text: &str) -> Result<Vec<Head>, String> {
         Err(error) => return Err(format!("{wrong}, or a file ({error})")),
     };
     if size > FILE_BYTES_MAX {
-        return Err(format!("found a file of {size} bytes, wanted one of heads, at most {FILE_BYTES_MAX}"));
+        return Err(format!(
+            "found a file of {size} bytes, wanted one of heads, at most {FILE_BYTES_MAX}"
+        ));
     }
     let lines = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let mut heads: Vec<Head> = publish::read(&lines).filter_map(|line| line.head()).collect();
     heads.extend(lines.lines().filter_map(|line| line.parse::<Head>().ok()));
     match heads.is_empty() {
-        true => Err("found no head in the file, wanted lines NUMBER:HASH or those that the daemon writes".to_owned()),
+        true => Err(
+            "found no head in the file, wanted lines NUMBER:HASH or those that the daemon writes"
+                .to_owned(),
+        ),
         false => Ok(heads),
     }
 }
@@ -77,7 +82,10 @@ fn text(database: &str, found: &Verification, alone: bool) -> String {
         true => format!("database {database}: the audit trail is as it was sealed"),
         false => format!("database {database}: the audit trail is NOT as it was sealed"),
     }];
-    let newest = found.head.as_ref().map_or_else(|| "none".to_owned(), |head| format!("the newest is {head}"));
+    let newest = found
+        .head
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), |head| format!("the newest is {head}"));
     lines.push(format!("  seals         {}; {newest}", found.entries));
     let purged = match found.purged {
         0 => String::new(),
@@ -85,14 +93,25 @@ fn text(database: &str, found: &Verification, alone: bool) -> String {
     };
     lines.push(format!("  rows          {} as they were sealed{purged}", found.rows));
     if found.unsealed > 0 {
-        let since = found.unsealed_since.map(|at| format!(", the oldest of {}", instant(at))).unwrap_or_default();
-        lines.push(format!("  not sealed    {} rows{since}: nothing is known of these", found.unsealed));
+        let since = found
+            .unsealed_since
+            .map(|at| format!(", the oldest of {}", instant(at)))
+            .unwrap_or_default();
+        lines.push(format!(
+            "  not sealed    {} rows{since}: nothing is known of these",
+            found.unsealed
+        ));
     }
     if found.restored {
-        lines.push("  restored      from another server, and nothing was sealed here yet".to_owned());
+        lines.push(
+            "  restored      from another server, and nothing was sealed here yet".to_owned(),
+        );
     }
     for epoch in found.epochs.iter().skip(1) {
-        lines.push(format!("  epoch         {} from seal {}: a failover, or a restore", epoch.epoch, epoch.from_entry));
+        lines.push(format!(
+            "  epoch         {} from seal {}: a failover, or a restore",
+            epoch.epoch, epoch.from_entry
+        ));
     }
     lines.push(match (alone, found.heads_matched) {
         (true, _) => {
@@ -112,7 +131,9 @@ fn text(database: &str, found: &Verification, alone: bool) -> String {
 
 fn told(finding: &Finding) -> String {
     match finding {
-        Finding::EntryAltered { entry } => format!("seal {entry} was altered: it does not say what its head says"),
+        Finding::EntryAltered { entry } => {
+            format!("seal {entry} was altered: it does not say what its head says")
+        }
         Finding::EntriesMissing { from, to } if from == to => format!("seal {from} is missing"),
         Finding::EntriesMissing { from, to } => format!("seals {from} to {to} are missing"),
         Finding::ChainBroken { entry } => format!("seal {entry} does not follow the one before it"),
@@ -120,7 +141,9 @@ fn told(finding: &Finding) -> String {
             format!("the leaves of seal {entry} were altered; its rows are as they were sealed")
         }
         Finding::LeavesAltered { entry, rows_as_sealed: false } => {
-            format!("the leaves of seal {entry} were altered, and rows of it too: which ones cannot be said any more")
+            format!(
+                "the leaves of seal {entry} were altered, and rows of it too: which ones cannot be said any more"
+            )
         }
         Finding::RowAltered { entry, id, created_at } => {
             format!("event {id} of {} was altered after seal {entry}", instant(*created_at))
@@ -129,9 +152,14 @@ fn told(finding: &Finding) -> String {
             format!("event {id} of {} is missing; seal {entry} had it", instant(*created_at))
         }
         Finding::RowAdded { entry, id, created_at } => {
-            format!("event {id} of {} was added later to what seal {entry} had sealed", instant(*created_at))
+            format!(
+                "event {id} of {} was added later to what seal {entry} had sealed",
+                instant(*created_at)
+            )
         }
-        Finding::RowsFromTheFuture { rows } => format!("{rows} events claim transactions that have not begun"),
+        Finding::RowsFromTheFuture { rows } => {
+            format!("{rows} events claim transactions that have not begun")
+        }
         Finding::PurgedTooEarly { entry, cutoff, sealed_at } => format!(
             "seal {entry} of {} allows events before {} to be gone, which is sooner than retention.min_keep",
             instant(*sealed_at),

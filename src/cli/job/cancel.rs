@@ -42,10 +42,13 @@ struct RunId {
 
 fn parse_run(text: &str) -> Result<RunId, String> {
     let digits: String = text.chars().filter(|c| *c != '-').collect();
-    let plausible = digits.chars().all(|c| c.is_ascii_hexdigit()) && (PREFIX_MIN..=32).contains(&digits.len());
+    let plausible =
+        digits.chars().all(|c| c.is_ascii_hexdigit()) && (PREFIX_MIN..=32).contains(&digits.len());
     let fill = |with: char| {
         let missing = 32_usize.saturating_sub(digits.len());
-        Uuid::try_parse(&digits.chars().chain(std::iter::repeat_n(with, missing)).collect::<String>())
+        Uuid::try_parse(
+            &digits.chars().chain(std::iter::repeat_n(with, missing)).collect::<String>(),
+        )
     };
     match (plausible, fill('0'), fill('f')) {
         (true, Ok(first), Ok(last)) => Ok(RunId { first, last }),
@@ -65,13 +68,19 @@ impl Cancel {
         let asked = asked.map_err(|error| failed(db.name(), &error))?;
         let (state, text) = match &asked {
             Cancelled::Unknown => return Err(no_such_run(db, &id.to_string())),
-            Cancelled::Asked { job, instance, .. } => {
-                ("cancelling", format!("run {id} of {job}: {instance} is asked to cancel it, and hears within seconds"))
+            Cancelled::Asked { job, instance, .. } => (
+                "cancelling",
+                format!(
+                    "run {id} of {job}: {instance} is asked to cancel it, and hears within seconds"
+                ),
+            ),
+            Cancelled::Dequeued { job } => (
+                "cancelled",
+                format!("run {id} of {job}: taken out of the queue, it had not begun"),
+            ),
+            Cancelled::Over { job, state } => {
+                (state.as_str(), format!("run {id} of {job} is over already: {state}"))
             }
-            Cancelled::Dequeued { job } => {
-                ("cancelled", format!("run {id} of {job}: taken out of the queue, it had not begun"))
-            }
-            Cancelled::Over { job, state } => (state.as_str(), format!("run {id} of {job} is over already: {state}")),
         };
         if let (Some((_signals, mut signals)), Cancelled::Asked { .. }) = (waiting, &asked) {
             if !session.json {
@@ -124,12 +133,16 @@ impl Cancel {
 /// The digits that were said, as far as they go.
 fn shown(run: RunId) -> String {
     let (first, last) = (run.first.to_string(), run.last.to_string());
-    let same: String = first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    let same: String =
+        first.chars().zip(last.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
     same.trim_end_matches('-').to_owned()
 }
 
 fn no_such_run(db: &Database, id: &str) -> Exit {
-    say(&format!("database {} has no run {id}; `pgsteward job history NAME` lists them with their ids", db.name()));
+    say(&format!(
+        "database {} has no run {id}; `pgsteward job history NAME` lists them with their ids",
+        db.name()
+    ));
     Exit::Usage
 }
 
@@ -137,7 +150,10 @@ async fn cancel(db: &Database, id: Uuid) -> Result<Cancelled, Error> {
     let actor = &actor();
     let mut conn = db.acquire(Purpose::Check).await?;
     let by = By { actor, origin: None };
-    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| Box::pin(orders::cancel(tx, by, id))).await
+    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
+        Box::pin(orders::cancel(tx, by, id))
+    })
+    .await
 }
 
 #[cfg(test)]

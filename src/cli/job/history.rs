@@ -53,7 +53,8 @@ impl History {
         let bound = db.query_timeout();
         bounded("read the history", bound * 2, async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
-            let entries = run_history::of_job(conn, &self.name, self.failed, self.limit, bound).await?;
+            let entries =
+                run_history::of_job(conn, &self.name, self.failed, self.limit, bound).await?;
             if !entries.is_empty() {
                 return Ok((entries, Vec::new()));
             }
@@ -70,8 +71,10 @@ fn table(entries: &[Entry], zone: Zone) -> String {
     let rows: Vec<[String; 7]> = entries.iter().map(|entry| cells(entry, zone)).collect();
     let head = ["due", "kind", "state", "tries", "took", "rows", "effect"];
     let lines = columns(head, &rows);
-    let (head, lines) = lines.split_first().map_or((String::new(), &[][..]), |(head, lines)| (head.clone(), lines));
-    let with_details = lines.iter().zip(entries).flat_map(|(line, entry)| [line.clone(), details(entry, zone)]);
+    let (head, lines) =
+        lines.split_first().map_or((String::new(), &[][..]), |(head, lines)| (head.clone(), lines));
+    let with_details =
+        lines.iter().zip(entries).flat_map(|(line, entry)| [line.clone(), details(entry, zone)]);
     std::iter::once(head).chain(with_details).collect::<Vec<_>>().join("\n")
 }
 
@@ -97,7 +100,8 @@ fn details(entry: &Entry, zone: Zone) -> String {
     }
     if entry.kind != "missed" {
         let by = entry.actor.as_ref().map(|actor| format!(" by {actor}")).unwrap_or_default();
-        let on = entry.instance.as_ref().map(|instance| format!(" on {instance}")).unwrap_or_default();
+        let on =
+            entry.instance.as_ref().map(|instance| format!(" on {instance}")).unwrap_or_default();
         parts.push(format!("run {}{by}{on}", entry.id));
     }
     parts.extend(entry.reason.clone());

@@ -63,7 +63,9 @@ impl List {
         match unread {
             None => Ok(Exit::Ok),
             Some(error) => {
-                say(&format!("database {database}: the ledger cannot be read, this is the plan alone: {error}"));
+                say(&format!(
+                    "database {database}: the ledger cannot be read, this is the plan alone: {error}"
+                ));
                 Ok(Exit::Unavailable)
             }
         }
@@ -82,8 +84,10 @@ async fn read(db: &Database) -> Result<Overview, Error> {
 /// What holds for all jobs, where it keeps them from running.
 fn standing(overview: &Overview, database: &str) -> Vec<String> {
     let paused = overview.paused.as_ref().map(|pause| format!("all jobs are paused {}", by(pause)));
-    let alone =
-        overview.observer.is_none().then(|| format!("no instance observes database {database}: no job runs by itself"));
+    let alone = overview
+        .observer
+        .is_none()
+        .then(|| format!("no instance observes database {database}: no job runs by itself"));
     [paused, alone].into_iter().flatten().collect()
 }
 
@@ -101,7 +105,9 @@ fn cells(job: &Listed, now: DateTime<Utc>) -> [String; 6] {
         job.name.clone(),
         job.state.as_str().to_owned(),
         job.next.first().map(told_instant).unwrap_or_else(|| without_schedule(job)),
-        ledger.and_then(|ledger| Some(last(ledger, ledger.last.as_ref()?, now))).unwrap_or_default(),
+        ledger
+            .and_then(|ledger| Some(last(ledger, ledger.last.as_ref()?, now)))
+            .unwrap_or_default(),
         took(ledger.and_then(|ledger| ledger.average_ms)),
         took(ledger.and_then(|ledger| ledger.p95_ms)),
     ]
@@ -123,7 +129,11 @@ fn without_schedule(job: &Listed) -> String {
 
 /// How the last run ended, in a cell.
 fn last(job: &overview::Job, last: &Last, now: DateTime<Utc>) -> String {
-    let times = if job.failures_in_a_row > 1 { format!(" ×{}", job.failures_in_a_row) } else { String::new() };
+    let times = if job.failures_in_a_row > 1 {
+        format!(" ×{}", job.failures_in_a_row)
+    } else {
+        String::new()
+    };
     let reason = last.reason.as_deref().map(|reason| reason.split(':').next().unwrap_or_default());
     let reason = reason.map(|reason| format!(" ({})", shortened(reason))).unwrap_or_default();
     format!("{}{times}{reason} {}", last.state, ago(last.finished_at, now))
@@ -144,7 +154,8 @@ fn note(job: &Listed) -> Option<String> {
         parts.push(format!("paused {}", by(pause)));
     }
     if let Some(run) = ledger.and_then(|ledger| ledger.running.as_ref()) {
-        let on = run.instance.as_ref().map(|instance| format!(" on {instance}")).unwrap_or_default();
+        let on =
+            run.instance.as_ref().map(|instance| format!(" on {instance}")).unwrap_or_default();
         parts.push(format!("runs since {}{on}, run {}", instant(run.since, &Zone::UTC), run.id));
     }
     if let Some(run) = ledger.and_then(|ledger| ledger.queued.as_ref()) {
@@ -155,7 +166,8 @@ fn note(job: &Listed) -> Option<String> {
         parts.push(format!("waits for the server process of run {run} to be gone"));
     }
     if job.differs {
-        parts.push("the instances go by another specification than this configuration's".to_owned());
+        parts
+            .push("the instances go by another specification than this configuration's".to_owned());
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
@@ -173,7 +185,9 @@ fn details(job: &Listed, now: DateTime<Utc>) -> String {
             let leaders: Vec<&str> = job.after.iter().map(|name| name.as_str()).collect();
             lines.push(("after", leaders.join(", ")));
         }
-        None if job.work.is_some() => lines.push(("schedule", "none: it runs when it is asked for".to_owned())),
+        None if job.work.is_some() => {
+            lines.push(("schedule", "none: it runs when it is asked for".to_owned()))
+        }
         None => {}
     }
     for (place, at) in job.next.iter().enumerate() {
@@ -191,10 +205,16 @@ fn details(job: &Listed, now: DateTime<Utc>) -> String {
 fn of_ledger(job: &overview::Job, now: DateTime<Utc>) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     if let Some(last) = &job.last {
-        let took = last.duration_ms.map(|ms| format!(", took {}", duration(ms as f64))).unwrap_or_default();
+        let took = last
+            .duration_ms
+            .map(|ms| format!(", took {}", duration(ms as f64)))
+            .unwrap_or_default();
         let rows = last.rows_affected.map(|rows| format!(", {rows} rows")).unwrap_or_default();
         let at = instant(last.finished_at, &Zone::UTC);
-        lines.push(("last", format!("{}, {at} ({}){took}{rows}", last.state, ago(last.finished_at, now))));
+        lines.push((
+            "last",
+            format!("{}, {at} ({}){took}{rows}", last.state, ago(last.finished_at, now)),
+        ));
         lines.extend(last.reason.clone().map(|reason| ("reason", reason)));
         lines.extend(last.error.as_deref().map(|error| ("error", first_line(error).to_owned())));
     }

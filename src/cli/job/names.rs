@@ -8,7 +8,11 @@ use crate::config::{Config, Job, JobName};
 ///
 /// # Errors
 /// A measured job has no runs, and one for other databases does not run on this one: told here.
-pub fn configured<'a>(config: &'a Config, database: &str, name: &str) -> Result<Option<(&'a JobName, &'a Job)>, Exit> {
+pub fn configured<'a>(
+    config: &'a Config,
+    database: &str,
+    name: &str,
+) -> Result<Option<(&'a JobName, &'a Job)>, Exit> {
     let Some((name, job)) = config.jobs.all.get_key_value(name) else { return Ok(None) };
     if job.is_measured() {
         say(&format!(
@@ -20,7 +24,9 @@ pub fn configured<'a>(config: &'a Config, database: &str, name: &str) -> Result<
     }
     if !job.is_for(database) {
         let databases = job.databases.join(", ");
-        say(&format!("{name} does not run on database {database}: jobs.{name}.databases names {databases}"));
+        say(&format!(
+            "{name} does not run on database {database}: jobs.{name}.databases names {databases}"
+        ));
         return Err(Exit::Usage);
     }
     Ok(Some((name, job)))
@@ -28,11 +34,18 @@ pub fn configured<'a>(config: &'a Config, database: &str, name: &str) -> Result<
 
 /// Tells that there is no such job, which is nearest, and which there are.
 pub fn unknown(config: &Config, database: &str, name: &str, known: &[String]) -> Exit {
-    let configured = config.jobs.all.iter().filter(|(_, job)| job.is_for(database)).map(|(name, _)| name.as_str());
+    let configured = config
+        .jobs
+        .all
+        .iter()
+        .filter(|(_, job)| job.is_for(database))
+        .map(|(name, _)| name.as_str());
     let mut names: Vec<&str> = configured.chain(known.iter().map(String::as_str)).collect();
     names.sort_unstable();
     names.dedup();
-    let near = nearest(name, names.iter().copied()).map(|near| format!(", did you mean {near:?}?")).unwrap_or_default();
+    let near = nearest(name, names.iter().copied())
+        .map(|near| format!(", did you mean {near:?}?"))
+        .unwrap_or_default();
     say(&format!(
         "database {database} has no job {name:?}{near}{} known: {}",
         if near.is_empty() { ";" } else { "" },

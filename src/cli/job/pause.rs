@@ -53,7 +53,8 @@ async fn set(
     };
     // The statements have their bound on the server; this one is for a server that says nothing.
     let bound = db.query_timeout() * 2;
-    let done = bounded("write the flag", bound, write(db, which, pause, is_configured, reason)).await;
+    let done =
+        bounded("write the flag", bound, write(db, which, pause, is_configured, reason)).await;
     let (before, all) = match done.map_err(|error| failed(db.name(), &error))? {
         (Found::Before(before), all) => (before, all),
         (Found::Unknown { known }, _) => {
@@ -62,7 +63,10 @@ async fn set(
     };
     report(session, db.name(), which, pause, before.as_ref());
     if let (Which::One(name), Some(all), false) = (which, all, pause) {
-        say(&format!("{name} runs when all jobs are resumed: {}; `pgsteward job resume --all`", all_paused(&all)));
+        say(&format!(
+            "{name} runs when all jobs are resumed: {}; `pgsteward job resume --all`",
+            all_paused(&all)
+        ));
     }
     Ok(Exit::Ok)
 }
@@ -93,7 +97,8 @@ async fn write(
 fn report(session: &Session, database: &str, which: &Which, paused: bool, before: Option<&Pause>) {
     let changed = paused == before.is_none();
     if session.json {
-        let mut said = serde_json::json!({ "database": database, "paused": paused, "changed": changed });
+        let mut said =
+            serde_json::json!({ "database": database, "paused": paused, "changed": changed });
         if let Which::One(name) = which {
             said["job"] = name.as_str().into();
         }
@@ -105,7 +110,8 @@ fn report(session: &Session, database: &str, which: &Which, paused: bool, before
     };
     let state = if paused { "paused" } else { "running on schedule" };
     let was = if changed { "now" } else { "already" };
-    let since = before.filter(|_| !changed).map(|pause| format!(", {}", by(pause))).unwrap_or_default();
+    let since =
+        before.filter(|_| !changed).map(|pause| format!(", {}", by(pause))).unwrap_or_default();
     print(&format!("{subject} {verb} {was} {state}{since}; instances follow within seconds"));
 }
 
@@ -122,7 +128,11 @@ fn all_paused(pause: &Pause) -> String {
 /// What is said to who asks for a run of a paused job.
 pub fn refusal(name: &str, pause: &Pause, all: bool) -> String {
     match all {
-        true => format!("all jobs are paused {}; `pgsteward job resume --all` resumes them", by(pause)),
-        false => format!("{name} is paused {}; `pgsteward job resume {name}` resumes it", by(pause)),
+        true => {
+            format!("all jobs are paused {}; `pgsteward job resume --all` resumes them", by(pause))
+        }
+        false => {
+            format!("{name} is paused {}; `pgsteward job resume {name}` resumes it", by(pause))
+        }
     }
 }

@@ -66,8 +66,7 @@ impl Run {
         }
         let Some((_signals, mut signals)) = waiting else {
             if session.json {
-                let said =
-                    serde_json::json!({ "database": db.name(), "job": self.name, "run_id": id, "state": "queued" });
+                let said = serde_json::json!({ "database": db.name(), "job": self.name, "run_id": id, "state": "queued" });
                 print_json(&said);
             } else {
                 print(&format!(
@@ -85,7 +84,12 @@ impl Run {
         follow(session, db, id, bound, &mut signals).await
     }
 
-    async fn ask(&self, session: &Session, db: &Database, is_configured: bool) -> Result<Uuid, Exit> {
+    async fn ask(
+        &self,
+        session: &Session,
+        db: &Database,
+        is_configured: bool,
+    ) -> Result<Uuid, Exit> {
         let asked = bounded("ask for a run", db.query_timeout() * 2, ask(db, &self.name)).await;
         let name = &self.name;
         match asked.map_err(|error| failed(db.name(), &error))? {
@@ -103,7 +107,9 @@ impl Run {
                 ));
                 Err(Exit::Later)
             }
-            orders::Run::Unknown { known } => Err(names::unknown(session.config(), db.name(), name, &known)),
+            orders::Run::Unknown { known } => {
+                Err(names::unknown(session.config(), db.name(), name, &known))
+            }
             orders::Run::Nobody => {
                 say(&format!(
                     "no instance observes database {}, so nobody would pick the run up, and none was asked for: start one, \
@@ -115,16 +121,31 @@ impl Run {
         }
     }
 
-    async fn run_here(&self, session: &Session, db: &Arc<Database>, name: &JobName, job: &Job) -> Result<Exit, Exit> {
+    async fn run_here(
+        &self,
+        session: &Session,
+        db: &Arc<Database>,
+        name: &JobName,
+        job: &Job,
+    ) -> Result<Exit, Exit> {
         let (_signals, mut signals) = listen()?;
         let metrics = Metrics::new().map_err(|error| {
             say(&format!("register metrics: {error}"));
             Exit::Internal
         })?;
-        let (config, metrics, tasks) = (Arc::new(session.config().clone()), Arc::new(metrics), Tasks::new());
+        let (config, metrics, tasks) =
+            (Arc::new(session.config().clone()), Arc::new(metrics), Tasks::new());
         let actor = &actor();
-        let wish =
-            Wish { db, config: &config, metrics: &metrics, tasks: &tasks, name, job, actor, instance: app::instance() };
+        let wish = Wish {
+            db,
+            config: &config,
+            metrics: &metrics,
+            tasks: &tasks,
+            name,
+            job,
+            actor,
+            instance: app::instance(),
+        };
         let stop = CancellationToken::new();
         let mut running = std::pin::pin!(here::run(wish, stop.clone()));
         let ended = tokio::select! {
@@ -185,14 +206,18 @@ fn refusal(database: &str, name: &str, outcome: &Outcome) -> Exit {
         }
         Outcome::Quarantined { id } => {
             let run = id.map(|id| format!("run {id}")).unwrap_or_else(|| "a former run".to_owned());
-            say(&format!("{name} waits for the server process of {run} to be gone: it may still be at work"));
+            say(&format!(
+                "{name} waits for the server process of {run} to be gone: it may still be at work"
+            ));
             Exit::Later
         }
     }
 }
 
 fn waiting(name: &str, id: Uuid) -> Exit {
-    say(&format!("a run of {name} waits already: {id}; `pgsteward job cancel {id}` takes it out of the queue"));
+    say(&format!(
+        "a run of {name} waits already: {id}; `pgsteward job cancel {id}` takes it out of the queue"
+    ));
     Exit::Later
 }
 
@@ -200,7 +225,10 @@ async fn ask(db: &Database, name: &str) -> Result<orders::Run, Error> {
     let actor = &actor();
     let mut conn = db.acquire(Purpose::Check).await?;
     let by = By { actor, origin: None };
-    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| Box::pin(orders::run(tx, by, name, None))).await
+    conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
+        Box::pin(orders::run(tx, by, name, None))
+    })
+    .await
 }
 
 /// Waits for a run's end and tells it.
@@ -211,19 +239,27 @@ pub async fn follow(
     bound: Duration,
     signals: &mut mpsc::Receiver<Signal>,
 ) -> Result<Exit, Exit> {
-    match wait::until_over(db, id, bound, signals).await.map_err(|error| failed(db.name(), &error))? {
+    match wait::until_over(db, id, bound, signals)
+        .await
+        .map_err(|error| failed(db.name(), &error))?
+    {
         Waited::Over(entry) => Ok(outcome::tell(session, &entry)),
         Waited::Gone => {
             say(&format!("the row of run {id} is gone: somebody deleted it"));
             Err(Exit::Later)
         }
         Waited::Interrupted => {
-            say(&format!("not waiting any more; run {id} goes on: `pgsteward job cancel {id}` cancels it"));
+            say(&format!(
+                "not waiting any more; run {id} goes on: `pgsteward job cancel {id}` cancels it"
+            ));
             Err(Exit::Later)
         }
         Waited::TooLong(last) => {
             let state = last.map_or_else(|| "not known".to_owned(), |entry| entry.state);
-            say(&format!("run {id} has not ended within {} s; its state is {state}", bound.as_secs()));
+            say(&format!(
+                "run {id} has not ended within {} s; its state is {state}",
+                bound.as_secs()
+            ));
             Err(Exit::Later)
         }
     }

@@ -45,7 +45,8 @@ pub fn columns<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<Str
     };
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |cells: [&str; N]| {
-        let cells: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> =
+            cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     };
     let rows = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));

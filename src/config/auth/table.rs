@@ -15,8 +15,12 @@ pub const SECRET_BYTES_MIN: usize = 32;
 /// What Supabase calls everybody who has its public key.
 const ANONYMOUS: &str = "anon";
 
-const TOKEN_ROLES: [(&str, Role); 4] =
-    [("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin), ("service", Role::Service)];
+const TOKEN_ROLES: [(&str, Role); 4] = [
+    ("viewer", Role::Viewer),
+    ("operator", Role::Operator),
+    ("admin", Role::Admin),
+    ("service", Role::Service),
+];
 const CLAIM_ROLES: [(&str, Role); 5] = [
     ("viewer", Role::Viewer),
     ("operator", Role::Operator),
@@ -56,7 +60,12 @@ fn tokens(section: &Section<'_>) -> BTreeMap<String, Token> {
         });
         let Some(token) = token else { continue };
         match tokens.iter().find(|(_, other)| other.sha256 == token.sha256) {
-            Some((other, _)) => section.problem(origin, name, format!("the sha256 of {other:?}"), "a token of its own"),
+            Some((other, _)) => section.problem(
+                origin,
+                name,
+                format!("the sha256 of {other:?}"),
+                "a token of its own",
+            ),
             None => drop(tokens.insert(name.to_owned(), token)),
         }
     }
@@ -76,7 +85,11 @@ fn token(section: &Section<'_>) -> Option<Token> {
     let role = section.choice("role", None, &TOKEN_ROLES.map(|(word, role)| (word, Some(role))));
     // Who puts the token itself here must not read it in a log.
     let sha256 = section.checked("sha256", "64 hexadecimal digits", |text| {
-        let found = if text.trim().starts_with("pgs_") { "what looks like the token itself" } else { "other text" };
+        let found = if text.trim().starts_with("pgs_") {
+            "what looks like the token itself"
+        } else {
+            "other text"
+        };
         digest(text).ok_or_else(|| Fault { found: Some(found.to_owned()), ..Fault::wanted(SHA256) })
     });
     let expires = section.value("expires", EXPIRY, |value| match value {
@@ -87,7 +100,8 @@ fn token(section: &Section<'_>) -> Option<Token> {
     Some(Token { role: role?, sha256: sha256?, expires, cidrs })
 }
 
-const SHA256: &str = "the token's SHA-256 in 64 hexadecimal digits, as `pgsteward token new` prints it";
+const SHA256: &str =
+    "the token's SHA-256 in 64 hexadecimal digits, as `pgsteward token new` prints it";
 
 fn digest(text: &str) -> Option<[u8; 32]> {
     let text = text.trim();
@@ -134,13 +148,17 @@ fn jwt(section: &Section<'_>) -> Jwt {
             SECRET_BYTES_MIN.. => Ok(text),
             _ => Err(Fault {
                 found: Some("a shorter one".to_owned()),
-                ..Fault::wanted("at least 32 bytes (RFC 7518): a short secret can be guessed from any token")
+                ..Fault::wanted(
+                    "at least 32 bytes (RFC 7518): a short secret can be guessed from any token",
+                )
             }),
         }),
         jwks_file: section.path("jwks_file"),
         issuer: section.list_or_one("issuer", "texts", some_text),
         audience: section.list_or_one("audience", "texts", some_text),
-        role_claim: section.checked("role_claim", "the name of a claim", role_claim).unwrap_or(default.role_claim),
+        role_claim: section
+            .checked("role_claim", "the name of a claim", role_claim)
+            .unwrap_or(default.role_claim),
         roles: section.section("roles", |section| roles(section, default.roles)),
         leeway: section.duration("leeway", default.leeway, Duration::ZERO, secs(300)),
     }
@@ -153,9 +171,9 @@ fn role_claim(text: &str) -> Result<String, Fault> {
     }
     match text.split('.').next() {
         // https://supabase.com/docs/guides/auth/users: its owner writes it.
-        Some("user_metadata") => {
-            Err(Fault::wanted("a claim that users cannot write themselves, such as app_metadata.role"))
-        }
+        Some("user_metadata") => Err(Fault::wanted(
+            "a claim that users cannot write themselves, such as app_metadata.role",
+        )),
         _ => Ok(text.to_owned()),
     }
 }
@@ -164,8 +182,10 @@ fn role_claim(text: &str) -> Result<String, Fault> {
 fn roles(section: &Section<'_>, default: BTreeMap<String, Role>) -> BTreeMap<String, Role> {
     let wanted = CLAIM_ROLES.map(|(word, role)| (word, Some(role)));
     // Asked for also where they are missing, so that they are known.
-    let mut roles: BTreeMap<String, Role> =
-        default.keys().filter_map(|claim| Some((claim.clone(), section.choice(claim, None, &wanted)?))).collect();
+    let mut roles: BTreeMap<String, Role> = default
+        .keys()
+        .filter_map(|claim| Some((claim.clone(), section.choice(claim, None, &wanted)?)))
+        .collect();
     let mut said = false;
     for (claim, origin) in section.names() {
         said = true;
@@ -212,11 +232,14 @@ fn is_origin(text: &str) -> bool {
         _ => (authority, None),
     };
     let default = if scheme == "https" { "443" } else { "80" };
-    let port_fits =
-        port.is_none_or(|port| port != default && !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok());
-    let name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    let port_fits = port.is_none_or(|port| {
+        port != default && !port.starts_with(['0', '+']) && port.parse::<u16>().is_ok()
+    });
+    let name = !host.is_empty()
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let host_fits = name || address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    let host_fits =
+        name || address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
     let loopback = host == "localhost" || host == "[::1]" || host.starts_with("127.");
     port_fits && host_fits && (scheme == "https" || (scheme == "http" && loopback))
 }

@@ -15,7 +15,9 @@ pub(super) fn auth(findings: &mut Findings, config: &Config, tree: &Node, now: D
     for (name, token) in &config.auth.tokens {
         if let Some(expires) = token.expires.filter(|expires| *expires <= now) {
             let expires = expires.format("%Y-%m-%dT%H:%M:%SZ");
-            findings.warnings.push(format!("auth.tokens.{name} has expired at {expires}: it is no longer accepted"));
+            findings.warnings.push(format!(
+                "auth.tokens.{name} has expired at {expires}: it is no longer accepted"
+            ));
         }
     }
     let jwt = &config.auth.jwt;
@@ -24,7 +26,11 @@ pub(super) fn auth(findings: &mut Findings, config: &Config, tree: &Node, now: D
         findings.warnings.push(warning.to_owned());
     }
     let http = &config.http;
-    if config.auth.is_configured() && http.tls.is_none() && !http.allow_plain_http && !http.listen.ip().is_loopback() {
+    if config.auth.is_configured()
+        && http.tls.is_none()
+        && !http.allow_plain_http
+        && !http.listen.ip().is_loopback()
+    {
         findings.warnings.push(format!(
             "http.listen = {} without http.tls_cert_file: who sends credentials gets 403, since they would travel in \
              the clear; where TLS ends before pgsteward, say http.allow_plain_http = true",

@@ -27,19 +27,30 @@ pub(super) fn jobs(findings: &mut Findings, config: &Config, tree: &Node) {
         }
     }
     for cycle in cycles(&config.jobs.all) {
-        let path = cycle.iter().chain(cycle.first()).map(|name| name.as_str()).collect::<Vec<_>>().join(" → ");
+        let path = cycle
+            .iter()
+            .chain(cycle.first())
+            .map(|name| name.as_str())
+            .collect::<Vec<_>>()
+            .join(" → ");
         let key = ["jobs", cycle[0].as_str(), "after"];
-        let wanted = "a chain that begins somewhere: here each waits for the next, and none ever runs";
+        let wanted =
+            "a chain that begins somewhere: here each waits for the next, and none ever runs";
         findings.problems.push(Problem::new(tree.origin_of(&key), key.join("."), path, wanted));
     }
 }
 
 /// A schedule whose instants all lie outside the job's windows.
 fn opens(findings: &mut Findings, name: &JobName, job: &Job) {
-    let Some(schedule) = job.schedule().filter(|_| !job.window.is_empty() || !job.blackout.is_empty()) else { return };
+    let Some(schedule) =
+        job.schedule().filter(|_| !job.window.is_empty() || !job.blackout.is_empty())
+    else {
+        return;
+    };
     let next = |at: &DateTime<Utc>| schedule.next_after(*at, job.timezone);
     let is_open = |at: &DateTime<Utc>| {
-        (job.window.is_empty() || job.window.contains(*at, job.timezone)) && !job.blackout.contains(*at, job.timezone)
+        (job.window.is_empty() || job.window.contains(*at, job.timezone))
+            && !job.blackout.contains(*at, job.timezone)
     };
     if !std::iter::successors(next(&Utc::now()), next).take(LOOKED_AT).any(|at| is_open(&at)) {
         findings.warnings.push(format!(
@@ -51,7 +62,9 @@ fn opens(findings: &mut Findings, name: &JobName, job: &Job) {
 
 fn databases(findings: &mut Findings, config: &Config, tree: &Node, name: &JobName, job: &Job) {
     let path = ["jobs", name.as_str(), "databases"];
-    for database in job.databases.iter().filter(|database| !config.databases.contains_key(*database)) {
+    for database in
+        job.databases.iter().filter(|database| !config.databases.contains_key(*database))
+    {
         let known = || config.databases.keys().map(String::as_str);
         let wanted = format!("one of {}", known().map(quote).collect::<Vec<_>>().join(", "));
         let problem = Problem::new(tree.origin_of(&path), path.join("."), quote(database), wanted);
@@ -59,17 +72,28 @@ fn databases(findings: &mut Findings, config: &Config, tree: &Node, name: &JobNa
     }
 }
 
-fn follows(findings: &mut Findings, config: &Config, tree: &Node, (name, job): (&JobName, &Job), leader: &JobName) {
+fn follows(
+    findings: &mut Findings,
+    config: &Config,
+    tree: &Node,
+    (name, job): (&JobName, &Job),
+    leader: &JobName,
+) {
     let path = ["jobs", name.as_str(), "after"];
     let mut problem = |wanted: &str, meant: Option<&str>| {
-        let problem = Problem::new(tree.origin_of(&path), path.join("."), quote(leader.as_str()), wanted);
+        let problem =
+            Problem::new(tree.origin_of(&path), path.join("."), quote(leader.as_str()), wanted);
         findings.problems.push(problem.meant(meant.map(str::to_owned)));
     };
     let Some(led_by) = config.jobs.all.get(leader.as_str()) else {
         // One that is there and cannot be read has been reported as such.
         if tree.at(&["jobs", leader.as_str()]).is_none() {
-            let others = config.jobs.all.iter().filter(|(other, job)| *other != name && !job.is_measured());
-            problem("the name of another job", nearest(leader.as_str(), others.map(|(other, _)| other.as_str())));
+            let others =
+                config.jobs.all.iter().filter(|(other, job)| *other != name && !job.is_measured());
+            problem(
+                "the name of another job",
+                nearest(leader.as_str(), others.map(|(other, _)| other.as_str())),
+            );
         }
         return;
     };
@@ -111,7 +135,11 @@ fn cycles(jobs: &Jobs) -> Vec<Vec<&JobName>> {
             if let Some(name) = next.take() {
                 if let Some(begin) = way.iter().position(|(at, _)| *at == name) {
                     let mut cycle: Vec<&JobName> = way[begin..].iter().map(|(at, _)| *at).collect();
-                    let first = cycle.iter().enumerate().min_by_key(|(_, name)| **name).map_or(0, |(place, _)| place);
+                    let first = cycle
+                        .iter()
+                        .enumerate()
+                        .min_by_key(|(_, name)| **name)
+                        .map_or(0, |(place, _)| place);
                     cycle.rotate_left(first);
                     found.push(cycle);
                 } else if done.insert(name) {
@@ -130,9 +158,12 @@ fn cycles(jobs: &Jobs) -> Vec<Vec<&JobName>> {
 
 fn leaders<'a>(jobs: &'a Jobs, name: &JobName) -> Vec<&'a JobName> {
     match jobs.get(name).map(|job| &job.trigger) {
-        Some(Trigger::After(leaders)) => {
-            leaders.iter().rev().filter_map(|leader| jobs.get_key_value(leader)).map(|(name, _)| name).collect()
-        }
+        Some(Trigger::After(leaders)) => leaders
+            .iter()
+            .rev()
+            .filter_map(|leader| jobs.get_key_value(leader))
+            .map(|(name, _)| name)
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -154,9 +185,13 @@ mod tests {
                 lock_timeout: std::time::Duration::ZERO,
             })
         };
-        let jobs: Jobs = chains.iter().map(|(name, leaders)| (JobName::new(name), job(leaders))).collect();
+        let jobs: Jobs =
+            chains.iter().map(|(name, leaders)| (JobName::new(name), job(leaders))).collect();
         assert!(jobs.values().all(|job| matches!(job.work, Work::Sql(_))));
-        cycles(&jobs).iter().map(|cycle| cycle.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")).collect()
+        cycles(&jobs)
+            .iter()
+            .map(|cycle| cycle.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" "))
+            .collect()
     }
 
     #[test]
@@ -177,9 +212,13 @@ mod tests {
     #[test]
     fn long_and_dense_chains_take_no_time() {
         let names: Vec<String> = (0..500).map(|n| format!("job-{n:03}")).collect();
-        let before: Vec<Vec<&str>> = (0..500).map(|n| names[..n].iter().map(String::as_str).collect()).collect();
-        let chains: Vec<(&str, &[&str])> =
-            names.iter().zip(&before).map(|(name, before)| (name.as_str(), before.as_slice())).collect();
+        let before: Vec<Vec<&str>> =
+            (0..500).map(|n| names[..n].iter().map(String::as_str).collect()).collect();
+        let chains: Vec<(&str, &[&str])> = names
+            .iter()
+            .zip(&before)
+            .map(|(name, before)| (name.as_str(), before.as_slice()))
+            .collect();
         assert_eq!(chained(&chains), Vec::<String>::new());
     }
 }

@@ -40,7 +40,10 @@ const PASSED_OVER: [&str; 3] = ["fallback_application_name", "sslcompression", "
 const REFUSED: [(&str, &str); 31] = [
     ("service", "write the settings themselves: service files are not read"),
     ("servicefile", "write the settings themselves: service files are not read"),
-    ("sslpassword", "decrypt the key (openssl pkey -in KEY -out KEY.plain) and protect it with mode 0600"),
+    (
+        "sslpassword",
+        "decrypt the key (openssl pkey -in KEY -out KEY.plain) and protect it with mode 0600",
+    ),
     ("sslcertmode", "give sslcert and sslkey to send a certificate, or leave both away"),
     ("sslcrl", "revocation lists are not supported; use short-lived certificates"),
     ("sslcrldir", "revocation lists are not supported; use short-lived certificates"),
@@ -56,11 +59,26 @@ const REFUSED: [(&str, &str); 31] = [
     ("max_protocol_version", "protocol 3.0 is spoken, which every server accepts; remove it"),
     ("scram_client_key", "use password"),
     ("scram_server_key", "use password"),
-    ("oauth_issuer", "OAuth is not supported; use password_command for tokens that serve as password"),
-    ("oauth_client_id", "OAuth is not supported; use password_command for tokens that serve as password"),
-    ("oauth_client_secret", "OAuth is not supported; use password_command for tokens that serve as password"),
-    ("oauth_scope", "OAuth is not supported; use password_command for tokens that serve as password"),
-    ("pgbouncer", "it is Prisma's; remove it (poolers are recognised, or set pooler = \"transaction\")"),
+    (
+        "oauth_issuer",
+        "OAuth is not supported; use password_command for tokens that serve as password",
+    ),
+    (
+        "oauth_client_id",
+        "OAuth is not supported; use password_command for tokens that serve as password",
+    ),
+    (
+        "oauth_client_secret",
+        "OAuth is not supported; use password_command for tokens that serve as password",
+    ),
+    (
+        "oauth_scope",
+        "OAuth is not supported; use password_command for tokens that serve as password",
+    ),
+    (
+        "pgbouncer",
+        "it is Prisma's; remove it (poolers are recognised, or set pooler = \"transaction\")",
+    ),
     ("connection_limit", "it is Prisma's; remove it and set pool_max_size"),
     ("pool_timeout", "it is Prisma's; remove it"),
     ("schema", "it is Prisma's; remove it (set migrations.search_path)"),
@@ -85,7 +103,11 @@ pub(super) fn judge(key: &str, may_name: bool) -> Result<Option<&'static str>, C
     if let Some((name, advice)) = REFUSED.iter().find(|(name, _)| *name == lower) {
         return Err(ConnInfoError::new(format!("{name}: {advice}")));
     }
-    let near = USED.iter().map(|used| (distance(used, &lower), used)).min().filter(|(distance, _)| *distance <= 2);
+    let near = USED
+        .iter()
+        .map(|used| (distance(used, &lower), used))
+        .min()
+        .filter(|(distance, _)| *distance <= 2);
     Err(ConnInfoError::new(match (near, may_name) {
         (Some((_, near)), true) => format!("unknown key {key:?}; did you mean {near}?"),
         (Some((_, near)), false) => format!("an unknown key; did you mean {near}?"),

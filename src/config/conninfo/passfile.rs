@@ -78,7 +78,8 @@ fn fields(line: &str) -> Vec<Field> {
             }
             Some(c) if c != ':' => text.push(c),
             end => {
-                fields.push(Field { any: text == "*" && !escaped, text: std::mem::take(&mut text) });
+                fields
+                    .push(Field { any: text == "*" && !escaped, text: std::mem::take(&mut text) });
                 escaped = false;
                 if end.is_none() || fields.len() == 5 {
                     return fields;
@@ -99,13 +100,18 @@ mod tests {
     #[test]
     fn the_first_line_that_matches_wins() {
         let text = "# db:5432:app:bob:no\n\ndb:5432:app:alice:first\ndb:*:*:bob:se\\:co\\\\nd\n*:*:*:*:last\n";
-        for (name, user, password) in [("db", "alice", "first"), ("db", "bob", "se:co\\nd"), ("other", "bob", "last")] {
+        for (name, user, password) in
+            [("db", "alice", "first"), ("db", "bob", "se:co\\nd"), ("other", "bob", "last")]
+        {
             let found = find(text, &host(name), "app", user).unwrap();
             assert_eq!(found.expose(), password, "{user}@{name}");
         }
         assert!(find("db:5432:app:alice:x", &host("db"), "app", "bob").is_none());
         assert!(find("db:5432:app", &host("db"), "app", "bob").is_none(), "too few fields");
-        assert!(find("\\*:5432:app:bob:x", &host("db"), "app", "bob").is_none(), "an escaped * is a name");
+        assert!(
+            find("\\*:5432:app:bob:x", &host("db"), "app", "bob").is_none(),
+            "an escaped * is a name"
+        );
     }
 
     #[test]

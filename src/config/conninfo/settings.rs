@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    ChannelBinding, ConnInfo, ConnInfoError, Host, Keepalive, RootCert, SOCKET_DIRS, SslMode, SslNegotiation,
-    TargetSessionAttrs, TlsOptions,
+    ChannelBinding, ConnInfo, ConnInfoError, Host, Keepalive, RootCert, SOCKET_DIRS, SslMode,
+    SslNegotiation, TargetSessionAttrs, TlsOptions,
 };
 use crate::config::Secret;
 
@@ -28,12 +28,22 @@ impl Settings {
         self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    fn one_of<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> Result<T, ConnInfoError> {
+    fn one_of<T: Copy>(
+        &self,
+        key: &str,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> Result<T, ConnInfoError> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            ConnInfoError::new(format!("{key} is {value:?}; wanted one of {}", names.join(", ")))
-        })
+        choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(
+            || {
+                let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+                ConnInfoError::new(format!(
+                    "{key} is {value:?}; wanted one of {}",
+                    names.join(", ")
+                ))
+            },
+        )
     }
 
     /// A whole number; 0 and below mean "the default", as in libpq.
@@ -49,7 +59,8 @@ impl Settings {
     /// All of them, with their defaults.
     pub(super) fn read(&self) -> Result<ConnInfo, ConnInfoError> {
         if let Some(encoding) = self.get("client_encoding")
-            && !["utf8", "utf-8", "unicode", "auto"].contains(&encoding.to_ascii_lowercase().as_str())
+            && !["utf8", "utf-8", "unicode", "auto"]
+                .contains(&encoding.to_ascii_lowercase().as_str())
         {
             return Err(ConnInfoError::new("client_encoding: UTF8 is always used; remove it"));
         }
@@ -59,7 +70,9 @@ impl Settings {
         let user = match self.get("user") {
             Some(user) => user.to_owned(),
             None => os_user().ok_or_else(|| {
-                ConnInfoError::new("no user is given, and the operating system has no name for ours; add user=")
+                ConnInfoError::new(
+                    "no user is given, and the operating system has no name for ours; add user=",
+                )
             })?,
         };
         let keepalives = self.one_of("keepalives", true, &[("1", true), ("0", false)])?;
@@ -99,7 +112,11 @@ impl Settings {
                     ("prefer-standby", TargetSessionAttrs::PreferStandby),
                 ],
             )?,
-            load_balance: self.one_of("load_balance_hosts", false, &[("disable", false), ("random", true)])?,
+            load_balance: self.one_of(
+                "load_balance_hosts",
+                false,
+                &[("disable", false), ("random", true)],
+            )?,
             keepalive: keepalives.then_some(keepalive),
             tcp_user_timeout: Duration::from_millis(
                 self.number("tcp_user_timeout", 3_600_000)?.unwrap_or(30_000).max(1_000).into(),
@@ -108,17 +125,24 @@ impl Settings {
     }
 
     fn hosts(&self) -> Result<Vec<Host>, ConnInfoError> {
-        let list = |key| self.get(key).map(|value| value.split(',').map(str::trim).collect::<Vec<&str>>());
+        let list =
+            |key| self.get(key).map(|value| value.split(',').map(str::trim).collect::<Vec<&str>>());
         let names = list("host");
         let addrs = list("hostaddr");
         let count = names.as_ref().or(addrs.as_ref()).map_or(1, Vec::len);
         if count > HOSTS_MAX {
-            return Err(ConnInfoError::new(format!("{count} hosts; at most {HOSTS_MAX} are tried")));
+            return Err(ConnInfoError::new(format!(
+                "{count} hosts; at most {HOSTS_MAX} are tried"
+            )));
         }
         if let (Some(names), Some(addrs)) = (&names, &addrs)
             && names.len() != addrs.len()
         {
-            return Err(ConnInfoError::new(format!("{} hosts but {} values of hostaddr", names.len(), addrs.len())));
+            return Err(ConnInfoError::new(format!(
+                "{} hosts but {} values of hostaddr",
+                names.len(),
+                addrs.len()
+            )));
         }
         let ports = list("port").unwrap_or_else(|| vec![""]);
         if ports.len() != 1 && ports.len() != count {
@@ -142,20 +166,28 @@ impl Settings {
             let addr = match addrs.as_ref().map_or("", |addrs| addrs[at]) {
                 "" => None,
                 addr => Some(addr.parse::<IpAddr>().map_err(|_| {
-                    ConnInfoError::new("hostaddr is not an IPv4 or IPv6 address; names belong into host")
+                    ConnInfoError::new(
+                        "hostaddr is not an IPv4 or IPv6 address; names belong into host",
+                    )
                 })?),
             };
             match (name, addr) {
                 ("", None) => {
-                    hosts.extend(SOCKET_DIRS.map(|dir| Host::Unix { dir: PathBuf::from(dir), port }));
+                    hosts.extend(
+                        SOCKET_DIRS.map(|dir| Host::Unix { dir: PathBuf::from(dir), port }),
+                    );
                 }
-                (name, None) if name.starts_with('/') => hosts.push(Host::Unix { dir: PathBuf::from(name), port }),
+                (name, None) if name.starts_with('/') => {
+                    hosts.push(Host::Unix { dir: PathBuf::from(name), port })
+                }
                 (name, None) if name.starts_with('@') => {
                     return Err(ConnInfoError::new(
                         "abstract Unix sockets (host=@…) are not supported; use a directory",
                     ));
                 }
-                ("", Some(addr)) => hosts.push(Host::Tcp { name: addr.to_string(), addr: Some(addr), port }),
+                ("", Some(addr)) => {
+                    hosts.push(Host::Tcp { name: addr.to_string(), addr: Some(addr), port })
+                }
                 (name, addr) => hosts.push(Host::Tcp { name: name.to_owned(), addr, port }),
             }
         }
@@ -169,11 +201,12 @@ impl Settings {
             Some(_) => self.path("sslrootcert").map(RootCert::File),
         };
         // JDBC's spelling, which libpq takes too.
-        let fallback = match (self.one_of("ssl", false, &[("true", true), ("false", false)])?, &root) {
-            (_, Some(RootCert::System)) => SslMode::VerifyFull,
-            (true, _) => SslMode::Require,
-            (false, _) => SslMode::Prefer,
-        };
+        let fallback =
+            match (self.one_of("ssl", false, &[("true", true), ("false", false)])?, &root) {
+                (_, Some(RootCert::System)) => SslMode::VerifyFull,
+                (true, _) => SslMode::Require,
+                (false, _) => SslMode::Prefer,
+            };
         let mode = self.one_of(
             "sslmode",
             fallback,
@@ -187,7 +220,8 @@ impl Settings {
             ],
         )?;
         match (mode, &root) {
-            (SslMode::VerifyFull, Some(RootCert::System)) | (_, None | Some(RootCert::File(_))) => {}
+            (SslMode::VerifyFull, Some(RootCert::System)) | (_, None | Some(RootCert::File(_))) => {
+            }
             (_, Some(RootCert::System)) => {
                 return Err(ConnInfoError::new(format!(
                     "sslmode={} with sslrootcert=system would trust any name; wanted sslmode=verify-full",
@@ -214,7 +248,9 @@ impl Settings {
             &[("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)],
         )?;
         if negotiation == SslNegotiation::Direct && mode < SslMode::Require {
-            return Err(ConnInfoError::new("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full"));
+            return Err(ConnInfoError::new(
+                "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full",
+            ));
         }
         let client = match (self.path("sslcert"), self.path("sslkey")) {
             (Some(cert), Some(key)) => Some((cert, key)),

@@ -23,8 +23,9 @@ fn refuse(text: &str) -> String {
 
 #[test]
 fn urls() {
-    let info =
-        parse("postgresql://al%69ce:p%40ss%3Aw%2Ford@db.example:6432/app%20db?sslmode=require&connect_timeout=7");
+    let info = parse(
+        "postgresql://al%69ce:p%40ss%3Aw%2Ford@db.example:6432/app%20db?sslmode=require&connect_timeout=7",
+    );
     assert_eq!(info.hosts, [tcp("db.example", 6432)]);
     assert_eq!((info.user.as_str(), info.dbname.as_str()), ("alice", "app db"));
     assert_eq!(info.password.unwrap().expose(), "p@ss:w/ord");
@@ -32,7 +33,10 @@ fn urls() {
     assert_eq!(info.connect_timeout, Some(Duration::from_secs(7)));
 
     for (url, hosts) in [
-        ("postgres://u@a,b:6000,[::1]:7000/d", vec![tcp("a", 5432), tcp("b", 6000), tcp("::1", 7000)]),
+        (
+            "postgres://u@a,b:6000,[::1]:7000/d",
+            vec![tcp("a", 5432), tcp("b", 6000), tcp("::1", 7000)],
+        ),
         ("postgres://u@[2001:db8::1]/d", vec![tcp("2001:db8::1", 5432)]),
         ("postgres://u@%2Fsrv%2Fpg:6000/d", vec![unix("/srv/pg", 6000)]),
         ("postgres://u@/d?host=/srv/pg", vec![unix("/srv/pg", 5432)]),
@@ -43,13 +47,19 @@ fn urls() {
         assert_eq!(parse(url).hosts, hosts, "{url}");
     }
     assert_eq!(parse("postgres://u@h").dbname, "u", "the database is named as the user");
-    assert_eq!(parse("postgres://u@h?sslmode=disable").tls.mode, SslMode::Disable, "no slash before the ?");
+    assert_eq!(
+        parse("postgres://u@h?sslmode=disable").tls.mode,
+        SslMode::Disable,
+        "no slash before the ?"
+    );
     assert_eq!(parse("postgres://u@h/d?ssl=true").tls.mode, SslMode::Require, "JDBC's spelling");
 }
 
 #[test]
 fn words() {
-    let info = parse(r"host = db port=6432 user='al ice' password = 'it\'s \\ here' dbname=a\ b application_name=''");
+    let info = parse(
+        r"host = db port=6432 user='al ice' password = 'it\'s \\ here' dbname=a\ b application_name=''",
+    );
     assert_eq!(info.hosts, [tcp("db", 6432)]);
     assert_eq!((info.user.as_str(), info.dbname.as_str()), ("al ice", "a b"));
     assert_eq!(info.password.unwrap().expose(), r"it's \ here");
@@ -58,7 +68,10 @@ fn words() {
     let info = parse("user=u hostaddr=10.0.0.1,::1 host=a,b");
     assert_eq!(info.hosts[1], Host::Tcp { name: "b".into(), addr: "::1".parse().ok(), port: 5432 });
     let info = parse("user=u hostaddr=10.0.0.1");
-    assert_eq!(info.hosts[0], Host::Tcp { name: "10.0.0.1".into(), addr: "10.0.0.1".parse().ok(), port: 5432 });
+    assert_eq!(
+        info.hosts[0],
+        Host::Tcp { name: "10.0.0.1".into(), addr: "10.0.0.1".parse().ok(), port: 5432 }
+    );
 }
 
 #[test]
@@ -84,7 +97,8 @@ fn every_setting_is_read() {
     assert_eq!(info.options.as_deref(), Some("-c geqo=off"));
     assert_eq!(info.target_session_attrs, TargetSessionAttrs::PreferStandby);
     assert!(info.load_balance);
-    let keepalive = Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(6), count: 7 };
+    let keepalive =
+        Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(6), count: 7 };
     assert_eq!(info.keepalive, Some(keepalive));
     assert_eq!(info.tcp_user_timeout, Duration::from_secs(8));
     assert_eq!(info.passfile, Some("/pgpass".into()));
@@ -138,8 +152,15 @@ fn what_cannot_be_honoured_says_what_to_do() {
 /// Whatever is done to a password, no part of it of three characters or more is repeated.
 #[test]
 fn no_error_repeats_a_part_of_a_password() {
-    let secrets =
-        ["Qx7Vz9Kw3", "Qx7/Vz9/Kw3", "Qx7@Vz9@Kw3", "Qx7?Vz9=Kw3", "Qx7:Vz9:Kw3", "Qx7#Vz%9Kw3", "Qx7 Vz9=Kw3"];
+    let secrets = [
+        "Qx7Vz9Kw3",
+        "Qx7/Vz9/Kw3",
+        "Qx7@Vz9@Kw3",
+        "Qx7?Vz9=Kw3",
+        "Qx7:Vz9:Kw3",
+        "Qx7#Vz%9Kw3",
+        "Qx7 Vz9=Kw3",
+    ];
     for secret in secrets {
         for text in [
             format!("postgres://u:{secret}"),
@@ -153,7 +174,9 @@ fn no_error_repeats_a_part_of_a_password() {
         ] {
             if let Err(error) = ConnInfo::parse(&text) {
                 let error = error.to_string();
-                for part in secret.as_bytes().windows(3).map(|part| std::str::from_utf8(part).unwrap()) {
+                for part in
+                    secret.as_bytes().windows(3).map(|part| std::str::from_utf8(part).unwrap())
+                {
                     assert!(!error.contains(part), "{text}: {error:?} repeats {part:?}");
                 }
             }

@@ -14,14 +14,15 @@ pub(super) fn split(text: &str) -> Result<Vec<(String, String)>, ConnInfoError> 
     }
     match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
         Some(rest) => url(rest),
-        None if text.split(['=', ' ']).next().is_some_and(|word| word.contains("://")) => {
-            Err(ConnInfoError::new("it is a URL of another kind; wanted postgresql://user@host/dbname"))
-        }
+        None if text.split(['=', ' ']).next().is_some_and(|word| word.contains("://")) => Err(
+            ConnInfoError::new("it is a URL of another kind; wanted postgresql://user@host/dbname"),
+        ),
         None => words(text),
     }
 }
 
-const ENCODE: &str = "in a URL, write @ as %40, / as %2F, : as %3A, ? as %3F, # as %23 and % as %25";
+const ENCODE: &str =
+    "in a URL, write @ as %40, / as %2F, : as %3A, ? as %3F, # as %23 and % as %25";
 
 fn url(rest: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
     let mut pairs = Vec::new();
@@ -85,7 +86,11 @@ fn url_hosts(hosts: &str, pairs: &mut Vec<(String, String)>) -> Result<(), ConnI
             match after.strip_prefix(':') {
                 Some(port) => (name, port),
                 None if after.is_empty() => (name, ""),
-                None => return Err(ConnInfoError::new("after an IPv6 address in [ ] only :port may follow")),
+                None => {
+                    return Err(ConnInfoError::new(
+                        "after an IPv6 address in [ ] only :port may follow",
+                    ));
+                }
             }
         } else {
             match host.split_once(':') {
@@ -125,7 +130,9 @@ fn decode(text: &str) -> Result<String, ConnInfoError> {
                 (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
                 (Some(_), Some(_)) => return Err(ConnInfoError::new("%00 is not allowed")),
                 _ => {
-                    return Err(ConnInfoError::new(format!("a % is not followed by two hexadecimal digits: {ENCODE}")));
+                    return Err(ConnInfoError::new(format!(
+                        "a % is not followed by two hexadecimal digits: {ENCODE}"
+                    )));
                 }
             }
         } else {
@@ -137,7 +144,8 @@ fn decode(text: &str) -> Result<String, ConnInfoError> {
 
 /// `key = 'value with \' and \\' key=value`.
 fn words(text: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
-    const QUOTE: &str = "a value with spaces is written 'in quotes', with \\' for a quote and \\\\ for a backslash";
+    const QUOTE: &str =
+        "a value with spaces is written 'in quotes', with \\' for a quote and \\\\ for a backslash";
     let mut pairs = Vec::new();
     let mut chars = text.chars().peekable();
     loop {

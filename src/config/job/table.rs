@@ -20,7 +20,12 @@ pub(in crate::config) fn jobs(section: &Section<'_>) -> Jobs {
     let default = Jobs::default();
     let mut all: BTreeMap<JobName, Job> = Builtin::ALL
         .into_iter()
-        .map(|builtin| (builtin.into(), section.section(builtin.as_str(), |section| builtin_job(section, builtin))))
+        .map(|builtin| {
+            (
+                builtin.into(),
+                section.section(builtin.as_str(), |section| builtin_job(section, builtin)),
+            )
+        })
         .collect();
     let max_concurrent = section.integer("max_concurrent", default.max_concurrent, 1, 8);
     let lease = section.duration("lease", default.lease, secs(5), secs(300));
@@ -31,7 +36,12 @@ pub(in crate::config) fn jobs(section: &Section<'_>) -> Jobs {
         if let Some(job) = section.section(name, |job| sql_job(job, section, name, origin)) {
             all.insert(JobName::new(name), job);
             if all.len() == JOBS_MAX + 1 {
-                section.problem(origin, name, "one job too many", format!("up to {JOBS_MAX}, with the built-in ones"));
+                section.problem(
+                    origin,
+                    name,
+                    "one job too many",
+                    format!("up to {JOBS_MAX}, with the built-in ones"),
+                );
             }
         }
     }
@@ -50,7 +60,12 @@ fn builtin_job(section: &Section<'_>, builtin: Builtin) -> Job {
     Job { trigger, ..policy(section, default) }
 }
 
-fn sql_job(section: &Section<'_>, parent: &Section<'_>, name: &str, origin: &Origin) -> Option<Job> {
+fn sql_job(
+    section: &Section<'_>,
+    parent: &Section<'_>,
+    name: &str,
+    origin: &Origin,
+) -> Option<Job> {
     if !is_name(name) {
         let wanted = "a name of 1 to 48 characters a-z, 0-9, - or _ that begins with a letter, or one of the built-in \
                       jobs: health-probe, connection-metrics, partitions, retention, vacuum, refresh and audit-seal";
@@ -61,7 +76,8 @@ fn sql_job(section: &Section<'_>, parent: &Section<'_>, name: &str, origin: &Ori
         parent.meant(origin, name, "no sql, and no built-in job of this name", fault);
     }
     let transaction = section.boolean("transaction", true);
-    let sql = section.checked("sql", "SQL, one or several statements", |text| script(text, transaction));
+    let sql =
+        section.checked("sql", "SQL, one or several statements", |text| script(text, transaction));
     let work = SqlWork {
         sql: sql.unwrap_or_default(),
         transaction,
@@ -119,7 +135,11 @@ fn policy(section: &Section<'_>, default: Job) -> Job {
     Job {
         databases: section.list("databases", "names of databases", |_| Ok(())),
         retries: section.integer("retries", default.retries, 0, 10),
-        overlap: section.choice("overlap", default.overlap, &[("skip", Overlap::Skip), ("queue", Overlap::Queue)]),
+        overlap: section.choice(
+            "overlap",
+            default.overlap,
+            &[("skip", Overlap::Skip), ("queue", Overlap::Queue)],
+        ),
         catch_up: section.choice(
             "catch_up",
             default.catch_up,
@@ -133,7 +153,11 @@ fn policy(section: &Section<'_>, default: Job) -> Job {
         on_failure: section.choice(
             "on_failure",
             default.on_failure,
-            &[("report", AfterFailure::Report), ("pause", AfterFailure::Pause), ("ignore", AfterFailure::Ignore)],
+            &[
+                ("report", AfterFailure::Report),
+                ("pause", AfterFailure::Pause),
+                ("ignore", AfterFailure::Ignore),
+            ],
         ),
         ..timing(section, default)
     }
@@ -147,39 +171,52 @@ fn schedule(section: &Section<'_>) -> Option<Schedule> {
 fn script(text: &str, transaction: bool) -> Result<String, Fault> {
     let text = sql::without_mark(text).trim();
     if text.len() > SQL_MAX {
-        return Err(Fault::wanted(format!("at most {SQL_MAX} bytes; a function in the database can be longer")));
+        return Err(Fault::wanted(format!(
+            "at most {SQL_MAX} bytes; a function in the database can be longer"
+        )));
     }
     if text.contains('\0') {
         return Err(Fault::wanted("SQL without a NUL character"));
     }
     if sql::statements(text).is_empty() {
-        return Err(Fault { found: Some("no statement".to_owned()), ..Fault::wanted("at least one") });
+        return Err(Fault {
+            found: Some("no statement".to_owned()),
+            ..Fault::wanted("at least one")
+        });
     }
-    let refusal =
-        sql::refusals(text).into_iter().find_map(|refusal| Some((refusal.line, refused(&refusal.why, transaction)?)));
+    let refusal = sql::refusals(text)
+        .into_iter()
+        .find_map(|refusal| Some((refusal.line, refused(&refusal.why, transaction)?)));
     match refusal {
         None => Ok(text.to_owned()),
-        Some((line, (found, wanted))) => {
-            Err(Fault { found: Some(format!("in line {line} of it {found}")), ..Fault::wanted(wanted) })
-        }
+        Some((line, (found, wanted))) => Err(Fault {
+            found: Some(format!("in line {line} of it {found}")),
+            ..Fault::wanted(wanted)
+        }),
     }
 }
 
 /// What was found and what is wanted instead; nothing where the statement is fine.
 fn refused(why: &Why, transaction: bool) -> Option<(String, &'static str)> {
     Some(match why {
-        Why::Transaction(word) if transaction => {
-            (word.clone(), "no statement that begins or ends a transaction: all of it is one already")
-        }
-        Why::Transaction(word) => {
-            (word.clone(), "transaction = true, or a procedure that commits: here each statement runs by itself")
-        }
+        Why::Transaction(word) if transaction => (
+            word.clone(),
+            "no statement that begins or ends a transaction: all of it is one already",
+        ),
+        Why::Transaction(word) => (
+            word.clone(),
+            "transaction = true, or a procedure that commits: here each statement runs by itself",
+        ),
         Why::OutsideOnly(_) if !transaction => return None,
         Why::OutsideOnly(line) => {
             (quote(line), "transaction = false for it: PostgreSQL refuses it inside a transaction")
         }
-        Why::Psql(line) => (format!("the psql command {}", quote(line)), "SQL, which is all that the server knows"),
-        Why::ClientCopy => ("COPY through the client".to_owned(), "INSERT, or COPY of a file on the server"),
+        Why::Psql(line) => {
+            (format!("the psql command {}", quote(line)), "SQL, which is all that the server knows")
+        }
+        Why::ClientCopy => {
+            ("COPY through the client".to_owned(), "INSERT, or COPY of a file on the server")
+        }
         Why::Unterminated(what) => (format!("{what} without an end"), "one with an end"),
     })
 }

@@ -41,15 +41,21 @@ impl Section<'_> {
     ) -> Vec<String> {
         let Some(node) = self.get(key) else { return Vec::new() };
         let Some(items) = items(node) else {
-            self.wrong(node, key, describe(node, self.tells_secrets(key)), format!("a list of {wanted}"));
+            self.wrong(
+                node,
+                key,
+                describe(node, self.tells_secrets(key)),
+                format!("a list of {wanted}"),
+            );
             return Vec::new();
         };
         let mut list: Vec<String> = Vec::new();
         for item in &items {
             let fault = match text(&item.value) {
-                Some(text) if list.iter().any(|other| other == text) => {
-                    Fault { found: Some(format!("{} twice", quote(text))), ..Fault::wanted("each once") }
-                }
+                Some(text) if list.iter().any(|other| other == text) => Fault {
+                    found: Some(format!("{} twice", quote(text))),
+                    ..Fault::wanted("each once")
+                },
                 Some(text) => match fits(text) {
                     Ok(()) => {
                         list.push(text.to_owned());
@@ -72,7 +78,9 @@ impl Section<'_> {
         let origin = self.table.and_then(|table| table.get(key)).map(|node| node.origin.clone());
         let path = self.checked(key, "a path", |text| check_text(text, 4096).map(PathBuf::from))?;
         Some(match origin {
-            Some(Origin::File { path: file, .. }) => file.parent().map_or(path.clone(), |folder| folder.join(&path)),
+            Some(Origin::File { path: file, .. }) => {
+                file.parent().map_or(path.clone(), |folder| folder.join(&path))
+            }
             _ => path,
         })
     }
@@ -95,8 +103,10 @@ impl Section<'_> {
         let command_key = format!("{key}_command");
         let command = if command { self.command(&command_key) } else { None };
 
-        let said: Vec<String> =
-            [key.to_owned(), file_key, command_key].into_iter().filter(|key| self.has(key)).collect();
+        let said: Vec<String> = [key.to_owned(), file_key, command_key]
+            .into_iter()
+            .filter(|key| self.has(key))
+            .collect();
         if let [.., last] = said.as_slice()
             && said.len() > 1
             && let Some(node) = self.table.and_then(|table| table.get(last))
@@ -128,7 +138,8 @@ impl Section<'_> {
 
 /// A program, which must have a name, and its arguments.
 fn program(items: &[Node]) -> Option<Vec<String>> {
-    let words: Option<Vec<String>> = items.iter().map(|item| text(&item.value).map(str::to_owned)).collect();
+    let words: Option<Vec<String>> =
+        items.iter().map(|item| text(&item.value).map(str::to_owned)).collect();
     words.filter(|words| words.first().is_some_and(|program| !program.trim().is_empty()))
 }
 

@@ -21,10 +21,17 @@ pub(super) const FIELDS: [Field; 6] = [
         name: "month",
         min: 1,
         max: 12,
-        names: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+        names: &[
+            "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC",
+        ],
     },
     // Both 0 and 7 are Sunday.
-    Field { name: "weekday", min: 0, max: 7, names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"] },
+    Field {
+        name: "weekday",
+        min: 0,
+        max: 7,
+        names: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"],
+    },
 ];
 
 /// The numbers that a field holds, one bit each.
@@ -36,7 +43,11 @@ impl Numbers {
     }
 
     pub(super) fn print(&self) -> String {
-        (0..64).filter(|number| self.contains(*number)).map(|number| number.to_string()).collect::<Vec<_>>().join(",")
+        (0..64)
+            .filter(|number| self.contains(*number))
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+            .join(",")
     }
 }
 
@@ -68,8 +79,9 @@ impl Field {
             Some((first, last)) => {
                 let first = self.number(first)?;
                 // `FRI-SUN` ends with the seventh day, not before it began.
-                let last =
-                    self.number(last).map(|last| if last == 0 && first > 0 && self.max == 7 { 7 } else { last })?;
+                let last = self
+                    .number(last)
+                    .map(|last| if last == 0 && first > 0 && self.max == 7 { 7 } else { last })?;
                 (first, last)
             }
             None if step.is_none() => (self.number(range)?, self.number(range)?),
@@ -104,5 +116,6 @@ impl Field {
 
 fn number(text: &str) -> Option<u32> {
     // Up to two digits: parse() would also take a sign.
-    (matches!(text.len(), 1 | 2) && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+    (matches!(text.len(), 1 | 2) && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| text.parse().ok())?
 }

@@ -30,7 +30,8 @@ pub(super) fn next_on_the_wall(cron: &Cron, reading: NaiveDateTime) -> Option<Na
 pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
     // Readings before this one stand for instants up to `after`. From there on they stand for
     // instants in order, so the first that is later is the answer.
-    let mut reading = after.with_timezone(&tz).naive_local().trunc_subsecs(0) - Duration::seconds(1);
+    let mut reading =
+        after.with_timezone(&tz).naive_local().trunc_subsecs(0) - Duration::seconds(1);
     for _ in 0..STEPS_MAX {
         reading = next_on_the_wall(cron, reading)?;
         let instant = first_instant(reading, tz)?;
@@ -76,7 +77,11 @@ fn first_instant(reading: NaiveDateTime, tz: Zone) -> Option<DateTime<Utc>> {
     let (mut gone, mut there) = (0, REACH.num_seconds());
     while there - gone > 1 {
         let middle = gone + (there - gone) / 2;
-        if exists(reading + Duration::seconds(middle)).is_some() { there = middle } else { gone = middle }
+        if exists(reading + Duration::seconds(middle)).is_some() {
+            there = middle
+        } else {
+            gone = middle
+        }
     }
     exists(reading + Duration::seconds(there)).map(|instant| instant.with_timezone(&Utc))
 }
@@ -90,14 +95,20 @@ fn change_between(from: DateTime<Utc>, to: DateTime<Utc>, tz: Zone) -> Option<Da
     let (mut before, mut since) = (0, (to - from).num_seconds());
     while since - before > 1 {
         let middle = before + (since - before) / 2;
-        if offset_at(from + Duration::seconds(middle), tz) == offset { before = middle } else { since = middle }
+        if offset_at(from + Duration::seconds(middle), tz) == offset {
+            before = middle
+        } else {
+            since = middle
+        }
     }
     Some(from + Duration::seconds(since))
 }
 
 /// What a zone's clocks are ahead of UTC.
 fn offset_at(instant: DateTime<Utc>, tz: Zone) -> Duration {
-    Duration::seconds(i64::from(tz.offset_from_utc_datetime(&instant.naive_utc()).fix().local_minus_utc()))
+    Duration::seconds(i64::from(
+        tz.offset_from_utc_datetime(&instant.naive_utc()).fix().local_minus_utc(),
+    ))
 }
 
 #[cfg(test)]
@@ -189,8 +200,12 @@ mod tests {
 
     #[test]
     fn what_a_gap_swallows_fires_once() {
-        let expected = ["03-29 01:40+01:00", "03-29 03:00+02:00", "03-29 03:20+02:00", "03-29 03:40+02:00"];
-        assert_eq!(fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-03-29T00:20:00Z", 4), expected);
+        let expected =
+            ["03-29 01:40+01:00", "03-29 03:00+02:00", "03-29 03:20+02:00", "03-29 03:40+02:00"];
+        assert_eq!(
+            fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-03-29T00:20:00Z", 4),
+            expected
+        );
         // A whole day: Samoa had no December 30th in 2011.
         let expected = ["12-29 09:00-10:00", "12-31 00:00+14:00", "12-31 09:00+14:00"];
         assert_eq!(fires("0 9 * * *", zone("Pacific/Apia"), "2011-12-29T12:00:00Z", 3), expected);
@@ -199,30 +214,64 @@ mod tests {
     #[test]
     fn what_names_hours_ignores_the_repeated_hour() {
         let expected = ["10-25 02:40+02:00", "10-25 03:00+01:00", "10-25 03:20+01:00"];
-        assert_eq!(fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T00:20:00Z", 3), expected);
+        assert_eq!(
+            fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T00:20:00Z", 3),
+            expected
+        );
         // Asked from within it.
-        assert_eq!(fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T01:30:00Z", 1), ["10-25 03:00+01:00"]);
+        assert_eq!(
+            fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T01:30:00Z", 1),
+            ["10-25 03:00+01:00"]
+        );
         // By the second, all of an hour is passed over.
-        assert_eq!(fires("* * 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T01:00:00Z", 1), ["10-25 03:00+01:00"]);
+        assert_eq!(
+            fires("* * 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T01:00:00Z", 1),
+            ["10-25 03:00+01:00"]
+        );
     }
 
     #[test]
     fn hourly_jobs_follow_elapsed_time() {
         let (berlin, lord_howe) = (zone("Europe/Berlin"), zone("Australia/Lord_Howe"));
         for (text, tz, from, expected) in [
-            ("0 * * * *", berlin, "2026-03-29T00:00:00Z", vec!["03-29 03:00+02:00", "03-29 04:00+02:00"]),
-            ("30 * * * *", berlin, "2026-03-29T00:00:00Z", vec!["03-29 01:30+01:00", "03-29 03:30+02:00"]),
+            (
+                "0 * * * *",
+                berlin,
+                "2026-03-29T00:00:00Z",
+                vec!["03-29 03:00+02:00", "03-29 04:00+02:00"],
+            ),
+            (
+                "30 * * * *",
+                berlin,
+                "2026-03-29T00:00:00Z",
+                vec!["03-29 01:30+01:00", "03-29 03:30+02:00"],
+            ),
             (
                 "0 * * * *",
                 berlin,
                 "2026-10-24T23:30:00Z",
                 vec!["10-25 02:00+02:00", "10-25 02:00+01:00", "10-25 03:00+01:00"],
             ),
-            ("*/30 * * * *", berlin, "2026-10-25T00:00:00Z", vec!["10-25 02:30+02:00", "10-25 02:00+01:00"]),
+            (
+                "*/30 * * * *",
+                berlin,
+                "2026-10-25T00:00:00Z",
+                vec!["10-25 02:30+02:00", "10-25 02:00+01:00"],
+            ),
             // From within the repeated hour.
-            ("*/30 * * * *", berlin, "2026-10-25T01:05:00Z", vec!["10-25 02:30+01:00", "10-25 03:00+01:00"]),
+            (
+                "*/30 * * * *",
+                berlin,
+                "2026-10-25T01:05:00Z",
+                vec!["10-25 02:30+01:00", "10-25 03:00+01:00"],
+            ),
             // Half an hour more or less.
-            ("*/15 * * * *", lord_howe, "2026-10-03T15:15:00Z", vec!["10-04 02:30+11:00", "10-04 02:45+11:00"]),
+            (
+                "*/15 * * * *",
+                lord_howe,
+                "2026-10-03T15:15:00Z",
+                vec!["10-04 02:30+11:00", "10-04 02:45+11:00"],
+            ),
             (
                 "45 * * * *",
                 lord_howe,
@@ -230,7 +279,12 @@ mod tests {
                 vec!["04-05 01:45+11:00", "04-05 01:45+10:30", "04-05 02:45+10:30"],
             ),
             // A stretch without any fire, over a change: from a Sunday in winter to one in summer.
-            ("0 * * 4 *", berlin, "2026-01-01T00:00:00Z", vec!["04-01 00:00+02:00", "04-01 01:00+02:00"]),
+            (
+                "0 * * 4 *",
+                berlin,
+                "2026-01-01T00:00:00Z",
+                vec!["04-01 00:00+02:00", "04-01 01:00+02:00"],
+            ),
         ] {
             assert_eq!(fires(text, tz, from, expected.len()), expected, "{text} in {tz}");
         }
@@ -239,7 +293,8 @@ mod tests {
     /// Both rules against their definitions, minute by minute over days in which clocks change.
     #[test]
     fn rules_hold_around_every_change() {
-        let minutes = |text: &str| -> BTreeSet<u32> { text.split(',').map(|n| n.parse().unwrap()).collect() };
+        let minutes =
+            |text: &str| -> BTreeSet<u32> { text.split(',').map(|n| n.parse().unwrap()).collect() };
         for (tz, day) in [
             (zone("Europe/Berlin"), "2026-03-28T12:00:00Z"),
             (zone("Europe/Berlin"), "2026-10-24T12:00:00Z"),
@@ -256,32 +311,53 @@ mod tests {
                 .map(|minute| start + Duration::minutes(minute))
                 .map(|instant| (instant, instant.with_timezone(&tz).naive_local()))
                 .collect();
-            for (minute_field, hour_field) in
-                [("0", "*"), ("7,45", "*"), ("0", "2"), ("7,30,59", "1,2,3"), ("30", "0,23"), ("0,15", "0,1,2,22,23")]
-            {
+            for (minute_field, hour_field) in [
+                ("0", "*"),
+                ("7,45", "*"),
+                ("0", "2"),
+                ("7,30,59", "1,2,3"),
+                ("30", "0,23"),
+                ("0,15", "0,1,2,22,23"),
+            ] {
                 let (minute_set, every) = (minutes(minute_field), hour_field == "*");
                 let hour_set = if every { (0..24).collect() } else { minutes(hour_field) };
-                let named = |at: &NaiveDateTime| minute_set.contains(&at.minute()) && hour_set.contains(&at.hour());
+                let named = |at: &NaiveDateTime| {
+                    minute_set.contains(&at.minute()) && hour_set.contains(&at.hour())
+                };
                 let expected: BTreeSet<DateTime<Utc>> = if every {
-                    walls.iter().filter(|(_, wall)| named(wall)).map(|(instant, _)| *instant).collect()
+                    walls
+                        .iter()
+                        .filter(|(_, wall)| named(wall))
+                        .map(|(instant, _)| *instant)
+                        .collect()
                 } else {
                     // Each reading that is named, at the first instant that shows it or a later one.
                     (0..38 * 60)
                         .map(|minute| walls[0].1 + Duration::minutes(minute))
                         .filter(named)
                         .filter_map(|reading| {
-                            walls.iter().find(|(_, wall)| *wall >= reading).map(|(instant, _)| *instant)
+                            walls
+                                .iter()
+                                .find(|(_, wall)| *wall >= reading)
+                                .map(|(instant, _)| *instant)
                         })
                         .collect()
                 };
-                let schedule = Schedule::parse(&format!("{minute_field} {hour_field} * * *")).unwrap();
+                let schedule =
+                    Schedule::parse(&format!("{minute_field} {hour_field} * * *")).unwrap();
                 let end = walls[walls.len() - 1].0;
                 for (after, _) in walls.iter().step_by(3) {
                     let next = schedule.next_after(*after, tz).unwrap();
-                    let first = expected.range((std::ops::Bound::Excluded(*after), std::ops::Bound::Unbounded)).next();
+                    let first = expected
+                        .range((std::ops::Bound::Excluded(*after), std::ops::Bound::Unbounded))
+                        .next();
                     match first {
-                        Some(first) => assert_eq!(next, *first, "{} in {tz} after {after}", schedule.text()),
-                        None => assert!(next > end, "{} in {tz} after {after}: {next}", schedule.text()),
+                        Some(first) => {
+                            assert_eq!(next, *first, "{} in {tz} after {after}", schedule.text())
+                        }
+                        None => {
+                            assert!(next > end, "{} in {tz} after {after}: {next}", schedule.text())
+                        }
                     }
                 }
             }

@@ -1,7 +1,10 @@
 use super::*;
 
 fn windows(texts: &[&str]) -> Windows {
-    texts.iter().map(|text| Windows::parse_one(text).unwrap_or_else(|error| panic!("{text}: {error}"))).collect()
+    texts
+        .iter()
+        .map(|text| Windows::parse_one(text).unwrap_or_else(|error| panic!("{text}: {error}")))
+        .collect()
 }
 
 fn zone(name: &str) -> Zone {
@@ -14,7 +17,12 @@ fn holds(text: &str, readings: &[(&str, bool)]) {
     let windows = windows(&[text]);
     for (reading, inside) in readings {
         let at: DateTime<Utc> = format!("{}Z", reading.replace(' ', "T")).parse().unwrap();
-        assert_eq!(windows.contains(at, Zone::UTC), *inside, "{text} at {reading}, a {}", at.weekday());
+        assert_eq!(
+            windows.contains(at, Zone::UTC),
+            *inside,
+            "{text} at {reading}, a {}",
+            at.weekday()
+        );
     }
 }
 
@@ -117,7 +125,14 @@ fn dates_include_their_last_day() {
         ],
     );
     for text in ["2026-12-24", "2026-12-24..2026-12-24"] {
-        holds(text, &[("2026-12-23 23:00:00", false), ("2026-12-24 12:00:00", true), ("2026-12-25 00:00:00", false)]);
+        holds(
+            text,
+            &[
+                ("2026-12-23 23:00:00", false),
+                ("2026-12-24 12:00:00", true),
+                ("2026-12-25 00:00:00", false),
+            ],
+        );
     }
     holds(
         "2026-12-24..2026-12-26 08:00-18:00",
@@ -144,7 +159,11 @@ fn dates_without_a_year_come_every_year() {
         holds("12-24..01-02", &[(&eve, false), (&first, true), (&last, true), (&after, false)]);
         holds(
             "06-01..08-31",
-            &[(&eve, false), (&at("06-01 00:00:00", year), true), (&at("08-31 23:00:00", year), true)],
+            &[
+                (&eve, false),
+                (&at("06-01 00:00:00", year), true),
+                (&at("08-31 23:00:00", year), true),
+            ],
         );
         holds(
             "12-31 23:00-01:00",
@@ -157,7 +176,14 @@ fn dates_without_a_year_come_every_year() {
         );
     }
     // A day that does not come every year.
-    holds("02-29", &[("2028-02-29 12:00:00", true), ("2027-02-28 12:00:00", false), ("2027-03-01 12:00:00", false)]);
+    holds(
+        "02-29",
+        &[
+            ("2028-02-29 12:00:00", true),
+            ("2027-02-28 12:00:00", false),
+            ("2027-03-01 12:00:00", false),
+        ],
+    );
     holds("02-29 22:00-02:00", &[("2028-03-01 01:00:00", true), ("2027-03-01 01:00:00", false)]);
 }
 
@@ -167,7 +193,9 @@ fn the_wall_clock_of_the_zone_decides() {
     let minutes = |text: &str, tz: Zone, day: &str| -> usize {
         let windows = windows(&[text]);
         let begin: DateTime<Utc> = format!("{day}T00:00:00Z").parse().unwrap();
-        (0..24 * 60).filter(|minute| windows.contains(begin + chrono::Duration::minutes(*minute), tz)).count()
+        (0..24 * 60)
+            .filter(|minute| windows.contains(begin + chrono::Duration::minutes(*minute), tz))
+            .count()
     };
     assert_eq!(minutes("02:00-03:00", berlin, "2026-03-28"), 60);
     // Forward from 02:00 to 03:00, and back from 03:00 to 02:00.
@@ -179,7 +207,8 @@ fn the_wall_clock_of_the_zone_decides() {
     let at = "2026-05-15T22:30:00Z".parse().unwrap();
     assert!(windows(&["Sat"]).contains(at, berlin) && windows(&["Fri"]).contains(at, new_york));
     // A day that a zone never had: what its date line skipped, no window finds.
-    let readings = |at: &str| windows(&["2011-12-30"]).contains(at.parse().unwrap(), zone("Pacific/Apia"));
+    let readings =
+        |at: &str| windows(&["2011-12-30"]).contains(at.parse().unwrap(), zone("Pacific/Apia"));
     assert!(!readings("2011-12-30T09:59:59Z") && !readings("2011-12-30T10:00:00Z"));
 }
 
@@ -187,7 +216,11 @@ fn the_wall_clock_of_the_zone_decides() {
 fn any_one_of_several_is_enough() {
     let several = windows(&["Sat,Sun", "22:00-06:00"]);
     let inside = |at: &str| several.contains(at.parse().unwrap(), Zone::UTC);
-    assert!(inside("2026-05-16T12:00:00Z") && inside("2026-05-13T23:00:00Z") && !inside("2026-05-13T12:00:00Z"));
+    assert!(
+        inside("2026-05-16T12:00:00Z")
+            && inside("2026-05-13T23:00:00Z")
+            && !inside("2026-05-13T12:00:00Z")
+    );
     assert_eq!(several.texts().collect::<Vec<_>>(), ["Sat,Sun", "22:00-06:00"]);
     assert!(!several.is_empty());
     let none = Windows::default();
@@ -209,13 +242,22 @@ fn what_is_refused_names_the_part() {
         ("22:00:00-23:00:00", "in the time (\"22:00:00\")"),
         ("22:00-", "in the time (\"\")"),
         ("10pm-6:00am", "in the time (\"10pm\")"),
-        ("08:00-08:00", "in the times (\"08:00-08:00\") an end that is not the begin; \"00:00-24:00\" is a whole day"),
+        (
+            "08:00-08:00",
+            "in the times (\"08:00-08:00\") an end that is not the begin; \"00:00-24:00\" is a whole day",
+        ),
         ("00:00-00:00", "an end that is not the begin"),
         ("22:00", "in the times (\"22:00\") a begin and an end, as \"22:00-06:00\""),
         ("Mon 22:00", "in the times (\"22:00\") a begin and an end"),
         ("Mon Tue", "in the times (\"Tue\") a begin and an end"),
-        ("2027-01-02..2026-12-24", "in the dates (\"2027-01-02..2026-12-24\") a last day that is not before the first"),
-        ("2026-12-24..01-02", "in the dates (\"2026-12-24..01-02\") both with a year or both without"),
+        (
+            "2027-01-02..2026-12-24",
+            "in the dates (\"2027-01-02..2026-12-24\") a last day that is not before the first",
+        ),
+        (
+            "2026-12-24..01-02",
+            "in the dates (\"2026-12-24..01-02\") both with a year or both without",
+        ),
         (
             "2026-02-30",
             "in the date (\"2026-02-30\") a day that exists, as \"2026-12-24\", or as \"12-24\" for every year",
@@ -227,12 +269,18 @@ fn what_is_refused_names_the_part() {
         ("2026-12-24-2027-01-02", "in the date (\"2026-12-24-2027-01-02\")"),
         ("2026-12-24..", "in the date (\"\")"),
         ("2026-12-24..2026-12-25..2026-12-26", "in the date (\"2026-12-25..2026-12-26\")"),
-        ("Mno", "in the weekdays (\"Mno\") names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"; did you mean \"Mon\"?"),
+        (
+            "Mno",
+            "in the weekdays (\"Mno\") names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"; did you mean \"Mon\"?",
+        ),
         (
             "Mon-Thurday",
             "in the weekdays (\"Thurday\") names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"; did you mean \"Thursday\"?",
         ),
-        ("holidays", "in the weekdays (\"holidays\") names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\""),
+        (
+            "holidays",
+            "in the weekdays (\"holidays\") names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"",
+        ),
         ("Mon-Mon", "in the weekdays (\"Mon-Mon\") two different ones around the \"-\""),
         ("Mon,,Tue", "in the weekdays (\"\")"),
         ("Mon..Fri", "in the weekdays (\"Mon..Fri\")"),

@@ -21,7 +21,8 @@ impl Account {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let passwd = fs::read_to_string("/etc/passwd").map_err(EphemeralError::io("read /etc/passwd"))?;
+        let passwd =
+            fs::read_to_string("/etc/passwd").map_err(EphemeralError::io("read /etc/passwd"))?;
         ["postgres", "nobody"]
             .iter()
             .find_map(|name| Account::named(name, &passwd))
@@ -53,7 +54,11 @@ impl Account {
                 0o001
             };
             if meta.mode() & may_search == 0 {
-                return Err(format!("{} is closed to the server's account (uid {})", part.display(), self.uid));
+                return Err(format!(
+                    "{} is closed to the server's account (uid {})",
+                    part.display(),
+                    self.uid
+                ));
             }
         }
         Ok(())
@@ -71,8 +76,7 @@ mod tests {
 
     #[test]
     fn accounts_are_found_by_whole_name_and_root_is_none() {
-        let passwd =
-            "root:x:0:0::/root:/bin/sh\npostgresql:x:5:5::/:/bin/sh\npostgres:x:101:104:,,,:/var/lib:/bin/sh\n";
+        let passwd = "root:x:0:0::/root:/bin/sh\npostgresql:x:5:5::/:/bin/sh\npostgres:x:101:104:,,,:/var/lib:/bin/sh\n";
         assert_eq!(Account::named("postgres", passwd), Some(Account { uid: 101, gid: 104 }));
         assert_eq!(Account::named("root", passwd), None);
         assert_eq!(Account::named("nobody", passwd), None);
@@ -81,7 +85,10 @@ mod tests {
     #[test]
     fn a_closed_folder_on_the_way_is_named() {
         use std::os::unix::fs::PermissionsExt;
-        let outer = std::path::PathBuf::from(format!("/tmp/pgsteward-account-{}", uuid::Uuid::new_v4().simple()));
+        let outer = std::path::PathBuf::from(format!(
+            "/tmp/pgsteward-account-{}",
+            uuid::Uuid::new_v4().simple()
+        ));
         let inner = outer.join("inner");
         fs::create_dir_all(&inner).unwrap();
         let stranger = Account { uid: 4_000_000_001, gid: 4_000_000_001 };

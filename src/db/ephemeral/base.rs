@@ -39,12 +39,15 @@ impl Base {
 
     /// Whether a folder there could serve, or why not.
     pub fn fit(&self, account: Option<Account>) -> Result<(), String> {
-        let socket = self.path().as_os_str().len() + 1 + PREFIX.len() + ID_BYTES + 1 + SOCKET_NAME.len();
+        let socket =
+            self.path().as_os_str().len() + 1 + PREFIX.len() + ID_BYTES + 1 + SOCKET_NAME.len();
         if !self.path().is_absolute() {
             return Err("not an absolute path".to_owned());
         }
         if socket > SOCKET_PATH_BYTES {
-            return Err(format!("too long: a socket's path may have {SOCKET_PATH_BYTES} bytes, there it has {socket}"));
+            return Err(format!(
+                "too long: a socket's path may have {SOCKET_PATH_BYTES} bytes, there it has {socket}"
+            ));
         }
         if let Some(account) = account {
             account.can_reach(self.path())?;
@@ -61,7 +64,8 @@ fn tmpfs_with_room(path: &Path) -> Result<(), String> {
     // statfs(2): TMPFS_MAGIC.
     const TMPFS: i64 = 0x0102_1994;
     let stat = rustix::fs::statfs(path).map_err(|error| error.to_string())?;
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)] // The width differs by architecture.
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    // The width differs by architecture.
     let (kind, free) = (stat.f_type as i64, stat.f_bavail as u64 * stat.f_bsize as u64);
     if kind != TMPFS {
         return Err("not a tmpfs".to_owned());

@@ -29,7 +29,8 @@ const VERSIONED: [(&str, &str, &str); 7] = [
 ];
 
 /// Folders that hold one installation.
-const SINGLE: [&str; 4] = ["/usr/local/pgsql/bin", "/usr/lib/postgresql/bin", "/usr/local/bin", "/usr/bin"];
+const SINGLE: [&str; 4] =
+    ["/usr/local/pgsql/bin", "/usr/lib/postgresql/bin", "/usr/local/bin", "/usr/bin"];
 
 /// A usable installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +52,17 @@ impl Binaries {
 
     /// `named` (from `PGSTEWARD_PG_BIN`) alone where given; else the newest of what `PATH`,
     /// `pg_config` and the distributions' folders hold.
-    pub async fn find(named: Option<&Path>, path: Option<&OsStr>) -> Result<Binaries, EphemeralError> {
+    pub async fn find(
+        named: Option<&Path>,
+        path: Option<&OsStr>,
+    ) -> Result<Binaries, EphemeralError> {
         if let Some(dir) = named {
             let bad = |reason| EphemeralError::BadOverride { path: dir.to_owned(), reason };
             let found = ask(dir).await.map_err(bad)?;
             return found.new_enough();
         }
-        let mut searched: Vec<PathBuf> = path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+        let mut searched: Vec<PathBuf> =
+            path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
         searched.retain(|dir| dir.is_absolute());
         if let Some(dir) = bindir_of_pg_config(&searched).await {
             searched.push(dir);
@@ -71,7 +76,12 @@ impl Binaries {
             return Ok(self);
         }
         let found = format!("{}.{}", self.version.0, self.version.1);
-        Err(EphemeralError::TooOld { found, bin: self.dir, wanted: OLDEST, install: install_command() })
+        Err(EphemeralError::TooOld {
+            found,
+            bin: self.dir,
+            wanted: OLDEST,
+            install: install_command(),
+        })
     }
 }
 
@@ -119,7 +129,8 @@ async fn ask(dir: &Path) -> Result<Binaries, String> {
         }
     }
     let said = output(&dir.join("postgres"), "--version").await?;
-    let version = parse_version(&said).ok_or_else(|| format!("`postgres --version` said {said:?}"))?;
+    let version =
+        parse_version(&said).ok_or_else(|| format!("`postgres --version` said {said:?}"))?;
     Ok(Binaries { dir: dir.to_owned(), version })
 }
 
@@ -151,7 +162,8 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     let major = parts.next()?.parse().ok()?;
     // A beta or release candidate is older than its .0, which is the nearest number there is.
     let is_release = number.contains('.');
-    let minor = if is_release { parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0) } else { 0 };
+    let minor =
+        if is_release { parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0) } else { 0 };
     Some((major, minor))
 }
 
@@ -174,7 +186,8 @@ fn installed() -> Vec<PathBuf> {
 
 /// The command that installs a server on this machine.
 pub(super) fn install_command() -> String {
-    let os_release = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release"));
+    let os_release = fs::read_to_string("/etc/os-release")
+        .or_else(|_| fs::read_to_string("/usr/lib/os-release"));
     install_command_for(std::env::consts::OS, &os_release.unwrap_or_default()).to_owned()
 }
 
@@ -223,10 +236,22 @@ mod tests {
     fn the_install_command_fits_the_platform() {
         for (os, os_release, wanted) in [
             ("linux", "ID=debian\n", "sudo apt-get install postgresql"),
-            ("linux", "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n", "sudo apt-get install postgresql"),
-            ("linux", "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n", "sudo dnf install postgresql-server"),
+            (
+                "linux",
+                "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n",
+                "sudo apt-get install postgresql",
+            ),
+            (
+                "linux",
+                "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n",
+                "sudo dnf install postgresql-server",
+            ),
             ("linux", "ID=alpine\n", "sudo apk add postgresql"),
-            ("linux", "ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n", "sudo zypper install postgresql-server"),
+            (
+                "linux",
+                "ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n",
+                "sudo zypper install postgresql-server",
+            ),
             ("linux", "ID=manjaro\nID_LIKE=arch\n", "sudo pacman -S postgresql"),
             ("linux", "", "see https://www.postgresql.org/download/"),
             ("macos", "", "brew install postgresql@17"),
@@ -237,7 +262,8 @@ mod tests {
 
     /// A folder with scripts that answer as a server's programs do.
     fn installation(name: &str, says: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("pgsteward-binaries-{}-{name}", uuid::Uuid::new_v4().simple()));
+        let dir = std::env::temp_dir()
+            .join(format!("pgsteward-binaries-{}-{name}", uuid::Uuid::new_v4().simple()));
         fs::create_dir_all(&dir).unwrap();
         for program in ["postgres", "initdb"] {
             let file = dir.join(program);
@@ -275,7 +301,9 @@ mod tests {
         let nowhere = Path::new("/nonexistent/bin");
         let text = Binaries::find(Some(nowhere), None).await.unwrap_err().to_string();
         assert!(
-            text.starts_with("PGSTEWARD_PG_BIN=/nonexistent/bin cannot be used: /nonexistent/bin/postgres:"),
+            text.starts_with(
+                "PGSTEWARD_PG_BIN=/nonexistent/bin cannot be used: /nonexistent/bin/postgres:"
+            ),
             "{text}"
         );
 

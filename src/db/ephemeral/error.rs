@@ -79,8 +79,14 @@ impl fmt::Display for Output<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // C-locale texts of errno: the server runs with LC_ALL=C.
         let advice = [
-            ("No space left on device", "the disk is full: free some space, or set TMPDIR to a folder that has it"),
-            ("Permission denied", "the server's account may not go there: set TMPDIR, or PGSTEWARD_PG_BIN"),
+            (
+                "No space left on device",
+                "the disk is full: free some space, or set TMPDIR to a folder that has it",
+            ),
+            (
+                "Permission denied",
+                "the server's account may not go there: set TMPDIR, or PGSTEWARD_PG_BIN",
+            ),
             ("Cannot allocate memory", "the machine is out of memory"),
         ];
         for (sign, meaning) in advice {
@@ -114,6 +120,9 @@ mod tests {
     #[test]
     fn silence_is_said() {
         let error = EphemeralError::Ended { folder: "/x".into(), output: " \n".into() };
-        assert_eq!(error.to_string(), "the throw-away server in /x ended at start: it wrote nothing");
+        assert_eq!(
+            error.to_string(),
+            "the throw-away server in /x ended at start: it wrote nothing"
+        );
     }
 }

@@ -72,7 +72,13 @@ mod tests {
         for (environment, ever_connected, hosts, waited, wanted) in [
             (Development, false, local, AFTER, Fallback::Now),
             (Development, false, local, AFTER * 100, Fallback::Now),
-            (Development, false, local, Duration::from_millis(4_200), Fallback::In(Duration::from_millis(800))),
+            (
+                Development,
+                false,
+                local,
+                Duration::from_millis(4_200),
+                Fallback::In(Duration::from_millis(800)),
+            ),
             (Development, false, local, Duration::ZERO, Fallback::In(AFTER)),
             (Production, false, local, AFTER, Fallback::Never),
             (Development, true, local, AFTER, Fallback::Never),
@@ -102,9 +108,16 @@ mod tests {
         ] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in
-            ["", "10.0.0.1", "0.0.0.0", "::", "localhost.example.com", "127.0.0.1.example.com", "db", "::ffff:10.0.0.1"]
-        {
+        for host in [
+            "",
+            "10.0.0.1",
+            "0.0.0.0",
+            "::",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "db",
+            "::ffff:10.0.0.1",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

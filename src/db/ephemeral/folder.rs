@@ -41,10 +41,9 @@ impl Folder {
     pub fn create(bases: &[Base], account: Option<Account>) -> Result<Folder, EphemeralError> {
         let mut refused = Vec::new();
         for base in bases {
-            match base
-                .fit(account)
-                .and_then(|()| Folder::create_in(base.path(), account).map_err(|error| error.to_string()))
-            {
+            match base.fit(account).and_then(|()| {
+                Folder::create_in(base.path(), account).map_err(|error| error.to_string())
+            }) {
                 Ok(folder) => return Ok(folder),
                 Err(reason) => refused.push(format!("{}: {reason}", base.path().display())),
             }
@@ -95,7 +94,12 @@ impl Folder {
     }
 
     /// Writes a new file that only its owner may read.
-    pub fn write_private(&self, name: &str, text: &str, owner: Option<Account>) -> Result<PathBuf, EphemeralError> {
+    pub fn write_private(
+        &self,
+        name: &str,
+        text: &str,
+        owner: Option<Account>,
+    ) -> Result<PathBuf, EphemeralError> {
         let path = self.path.join(name);
         let write = || {
             let mut file = create_private(&path)?;
@@ -127,7 +131,9 @@ impl Folder {
         loop {
             match fs::remove_dir_all(&self.path) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.path.exists() => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.path.exists() => {
+                    return Ok(());
+                }
                 Err(error) if Instant::now() > patience => return Err(error),
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -136,7 +142,9 @@ impl Folder {
 
     /// Removes what dead processes left in `bases`. Blocks. Returns how many folders went.
     pub fn sweep(bases: &[Base], account: Option<Account>) -> usize {
-        let ours = |uid: u32| uid == rustix::process::geteuid().as_raw() || account.is_some_and(|one| one.uid == uid);
+        let ours = |uid: u32| {
+            uid == rustix::process::geteuid().as_raw() || account.is_some_and(|one| one.uid == uid)
+        };
         let mut swept = 0;
         for base in bases {
             let Ok(entries) = fs::read_dir(base.path()) else { continue };
@@ -178,7 +186,8 @@ fn sweep_one(name: &OsStr, path: &Path, meta: &fs::Metadata) -> bool {
 /// The lock of a leftover: it carries our mark, and nobody holds it.
 fn take_lock(path: &Path) -> Option<File> {
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let mut file = OpenOptions::new().read(true).write(true).custom_flags(no_follow).open(path).ok()?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).custom_flags(no_follow).open(path).ok()?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
     let mut mark = String::new();
     Read::by_ref(&mut file).take(MARKER.len() as u64).read_to_string(&mut mark).ok()?;
@@ -225,8 +234,10 @@ mod tests {
 
     /// A base of its own, so that a sweep meets nobody else's folders.
     fn base(name: &str) -> (PathBuf, Vec<Base>) {
-        let path =
-            PathBuf::from(format!("/tmp/pgsteward-folder-{}-{name}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
+        let path = PathBuf::from(format!(
+            "/tmp/pgsteward-folder-{}-{name}",
+            &uuid::Uuid::new_v4().simple().to_string()[..8]
+        ));
         fs::create_dir(&path).unwrap();
         (path.clone(), vec![Base::Disk(path)])
     }
@@ -274,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_base_that_cannot_be_written_says_why() {
-        let text = Folder::create(&[Base::Disk("/nonexistent".into())], None).unwrap_err().to_string();
+        let text =
+            Folder::create(&[Base::Disk("/nonexistent".into())], None).unwrap_err().to_string();
         assert!(text.contains("/nonexistent: No such file or directory"), "{text}");
     }
 

@@ -69,9 +69,21 @@ impl Ephemeral {
         // From here to the first supervisor nothing awaits: a start that is given up leaves nothing.
         let folder = Folder::create(&bases, account)?;
         // Two random UUIDs: 244 bits of the operating system's.
-        let password = Secret::new(format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()));
+        let password = Secret::new(format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        ));
         let start_timeout = options.start_timeout;
-        let mut server = Ephemeral { folder, binaries, account, password, port: 0, start_timeout, supervisor: None };
+        let mut server = Ephemeral {
+            folder,
+            binaries,
+            account,
+            password,
+            port: 0,
+            start_timeout,
+            supervisor: None,
+        };
         match server.set_up(&options).await {
             Ok(()) => {
                 let (major, minor) = server.binaries.version;
@@ -99,7 +111,8 @@ impl Ephemeral {
     }
 
     async fn initdb(&mut self) -> Result<(), EphemeralError> {
-        let password = self.folder.write_private("initial-password", self.password.expose(), self.account)?;
+        let password =
+            self.folder.write_private("initial-password", self.password.expose(), self.account)?;
         let mut arguments = vec![
             format!("--pgdata={}", self.folder.data().display()),
             format!("--pwfile={}", password.display()),
@@ -114,7 +127,8 @@ impl Ephemeral {
             arguments.push("--no-data-checksums".to_owned());
         }
         let mut initdb = self.supervise(&self.binaries.initdb(), &arguments)?;
-        let in_time = tokio::time::timeout(self.start_timeout, initdb.command_ended()).await.is_ok();
+        let in_time =
+            tokio::time::timeout(self.start_timeout, initdb.command_ended()).await.is_ok();
         let status = initdb.stop(supervisor::Folder::Keep).await;
         // Its content is in `pgpass` too; a file that cannot be removed now goes with the folder.
         let _ = fs::remove_file(password);
@@ -194,10 +208,16 @@ impl Ephemeral {
         }
     }
 
-    fn supervise(&self, program: &Path, arguments: &[String]) -> Result<Supervisor, EphemeralError> {
+    fn supervise(
+        &self,
+        program: &Path,
+        arguments: &[String],
+    ) -> Result<Supervisor, EphemeralError> {
         self.folder
             .share_lock()
-            .and_then(|lock| Supervisor::start(self.folder.path(), lock, self.account, program, arguments))
+            .and_then(|lock| {
+                Supervisor::start(self.folder.path(), lock, self.account, program, arguments)
+            })
             .map_err(EphemeralError::io(format!("start {} through /bin/sh", program.display())))
     }
 
@@ -214,7 +234,10 @@ impl Ephemeral {
     /// Where to connect as superuser, through the Unix socket. Holds the password.
     pub fn url(&self) -> Secret {
         let (password, folder) = (self.password.expose(), self.folder.path().display());
-        Secret::new(format!("postgresql://{SUPERUSER}:{password}@/postgres?host={folder}&port={}", self.port))
+        Secret::new(format!(
+            "postgresql://{SUPERUSER}:{password}@/postgres?host={folder}&port={}",
+            self.port
+        ))
     }
 
     /// The superuser's password.
@@ -287,7 +310,9 @@ impl Ephemeral {
     fn hold(&mut self) {
         match self.supervise(Path::new("/bin/sh"), &["-c".to_owned(), ":".to_owned()]) {
             Ok(supervisor) => self.supervisor = Some(supervisor),
-            Err(error) => tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep"),
+            Err(error) => {
+                tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep")
+            }
         }
     }
 
@@ -307,13 +332,16 @@ impl Ephemeral {
 /// Below 32768, where Linux takes the ports of outgoing connections: one of these could take the
 /// port while the server is down for a restart.
 fn free_port() -> Result<u16, EphemeralError> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|free| free.local_addr());
+    let bind =
+        |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|free| free.local_addr());
     for _ in 0..20 {
         if let Ok(address) = bind(fastrand::u16(20_000..32_768)) {
             return Ok(address.port());
         }
     }
-    bind(0).map(|address| address.port()).map_err(EphemeralError::io("find a free port on 127.0.0.1"))
+    bind(0)
+        .map(|address| address.port())
+        .map_err(EphemeralError::io("find a free port on 127.0.0.1"))
 }
 
 /// File system work that may take a while (a leftover of gigabytes) stays off the runtime's threads.

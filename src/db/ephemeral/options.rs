@@ -45,7 +45,9 @@ impl Options {
     /// As the environment says.
     pub fn from_env() -> Options {
         Options {
-            bin: std::env::var_os("PGSTEWARD_PG_BIN").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            bin: std::env::var_os("PGSTEWARD_PG_BIN")
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from),
             path: std::env::var_os("PATH"),
             base: None,
             settings: Vec::new(),
@@ -62,7 +64,9 @@ impl Options {
     pub(super) fn conf(&self) -> String {
         let usual = SETTINGS.iter().copied();
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let lines = usual.chain(own).map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")));
+        let lines = usual
+            .chain(own)
+            .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")));
         std::iter::once("\n# Throw-away server\n".to_owned()).chain(lines).collect()
     }
 }
@@ -74,9 +78,13 @@ mod tests {
     #[test]
     fn own_settings_come_last_and_are_quoted() {
         let mut options = Options::from_env();
-        options.settings = vec![("fsync".to_owned(), "on".to_owned()), ("search_path".to_owned(), "'a', b".to_owned())];
+        options.settings = vec![
+            ("fsync".to_owned(), "on".to_owned()),
+            ("search_path".to_owned(), "'a', b".to_owned()),
+        ];
         let conf = options.conf();
-        let (usual, own) = (conf.find("fsync = 'off'\n").unwrap(), conf.find("fsync = 'on'\n").unwrap());
+        let (usual, own) =
+            (conf.find("fsync = 'off'\n").unwrap(), conf.find("fsync = 'on'\n").unwrap());
         assert!(usual < own, "the last line wins: {conf}");
         assert!(conf.ends_with("search_path = '''a'', b'\n"), "{conf}");
     }

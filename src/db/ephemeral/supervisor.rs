@@ -74,9 +74,19 @@ impl Supervisor {
         arguments: &[String],
     ) -> io::Result<Supervisor> {
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(SCRIPT).arg("pgsteward-supervisor").arg(folder).arg(program).args(arguments);
+        shell
+            .arg("-c")
+            .arg(SCRIPT)
+            .arg("pgsteward-supervisor")
+            .arg(folder)
+            .arg(program)
+            .args(arguments);
         // Nothing of our environment: no PG* variable bends the server, no secret is seen in /proc.
-        shell.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").env("TZ", "UTC");
+        shell
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC");
         if let Some(libraries) = std::env::var_os("LD_LIBRARY_PATH") {
             shell.env("LD_LIBRARY_PATH", libraries);
         }
@@ -86,7 +96,8 @@ impl Supervisor {
             shell.uid(account.uid).gid(account.gid);
         }
         let mut child = shell.spawn()?;
-        let ended = child.stderr.take().ok_or_else(|| io::Error::other("no pipe to the supervisor"))?;
+        let ended =
+            child.stderr.take().ok_or_else(|| io::Error::other("no pipe to the supervisor"))?;
         Ok(Supervisor { child, ended })
     }
 

@@ -36,7 +36,11 @@ fn events(framer: &mut Framer, bytes: &[u8]) -> Vec<Event> {
 #[test]
 fn a_split_at_any_byte_changes_nothing() {
     for (untyped, bytes) in [
-        (true, [startup(), message(b'Q', b"select 1\0"), message(b'S', b""), message(b'X', b"")].concat()),
+        (
+            true,
+            [startup(), message(b'Q', b"select 1\0"), message(b'S', b""), message(b'X', b"")]
+                .concat(),
+        ),
         (false, [welcome(-7), message(b'T', &[9; 300]), message(b'Z', b"T")].concat()),
     ] {
         let whole = events(&mut Framer::new(untyped), &bytes);
@@ -47,7 +51,8 @@ fn a_split_at_any_byte_changes_nothing() {
             assert_eq!(split, whole, "split at {at}");
         }
         let mut framer = Framer::new(untyped);
-        let single: Vec<Event> = bytes.iter().flat_map(|byte| events(&mut framer, &[*byte])).collect();
+        let single: Vec<Event> =
+            bytes.iter().flat_map(|byte| events(&mut framer, &[*byte])).collect();
         assert_eq!(single, whole, "byte by byte");
     }
 }
@@ -56,7 +61,10 @@ fn a_split_at_any_byte_changes_nothing() {
 fn a_length_that_cannot_be_does_not_stop_the_count() {
     let mut framer = Framer::new(false);
     let seen = events(&mut framer, &[b'Z', 0, 0, 0, 0, b'Z', 0, 0, 0, 5, b'I']);
-    assert_eq!(seen.iter().filter(|event| matches!(event, Event::Ended { tag: b'Z', .. })).count(), 2);
+    assert_eq!(
+        seen.iter().filter(|event| matches!(event, Event::Ended { tag: b'Z', .. })).count(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -111,7 +119,9 @@ async fn vectored_writes_are_followed_across_partial_ones() {
         while at < parts.len() {
             let end = (at + 3).min(parts.len());
             let bufs = [IoSlice::new(&parts[at..end]), IoSlice::new(&parts[end..])];
-            at += std::future::poll_fn(|cx| Pin::new(&mut client).poll_write_vectored(cx, &bufs)).await.unwrap();
+            at += std::future::poll_fn(|cx| Pin::new(&mut client).poll_write_vectored(cx, &bufs))
+                .await
+                .unwrap();
         }
         assert_eq!(wire.outstanding.load(Ordering::Relaxed), 3, "login, query and sync");
         drop(client);

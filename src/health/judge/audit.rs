@@ -14,20 +14,32 @@ const SEALED_WITHIN: Duration = Duration::from_secs(30 * 60);
 pub(super) fn audit(audit: Option<&Audit>) -> Verdict {
     const NAME: &str = "audit";
     let Some(audit) = audit else {
-        return Verdict::new(NAME, Status::Unknown, "not_measured", "the audit trail has not been looked at yet");
+        return Verdict::new(
+            NAME,
+            Status::Unknown,
+            "not_measured",
+            "the audit trail has not been looked at yet",
+        );
     };
     let unsealed = audit.unsealed.filter(|age| *age >= SEALED_WITHIN);
     let verdict = if !audit.gaps.is_empty() {
         let mend = "SELECT steward.audit_table('…') again with its ignore and redact; of a table that is gone or is not to \
                     be audited any more, SELECT steward.unaudit_table('…')";
-        Verdict::degraded(NAME, "not_audited", format!("changes go unrecorded: {}; {mend}", some(&audit.gaps)))
+        Verdict::degraded(
+            NAME,
+            "not_audited",
+            format!("changes go unrecorded: {}; {mend}", some(&audit.gaps)),
+        )
     } else if audit.lost_lately {
         let mend = "see the server's log for the warnings `audit of …`";
         let losses = audit.losses;
-        Verdict::degraded(NAME, "events_lost", format!("statements were not recorded ({losses} so far); {mend}"))
+        Verdict::degraded(
+            NAME,
+            "events_lost",
+            format!("statements were not recorded ({losses} so far); {mend}"),
+        )
     } else if let Some(age) = unsealed {
-        let mend =
-            "see the job `audit-seal`, and pg_stat_activity and pg_prepared_xacts for a transaction as old as that";
+        let mend = "see the job `audit-seal`, and pg_stat_activity and pg_prepared_xacts for a transaction as old as that";
         let age = span(age.as_secs_f64());
         Verdict::degraded(NAME, "seal_late", format!("a row has not been sealed for {age}; {mend}"))
     } else {

@@ -13,14 +13,20 @@ pub(super) fn replication(snapshot: &Snapshot, limits: &config::Health) -> Verdi
     let found = archiving(snapshot.archiver.as_ref())
         .or_else(|| snapshot.slots.as_deref().and_then(slots))
         .or_else(|| snapshot.replication.as_ref().and_then(|streaming| lag(streaming, limits)));
-    let hidden = snapshot.replication.iter().flat_map(|streaming| &streaming.replicas).filter(|r| r.state.is_none());
+    let hidden = snapshot
+        .replication
+        .iter()
+        .flat_map(|streaming| &streaming.replicas)
+        .filter(|r| r.state.is_none());
     let hidden = if snapshot.sees_all { 0 } else { hidden.count() as i64 };
     let verdict = match found {
         Some((reason, message)) => Verdict::degraded(NAME, reason, message),
         None => match unseen {
             Some(unseen) => unknown(NAME, unseen),
             None if hidden > 0 => not_permitted(NAME, snapshot, hidden),
-            None => Verdict::healthy(NAME, "standbys, slots and archiving keep up, where there are any"),
+            None => {
+                Verdict::healthy(NAME, "standbys, slots and archiving keep up, where there are any")
+            }
         },
     };
     verdict.measured(json!({
@@ -42,7 +48,9 @@ fn archiving(archiver: Option<&Archiver>) -> Finding {
     };
     Some((
         "archiving_failed",
-        format!("WAL archiving fails, {since}; WAL piles up: see the server's log for archive_command's error"),
+        format!(
+            "WAL archiving fails, {since}; WAL piles up: see the server's log for archive_command's error"
+        ),
     ))
 }
 
@@ -83,7 +91,10 @@ fn lag(streaming: &Replication, limits: &config::Health) -> Finding {
     {
         let (seconds, limit) = (span(seconds), span(limit));
         return Some(if standby.receiver {
-            ("standby_lag", format!("this standby lags {seconds} behind its primary, the limit is {limit}"))
+            (
+                "standby_lag",
+                format!("this standby lags {seconds} behind its primary, the limit is {limit}"),
+            )
         } else {
             (
                 "receiver_down",
@@ -94,7 +105,10 @@ fn lag(streaming: &Replication, limits: &config::Health) -> Finding {
             )
         });
     }
-    let late = streaming.replicas.iter().find(|replica| replica.lag_seconds.is_some_and(|seconds| seconds >= limit))?;
+    let late = streaming
+        .replicas
+        .iter()
+        .find(|replica| replica.lag_seconds.is_some_and(|seconds| seconds >= limit))?;
     Some((
         "replica_lag",
         format!(

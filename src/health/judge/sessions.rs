@@ -10,15 +10,25 @@ pub(super) fn connections(snapshot: &Snapshot, limits: &config::Health) -> Verdi
     const NAME: &str = "connections";
     let (used, usable) = (snapshot.sessions.total(), snapshot.usable_connections());
     let share = used as f64 / usable as f64;
-    let found =
-        format!("{used} of {usable} connections that ordinary roles may use are taken ({:.0} %)", share * 100.0);
+    let found = format!(
+        "{used} of {usable} connections that ordinary roles may use are taken ({:.0} %)",
+        share * 100.0
+    );
     let mend = "close idle sessions, use a pooler, or raise max_connections";
     let verdict = if share >= limits.connections_unhealthy {
         let limit = limits.connections_unhealthy * 100.0;
-        Verdict::unhealthy(NAME, "connections_exhausted", format!("{found}; the limit is {limit:.0} %; {mend}"))
+        Verdict::unhealthy(
+            NAME,
+            "connections_exhausted",
+            format!("{found}; the limit is {limit:.0} %; {mend}"),
+        )
     } else if share >= limits.connections_degraded {
         let limit = limits.connections_degraded * 100.0;
-        Verdict::degraded(NAME, "connections_high", format!("{found}; the limit is {limit:.0} %; {mend}"))
+        Verdict::degraded(
+            NAME,
+            "connections_high",
+            format!("{found}; the limit is {limit:.0} %; {mend}"),
+        )
     } else {
         Verdict::healthy(NAME, found)
     };
@@ -63,7 +73,10 @@ pub(super) fn transactions(snapshot: &Snapshot, limits: &config::Health) -> Verd
             ),
         ),
         _ if sessions.unseen() > 0 => not_permitted(NAME, snapshot, sessions.unseen()),
-        (Some(oldest), _) => Verdict::healthy(NAME, format!("the oldest transaction is {} old", span(oldest.seconds))),
+        (Some(oldest), _) => Verdict::healthy(
+            NAME,
+            format!("the oldest transaction is {} old", span(oldest.seconds)),
+        ),
         (None, _) => Verdict::healthy(NAME, "no transaction is open"),
     };
     verdict.measured(json!({
@@ -77,7 +90,11 @@ pub(super) fn transactions(snapshot: &Snapshot, limits: &config::Health) -> Verd
 pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
     const NAME: &str = "locks";
     let waiting = snapshot.sessions.waiting;
-    let waits = if waiting == 1 { "1 session waits".to_owned() } else { format!("{waiting} sessions wait") };
+    let waits = if waiting == 1 {
+        "1 session waits".to_owned()
+    } else {
+        format!("{waiting} sessions wait")
+    };
     let limit = limits.lock_wait_degraded.as_secs_f64();
     let verdict = match &snapshot.sessions.longest_wait {
         Some(wait) if wait.seconds.is_some_and(|seconds| seconds >= limit) => {
@@ -90,7 +107,11 @@ pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
                     (None, pid) => format!("pid {pid}"),
                 })
                 .collect();
-            let behind = if holders.is_empty() { String::new() } else { format!(" behind {}", holders.join(", ")) };
+            let behind = if holders.is_empty() {
+                String::new()
+            } else {
+                format!(" behind {}", holders.join(", "))
+            };
             Verdict::degraded(
                 NAME,
                 "lock_wait",
@@ -111,6 +132,10 @@ pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
 
 fn session(session: &Session) -> String {
     let user = session.user.as_deref().unwrap_or("?");
-    let application = session.application.as_deref().filter(|name| !name.is_empty()).unwrap_or("no application name");
+    let application = session
+        .application
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("no application name");
     format!("pid {} (user {user}, {application}, database {})", session.pid, session.database)
 }

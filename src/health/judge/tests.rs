@@ -7,8 +7,8 @@ use chrono::DateTime;
 use super::Status::{self, *};
 use super::*;
 use crate::observe::{
-    Archiver, Blocker, DatabaseAge, LockWait, Partitioned, Prepared, Replica, Replication, Session, SessionCount,
-    Sessions, Slot, Standby,
+    Archiver, Blocker, DatabaseAge, LockWait, Partitioned, Prepared, Replica, Replication, Session,
+    SessionCount, Sessions, Slot, Standby,
 };
 
 fn limits() -> config::Health {
@@ -44,7 +44,12 @@ fn snapshot() -> Snapshot {
         ages: Some(vec![age("app", 1_000, 10)]),
         replication: Some(Replication::default()),
         slots: Some(Vec::new()),
-        archiver: Some(Archiver { enabled: false, failing: false, failed_count: 0, since_success_seconds: None }),
+        archiver: Some(Archiver {
+            enabled: false,
+            failing: false,
+            failed_count: 0,
+            since_success_seconds: None,
+        }),
         partitions: Some(Vec::new()),
         unseen: Vec::new(),
     }
@@ -75,7 +80,11 @@ fn answered(snapshot: &Snapshot, inputs: &Inputs) -> Vec<Verdict> {
 }
 
 fn of(verdicts: &[Verdict], name: &str) -> Verdict {
-    verdicts.iter().find(|verdict| verdict.name == name).unwrap_or_else(|| panic!("no component {name}")).clone()
+    verdicts
+        .iter()
+        .find(|verdict| verdict.name == name)
+        .unwrap_or_else(|| panic!("no component {name}"))
+        .clone()
 }
 
 /// What a change of the quiet snapshot does to one component.
@@ -130,15 +139,35 @@ fn every_error_kind_has_a_reason_and_what_mends_it() {
         assert_ne!(found.status, Healthy, "{kind}");
         expect(&found, found.status, kind.as_str(), &["it was so", reason::mend(kind)]);
     }
-    expect(&verdict(Kind::Refused), Unhealthy, "refused", &["cannot be reached", "start the server"]);
+    expect(
+        &verdict(Kind::Refused),
+        Unhealthy,
+        "refused",
+        &["cannot be reached", "start the server"],
+    );
     expect(&verdict(Kind::Auth), Unhealthy, "auth", &["password"]);
     expect(&verdict(Kind::Hba), Unhealthy, "hba", &["pg_hba.conf"]);
-    expect(&verdict(Kind::UnknownDatabase), Unhealthy, "unknown_database", &["create the database"]);
-    expect(&verdict(Kind::TooManyConnections), Unhealthy, "too_many_connections", &["max_connections"]);
+    expect(
+        &verdict(Kind::UnknownDatabase),
+        Unhealthy,
+        "unknown_database",
+        &["create the database"],
+    );
+    expect(
+        &verdict(Kind::TooManyConnections),
+        Unhealthy,
+        "too_many_connections",
+        &["max_connections"],
+    );
     expect(&verdict(Kind::StartingUp), Unhealthy, "starting_up", &["wait"]);
     expect(&verdict(Kind::Timeout), Unhealthy, "timeout", &["query_timeout"]);
     expect(&verdict(Kind::Tls), Unhealthy, "tls", &["sslmode"]);
-    expect(&verdict(Kind::LockTimeout), Degraded, "lock_timeout", &["the server answers", "system catalogs"]);
+    expect(
+        &verdict(Kind::LockTimeout),
+        Degraded,
+        "lock_timeout",
+        &["the server answers", "system catalogs"],
+    );
     expect(&verdict(Kind::Sql), Degraded, "sql", &["the server answers"]);
     expect(&verdict(Kind::PoolTimeout), Unknown, "pool_timeout", &["not measured"]);
 }
@@ -148,7 +177,15 @@ fn what_was_not_measured_is_unknown_not_healthy() {
     let error = Error::new(Kind::Refused, "connect");
     let inputs = Inputs { schema: Some(Schema::default()), ..Inputs::default() };
     let verdicts = judge(Measurement::Failed(&error), &inputs, &limits());
-    for name in ["response", "connections", "transactions", "locks", "replication", "wraparound", "partitions"] {
+    for name in [
+        "response",
+        "connections",
+        "transactions",
+        "locks",
+        "replication",
+        "wraparound",
+        "partitions",
+    ] {
         expect(&of(&verdicts, name), Unknown, "not_measured", &["see connectivity"]);
     }
     expect(&of(&verdicts, "schema"), Healthy, "ok", &[]);
@@ -161,15 +198,27 @@ fn an_open_connection_does_not_hide_that_new_ones_fail() {
     let error = Error::new(Kind::TooManyConnections, "connect afresh");
     let snapshot = snapshot();
     let response = Duration::from_millis(3);
-    let found = connectivity(Measurement::Answered { snapshot: &snapshot, response, fresh_connect: Some(&error) });
-    expect(&found, Degraded, "too_many_connections", &["a new one fails", "connect afresh", "max_connections"]);
+    let found = connectivity(Measurement::Answered {
+        snapshot: &snapshot,
+        response,
+        fresh_connect: Some(&error),
+    });
+    expect(
+        &found,
+        Degraded,
+        "too_many_connections",
+        &["a new one fails", "connect afresh", "max_connections"],
+    );
 }
 
 #[test]
 fn response() {
-    for (micros, status, reason) in
-        [(0, Healthy, "ok"), (499_999, Healthy, "ok"), (500_000, Degraded, "slow"), (9_000_000, Degraded, "slow")]
-    {
+    for (micros, status, reason) in [
+        (0, Healthy, "ok"),
+        (499_999, Healthy, "ok"),
+        (500_000, Degraded, "slow"),
+        (9_000_000, Degraded, "slow"),
+    ] {
         expect(&super::response(Duration::from_micros(micros), &limits()), status, reason, &["ms"]);
     }
 }
@@ -188,7 +237,9 @@ fn connections_are_held_against_what_ordinary_roles_may_use() {
         let found = verdict("connections", |s| s.sessions.counts = vec![sessions("idle", used)]);
         expect(&found, status, reason, &[&format!("{used} of 100")]);
     }
-    let unseen = verdict("connections", |s| s.sessions.counts = vec![sessions("unseen", 80), sessions("idle", 1)]);
+    let unseen = verdict("connections", |s| {
+        s.sessions.counts = vec![sessions("unseen", 80), sessions("idle", 1)]
+    });
     expect(&unseen, Degraded, "connections_high", &["81 of 100"]);
     assert_eq!((&unseen.measured["idle"], &unseen.measured["unseen"]), (&json!(1), &json!(80)));
     let nothing_usable = verdict("connections", |s| s.max_connections = 5);
@@ -200,14 +251,23 @@ fn transactions() {
     for (seconds, status, reason) in
         [(0.0, Healthy, "ok"), (899.9, Healthy, "ok"), (900.0, Degraded, "transaction_old")]
     {
-        let found = verdict("transactions", |s| s.sessions.oldest_transaction = Some(session(seconds)));
+        let found =
+            verdict("transactions", |s| s.sessions.oldest_transaction = Some(session(seconds)));
         expect(&found, status, reason, &[]);
     }
     let old = verdict("transactions", |s| s.sessions.oldest_transaction = Some(session(3_700.0)));
-    let words = ["pid 77", "user shop", "1 h 1 m", "idle in transaction", "15 m 0 s", "pg_terminate_backend(77)"];
+    let words = [
+        "pid 77",
+        "user shop",
+        "1 h 1 m",
+        "idle in transaction",
+        "15 m 0 s",
+        "pg_terminate_backend(77)",
+    ];
     expect(&old, Degraded, "transaction_old", &words);
-    let prepared =
-        verdict("transactions", |s| s.sessions.oldest_prepared = Some(Prepared { gid: "x1".into(), seconds: 900.0 }));
+    let prepared = verdict("transactions", |s| {
+        s.sessions.oldest_prepared = Some(Prepared { gid: "x1".into(), seconds: 900.0 })
+    });
     expect(&prepared, Degraded, "prepared_transaction_old", &["'x1'", "ROLLBACK PREPARED"]);
 }
 
@@ -241,12 +301,14 @@ fn locks() {
             s.sessions.waiting = 3;
             let holder = Blocker { pid: 5, user: Some("shop".into()), application: None };
             let prepared = Blocker { pid: 0, user: None, application: None };
-            s.sessions.longest_wait = Some(LockWait { pid: 9, seconds, blockers: vec![holder, prepared] });
+            s.sessions.longest_wait =
+                Some(LockWait { pid: 9, seconds, blockers: vec![holder, prepared] });
         })
     };
     expect(&waits(None), Healthy, "ok", &["3 sessions wait"]);
     expect(&waits(Some(59.9)), Healthy, "ok", &["3 sessions wait"]);
-    let words = ["pid 9", "1 m 0 s", "behind pid 5 (user shop), a prepared transaction", "3 sessions"];
+    let words =
+        ["pid 9", "1 m 0 s", "behind pid 5 (user shop), a prepared transaction", "3 sessions"];
     expect(&waits(Some(60.0)), Degraded, "lock_wait", &words);
 }
 
@@ -266,8 +328,12 @@ fn replication_lag() {
     expect(&standby(false, Some(30.0)), Degraded, "receiver_down", &["WAL receiver"]);
     let replica = |lag: Option<f64>| {
         verdict("replication", |s| {
-            let replica =
-                Replica { name: Some("eu".into()), state: Some("streaming".into()), lag_seconds: lag, lag_bytes: None };
+            let replica = Replica {
+                name: Some("eu".into()),
+                state: Some("streaming".into()),
+                lag_seconds: lag,
+                lag_bytes: None,
+            };
             s.replication = Some(Replication { standby: None, replicas: vec![replica] });
         })
     };
@@ -281,23 +347,38 @@ fn slots_and_archiving() {
     let slot = |active: bool, wal_status: &str| {
         verdict("replication", |s| {
             let retained_bytes = Some(3.0 * 1_048_576.0);
-            s.slots =
-                Some(vec![Slot { name: "s1".into(), active, wal_status: Some(wal_status.into()), retained_bytes }]);
+            s.slots = Some(vec![Slot {
+                name: "s1".into(),
+                active,
+                wal_status: Some(wal_status.into()),
+                retained_bytes,
+            }]);
         })
     };
     expect(&slot(false, "reserved"), Healthy, "ok", &[]);
     expect(&slot(true, "extended"), Healthy, "ok", &[]);
-    expect(&slot(false, "extended"), Degraded, "slot_retains_wal", &["inactive", "3 MiB", "pg_drop_replication_slot"]);
+    expect(
+        &slot(false, "extended"),
+        Degraded,
+        "slot_retains_wal",
+        &["inactive", "3 MiB", "pg_drop_replication_slot"],
+    );
     expect(&slot(true, "unreserved"), Degraded, "slot_retains_wal", &["(active)"]);
     expect(&slot(false, "lost"), Degraded, "slot_lost", &["'s1'"]);
     let archiver = |enabled: bool, failing: bool| {
         verdict("replication", |s| {
-            s.archiver = Some(Archiver { enabled, failing, failed_count: 1, since_success_seconds: None });
+            s.archiver =
+                Some(Archiver { enabled, failing, failed_count: 1, since_success_seconds: None });
         })
     };
     expect(&archiver(true, false), Healthy, "ok", &[]);
     expect(&archiver(false, true), Healthy, "ok", &[]);
-    expect(&archiver(true, true), Degraded, "archiving_failed", &["never succeeded", "archive_command"]);
+    expect(
+        &archiver(true, true),
+        Degraded,
+        "archiving_failed",
+        &["never succeeded", "archive_command"],
+    );
 }
 
 #[test]
@@ -340,7 +421,9 @@ fn wraparound_takes_the_worse_counter_of_the_worst_database() {
         (THREE_QUARTERS, HALF, Unhealthy, "wraparound_near", "VACUUM"),
         (HALF, THREE_QUARTERS, Unhealthy, "wraparound_near", "multixact ids"),
     ] {
-        let found = verdict("wraparound", |s| s.ages = Some(vec![age("app", 5, 5), age("template0", xid, mxid)]));
+        let found = verdict("wraparound", |s| {
+            s.ages = Some(vec![age("app", 5, 5), age("template0", xid, mxid)])
+        });
         expect(&found, status, reason, &[words]);
         assert_eq!(found.measured["own"]["name"], "app");
     }
@@ -352,11 +435,26 @@ fn schema() {
     expect(&found(None), Unknown, "not_measured", &[]);
     let many = (0..7).map(|i| format!("table t{i}")).collect();
     let mismatched = Schema { failed: None, mismatches: many };
-    expect(&found(Some(&mismatched)), Degraded, "schema_mismatch", &["7 differ", "table t4 and 2 more"]);
+    expect(
+        &found(Some(&mismatched)),
+        Degraded,
+        "schema_mismatch",
+        &["7 differ", "table t4 and 2 more"],
+    );
     let failed = Schema { failed: Some("003_x.sql: syntax error".into()), mismatches: Vec::new() };
-    expect(&found(Some(&failed)), Unhealthy, "migration_failed", &["003_x.sql: syntax error", "SIGHUP"]);
+    expect(
+        &found(Some(&failed)),
+        Unhealthy,
+        "migration_failed",
+        &["003_x.sql: syntax error", "SIGHUP"],
+    );
     let edited = Schema { mismatches: vec!["app/001_a was edited".into()], ..failed.clone() };
-    expect(&found(Some(&edited)), Unhealthy, "schema_mismatch", &["no migration is applied", "app/001_a was edited"]);
+    expect(
+        &found(Some(&edited)),
+        Unhealthy,
+        "schema_mismatch",
+        &["no migration is applied", "app/001_a was edited"],
+    );
 }
 
 #[test]
@@ -366,7 +464,8 @@ fn partitions() {
         let mut snapshot = snapshot();
         let day = |day: i64| day as f64 * 86_400.0;
         let bounds = days.iter().map(|from| (Some(day(*from)), Some(day(from + 1)))).collect();
-        snapshot.partitions = Some(vec![Partitioned { table: "steward.t".into(), default, bounds }]);
+        snapshot.partitions =
+            Some(vec![Partitioned { table: "steward.t".into(), default, bounds }]);
         upkeep::partitions(&snapshot, &needs)
     };
     expect(&with(false, &[0, 1, 2]), Healthy, "ok", &[]);
@@ -384,10 +483,19 @@ fn jobs() {
     expect(&upkeep::jobs(Some(&failed)), Degraded, "jobs_failing", &["vacuum (lock_timeout)"]);
     let paused = Jobs { paused: Some("ann".into()), ..Jobs::default() };
     expect(&upkeep::jobs(Some(&paused)), Degraded, "paused", &["by ann", "pgsteward resume --all"]);
-    let blocked = vec![FailingJob { name: "vacuum".into(), error: "not_permitted: needs GRANT a TO b".into() }];
+    let blocked = vec![FailingJob {
+        name: "vacuum".into(),
+        error: "not_permitted: needs GRANT a TO b".into(),
+    }];
     let blocked = Jobs { not_permitted: blocked, ..Jobs::default() };
-    expect(&upkeep::jobs(Some(&blocked)), Degraded, "not_permitted", &["vacuum", "GRANT a TO b", "disable the job"]);
-    let warned = Jobs { warnings: vec!["vacuum: public.t: not permitted".into()], ..Jobs::default() };
+    expect(
+        &upkeep::jobs(Some(&blocked)),
+        Degraded,
+        "not_permitted",
+        &["vacuum", "GRANT a TO b", "disable the job"],
+    );
+    let warned =
+        Jobs { warnings: vec!["vacuum: public.t: not permitted".into()], ..Jobs::default() };
     expect(&upkeep::jobs(Some(&warned)), Healthy, "ok", &["public.t: not permitted"]);
     expect(&upkeep::jobs(None), Unknown, "not_measured", &[]);
 }

@@ -24,14 +24,24 @@ pub(super) fn wraparound(snapshot: &Snapshot, limits: &config::Health) -> Verdic
         ("multixact ids", oldest.mxid_age)
     };
     let share = age as f64 / WRAP;
-    let found = format!("the database {} has used {:.0} % of its {what}", oldest.name, share * 100.0);
-    let mend = "end old transactions, prepared transactions and slots, then VACUUM its oldest tables";
+    let found =
+        format!("the database {} has used {:.0} % of its {what}", oldest.name, share * 100.0);
+    let mend =
+        "end old transactions, prepared transactions and slots, then VACUUM its oldest tables";
     let verdict = if share >= limits.wraparound_unhealthy {
         let limit = limits.wraparound_unhealthy * 100.0;
-        Verdict::unhealthy(NAME, "wraparound_near", format!("{found}, the limit is {limit:.0} %; {mend}"))
+        Verdict::unhealthy(
+            NAME,
+            "wraparound_near",
+            format!("{found}, the limit is {limit:.0} %; {mend}"),
+        )
     } else if share >= limits.wraparound_degraded {
         let limit = limits.wraparound_degraded * 100.0;
-        Verdict::degraded(NAME, "wraparound_ahead", format!("{found}, the limit is {limit:.0} %; {mend}"))
+        Verdict::degraded(
+            NAME,
+            "wraparound_ahead",
+            format!("{found}, the limit is {limit:.0} %; {mend}"),
+        )
     } else {
         Verdict::healthy(NAME, found)
     };
@@ -42,7 +52,12 @@ pub(super) fn wraparound(snapshot: &Snapshot, limits: &config::Health) -> Verdic
 pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
     const NAME: &str = "schema";
     let Some(schema) = schema else {
-        return Verdict::new(NAME, Status::Unknown, "not_measured", "the schema has not been verified yet");
+        return Verdict::new(
+            NAME,
+            Status::Unknown,
+            "not_measured",
+            "the schema has not been verified yet",
+        );
     };
     let verdict = if schema.failed.is_some() && !schema.mismatches.is_empty() {
         Verdict::unhealthy(
@@ -57,7 +72,9 @@ pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
         Verdict::unhealthy(
             NAME,
             "migration_failed",
-            format!("a migration failed: {failed}; correct the file, it is tried again when it changes or on SIGHUP"),
+            format!(
+                "a migration failed: {failed}; correct the file, it is tried again when it changes or on SIGHUP"
+            ),
         )
     } else if !schema.mismatches.is_empty() {
         let count = schema.mismatches.len();
@@ -72,7 +89,8 @@ pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
     } else {
         Verdict::healthy(NAME, "the schema is as it was migrated")
     };
-    verdict.measured(json!({ "mismatches": schema.mismatches.iter().take(SHOWN).collect::<Vec<_>>() }))
+    verdict
+        .measured(json!({ "mismatches": schema.mismatches.iter().take(SHOWN).collect::<Vec<_>>() }))
 }
 
 pub(super) fn partitions(snapshot: &Snapshot, needed: &[PartitionsNeeded]) -> Verdict {
@@ -99,7 +117,11 @@ pub(super) fn partitions(snapshot: &Snapshot, needed: &[PartitionsNeeded]) -> Ve
     }
     let mend = "the job `partitions` makes them: see its last run";
     let verdict = if !closed.is_empty() {
-        Verdict::unhealthy(NAME, "partition_missing", format!("partitions: {}; {mend}", some(&closed)))
+        Verdict::unhealthy(
+            NAME,
+            "partition_missing",
+            format!("partitions: {}; {mend}", some(&closed)),
+        )
     } else if !short.is_empty() {
         Verdict::degraded(NAME, "partitions_short", format!("partitions: {}; {mend}", some(&short)))
     } else {
@@ -111,16 +133,31 @@ pub(super) fn partitions(snapshot: &Snapshot, needed: &[PartitionsNeeded]) -> Ve
 pub(super) fn jobs(jobs: Option<&Jobs>) -> Verdict {
     const NAME: &str = "jobs";
     let Some(jobs) = jobs else {
-        return Verdict::new(NAME, Status::Unknown, "not_measured", "no job has been scheduled yet");
+        return Verdict::new(
+            NAME,
+            Status::Unknown,
+            "not_measured",
+            "no job has been scheduled yet",
+        );
     };
     let names: Vec<&str> = jobs.failing.iter().map(|job| job.name.as_str()).collect();
     let verdict = if !jobs.failing.is_empty() {
-        let failing: Vec<String> = jobs.failing.iter().map(|job| format!("{} ({})", job.name, job.error)).collect();
-        Verdict::degraded(NAME, "jobs_failing", format!("the last run failed of: {}", some(&failing)))
+        let failing: Vec<String> =
+            jobs.failing.iter().map(|job| format!("{} ({})", job.name, job.error)).collect();
+        Verdict::degraded(
+            NAME,
+            "jobs_failing",
+            format!("the last run failed of: {}", some(&failing)),
+        )
     } else if let Some(by) = &jobs.paused {
-        Verdict::degraded(NAME, "paused", format!("all jobs are paused by {by}; `pgsteward resume --all` resumes them"))
+        Verdict::degraded(
+            NAME,
+            "paused",
+            format!("all jobs are paused by {by}; `pgsteward resume --all` resumes them"),
+        )
     } else if !jobs.not_permitted.is_empty() {
-        let each: Vec<String> = jobs.not_permitted.iter().map(|job| format!("{}: {}", job.name, job.error)).collect();
+        let each: Vec<String> =
+            jobs.not_permitted.iter().map(|job| format!("{}: {}", job.name, job.error)).collect();
         Verdict::degraded(NAME, "not_permitted", format!("{}; or disable the job", some(&each)))
     } else if jobs.warnings.is_empty() {
         Verdict::healthy(NAME, "no job's last run failed")

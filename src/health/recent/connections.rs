@@ -31,7 +31,8 @@ impl Connections {
 
     /// Takes a row, unless it is there already.
     pub fn take(&mut self, row: &ConnectionRow) {
-        let place = self.rows.partition_point(|held| (held.created_at, held.id) < (row.created_at, row.id));
+        let place =
+            self.rows.partition_point(|held| (held.created_at, held.id) < (row.created_at, row.id));
         if self.rows.get(place).is_some_and(|held| held.id == row.id) {
             return;
         }
@@ -54,13 +55,24 @@ impl Connections {
         self.rows.iter().filter(|row| in_range(filter, row.created_at, &row.instance))
     }
 
-    pub fn page(&self, filter: &Filter, behind: Option<Cursor>, limit: usize) -> Page<ConnectionRow> {
+    pub fn page(
+        &self,
+        filter: &Filter,
+        behind: Option<Cursor>,
+        limit: usize,
+    ) -> Page<ConnectionRow> {
         let rows = self.found(filter).cloned().collect();
         page(rows, behind, limit, |row| Cursor { created_at: row.created_at, id: row.id })
     }
 
-    pub fn buckets(&self, filter: &Filter, bucket_seconds: u32) -> Result<Vec<ConnectionBucket>, TooManyBuckets> {
-        if let (Some(first), Some(last)) = (self.found(filter).next(), self.found(filter).next_back()) {
+    pub fn buckets(
+        &self,
+        filter: &Filter,
+        bucket_seconds: u32,
+    ) -> Result<Vec<ConnectionBucket>, TooManyBuckets> {
+        if let (Some(first), Some(last)) =
+            (self.found(filter).next(), self.found(filter).next_back())
+        {
             check_buckets(first.created_at, last.created_at, bucket_seconds)?;
         }
         let mut buckets: BTreeMap<DateTime<Utc>, Vec<&ConnectionRow>> = BTreeMap::new();
@@ -90,9 +102,11 @@ fn bucket(at: DateTime<Utc>, rows: &[&ConnectionRow]) -> ConnectionBucket {
 
 /// Of ranges with their weights.
 fn mean(ranges: impl Iterator<Item = (f64, Range)>) -> Option<Range> {
-    let gathered = ranges.map(|(weight, range)| (weight, Range { avg: range.avg * weight, ..range })).reduce(|a, b| {
-        let (min, max) = (a.1.min.min(b.1.min), a.1.max.max(b.1.max));
-        (a.0 + b.0, Range { min, avg: a.1.avg + b.1.avg, max })
-    });
+    let gathered = ranges
+        .map(|(weight, range)| (weight, Range { avg: range.avg * weight, ..range }))
+        .reduce(|a, b| {
+            let (min, max) = (a.1.min.min(b.1.min), a.1.max.max(b.1.max));
+            (a.0 + b.0, Range { min, avg: a.1.avg + b.1.avg, max })
+        });
     gathered.map(|(weight, range)| Range { avg: range.avg / weight, ..range })
 }

@@ -79,12 +79,21 @@ impl Recent {
     ///
     /// # Errors
     /// When there would be too many.
-    pub fn health_buckets(&self, filter: &Filter, bucket_seconds: u32) -> Result<Vec<HealthBucket>, TooManyBuckets> {
+    pub fn health_buckets(
+        &self,
+        filter: &Filter,
+        bucket_seconds: u32,
+    ) -> Result<Vec<HealthBucket>, TooManyBuckets> {
         self.held().probes.buckets(filter, bucket_seconds)
     }
 
     /// See [`crate::store::measured::connections::page`].
-    pub fn connections(&self, filter: &Filter, behind: Option<Cursor>, limit: usize) -> Page<ConnectionRow> {
+    pub fn connections(
+        &self,
+        filter: &Filter,
+        behind: Option<Cursor>,
+        limit: usize,
+    ) -> Page<ConnectionRow> {
         self.held().connections.page(filter, behind, limit)
     }
 
@@ -112,11 +121,18 @@ fn of_one_probe(a: &HealthRow, b: &HealthRow) -> bool {
 }
 
 fn in_range(filter: &Filter, at: DateTime<Utc>, instance: &str) -> bool {
-    at >= filter.since && at < filter.until && filter.instance.as_deref().is_none_or(|wanted| wanted == instance)
+    at >= filter.since
+        && at < filter.until
+        && filter.instance.as_deref().is_none_or(|wanted| wanted == instance)
 }
 
 /// Newest first, behind the cursor.
-fn page<T>(mut rows: Vec<T>, behind: Option<Cursor>, limit: usize, cursor: impl Fn(&T) -> Cursor) -> Page<T> {
+fn page<T>(
+    mut rows: Vec<T>,
+    behind: Option<Cursor>,
+    limit: usize,
+    cursor: impl Fn(&T) -> Cursor,
+) -> Page<T> {
     let place = |row: &T| (cursor(row).created_at, cursor(row).id);
     if let Some(behind) = behind {
         rows.retain(|row| place(row) < (behind.created_at, behind.id));

@@ -72,7 +72,9 @@ struct Kept {
 
 impl Probe {
     fn bytes(&self) -> usize {
-        let texts = |kept: &Kept| kept.message.len() + kept.details.as_ref().map_or(0, |details| details.len());
+        let texts = |kept: &Kept| {
+            kept.message.len() + kept.details.as_ref().map_or(0, |details| details.len())
+        };
         size_of::<Probe>()
             + self.components.len() * size_of::<State>()
             + self.rows.len() * size_of::<Kept>()
@@ -90,18 +92,32 @@ impl Probes {
         let Some(first) = rows.first() else { return };
         let place = self.probes.partition_point(|probe| probe.at <= first.created_at);
         let known = |probe: &&Probe| probe.at == first.created_at;
-        if self.probes.range(..place).rev().take_while(known).any(|probe| *probe.instance == *first.instance) {
+        if self
+            .probes
+            .range(..place)
+            .rev()
+            .take_while(known)
+            .any(|probe| *probe.instance == *first.instance)
+        {
             return;
         }
         let components: Box<[State]> = rows.iter().map(|row| self.state(row)).collect();
-        let before = self.probes.range(..place).rev().find(|probe| *probe.instance == *first.instance);
+        let before =
+            self.probes.range(..place).rev().find(|probe| *probe.instance == *first.instance);
         let kept = rows.iter().zip(&components).enumerate().filter_map(|(place, (row, state))| {
             let changed = before.is_none_or(|before| !before.components.contains(state));
             (changed || row.component == "connectivity").then(|| Kept::of(row, place))
         });
         let rows = kept.collect();
-        let instance = before.map_or_else(|| first.instance.as_str().into(), |before| Arc::clone(&before.instance));
-        let probe = Probe { at: first.created_at, instance, latency_ms: first.latency_ms, components, rows };
+        let instance = before
+            .map_or_else(|| first.instance.as_str().into(), |before| Arc::clone(&before.instance));
+        let probe = Probe {
+            at: first.created_at,
+            instance,
+            latency_ms: first.latency_ms,
+            components,
+            rows,
+        };
         self.bytes += probe.bytes();
         self.probes.insert(place, probe);
         while self.bytes > BYTES_MAX
@@ -112,9 +128,14 @@ impl Probes {
     }
 
     fn state(&mut self, row: &HealthRow) -> State {
-        let status = STATUSES.iter().position(|status| *status == row.status).unwrap_or(STATUSES.len() - 1);
+        let status =
+            STATUSES.iter().position(|status| *status == row.status).unwrap_or(STATUSES.len() - 1);
         // Four of them.
-        State { component: self.place(&row.component), reason: self.place(&row.reason), status: status as u8 }
+        State {
+            component: self.place(&row.component),
+            reason: self.place(&row.reason),
+            status: status as u8,
+        }
     }
 
     fn place(&mut self, name: &str) -> u8 {
@@ -162,8 +183,13 @@ impl Probes {
         page(rows.collect(), behind, limit, |row| Cursor { created_at: row.created_at, id: row.id })
     }
 
-    pub fn buckets(&self, filter: &Filter, bucket_seconds: u32) -> Result<Vec<HealthBucket>, TooManyBuckets> {
-        let found = || self.probes.iter().filter(|probe| in_range(filter, probe.at, &probe.instance));
+    pub fn buckets(
+        &self,
+        filter: &Filter,
+        bucket_seconds: u32,
+    ) -> Result<Vec<HealthBucket>, TooManyBuckets> {
+        let found =
+            || self.probes.iter().filter(|probe| in_range(filter, probe.at, &probe.instance));
         if let (Some(first), Some(last)) = (found().next(), found().next_back()) {
             check_buckets(first.at, last.at, bucket_seconds)?;
         }
@@ -175,12 +201,16 @@ impl Probes {
                 any = true;
             }
             if any {
-                let (counts, latencies) = buckets.entry(bucket_of(probe.at, bucket_seconds)).or_default();
+                let (counts, latencies) =
+                    buckets.entry(bucket_of(probe.at, bucket_seconds)).or_default();
                 counts.take(components.of_a_probe());
                 latencies.extend(probe.latency_ms);
             }
         }
-        Ok(buckets.into_iter().map(|(at, (counts, took))| HealthBucket::new(at, counts, latency(&took))).collect())
+        Ok(buckets
+            .into_iter()
+            .map(|(at, (counts, took))| HealthBucket::new(at, counts, latency(&took)))
+            .collect())
     }
 }
 
@@ -194,7 +224,8 @@ impl Kept {
     fn of(row: &HealthRow, place: usize) -> Kept {
         let end = row.message.floor_char_boundary(MESSAGE_MAX);
         let details = row.details.to_string();
-        let details = (details.len() <= DETAILS_MAX && !row.details.is_null()).then(|| details.into());
+        let details =
+            (details.len() <= DETAILS_MAX && !row.details.is_null()).then(|| details.into());
         Kept { id: row.id, place, message: row.message[..end].into(), details }
     }
 }

@@ -30,10 +30,16 @@ fn probe(second: i64, instance: &str, components: &[(&str, &str, &str)]) -> Vec<
 
 const WELL: [(&str, &str, &str); 3] =
     [("connectivity", "healthy", "ok"), ("locks", "healthy", "ok"), ("jobs", "healthy", "ok")];
-const LOCKED: [(&str, &str, &str); 3] =
-    [("connectivity", "healthy", "ok"), ("locks", "degraded", "lock_wait"), ("jobs", "healthy", "ok")];
-const AWAY: [(&str, &str, &str); 3] =
-    [("connectivity", "unhealthy", "refused"), ("locks", "unknown", "not_measured"), ("jobs", "healthy", "ok")];
+const LOCKED: [(&str, &str, &str); 3] = [
+    ("connectivity", "healthy", "ok"),
+    ("locks", "degraded", "lock_wait"),
+    ("jobs", "healthy", "ok"),
+];
+const AWAY: [(&str, &str, &str); 3] = [
+    ("connectivity", "unhealthy", "refused"),
+    ("locks", "unknown", "not_measured"),
+    ("jobs", "healthy", "ok"),
+];
 
 fn sample(second: i64, samples: i32, active: Option<f64>) -> Row {
     let range = |avg: f64| Range { min: avg as i32 - 1, avg, max: avg as i32 + 1 };
@@ -60,7 +66,10 @@ fn sample(second: i64, samples: i32, active: Option<f64>) -> Row {
 
 fn components(page: &Page<HealthRow>) -> Vec<(i64, &str, &str)> {
     let row = |row: &HealthRow| (row.created_at - at(0)).num_seconds();
-    page.items.iter().map(|item| (row(item), item.component.as_str(), item.status.as_str())).collect()
+    page.items
+        .iter()
+        .map(|item| (row(item), item.component.as_str(), item.status.as_str()))
+        .collect()
 }
 
 #[test]
@@ -109,21 +118,31 @@ fn connectivity_is_kept_of_every_probe_and_others_when_they_change() {
 #[test]
 fn buckets_count_every_probe_with_all_of_its_components() {
     let recent = Recent::default();
-    for (second, found) in [(0, &WELL), (15, &LOCKED), (30, &LOCKED), (60, &AWAY), (75, &AWAY), (90, &WELL)] {
+    for (second, found) in
+        [(0, &WELL), (15, &LOCKED), (30, &LOCKED), (60, &AWAY), (75, &AWAY), (90, &WELL)]
+    {
         recent.take(&probe(second, "here", found));
     }
     recent.take(&probe(90, "there", &WELL[..1]));
     let buckets = recent.health_buckets(&Filter::default(), 60).unwrap();
-    let told: Vec<_> =
-        buckets.iter().map(|b| (b.at, b.samples, b.worst, [b.healthy, b.degraded, b.unhealthy, b.unknown])).collect();
-    assert_eq!(told, [(at(0), 3, "degraded", [1, 2, 0, 0]), (at(60), 4, "unhealthy", [2, 0, 2, 0])]);
+    let told: Vec<_> = buckets
+        .iter()
+        .map(|b| (b.at, b.samples, b.worst, [b.healthy, b.degraded, b.unhealthy, b.unknown]))
+        .collect();
+    assert_eq!(
+        told,
+        [(at(0), 3, "degraded", [1, 2, 0, 0]), (at(60), 4, "unhealthy", [2, 0, 2, 0])]
+    );
     let latency = buckets[0].latency_ms.unwrap();
     assert_eq!((latency.min, latency.avg, latency.max), (0.0, 15.0, 30.0));
     let locks = Filter { component: Some("locks".into()), ..Filter::default() };
     let buckets = recent.health_buckets(&locks, 60).unwrap();
     assert_eq!((buckets[0].samples, buckets[0].degraded, buckets[1].unknown), (3, 2, 2));
     recent.take(&probe(100_000, "here", &WELL));
-    assert_eq!(recent.health_buckets(&Filter::default(), 1), Err(TooManyBuckets { least_seconds: 51 }));
+    assert_eq!(
+        recent.health_buckets(&Filter::default(), 1),
+        Err(TooManyBuckets { least_seconds: 51 })
+    );
 }
 
 #[test]
@@ -135,7 +154,11 @@ fn the_status_of_a_probe_is_what_its_report_says() {
             for c in all {
                 let mut counts = Counts::default();
                 [a, b, c].iter().for_each(|status| counts.take(status.as_str()));
-                assert_eq!(counts.of_a_probe(), Status::overall([a, b, c]).as_str(), "{a:?} {b:?} {c:?}");
+                assert_eq!(
+                    counts.of_a_probe(),
+                    Status::overall([a, b, c]).as_str(),
+                    "{a:?} {b:?} {c:?}"
+                );
             }
         }
     }
@@ -144,7 +167,12 @@ fn the_status_of_a_probe_is_what_its_report_says() {
 #[test]
 fn connections_are_kept_without_databases_and_their_means_weighed() {
     let recent = Recent::default();
-    recent.take(&[sample(0, 4, Some(2.0)), sample(10, 1, Some(7.0)), sample(20, 2, None), sample(60, 4, None)]);
+    recent.take(&[
+        sample(0, 4, Some(2.0)),
+        sample(10, 1, Some(7.0)),
+        sample(20, 2, None),
+        sample(60, 4, None),
+    ]);
     let page = recent.connections(&Filter::default(), None, 3);
     assert_eq!(page.items.len(), 3);
     assert_eq!(
@@ -181,7 +209,11 @@ fn rows_of_an_earlier_run_take_their_place_once() {
 fn memory_is_bounded_and_the_oldest_go() {
     let recent = Recent::default();
     for n in 0..5_000 {
-        let mut rows = probe(n * 15, &format!("host/{}/0", n / 1000), if n % 7 == 0 { &LOCKED } else { &WELL });
+        let mut rows = probe(
+            n * 15,
+            &format!("host/{}/0", n / 1000),
+            if n % 7 == 0 { &LOCKED } else { &WELL },
+        );
         if let Row::Health(row) = &mut rows[0] {
             row.message = "ü".repeat(usize::try_from(n).unwrap() % 2000);
             row.details = json!({ "long": "x".repeat(usize::try_from(n).unwrap() % 3000) });
@@ -199,8 +231,17 @@ fn memory_is_bounded_and_the_oldest_go() {
 
     // As probes are: an hour of them at the least.
     let recent = Recent::default();
-    let names =
-        ["response", "connections", "transactions", "locks", "replication", "wraparound", "schema", "jobs", "audit"];
+    let names = [
+        "response",
+        "connections",
+        "transactions",
+        "locks",
+        "replication",
+        "wraparound",
+        "schema",
+        "jobs",
+        "audit",
+    ];
     for n in 0..1_000 {
         let mut all = vec![("connectivity", "healthy", "ok")];
         all.extend(names.map(|name| (name, "healthy", "ok")));
@@ -211,7 +252,11 @@ fn memory_is_bounded_and_the_oldest_go() {
     assert!(TimeDelta::seconds(probes * 15) >= TimeDelta::hours(1), "{probes}");
     // Names beyond all bounds change nothing of that.
     for n in 0..400 {
-        recent.take(&probe(20_000 + n, "here", &[("connectivity", "unhealthy", &format!("reason {n}"))]));
+        recent.take(&probe(
+            20_000 + n,
+            "here",
+            &[("connectivity", "unhealthy", &format!("reason {n}"))],
+        ));
     }
     assert_eq!(recent.health(&Filter::default(), None, 1).items[0].reason, "other");
     assert!(recent.bytes().0 <= BYTES_MAX);

@@ -68,14 +68,28 @@ impl Disk {
     /// The operating system's; `WouldBlock` when another process has the folder.
     pub fn open(dir: &Path, drops: &mut Drops) -> io::Result<Disk> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(dir.join("lock"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         let mut numbers: Vec<u64> = fs::read_dir(dir)?
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?.parse().ok())
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_suffix(SUFFIX)?.parse().ok()
+            })
             .collect();
         numbers.sort_unstable();
         let next = numbers.last().map_or(1, |last| last.saturating_add(1));
-        let mut disk = Disk { dir: dir.to_owned(), lock, segments: VecDeque::new(), active: None, next, peeked: None };
+        let mut disk = Disk {
+            dir: dir.to_owned(),
+            lock,
+            segments: VecDeque::new(),
+            active: None,
+            next,
+            peeked: None,
+        };
         for number in numbers {
             disk.adopt(number, drops);
         }
@@ -119,9 +133,16 @@ impl Disk {
     ///
     /// # Errors
     /// The operating system's; nothing of the record is kept then.
-    pub fn append(&mut self, record: &Record, limits: &Limits, drops: &mut Drops) -> io::Result<()> {
+    pub fn append(
+        &mut self,
+        record: &Record,
+        limits: &Limits,
+        drops: &mut Drops,
+    ) -> io::Result<()> {
         let bytes = record.encode();
-        while self.bytes() + bytes.len() as u64 > limits.max_bytes as u64 && self.drop_oldest(Reason::Full, drops) {}
+        while self.bytes() + bytes.len() as u64 > limits.max_bytes as u64
+            && self.drop_oldest(Reason::Full, drops)
+        {}
         let fits = self.active.is_some()
             && self.segments.back().is_some_and(|segment| {
                 segment.bytes + bytes.len() as u64 <= limits.segment_bytes() as u64
@@ -134,15 +155,19 @@ impl Disk {
             Some(file) => (file, false),
             None => {
                 let path = self.path(self.next);
-                let file = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
+                let file =
+                    OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)?;
                 self.next += 1;
                 (self.active.insert(file), true)
             }
         };
-        let before = if begins { 0 } else { self.segments.back().map_or(0, |segment| segment.bytes) };
+        let before =
+            if begins { 0 } else { self.segments.back().map_or(0, |segment| segment.bytes) };
         let written = match file.metadata() {
             // Somebody took the folder away: what is written into it now is lost.
-            Ok(found) if found.nlink() == 0 => Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed")),
+            Ok(found) if found.nlink() == 0 => {
+                Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed"))
+            }
             Ok(_) => file.write_all(&bytes),
             Err(error) => Err(error),
         };
@@ -211,7 +236,10 @@ impl Disk {
     /// The first so many of those last peeked at are done.
     pub fn settle(&mut self, records: usize, drops: &mut Drops) {
         let Some((number, ends)) = self.peeked.take() else { return };
-        let Some(segment) = self.segments.front_mut().filter(|segment| segment.number == number) else { return };
+        let Some(segment) = self.segments.front_mut().filter(|segment| segment.number == number)
+        else {
+            return;
+        };
         for (end, table) in ends.into_iter().take(records) {
             segment.settled = end;
             let left = &mut segment.records[table as usize];
@@ -295,8 +323,14 @@ impl Disk {
 
 impl Segment {
     fn begin(number: u64, bytes: u64, record: &Record) -> Segment {
-        let mut segment =
-            Segment { number, bytes, settled: 0, records: Default::default(), first: record.at, last: record.at };
+        let mut segment = Segment {
+            number,
+            bytes,
+            settled: 0,
+            records: Default::default(),
+            first: record.at,
+            last: record.at,
+        };
         segment.take(record);
         segment
     }

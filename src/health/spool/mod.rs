@@ -319,8 +319,10 @@ impl Spool {
 
     /// What waits.
     pub fn depth(&self) -> Depth {
-        let (records, bytes, oldest) =
-            self.disk.as_ref().map_or((0, 0, None), |disk| (disk.records(), disk.bytes(), disk.oldest()));
+        let (records, bytes, oldest) = self
+            .disk
+            .as_ref()
+            .map_or((0, 0, None), |disk| (disk.records(), disk.bytes(), disk.oldest()));
         Depth {
             records: records + self.memory.len() as u64,
             bytes: bytes + self.memory.bytes() as u64,

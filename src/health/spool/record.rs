@@ -147,7 +147,9 @@ fn decode(bytes: &[u8]) -> Option<(usize, Piece)> {
     let at = DateTime::from_timestamp_micros(i64::from_le_bytes(*header[8..].first_chunk()?));
     let table = Table::ALL.into_iter().find(|table| table.code() == header[17]);
     let piece = match (at, table, header[16]) {
-        (Some(at), Some(table), VERSION) => Piece::Record(Record { at, table, body: body.to_vec() }),
+        (Some(at), Some(table), VERSION) => {
+            Piece::Record(Record { at, table, body: body.to_vec() })
+        }
         _ => Piece::Damage,
     };
     Some((HEADER + length, piece))

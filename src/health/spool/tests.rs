@@ -16,7 +16,11 @@ fn at(seconds: i64) -> DateTime<Utc> {
 fn record(number: i64) -> Record {
     let table = if number % 5 == 4 { Table::ConnectionMetrics } else { Table::SystemHealth };
     let filler = "é".repeat(usize::try_from(number.rem_euclid(7)).unwrap());
-    Record { at: at(number), table, body: format!("{{\"n\":{number},\"filler\":\"{filler}\"}}").into_bytes() }
+    Record {
+        at: at(number),
+        table,
+        body: format!("{{\"n\":{number},\"filler\":\"{filler}\"}}").into_bytes(),
+    }
 }
 
 fn filled(dir: &Path, numbers: std::ops::Range<i64>, limits: Limits) -> Spool {
@@ -47,7 +51,12 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn drops(spool: &mut Spool, reason: Reason) -> u64 {
-    spool.take_drops().into_iter().filter(|(_, found, _)| *found == reason).map(|(_, _, count)| count).sum()
+    spool
+        .take_drops()
+        .into_iter()
+        .filter(|(_, found, _)| *found == reason)
+        .map(|(_, _, count)| count)
+        .sum()
 }
 
 /// What a spool holds after its files were changed: each record once and in order, and every one of
@@ -63,7 +72,8 @@ fn expect_sound(dir: &Path, written: &[Record], survive: impl Fn(usize) -> bool,
         places.push(place.unwrap_or_else(|| panic!("{what}: never written: {record:?}")));
     }
     assert!(places.is_sorted_by(|a, b| a < b), "{what}: {places:?}");
-    let missing: Vec<usize> = (0..written.len()).filter(|n| survive(*n) && !places.contains(n)).collect();
+    let missing: Vec<usize> =
+        (0..written.len()).filter(|n| survive(*n) && !places.contains(n)).collect();
     assert!(missing.is_empty(), "{what}: lost {missing:?}, found {places:?}");
     assert_eq!(spool.depth(), Depth::default(), "{what}");
     assert_eq!(segments(dir), Vec::<PathBuf>::new(), "{what}: what is settled is gone");
@@ -85,7 +95,9 @@ fn several_segments(dir: &Path) -> Segments {
     let (mut records, mut ends) = (Vec::new(), Vec::new());
     for (number, file) in files.iter().enumerate() {
         for (end, piece) in record::Pieces::new(file, 0) {
-            let record::Piece::Record(record) = piece else { panic!("damage in what was just written") };
+            let record::Piece::Record(record) = piece else {
+                panic!("damage in what was just written")
+            };
             records.push(record);
             ends.push((number, end));
         }
@@ -140,7 +152,12 @@ fn a_file_cut_at_any_byte_costs_only_what_was_cut() {
             cut[cut_file].truncate(length);
             lay_out(dir.path(), &cut);
             let whole = |n: usize| ends[n].0 != cut_file || ends[n].1 <= length;
-            expect_sound(dir.path(), &written, whole, &format!("file {cut_file} cut to {length} bytes"));
+            expect_sound(
+                dir.path(),
+                &written,
+                whole,
+                &format!("file {cut_file} cut to {length} bytes"),
+            );
         }
     }
 }
@@ -206,7 +223,8 @@ fn no_more_is_kept_than_fits_the_oldest_go_and_are_counted_by_table() {
     let large = |number| Record { body: vec![b'x'; 900], ..record(number) };
     for number in 0..200 {
         spool.append(large(number));
-        let on_disk: u64 = segments(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        let on_disk: u64 =
+            segments(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         assert!(on_disk <= LIMITS.max_bytes as u64, "{on_disk}");
         assert_eq!(spool.depth().bytes, on_disk);
     }
@@ -215,7 +233,9 @@ fn no_more_is_kept_than_fits_the_oldest_go_and_are_counted_by_table() {
     let count = found.len() as i64;
     assert!(count > 50, "at most a sixteenth is dropped at a time: {count}");
     assert_eq!(found, (200 - count..200).map(large).collect::<Vec<_>>(), "the newest stay");
-    let samples = (0..200 - count).filter(|number| record(*number).table == Table::ConnectionMetrics).count() as u64;
+    let samples = (0..200 - count)
+        .filter(|number| record(*number).table == Table::ConnectionMetrics)
+        .count() as u64;
     let expected = [
         (Some(Table::SystemHealth), Reason::Full, 200 - found.len() as u64 - samples),
         (Some(Table::ConnectionMetrics), Reason::Full, samples),
@@ -298,7 +318,10 @@ fn a_full_disk_sends_what_comes_next_into_memory_and_comes_back() {
     spool.settle(1);
 
     spool.retry_disk();
-    assert_eq!((spool.place(), spool.in_memory()), (Place::Folder(dir.path().join("spool/main")), 0));
+    assert_eq!(
+        (spool.place(), spool.in_memory()),
+        (Place::Folder(dir.path().join("spool/main")), 0)
+    );
     spool.append(record(6));
     assert_eq!(drain(&mut spool), (1..7).map(record).collect::<Vec<_>>());
     assert_eq!(spool.take_drops(), []);
@@ -315,7 +338,11 @@ fn a_folder_that_is_taken_away_is_made_again() {
     assert_eq!(spool.place(), Place::Folder(dir.path().join("spool/main")));
     assert_eq!(drops(&mut spool, Reason::Disk), 3);
     assert_eq!(drain(&mut spool), [record(3)]);
-    assert_ne!(Spool::open(Some(dir.path()), "main", LIMITS).place(), spool.place(), "it is locked again");
+    assert_ne!(
+        Spool::open(Some(dir.path()), "main", LIMITS).place(),
+        spool.place(),
+        "it is locked again"
+    );
 }
 
 #[test]

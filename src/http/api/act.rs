@@ -97,7 +97,10 @@ impl Effect {
 }
 
 /// Runs a change in a task of its own: a client that hangs up, or whose time is over, cuts nothing short.
-pub async fn detached<T, F>(context: &Context<'_>, work: impl FnOnce(Arc<State>, Acting) -> F) -> Result<T, Refusal>
+pub async fn detached<T, F>(
+    context: &Context<'_>,
+    work: impl FnOnce(Arc<State>, Acting) -> F,
+) -> Result<T, Refusal>
 where
     F: Future<Output = Result<T, Refusal>> + Send + 'static,
     T: Send + 'static,
@@ -131,17 +134,23 @@ impl Acting {
             let detail = "this endpoint wants credentials";
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail));
         };
-        let agent = context.head.headers.get(USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
+        let agent = context
+            .head
+            .headers
+            .get(USER_AGENT)
+            .map(|agent| String::from_utf8_lossy(agent.as_bytes()));
         let origin = Origin {
             user_id: caller.user.clone(),
             ip_address: Some(canonical(context.from)),
-            user_agent: agent.map(|agent| agent.chars().filter(|c| !c.is_control()).take(AGENT_MAX).collect()),
+            user_agent: agent
+                .map(|agent| agent.chars().filter(|c| !c.is_control()).take(AGENT_MAX).collect()),
             request_id: Some(context.request_id.to_owned()),
         };
         let target = context.query.first("target").map(str::to_owned);
         if target.is_none() && context.state.boards.len() > 1 {
             let known: Vec<&str> = context.state.boards.keys().map(String::as_str).collect();
-            let detail = format!("which database is to be changed? ?target= one of {}", known.join(", "));
+            let detail =
+                format!("which database is to be changed? ?target= one of {}", known.join(", "));
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "target_wanted", detail));
         }
         Ok(Acting { caller, origin, target, key: key(context)? })
@@ -154,8 +163,13 @@ impl Acting {
 
     /// It will be done; there one sees how it goes.
     pub fn accepted(&self, body: Value, run: Uuid) -> Done {
-        let target = self.target.as_ref().map(|target| format!("?target={target}")).unwrap_or_default();
-        Done { status: StatusCode::ACCEPTED.as_u16(), location: Some(format!("/runs/{run}{target}")), body }
+        let target =
+            self.target.as_ref().map(|target| format!("?target={target}")).unwrap_or_default();
+        Done {
+            status: StatusCode::ACCEPTED.as_u16(),
+            location: Some(format!("/runs/{run}{target}")),
+            body,
+        }
     }
 
     /// The same, for what is ordered of jobs.
@@ -201,13 +215,20 @@ enum Outcome {
     Other,
 }
 
-async fn keyed(tx: &Tx<'_>, acting: &Acting, key: &Key, change: &dyn Change) -> Result<Outcome, Error> {
+async fn keyed(
+    tx: &Tx<'_>,
+    acting: &Acting,
+    key: &Key,
+    change: &dyn Change,
+) -> Result<Outcome, Error> {
     let actor = acting.actor();
     match idempotency::take(tx, actor, &key.key, &key.fingerprint).await? {
         Known::Other => return Ok(Outcome::Other),
         Known::Done(answer) => {
             let read = serde_json::from_value(answer);
-            let wrong = |error| Error::new(Kind::Protocol, format!("a kept answer is not understood: {error}"));
+            let wrong = |error| {
+                Error::new(Kind::Protocol, format!("a kept answer is not understood: {error}"))
+            };
             return read.map(Outcome::Before).map_err(wrong);
         }
         Known::New => {}
@@ -233,9 +254,12 @@ fn key(context: &Context<'_>) -> Result<Option<Key>, Refusal> {
     let mut values = context.head.headers.get_all(IDEMPOTENCY_KEY).into_iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
-    let fits = (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits =
+        (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
     if values.next().is_some() || !fits {
-        return Err(invalid(format!("Idempotency-Key: wanted one of 1 to {KEY_MAX} printable ASCII characters")));
+        return Err(invalid(format!(
+            "Idempotency-Key: wanted one of 1 to {KEY_MAX} printable ASCII characters"
+        )));
     }
     let mut digest = Sha256::new();
     for part in [

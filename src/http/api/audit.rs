@@ -63,7 +63,9 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
         None if format != Format::Json => Order::OldestFirst,
         None | Some("newest") => Order::NewestFirst,
         Some("oldest") => Order::OldestFirst,
-        Some(other) => return Err(invalid(format!("order: found {other:?}, wanted newest or oldest"))),
+        Some(other) => {
+            return Err(invalid(format!("order: found {other:?}, wanted newest or oldest")));
+        }
     };
     let behind = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
     let behind = behind.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
@@ -72,7 +74,8 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let mut conn = desk.conn().await?;
     if format != Format::Json {
         // Nothing that comes after the beginning, so that there is an end.
-        let reader = events::reader(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
+        let reader =
+            events::reader(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
         filter.until = filter.until.min(reader.now);
     }
     filter.settle(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
@@ -95,9 +98,12 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let read = page.fold(&mut conn, bound, |page: &mut Taken, event| page.take(event, limit)).await;
     let taken = read.map_err(|error| desk.refusal(&error))?;
     let next = taken.next().map(|cursor| cursor.to_string());
-    let mut bytes =
-        format!("{{\"target\":{},\"scope\":\"{scope}\",\"next\":{},\"items\":[", json!(desk.db.name()), json!(next))
-            .into_bytes();
+    let mut bytes = format!(
+        "{{\"target\":{},\"scope\":\"{scope}\",\"next\":{},\"items\":[",
+        json!(desk.db.name()),
+        json!(next)
+    )
+    .into_bytes();
     bytes.extend_from_slice(&taken.bytes);
     bytes.extend_from_slice(b"]}\n");
     let mut answer = body(StatusCode::OK, "application/json", bytes);
@@ -140,11 +146,14 @@ fn format(context: &Context<'_>) -> Result<Format, Refusal> {
         Some("csv") => Ok(Format::Csv),
         Some("ndjson") => Ok(Format::Ndjson),
         Some(other) => Err(invalid(format!("format: found {other:?}, wanted json, csv or ndjson"))),
-        None => Ok(match preferred(context.head, &["application/json", "application/x-ndjson", "text/csv"]) {
-            "text/csv" => Format::Csv,
-            "application/x-ndjson" => Format::Ndjson,
-            _ => Format::Json,
-        }),
+        None => Ok(
+            match preferred(context.head, &["application/json", "application/x-ndjson", "text/csv"])
+            {
+                "text/csv" => Format::Csv,
+                "application/x-ndjson" => Format::Ndjson,
+                _ => Format::Json,
+            },
+        ),
     }
 }
 
@@ -155,7 +164,10 @@ fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
         move |wrong| invalid(format!("{name}: {wrong}"))
     };
     let source = text("source")?;
-    if source.as_deref().is_some_and(|source| !matches!(source, "pgsteward" | "application" | "trigger")) {
+    if source
+        .as_deref()
+        .is_some_and(|source| !matches!(source, "pgsteward" | "application" | "trigger"))
+    {
         return Err(invalid("source: wanted pgsteward, application or trigger"));
     }
     let filter = Filter {
@@ -180,7 +192,11 @@ fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
 /// of its own acts here.
 fn narrow(filter: &mut Filter, caller: Option<&Caller>) -> Result<&'static str, Refusal> {
     let Some(caller) = caller else {
-        return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", "this endpoint wants credentials"));
+        return Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            "this endpoint wants credentials",
+        ));
     };
     if caller.role == Role::Admin {
         return Ok("all");
@@ -274,9 +290,17 @@ impl Export {
 
     async fn read(&self) -> Result<Piece, Error> {
         let mut conn = self.db.acquire(Purpose::Api).await?;
-        let page = Page { filter: &self.filter, order: self.order, behind: self.behind, limit: PIECE_EVENTS };
+        let page = Page {
+            filter: &self.filter,
+            order: self.order,
+            behind: self.behind,
+            limit: PIECE_EVENTS,
+        };
         let format = self.format;
-        page.fold(&mut conn, self.db.query_timeout(), |piece: &mut Piece, event| piece.take(event, format)).await
+        page.fold(&mut conn, self.db.query_timeout(), |piece: &mut Piece, event| {
+            piece.take(event, format)
+        })
+        .await
     }
 }
 

@@ -46,10 +46,14 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
     match value.as_f64() {
         _ if value.is_null() => Ok(None),
         // Within the range, and whole.
-        Some(days) if days.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&days) => Ok(Some(days as u32)),
+        Some(days) if days.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&days) => {
+            Ok(Some(days as u32))
+        }
         _ => {
             let found: String = value.to_string().chars().take(64).collect();
-            Err(D::Error::custom(format!("retention_days: found {found}, wanted a whole number of days")))
+            Err(D::Error::custom(format!(
+                "retention_days: found {found}, wanted a whole number of days"
+            )))
         }
     }
 }
@@ -63,11 +67,13 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let role = context.caller.as_ref().map(|caller| caller.role);
     let targets = configured(&desk, &config);
     let may_shorten = wanted.force && role == Some(Role::Admin);
-    let options = Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
+    let options =
+        Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
     if wanted.dry_run {
         judge(&wanted, &options, &targets, &config, role)?;
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
-        let previews = look(&desk, targets.iter().filter(|target| options.covers(&target.name()))).await?;
+        let previews =
+            look(&desk, targets.iter().filter(|target| options.covers(&target.name()))).await?;
         let body = json!({ "target": desk.db.name(), "dry_run": true, "tables": previews });
         return Ok(answer(StatusCode::OK, "application/json", &body));
     }
@@ -93,7 +99,11 @@ impl Change for Cleanup {
             return Box::pin(ready(Ok(Effect::refused(refusal.clone()))));
         }
         let options = (self.options != Options::default()).then_some(&self.options);
-        Box::pin(jobs::asked(tx, acting, Ask { job: Builtin::Retention.as_str(), options, configured: true }))
+        Box::pin(jobs::asked(
+            tx,
+            acting,
+            Ask { job: Builtin::Retention.as_str(), options, configured: true },
+        ))
     }
 }
 
@@ -110,7 +120,9 @@ fn judge(
     config: &Config,
     role: Option<Role>,
 ) -> Result<(), Refusal> {
-    if let Some(unknown) = wanted.tables.iter().flatten().find(|name| !targets.iter().any(|t| t.name() == **name)) {
+    if let Some(unknown) =
+        wanted.tables.iter().flatten().find(|name| !targets.iter().any(|t| t.name() == **name))
+    {
         let known: Vec<String> = targets.iter().map(Target::name).collect();
         let detail = format!("retention does not name {unknown:?}; it names {}", known.join(", "));
         return Err(unprocessable("not_under_retention", detail));
@@ -121,11 +133,16 @@ fn judge(
     }
     let keep = std::time::Duration::from_secs(u64::from(days) * 86_400);
     let covered = || targets.iter().filter(|target| options.covers(&target.name()));
-    let Some(longest) = covered().filter(|target| target.keep > keep).max_by_key(|target| target.keep) else {
+    let Some(longest) =
+        covered().filter(|target| target.keep > keep).max_by_key(|target| target.keep)
+    else {
         return Ok(());
     };
     let configured = longest.keep.as_secs() / 86_400;
-    let what = format!("{} is kept for {configured} days by the configuration, and {days} is shorter", longest.name());
+    let what = format!(
+        "{} is kept for {configured} days by the configuration, and {days} is shorter",
+        longest.name()
+    );
     if role != Some(Role::Admin) {
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
@@ -134,22 +151,31 @@ fn judge(
         ));
     }
     if !wanted.force {
-        return Err(unprocessable("shortening_wants_force", format!("{what}: say \"force\": true if that is meant")));
+        return Err(unprocessable(
+            "shortening_wants_force",
+            format!("{what}: say \"force\": true if that is meant"),
+        ));
     }
     if keep < config.retention.min_keep && covered().any(Target::is_trail) {
         let floor = config.retention.min_keep.as_secs() / 86_400;
-        let detail =
-            format!("the audit trail is kept for {floor} days at least (retention.min_keep), and {days} is shorter");
+        let detail = format!(
+            "the audit trail is kept for {floor} days at least (retention.min_keep), and {days} is shorter"
+        );
         return Err(unprocessable("below_floor", detail));
     }
     Ok(())
 }
 
 /// Each in a transaction of its own, so that none waits for the others.
-async fn look(desk: &Desk, targets: impl Iterator<Item = &Target>) -> Result<Vec<Preview>, Refusal> {
+async fn look(
+    desk: &Desk,
+    targets: impl Iterator<Item = &Target>,
+) -> Result<Vec<Preview>, Refusal> {
     let mut conn = desk.conn().await?;
     let mut within = TxOptions::within(desk.db.query_timeout()).read_only();
-    within.prelude.push_str("SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'; SET LOCAL row_security = off; ");
+    within.prelude.push_str(
+        "SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'; SET LOCAL row_security = off; ",
+    );
     let mut previews = Vec::new();
     for target in targets {
         let looked = conn.transaction(&within, |tx| Box::pin(preview::look(tx, target))).await;
@@ -165,8 +191,10 @@ pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
     let targets = configured(&desk, &config);
     let previews = look(&desk, targets.iter()).await?;
     let jobs = listed::merge(&config, desk.db.name(), None, chrono::Utc::now());
-    let next =
-        jobs.iter().find(|job| job.name == Builtin::Retention.as_str()).and_then(|job| job.next.first().cloned());
+    let next = jobs
+        .iter()
+        .find(|job| job.name == Builtin::Retention.as_str())
+        .and_then(|job| job.next.first().cloned());
     let next = next.map(|at| at.to_utc());
     let tables: Vec<Value> = previews
         .into_iter()
@@ -176,5 +204,9 @@ pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
             told
         })
         .collect();
-    Ok(answer(StatusCode::OK, "application/json", &json!({ "target": desk.db.name(), "tables": tables })))
+    Ok(answer(
+        StatusCode::OK,
+        "application/json",
+        &json!({ "target": desk.db.name(), "tables": tables }),
+    ))
 }

@@ -14,8 +14,12 @@ pub fn database(context: &Context<'_>) -> Result<Answer, Refusal> {
     let reading = desk.board.read();
     let summary = Summary::new(desk.db.name(), reading.clone());
     let report = reading.report.as_deref();
-    let pool: Map<String, Value> =
-        desk.db.stats().into_iter().map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats))).collect();
+    let pool: Map<String, Value> = desk
+        .db
+        .stats()
+        .into_iter()
+        .map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats)))
+        .collect();
     let role = desk.standing.role();
     let mut body = summary.members();
     let more = json!({

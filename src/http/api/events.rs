@@ -95,11 +95,15 @@ async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<E
     match ingest::copy(tx, acting.actor(), events.iter().copied()).await {
         Ok(accepted) => Ok(Effect::Done(Done::created(json!({ "accepted": accepted })))),
         // A value that PostgreSQL knows to be none, a number beyond numeric, say; or one beyond its limits.
-        Err(error) if error.sqlstate().is_some_and(|state| matches!(&state.code()[..2], "22" | "54")) => {
+        Err(error)
+            if error.sqlstate().is_some_and(|state| matches!(&state.code()[..2], "22" | "54")) =>
+        {
             tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT events").await?;
             let line = error.db().and_then(|error| error.where_()).unwrap_or_default();
-            let detail =
-                format!("PostgreSQL does not take a value of these events ({}); none was recorded", place(line));
+            let detail = format!(
+                "PostgreSQL does not take a value of these events ({}); none was recorded",
+                place(line)
+            );
             Ok(Effect::refused(unprocessable("invalid_events", detail)))
         }
         Err(error) => Err(error),
@@ -109,17 +113,22 @@ async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<E
 /// Of what the server says of where it was: the line, not what stands in it.
 fn place(context: &str) -> String {
     // Inside stands the line of the JSON.
-    let copy = context.rsplit("COPY ").next().filter(|_| context.contains("COPY ")).unwrap_or_default();
-    let line = copy.split("line ").nth(1).map(|rest| rest.split([',', ':']).next().unwrap_or_default());
+    let copy =
+        context.rsplit("COPY ").next().filter(|_| context.contains("COPY ")).unwrap_or_default();
+    let line =
+        copy.split("line ").nth(1).map(|rest| rest.split([',', ':']).next().unwrap_or_default());
     line.map_or_else(|| "one of them".to_owned(), |line| format!("event {line}"))
 }
 
 /// Takes the body apart; no more of it than may be sent.
 fn read(body: &[u8]) -> Result<Vec<Sent<'_>>, Refusal> {
-    let wrong = |error: serde_json::Error| invalid(format!("the body is not what is wanted: {error}"));
+    let wrong =
+        |error: serde_json::Error| invalid(format!("the body is not what is wanted: {error}"));
     // Members may otherwise be given by their place, in an array.
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        return Err(invalid("the body is not what is wanted: an object, of one event or with the member events"));
+        return Err(invalid(
+            "the body is not what is wanted: an object, of one event or with the member events",
+        ));
     }
     let form: Form<'_> = serde_json::from_slice(body).map_err(wrong)?;
     match form.events {
@@ -230,7 +239,9 @@ fn cut_agent(agent: &str) -> &str {
 
 /// JSON that PostgreSQL stores: without NUL and halves of characters, which it does not.
 fn value<'v>(name: &str, value: Option<&'v RawValue>) -> Result<Option<&'v str>, String> {
-    let Some(json) = value.map(RawValue::get).filter(|json| *json != "null") else { return Ok(None) };
+    let Some(json) = value.map(RawValue::get).filter(|json| *json != "null") else {
+        return Ok(None);
+    };
     if json.len() > VALUE_MAX {
         return Err(format!("has {} bytes in {name}; at most {VALUE_MAX} are taken", json.len()));
     }
@@ -238,7 +249,9 @@ fn value<'v>(name: &str, value: Option<&'v RawValue>) -> Result<Option<&'v str>,
         return Err(format!("is nested more than {DEPTH_MAX} deep in {name}"));
     }
     if json.contains("\\u") && !storable(json) {
-        return Err(format!("has a character in {name} that PostgreSQL does not store (\\u0000, or half of a pair)"));
+        return Err(format!(
+            "has a character in {name} that PostgreSQL does not store (\\u0000, or half of a pair)"
+        ));
     }
     Ok(Some(json))
 }
@@ -293,7 +306,9 @@ fn address(text: Option<&str>) -> Result<Option<&str>, String> {
     let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(None) };
     match text.parse::<IpAddr>() {
         Ok(_) => Ok(Some(text)),
-        Err(_) => Err(format!("has a wrong ip_address: found {text:?}, wanted an address such as 10.0.0.7")),
+        Err(_) => Err(format!(
+            "has a wrong ip_address: found {text:?}, wanted an address such as 10.0.0.7"
+        )),
     }
 }
 
@@ -338,10 +353,21 @@ mod tests {
             assert!(problem(body).contains(wanted), "{body}: {}", problem(body));
         }
         assert!(problem(&format!(r#"{{"action":"{}"}}"#, "ä".repeat(128))).contains("taken"));
-        assert!(problem(&format!(r#"{{"action":"{}"}}"#, "ä".repeat(129))).contains("more than 128 characters"));
-        assert!(problem(&format!(r#"{{"action":"a","details":"{}"}}"#, "x".repeat(VALUE_MAX))).contains("at most"));
-        let nested = |deep: usize| format!(r#"{{"action":"a","details":{}{}}}"#, "[".repeat(deep), "]".repeat(deep));
-        assert!(problem(&nested(DEPTH_MAX)).contains("taken") && problem(&nested(DEPTH_MAX + 1)).contains("deep"));
+        assert!(
+            problem(&format!(r#"{{"action":"{}"}}"#, "ä".repeat(129)))
+                .contains("more than 128 characters")
+        );
+        assert!(
+            problem(&format!(r#"{{"action":"a","details":"{}"}}"#, "x".repeat(VALUE_MAX)))
+                .contains("at most")
+        );
+        let nested = |deep: usize| {
+            format!(r#"{{"action":"a","details":{}{}}}"#, "[".repeat(deep), "]".repeat(deep))
+        };
+        assert!(
+            problem(&nested(DEPTH_MAX)).contains("taken")
+                && problem(&nested(DEPTH_MAX + 1)).contains("deep")
+        );
         let many = format!(r#"{{"events":[{}]}}"#, vec!["{}"; EVENTS_MAX + 1].join(","));
         assert!(problem(&many).contains("more than 10000 events"));
     }

@@ -37,7 +37,11 @@ impl Asked {
         if filter.since >= filter.until {
             return Err(unprocessable("empty_range", "wanted since to be before until"));
         }
-        if filter.status.as_deref().is_some_and(|s| !matches!(s, "healthy" | "degraded" | "unhealthy" | "unknown")) {
+        if filter
+            .status
+            .as_deref()
+            .is_some_and(|s| !matches!(s, "healthy" | "degraded" | "unhealthy" | "unknown"))
+        {
             return Err(invalid("status: wanted healthy, degraded, unhealthy or unknown"));
         }
         let behind = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
@@ -45,7 +49,10 @@ impl Asked {
         let limit = context.number("limit", 100, 1, 1000)?;
         let bucket = context.number("bucket", 0, 1, BUCKET_SECONDS_MAX)?;
         if bucket > 0 && (context.query.has("limit") || context.query.has("cursor")) {
-            return Err(unprocessable("no_pages", "buckets have no pages: leave out limit and cursor, or bucket"));
+            return Err(unprocessable(
+                "no_pages",
+                "buckets have no pages: leave out limit and cursor, or bucket",
+            ));
         }
         Ok(Asked {
             filter,
@@ -64,14 +71,27 @@ enum Found<R, B> {
 
 /// `GET /health/system`
 pub async fn system(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&["since", "until", "component", "status", "instance", "limit", "cursor", "bucket"])?;
+    context.only(&[
+        "since",
+        "until",
+        "component",
+        "status",
+        "instance",
+        "limit",
+        "cursor",
+        "bucket",
+    ])?;
     let (desk, asked) = (context.desk()?, Asked::of(context)?);
     let read = async {
         let mut conn = desk.db.acquire(Purpose::Api).await?;
         let bound = desk.impatience();
         Ok::<_, Error>(match asked.bucket_seconds {
-            None => Found::Page(health::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit).await?),
-            Some(width) => Found::Buckets(health::buckets(&mut conn, bound, &asked.filter, width).await?),
+            None => Found::Page(
+                health::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit).await?,
+            ),
+            Some(width) => {
+                Found::Buckets(health::buckets(&mut conn, bound, &asked.filter, width).await?)
+            }
         })
     };
     let remembered = |recent: &Recent| match asked.bucket_seconds {
@@ -89,8 +109,13 @@ pub async fn connections(context: &Context<'_>) -> Result<Answer, Refusal> {
         let mut conn = desk.db.acquire(Purpose::Api).await?;
         let bound = desk.impatience();
         Ok::<_, Error>(match asked.bucket_seconds {
-            None => Found::Page(connections::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit).await?),
-            Some(width) => Found::Buckets(connections::buckets(&mut conn, bound, &asked.filter, width).await?),
+            None => Found::Page(
+                connections::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit)
+                    .await?,
+            ),
+            Some(width) => {
+                Found::Buckets(connections::buckets(&mut conn, bound, &asked.filter, width).await?)
+            }
         })
     };
     let remembered = |recent: &Recent| match asked.bucket_seconds {
@@ -136,6 +161,10 @@ fn told<R: Serialize, B: Serialize>(
 fn written(rows: &impl Serialize) -> Result<Value, Refusal> {
     serde_json::to_value(rows).map_err(|error| {
         tracing::error!(error = %error, "rows could not be written as JSON");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer could not be written")
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the answer could not be written",
+        )
     })
 }

@@ -42,7 +42,9 @@ impl Context<'_> {
             if name != "target" && !known.contains(&name) {
                 let known = ["target"].iter().chain(known).copied().collect::<Vec<_>>().join(", ");
                 let name: String = name.chars().take(64).collect();
-                return Err(invalid(format!("found the parameter {name:?}; this endpoint knows {known}")));
+                return Err(invalid(format!(
+                    "found the parameter {name:?}; this endpoint knows {known}"
+                )));
             }
             if self.query.all(name).nth(1).is_some() {
                 return Err(invalid(format!("the parameter {name} occurs more than once")));
@@ -61,7 +63,9 @@ impl Context<'_> {
     pub fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
         let Some(text) = self.query.first(name) else { return Ok(None) };
         if text.is_empty() || text.len() > TEXT_MAX || text.contains('\0') {
-            let detail = format!("{name}: wanted a text of 1 to {TEXT_MAX} bytes without NUL, or no such parameter");
+            let detail = format!(
+                "{name}: wanted a text of 1 to {TEXT_MAX} bytes without NUL, or no such parameter"
+            );
             return Err(invalid(detail));
         }
         Ok(Some(text))
@@ -71,7 +75,9 @@ impl Context<'_> {
     pub fn number(&self, name: &str, default: i64, least: i64, most: i64) -> Result<i64, Refusal> {
         let Some(text) = self.text(name)? else { return Ok(default) };
         let number = text.parse().ok().filter(|number| (least..=most).contains(number));
-        number.ok_or_else(|| invalid(format!("{name}: found {text:?}, wanted a whole number from {least} to {most}")))
+        number.ok_or_else(|| {
+            invalid(format!("{name}: found {text:?}, wanted a whole number from {least} to {most}"))
+        })
     }
 
     /// A parameter that is true or false.
@@ -93,7 +99,8 @@ impl Context<'_> {
     /// The segment of the path, where it is the id of a run.
     pub fn run_id(&self) -> Result<Uuid, Refusal> {
         let text = self.segment.as_deref().unwrap_or_default();
-        Uuid::try_parse(text).map_err(|_| invalid("the id of a run is a UUID, as GET /jobs/{name}/runs tells it"))
+        Uuid::try_parse(text)
+            .map_err(|_| invalid("the id of a run is a UUID, as GET /jobs/{name}/runs tells it"))
     }
 
     /// The body as JSON; one that is empty counts as `{}`.
@@ -106,12 +113,18 @@ impl Context<'_> {
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(invalid("the body is not what is wanted: an object"));
         }
-        serde_json::from_slice(body).map_err(|error| invalid(format!("the body is not what is wanted: {error}")))
+        serde_json::from_slice(body)
+            .map_err(|error| invalid(format!("the body is not what is wanted: {error}")))
     }
 
     /// Refuses a body that says that it is something else than JSON.
     pub fn is_json(&self) -> Result<(), Refusal> {
-        let kind = self.head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = self
+            .head
+            .headers
+            .get(CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok())
+            .unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if kind.eq_ignore_ascii_case("application/json") {
             return Ok(());
@@ -122,9 +135,11 @@ impl Context<'_> {
 
     /// How long the caller prefers to wait for the end: `Prefer: wait=SECONDS`, by RFC 7240.
     pub fn wait(&self) -> Option<Duration> {
-        let values = self.head.headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
+        let values =
+            self.head.headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
         // Each may have parameters of its own behind a semicolon.
-        let preferences = values.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
+        let preferences =
+            values.flat_map(|value| value.split(',')).filter_map(|one| one.split(';').next());
         let mut named = preferences.filter_map(|preference| preference.split_once('='));
         let (_, seconds) = named.find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))?;
         let seconds = seconds.trim().trim_matches('"').parse().ok()?;

@@ -81,8 +81,12 @@ fn told(job: &Listed, read: bool) -> Value {
     for name in LEDGER {
         let value = ledger.get(name).cloned().unwrap_or_default();
         told[name] = match name {
-            "succeeded_total" | "failed_total" | "skipped_total" | "failures_in_a_row" if read => counted(value),
-            "average_ms" | "p95_ms" => value.as_f64().map_or(Value::Null, |ms| json!((ms * 1000.0).round() / 1000.0)),
+            "succeeded_total" | "failed_total" | "skipped_total" | "failures_in_a_row" if read => {
+                counted(value)
+            }
+            "average_ms" | "p95_ms" => {
+                value.as_f64().map_or(Value::Null, |ms| json!((ms * 1000.0).round() / 1000.0))
+            }
             _ => value,
         };
     }
@@ -125,7 +129,11 @@ pub async fn runs(context: &Context<'_>) -> Result<Answer, Refusal> {
         return Err(no_such_job(name));
     }
     let runs: Vec<Value> = entries.into_iter().map(|entry| runs::told(&desk, entry)).collect();
-    Ok(answer(StatusCode::OK, "application/json", &json!({ "target": desk.db.name(), "job": name, "runs": runs })))
+    Ok(answer(
+        StatusCode::OK,
+        "application/json",
+        &json!({ "target": desk.db.name(), "job": name, "runs": runs }),
+    ))
 }
 
 /// `POST /jobs/{name}/run`
@@ -170,7 +178,11 @@ pub async fn asked(tx: &Tx<'_>, acting: &Acting, ask: Ask<'_>) -> Result<Effect,
 }
 
 /// Asks for it inside a transaction that may go on; the run's id, or why there is none.
-pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, ask: &Ask<'_>) -> Result<Result<Uuid, Refusal>, Error> {
+pub async fn ask_in(
+    tx: &Tx<'_>,
+    acting: &Acting,
+    ask: &Ask<'_>,
+) -> Result<Result<Uuid, Refusal>, Error> {
     let Ask { job, options, configured } = *ask;
     Ok(match orders::run(tx, acting.by(), job, options).await? {
         orders::Run::Queued { id } => Ok(id),
@@ -183,7 +195,8 @@ pub async fn ask_in(tx: &Tx<'_>, acting: &Acting, ask: &Ask<'_>) -> Result<Resul
 }
 
 fn waiting(job: &str, id: Uuid) -> Refusal {
-    let detail = format!("a run of {job} waits already: POST /runs/{id}/cancel takes it out of the queue");
+    let detail =
+        format!("a run of {job} waits already: POST /runs/{id}/cancel takes it out of the queue");
     Refusal::new(StatusCode::CONFLICT, "waiting", detail).with("run_id", id.to_string())
 }
 
@@ -200,13 +213,17 @@ pub fn no_such_job(name: &str) -> Refusal {
 }
 
 fn not_registered(job: &str) -> Refusal {
-    let detail = format!("{job} is configured, and the instance that observes has not taken it up yet");
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_registered", detail).later(std::time::Duration::from_secs(1))
+    let detail =
+        format!("{job} is configured, and the instance that observes has not taken it up yet");
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_registered", detail)
+        .later(std::time::Duration::from_secs(1))
 }
 
 fn nobody() -> Refusal {
-    let detail = "no instance observes this database at the moment, so nobody would pick the run up";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_observer", detail).later(std::time::Duration::from_secs(5))
+    let detail =
+        "no instance observes this database at the moment, so nobody would pick the run up";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_observer", detail)
+        .later(std::time::Duration::from_secs(5))
 }
 
 /// The body of a pause.
@@ -220,7 +237,8 @@ struct Why {
 pub async fn pause(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.change()?;
     let Why { reason } = context.json()?;
-    if reason.as_ref().is_some_and(|reason| reason.chars().count() > 1000 || reason.contains('\0')) {
+    if reason.as_ref().is_some_and(|reason| reason.chars().count() > 1000 || reason.contains('\0'))
+    {
         return Err(invalid("reason: wanted at most 1,000 characters without NUL"));
     }
     set(context, true, reason).await
@@ -233,7 +251,11 @@ pub async fn resume(context: &Context<'_>) -> Result<Answer, Refusal> {
     set(context, false, None).await
 }
 
-async fn set(context: &Context<'_>, pause: bool, reason: Option<String>) -> Result<Answer, Refusal> {
+async fn set(
+    context: &Context<'_>,
+    pause: bool,
+    reason: Option<String>,
+) -> Result<Answer, Refusal> {
     let job = name(context)?.to_owned();
     detached(context, move |state, acting| async move {
         let desk = state.desks.of(acting.target.as_deref())?;

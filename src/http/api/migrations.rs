@@ -29,7 +29,9 @@ const JOB: &str = "migrations";
 pub async fn status(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&[])?;
     let (desk, sets) = (context.desk()?, sets(context)?);
-    let lines = migrate::status(&desk.db, Purpose::Api, &sets).await.map_err(|error| refusal(&desk, &error))?;
+    let lines = migrate::status(&desk.db, Purpose::Api, &sets)
+        .await
+        .map_err(|error| refusal(&desk, &error))?;
     let standing = desk.standing.migrations.read();
     let body = json!({
         "target": desk.db.name(),
@@ -55,7 +57,9 @@ fn refusal(desk: &Desk, error: &migrate::Error) -> Refusal {
     tracing::debug!(database = desk.db.name(), error = %error, "migrations cannot be looked at");
     let kind = error.db_kind().map_or("refused", Kind::as_str);
     let detail = format!("the history of migrations cannot be read: {kind}");
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail).with("reason", kind).later(RETRY)
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail)
+        .with("reason", kind)
+        .later(RETRY)
 }
 
 /// The body of a request to migrate.
@@ -82,7 +86,9 @@ pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
             // Where as many wait to be heard already, this one is begun with them.
             if let Err(TrySendError::Closed(_)) = desk.errands.try_send(Errand::Migrate) {
                 let detail = "pgsteward is stopping";
-                return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).later(RETRY));
+                return Err(
+                    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).later(RETRY)
+                );
             }
         }
         Ok((done, replayed))
@@ -102,7 +108,13 @@ impl Change for Apply {
             // The trail may be among what is to be made.
             if trail::exists(tx).await? {
                 let details = json!({ "run_id": self.0 });
-                let event = Event::new(acting.actor(), "migrations.run", "database", "migrations", &details);
+                let event = Event::new(
+                    acting.actor(),
+                    "migrations.run",
+                    "database",
+                    "migrations",
+                    &details,
+                );
                 audit::record(tx, &event.from(&acting.origin)).await?;
             }
             Ok(Effect::Done(acting.accepted(body, self.0)))
@@ -113,7 +125,8 @@ impl Change for Apply {
 /// What would run, with its SQL.
 async fn plan(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, sets) = (context.desk()?, sets(context)?);
-    let history = migrate::history(&desk.db, Purpose::Api).await.map_err(|error| refusal(&desk, &error))?;
+    let history =
+        migrate::history(&desk.db, Purpose::Api).await.map_err(|error| refusal(&desk, &error))?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
     let pending: Vec<Value> = plans
         .iter()
@@ -176,7 +189,9 @@ fn entry(attempt: Attempt) -> Entry {
         started_at: Some(attempt.asked_at),
         finished_at,
         duration_ms: finished_at.map(|at| (at - attempt.asked_at).num_milliseconds()),
-        rows_affected: outcome.as_ref().map(|outcome| i64::try_from(outcome.applied.len()).unwrap_or(i64::MAX)),
+        rows_affected: outcome
+            .as_ref()
+            .map(|outcome| i64::try_from(outcome.applied.len()).unwrap_or(i64::MAX)),
         error: outcome.as_ref().and_then(|outcome| outcome.error.clone()),
         fenced: None,
         cancel_by: None,

@@ -59,7 +59,10 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
 pub fn check_names(tables: Option<&[String]>) -> Result<(), Refusal> {
     let Some(tables) = tables else { return Ok(()) };
     if tables.is_empty() || tables.len() > TABLES_MAX {
-        return Err(invalid(format!("tables: found {} names, wanted 1 to {TABLES_MAX}", tables.len())));
+        return Err(invalid(format!(
+            "tables: found {} names, wanted 1 to {TABLES_MAX}",
+            tables.len()
+        )));
     }
     let fits = |name: &&String| {
         name.split_once('.').is_some_and(|(schema, table)| !schema.is_empty() && !table.is_empty())
@@ -70,7 +73,9 @@ pub fn check_names(tables: Option<&[String]>) -> Result<(), Refusal> {
         None => Ok(()),
         Some(wrong) => {
             let wrong: String = wrong.chars().take(128).collect();
-            Err(invalid(format!("tables: found {wrong:?}, wanted a name with its schema, such as \"public.vms\"")))
+            Err(invalid(format!(
+                "tables: found {wrong:?}, wanted a name with its schema, such as \"public.vms\""
+            )))
         }
     }
 }
@@ -132,24 +137,41 @@ async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, E
             }
         }
     }
-    let [first, ..] = ids.as_slice() else { return Err(Error::new(Kind::Protocol, "nothing was asked for")) };
+    let [first, ..] = ids.as_slice() else {
+        return Err(Error::new(Kind::Protocol, "nothing was asked for"));
+    };
     Ok(Effect::Done(acting.accepted(json!({ "run_id": first, "runs": runs }), *first)))
 }
 
-async fn plan(desk: &Desk, config: &Config, wanted: &Wanted, options: &Options) -> Result<Answer, Refusal> {
+async fn plan(
+    desk: &Desk,
+    config: &Config,
+    wanted: &Wanted,
+    options: &Options,
+) -> Result<Answer, Refusal> {
     let zentry = desk.standing.migrations.read().zentry;
     let mut conn = desk.conn().await?;
     let within = TxOptions::within(desk.db.query_timeout()).read_only();
     let read = conn.transaction(&within, |tx| {
         Box::pin(async move {
-            let tables = if wanted.vacuum { vacuum::plan(tx, &config.vacuum, options).await? } else { Vec::new() };
-            let views = if wanted.refresh { refresh::plan(tx, config, zentry, options).await? } else { Vec::new() };
+            let tables = if wanted.vacuum {
+                vacuum::plan(tx, &config.vacuum, options).await?
+            } else {
+                Vec::new()
+            };
+            let views = if wanted.refresh {
+                refresh::plan(tx, config, zentry, options).await?
+            } else {
+                Vec::new()
+            };
             Ok((tables, views))
         })
     });
     let (mut tables, views) = read.await.map_err(|error| desk.refusal(&error))?;
     // What a view needs is told of it once.
-    tables.retain(|table| table.skipped.is_none() || views.iter().all(|view| view.object != table.object));
+    tables.retain(|table| {
+        table.skipped.is_none() || views.iter().all(|view| view.object != table.object)
+    });
     let of_table = |table: vacuum::Planned| {
         let why = match table.vacuum || table.analyze {
             true => format!(
@@ -169,7 +191,8 @@ async fn plan(desk: &Desk, config: &Config, wanted: &Wanted, options: &Options) 
             "why": view.why, "skipped": view.skipped,
         })
     };
-    let plan: Vec<Value> = tables.into_iter().map(of_table).chain(views.into_iter().map(of_view)).collect();
+    let plan: Vec<Value> =
+        tables.into_iter().map(of_table).chain(views.into_iter().map(of_view)).collect();
     let body = json!({ "target": desk.db.name(), "dry_run": true, "plan": plan });
     Ok(answer(StatusCode::OK, "application/json", &body))
 }

@@ -73,22 +73,28 @@ async fn find(desk: &Desk, id: Uuid) -> Result<Value, Refusal> {
 }
 
 fn no_such_run() -> Refusal {
-    let detail = "there is no run of this id; ended ones are forgotten after a while (jobs.history_keep)";
+    let detail =
+        "there is no run of this id; ended ones are forgotten after a while (jobs.history_keep)";
     Refusal::new(StatusCode::NOT_FOUND, "no_such_run", detail)
 }
 
 /// Answers who asked for runs: at once, or, as was preferred, when they have ended: with the run itself, or with all
 /// of them where there may be several. With what `done` says where they have not ended in time.
-pub async fn answered(context: &Context<'_>, (done, replayed): (Done, bool)) -> Result<Answer, Refusal> {
+pub async fn answered(
+    context: &Context<'_>,
+    (done, replayed): (Done, bool),
+) -> Result<Answer, Refusal> {
     let (Some(wait), Some(id)) = (context.wait(), id_of(&done.body["run_id"])) else {
         return Ok(done.answer(replayed));
     };
     let several = done.body["runs"].as_array();
-    let ids: Vec<Uuid> =
-        several.map_or_else(|| vec![id], |runs| runs.iter().filter_map(|run| id_of(&run["id"])).collect());
+    let ids: Vec<Uuid> = several
+        .map_or_else(|| vec![id], |runs| runs.iter().filter_map(|run| id_of(&run["id"])).collect());
     let ended = ended_within(context, &ids, wait).await?;
     let mut answer = match ended {
-        Some(mut runs) if several.is_none() => answer(StatusCode::OK, "application/json", &runs.pop()),
+        Some(mut runs) if several.is_none() => {
+            answer(StatusCode::OK, "application/json", &runs.pop())
+        }
         Some(runs) => {
             let body = json!({ "target": done.body["target"], "run_id": id, "runs": runs });
             answer(StatusCode::OK, "application/json", &body)
@@ -104,7 +110,11 @@ fn id_of(value: &Value) -> Option<Uuid> {
 }
 
 /// The runs, once all of them have ended; `None` where that takes too long.
-async fn ended_within(context: &Context<'_>, ids: &[Uuid], wait: Duration) -> Result<Option<Vec<Value>>, Refusal> {
+async fn ended_within(
+    context: &Context<'_>,
+    ids: &[Uuid],
+    wait: Duration,
+) -> Result<Option<Vec<Value>>, Refusal> {
     let desk = context.desk()?;
     // Most runs take moments, and those that do not are not hurried by being looked at.
     let mut pause = LOOK_FIRST;
@@ -146,11 +156,11 @@ pub async fn cancel(context: &Context<'_>) -> Result<Answer, Refusal> {
 
 fn no_cancel(attempt: &Value) -> Refusal {
     if is_over(attempt) {
-        let refusal = Refusal::new(StatusCode::CONFLICT, "over", "the migrations have ended already");
+        let refusal =
+            Refusal::new(StatusCode::CONFLICT, "over", "the migrations have ended already");
         return refusal.with("state", attempt["state"].clone());
     }
-    let detail =
-        "migrations are not cancelled here: a file is whole or nothing; migrations.statement_timeout bounds it";
+    let detail = "migrations are not cancelled here: a file is whole or nothing; migrations.statement_timeout bounds it";
     Refusal::new(StatusCode::CONFLICT, "not_cancellable", detail)
 }
 
@@ -167,7 +177,9 @@ async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Err
         Cancelled::Unknown => return Ok(Effect::refused(no_such_run())),
         Cancelled::Over { job, state } => {
             let detail = format!("the run of {job} is over already: {state}");
-            return Ok(Effect::refused(Refusal::new(StatusCode::CONFLICT, "over", detail).with("state", state)));
+            return Ok(Effect::refused(
+                Refusal::new(StatusCode::CONFLICT, "over", detail).with("state", state),
+            ));
         }
         Cancelled::Asked { job, .. } => (job, "cancelling"),
         Cancelled::Dequeued { job } => (job, "cancelled"),

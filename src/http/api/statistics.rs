@@ -61,16 +61,17 @@ struct Found {
 pub async fn statistics(context: &Context<'_>) -> Result<Answer, Refusal> {
     context.only(&["refresh"])?;
     let refresh = context.flag("refresh")?;
-    if refresh && !context.caller.as_ref().is_some_and(|caller| Access::Operator.allows(caller.role)) {
+    if refresh
+        && !context.caller.as_ref().is_some_and(|caller| Access::Operator.allows(caller.role))
+    {
         let detail = "refresh wants the role operator; without it, the answer is as old as it says";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail));
     }
     let ttl = context.state.desks.config()?.health.cache_ttl;
     let (desk, asked) = (context.desk()?, Instant::now());
     let Ok(slot) = Arc::clone(&desk.statistics.waiting).try_acquire_owned() else {
-        return Err(
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many wait already").later(ttl.min(RETRY))
-        );
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many wait already")
+            .later(ttl.min(RETRY)));
     };
     let (kept, looking) = (Arc::clone(&desk.statistics.last), Arc::clone(&desk));
     let measuring = async move {
@@ -82,17 +83,28 @@ pub async fn statistics(context: &Context<'_>) -> Result<Answer, Refusal> {
     match context.state.tasks.spawn("statistics", measuring).await {
         Ok(found) => Ok(told(&desk, &found?, ttl)),
         // The panic itself was logged where it happened.
-        Err(_) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the log says why")),
+        Err(_) => {
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the log says why"))
+        }
     }
 }
 
-async fn look(desk: &Desk, last: &mut Last, refresh: bool, asked: Instant, ttl: Duration) -> Result<Found, Refusal> {
+async fn look(
+    desk: &Desk,
+    last: &mut Last,
+    refresh: bool,
+    asked: Instant,
+    ttl: Duration,
+) -> Result<Found, Refusal> {
     // Who waited for another's look need not look again.
-    let fresh = |measured: &&Measured| if refresh { measured.at >= asked } else { measured.at.elapsed() < ttl };
+    let fresh = |measured: &&Measured| {
+        if refresh { measured.at >= asked } else { measured.at.elapsed() < ttl }
+    };
     if let Some(measured) = last.measured.as_ref().filter(fresh) {
         return Ok(Found { measured: measured.clone(), cached: measured.at < asked, reason: None });
     }
-    let failed_since = last.failed.as_ref().filter(|(at, _)| *at >= asked).map(|(_, error)| error.clone());
+    let failed_since =
+        last.failed.as_ref().filter(|(at, _)| *at >= asked).map(|(_, error)| error.clone());
     let error = match failed_since {
         Some(error) => error,
         None => {
@@ -102,7 +114,8 @@ async fn look(desk: &Desk, last: &mut Last, refresh: bool, asked: Instant, ttl: 
             };
             match desk.bounded(desk.patience(), measuring).await {
                 Ok(statistics) => {
-                    let measured = Measured { at: Instant::now(), statistics: Arc::new(statistics) };
+                    let measured =
+                        Measured { at: Instant::now(), statistics: Arc::new(statistics) };
                     last.failed = None;
                     last.measured = Some(measured.clone());
                     return Ok(Found { measured, cached: false, reason: None });
@@ -115,7 +128,9 @@ async fn look(desk: &Desk, last: &mut Last, refresh: bool, asked: Instant, ttl: 
     last.failed = Some((Instant::now(), error));
     // Old is better than nothing, and its age is told.
     match &last.measured {
-        Some(measured) => Ok(Found { measured: measured.clone(), cached: true, reason: Some(refusal.detail) }),
+        Some(measured) => {
+            Ok(Found { measured: measured.clone(), cached: true, reason: Some(refusal.detail) })
+        }
         None => Err(refusal),
     }
 }
@@ -130,6 +145,10 @@ fn told(desk: &Desk, found: &Found, ttl: Duration) -> Answer {
     body["reason"] = json!(found.reason);
     let mut answer = answer(StatusCode::OK, "application/json", &body);
     // Private: whoever has no credentials must not get it out of a cache in between.
-    set(&mut answer, CACHE_CONTROL, &format!("private, max-age={}", ttl.saturating_sub(age).as_secs()));
+    set(
+        &mut answer,
+        CACHE_CONTROL,
+        &format!("private, max-age={}", ttl.saturating_sub(age).as_secs()),
+    );
     answer
 }

@@ -47,7 +47,14 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Cidr]) -> IpAddr {
 fn parse(entry: &str) -> Option<IpAddr> {
     let address = entry.parse::<IpAddr>().ok();
     let address = address.or_else(|| entry.parse::<SocketAddr>().ok().map(|socket| socket.ip()));
-    let bare = || entry.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6);
+    let bare = || {
+        entry
+            .strip_prefix('[')?
+            .strip_suffix(']')?
+            .parse::<std::net::Ipv6Addr>()
+            .ok()
+            .map(IpAddr::V6)
+    };
     Some(address.or_else(bare)?.to_canonical())
 }
 
@@ -57,7 +64,8 @@ mod tests {
 
     #[test]
     fn the_rightmost_hop_that_is_not_trusted_is_the_client() {
-        let trusted: Vec<Cidr> = ["10.0.0.0/8", "fd00::/8"].map(|range| range.parse().unwrap()).to_vec();
+        let trusted: Vec<Cidr> =
+            ["10.0.0.0/8", "fd00::/8"].map(|range| range.parse().unwrap()).to_vec();
         let many = vec!["10.0.0.9"; 40].join(", ");
         let cases: &[(&str, &[&str], &str)] = &[
             ("192.0.2.1", &["198.51.100.7"], "192.0.2.1"),
@@ -82,7 +90,11 @@ mod tests {
             for line in *lines {
                 headers.append(X_FORWARDED_FOR, line.parse().unwrap());
             }
-            assert_eq!(client(peer.parse().unwrap(), &headers, &trusted).to_string(), *expected, "{peer} {lines:?}");
+            assert_eq!(
+                client(peer.parse().unwrap(), &headers, &trusted).to_string(),
+                *expected,
+                "{peer} {lines:?}"
+            );
             let untrusting = client(peer.parse().unwrap(), &headers, &[]);
             assert_eq!(untrusting, peer.parse::<IpAddr>().unwrap().to_canonical());
         }

@@ -49,7 +49,14 @@ struct Waiting {
 
 impl Failures {
     /// Notes one. Nothing of what was sent as a credential comes here.
-    pub fn record(&self, address: IpAddr, reason: Denied, route: &str, user_agent: Option<&str>, now: DateTime<Utc>) {
+    pub fn record(
+        &self,
+        address: IpAddr,
+        reason: Denied,
+        route: &str,
+        user_agent: Option<&str>,
+        now: DateTime<Utc>,
+    ) {
         let address = address.to_canonical();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address, reason.code());
@@ -74,7 +81,8 @@ impl Failures {
 
     /// Takes what waits.
     pub fn take(&self) -> Taken {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting =
+            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         Taken { attempts: waiting.rows.into_values().collect(), overflow: waiting.overflow }
     }
 }
@@ -96,13 +104,25 @@ mod tests {
     fn attempts_of_one_address_for_one_reason_are_one_row() {
         let (failures, one) = (Failures::default(), IpAddr::from([192, 0, 2, 1]));
         failures.record(one, Denied::Expired, "/a", Some("old\u{0}"), at(1));
-        failures.record("::ffff:192.0.2.1".parse().unwrap(), Denied::Expired, "/b", Some(&"é".repeat(300)), at(5));
+        failures.record(
+            "::ffff:192.0.2.1".parse().unwrap(),
+            Denied::Expired,
+            "/b",
+            Some(&"é".repeat(300)),
+            at(5),
+        );
         failures.record(one, Denied::UnknownToken, "/a", None, at(3));
         let taken = failures.take();
         assert_eq!((taken.attempts.len(), taken.overflow), (2, 0));
         let row = &taken.attempts[0];
-        assert_eq!((row.reason, row.count, row.first, row.last), (Denied::Expired, 2, at(1), at(5)));
-        assert_eq!((row.route.as_str(), row.user_agent.as_deref().unwrap()), ("/b", "é".repeat(200).as_str()));
+        assert_eq!(
+            (row.reason, row.count, row.first, row.last),
+            (Denied::Expired, 2, at(1), at(5))
+        );
+        assert_eq!(
+            (row.route.as_str(), row.user_agent.as_deref().unwrap()),
+            ("/b", "é".repeat(200).as_str())
+        );
         assert_eq!(failures.take(), Taken::default());
     }
 

@@ -58,11 +58,13 @@ impl Verifier {
             Some(kid) => Some(kid.as_str().ok_or(Denied::Malformed)?),
         };
         let key = self.keys.find(algorithm, kid)?;
-        let decoded = decode::<Strict>(token, key, &signature_only(algorithm)).map_err(|error| match error.kind() {
-            ErrorKind::InvalidSignature => Denied::BadSignature,
-            ErrorKind::InvalidAlgorithm => Denied::BadAlgorithm,
-            _ => Denied::Malformed,
-        })?;
+        let decoded = decode::<Strict>(token, key, &signature_only(algorithm)).map_err(
+            |error| match error.kind() {
+                ErrorKind::InvalidSignature => Denied::BadSignature,
+                ErrorKind::InvalidAlgorithm => Denied::BadAlgorithm,
+                _ => Denied::Malformed,
+            },
+        )?;
         match decoded.claims.0 {
             Value::Object(claims) => self.judge(&claims, now),
             _ => Err(Denied::Malformed),
@@ -82,12 +84,17 @@ impl Verifier {
             return Err(Denied::NotYetValid);
         }
         let wanted = |list: &[String], text: &str| list.iter().any(|wanted| wanted == text);
-        let issuer = claims.get("iss").map(|issuer| issuer.as_str().ok_or(Denied::Malformed)).transpose()?;
-        if !self.rules.issuer.is_empty() && !issuer.is_some_and(|issuer| wanted(&self.rules.issuer, issuer)) {
+        let issuer =
+            claims.get("iss").map(|issuer| issuer.as_str().ok_or(Denied::Malformed)).transpose()?;
+        if !self.rules.issuer.is_empty()
+            && !issuer.is_some_and(|issuer| wanted(&self.rules.issuer, issuer))
+        {
             return Err(Denied::BadIssuer);
         }
         let audience = audience(claims)?;
-        if !self.rules.audience.is_empty() && !audience.iter().any(|audience| wanted(&self.rules.audience, audience)) {
+        if !self.rules.audience.is_empty()
+            && !audience.iter().any(|audience| wanted(&self.rules.audience, audience))
+        {
             return Err(Denied::BadAudience);
         }
         let (claim, role) = self.role(claims).ok_or(Denied::RoleNotMapped)?;
@@ -95,13 +102,19 @@ impl Verifier {
         if role == Role::User && user.is_none() {
             return Err(Denied::NoSubject);
         }
-        let actor = user.as_ref().map_or_else(|| format!("jwt-role:{claim}"), |subject| format!("jwt:{subject}"));
+        let actor = user
+            .as_ref()
+            .map_or_else(|| format!("jwt-role:{claim}"), |subject| format!("jwt:{subject}"));
         Ok(Caller { actor, role, user })
     }
 
     /// The role claim's value and what it stands for.
     fn role<'c>(&self, claims: &'c Map<String, Value>) -> Option<(&'c str, Role)> {
-        if claims.get("role").and_then(Value::as_str).is_some_and(|role| role.eq_ignore_ascii_case(ANONYMOUS)) {
+        if claims
+            .get("role")
+            .and_then(Value::as_str)
+            .is_some_and(|role| role.eq_ignore_ascii_case(ANONYMOUS))
+        {
             return None;
         }
         // Some issuers name a claim by a URL, dots and all.
@@ -161,7 +174,9 @@ fn audience(claims: &Map<String, Value>) -> Result<Vec<&str>, Denied> {
     match claims.get("aud") {
         None => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one]),
-        Some(Value::Array(many)) => many.iter().map(|one| one.as_str().ok_or(Denied::Malformed)).collect(),
+        Some(Value::Array(many)) => {
+            many.iter().map(|one| one.as_str().ok_or(Denied::Malformed)).collect()
+        }
         Some(_) => Err(Denied::Malformed),
     }
 }

@@ -31,7 +31,9 @@ impl Limiter {
     /// How long it has to wait.
     pub fn admit(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let clean_at = self.clean_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = clean_at.get(&bucket(address)).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let left = clean_at
+            .get(&bucket(address))
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         match left.checked_sub(REFILL * (BURST - 1)) {
             Some(wait) if !wait.is_zero() => Err(wait),
             _ => Ok(()),
@@ -45,7 +47,8 @@ impl Limiter {
         if !clean_at.contains_key(&bucket) && clean_at.len() >= ADDRESSES_MAX {
             clean_at.retain(|_, at| *at > now);
             if clean_at.len() >= ADDRESSES_MAX
-                && let Some(nearest) = clean_at.iter().min_by_key(|(_, at)| **at).map(|(bucket, _)| *bucket)
+                && let Some(nearest) =
+                    clean_at.iter().min_by_key(|(_, at)| **at).map(|(bucket, _)| *bucket)
             {
                 clean_at.remove(&nearest);
             }
@@ -69,7 +72,9 @@ impl Limiter {
 fn bucket(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
     }
 }
 
@@ -134,7 +139,11 @@ mod tests {
         (2..5_000).for_each(|n| limiter.failed(of(n), now + n * Duration::from_micros(1)));
         assert_eq!(limiter.len(), ADDRESSES_MAX);
         let kept = limiter.clean_at.lock().unwrap();
-        assert!(kept.contains_key(&of(1)) && !kept.contains_key(&of(2)) && kept.contains_key(&of(4_999)));
+        assert!(
+            kept.contains_key(&of(1))
+                && !kept.contains_key(&of(2))
+                && kept.contains_key(&of(4_999))
+        );
         drop(kept);
         // Those with a clean slate go first, all at once.
         limiter.failed(of(9_999), now + 20 * SECOND);

@@ -132,7 +132,9 @@ pub enum AuthError {
     Unreadable { key: String, source: SecretError },
     #[error("{key} is shorter than 32 bytes: it could be guessed")]
     Weak { key: String },
-    #[error("{key} is Supabase's public key, which everybody has: the key of the service role is wanted")]
+    #[error(
+        "{key} is Supabase's public key, which everybody has: the key of the service role is wanted"
+    )]
     Public { key: String },
     #[error("auth.jwt.jwks_file {fault}")]
     Jwks { fault: String },
@@ -156,7 +158,9 @@ impl Auth {
     pub async fn load(config: &Config) -> Result<Auth, AuthError> {
         let mut auth = Auth { tokens: token::Tokens::new(&config.auth.tokens), ..Auth::default() };
         for (name, database) in &config.databases {
-            let Some(source) = database.supabase.as_ref().and_then(|supabase| supabase.service_key.as_ref()) else {
+            let Some(source) =
+                database.supabase.as_ref().and_then(|supabase| supabase.service_key.as_ref())
+            else {
                 continue;
             };
             let key = match name.as_str() {
@@ -178,13 +182,17 @@ impl Auth {
             let jwks = match &config.auth.jwt.jwks_file {
                 Some(path) => {
                     let read = SecretSource::File(path.clone()).load(READ_WITHIN).await;
-                    Some(read.map_err(|source| AuthError::Unreadable { key: "auth.jwt.jwks_file".to_owned(), source })?)
+                    Some(read.map_err(|source| AuthError::Unreadable {
+                        key: "auth.jwt.jwks_file".to_owned(),
+                        source,
+                    })?)
                 }
                 None => None,
             };
             let keys = jwt::keys::Keys::new(secret, jwks.as_ref().map(Secret::expose))
                 .map_err(|fault| AuthError::Jwks { fault })?;
-            auth.warnings.extend(keys.unusable().iter().map(|fault| format!("auth.jwt.jwks_file: {fault}")));
+            auth.warnings
+                .extend(keys.unusable().iter().map(|fault| format!("auth.jwt.jwks_file: {fault}")));
             auth.jwt = Some(jwt::Verifier::new(&config.auth.jwt, keys));
         }
         Ok(auth)
@@ -204,7 +212,12 @@ impl Auth {
     ///
     /// # Errors
     /// When credentials were sent that are not accepted.
-    pub fn check(&self, headers: &HeaderMap, from: IpAddr, now: DateTime<Utc>) -> Result<Option<Caller>, Denied> {
+    pub fn check(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Caller>, Denied> {
         if let Some(value) = single(headers, &AUTHORIZATION)? {
             return self.bearer(bearer(value)?, from, now).map(Some);
         }
@@ -212,7 +225,11 @@ impl Auth {
             return Ok(None);
         }
         let Some(value) = single(headers, &APIKEY)? else { return Ok(None) };
-        let found = self.service_keys.find(credential(value.to_str().map_err(|_| Denied::Malformed)?)?, from, now);
+        let found = self.service_keys.find(
+            credential(value.to_str().map_err(|_| Denied::Malformed)?)?,
+            from,
+            now,
+        );
         whole(found.ok_or(Denied::UnknownToken)?).map(Some)
     }
 
@@ -242,7 +259,10 @@ pub fn may_carry_credentials(http: &config::Http, listening_on: IpAddr, encrypte
 }
 
 /// Of several one cannot be chosen: who stands between may have looked at another.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Denied> {
+fn single<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'h HeaderValue>, Denied> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),
@@ -252,7 +272,8 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h He
 
 /// RFC 6750, section 2.1.
 fn bearer(value: &HeaderValue) -> Result<&str, Denied> {
-    let (scheme, rest) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Denied::Malformed)?;
+    let (scheme, rest) =
+        value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or(Denied::Malformed)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Denied::Malformed);
     }
@@ -269,14 +290,22 @@ fn credential(text: &str) -> Result<&str, Denied> {
 
 async fn read(source: &SecretSource, key: &str) -> Result<Secret, AuthError> {
     let key = || key.to_owned();
-    let secret = source.load(READ_WITHIN).await.map_err(|source| AuthError::Unreadable { key: key(), source })?;
-    if secret.expose().len() < SECRET_BYTES_MIN { Err(AuthError::Weak { key: key() }) } else { Ok(secret) }
+    let secret = source
+        .load(READ_WITHIN)
+        .await
+        .map_err(|source| AuthError::Unreadable { key: key(), source })?;
+    if secret.expose().len() < SECRET_BYTES_MIN {
+        Err(AuthError::Weak { key: key() })
+    } else {
+        Ok(secret)
+    }
 }
 
 /// Whether a "service key" is the one that stands in every page: it would make everybody an admin.
 fn is_public(key: &Secret) -> bool {
     let key = key.expose();
-    key.starts_with("sb_publishable_") || jwt::claimed_role(key).is_some_and(|role| role != "service_role")
+    key.starts_with("sb_publishable_")
+        || jwt::claimed_role(key).is_some_and(|role| role != "service_role")
 }
 
 #[cfg(test)]

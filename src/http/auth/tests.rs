@@ -22,7 +22,8 @@ fn check(auth: &Auth, headers: &[(&str, &str)]) -> Result<Option<Caller>, Denied
 fn config() -> Config {
     let mut config = Config::default();
     let sha256 = token::digest("pgs_hunter2");
-    let token = config::auth::Token { role: Role::Viewer, sha256, expires: None, cidrs: Vec::new() };
+    let token =
+        config::auth::Token { role: Role::Viewer, sha256, expires: None, cidrs: Vec::new() };
     config.auth.tokens.insert("ci".to_owned(), token);
     config.databases.insert(config::MAIN.to_owned(), with_key(KEY));
     config
@@ -41,7 +42,8 @@ fn with_key(key: &str) -> Database {
 async fn headers_say_who_calls() {
     let auth = Auth::load(&config()).await.unwrap();
     let (bearer, long) = (format!("Bearer {KEY}"), format!("Bearer {}", "a".repeat(8 * 1024)));
-    let (ci, admin) = (Ok(Some(("token:ci", Role::Viewer))), Ok(Some(("supabase:service_key", Role::Admin))));
+    let (ci, admin) =
+        (Ok(Some(("token:ci", Role::Viewer))), Ok(Some(("supabase:service_key", Role::Admin))));
     type Case<'a> = (&'a [(&'a str, &'a str)], Result<Option<(&'a str, Role)>, Denied>);
     let table: &[Case<'_>] = &[
         (&[], Ok(None)),
@@ -60,7 +62,10 @@ async fn headers_say_who_calls() {
         (&[("authorization", "pgs_hunter2")], Err(Denied::Malformed)),
         (&[("authorization", "Basic cGdzX2h1bnRlcjI6")], Err(Denied::Malformed)),
         (&[("authorization", "Bearer pgs_hünter2")], Err(Denied::Malformed)),
-        (&[("authorization", "Bearer pgs_hunter2"), ("authorization", "Bearer pgs_hunter2")], Err(Denied::Malformed)),
+        (
+            &[("authorization", "Bearer pgs_hunter2"), ("authorization", "Bearer pgs_hunter2")],
+            Err(Denied::Malformed),
+        ),
         (&[("authorization", &bearer)], admin),
         (&[("apikey", KEY)], admin),
         (&[("apikey", KEY), ("apikey", KEY)], Err(Denied::Malformed)),
@@ -73,7 +78,10 @@ async fn headers_say_who_calls() {
     ];
     for (headers, expected) in table {
         let found = check(&auth, headers);
-        let found = found.as_ref().map(|caller| caller.as_ref().map(|c| (c.actor.as_str(), c.role))).map_err(|d| *d);
+        let found = found
+            .as_ref()
+            .map(|caller| caller.as_ref().map(|c| (c.actor.as_str(), c.role)))
+            .map_err(|d| *d);
         assert_eq!(found, *expected, "{headers:?}");
     }
     // Where no service key is known, an apikey is somebody else's.
@@ -87,9 +95,13 @@ async fn headers_say_who_calls() {
 async fn what_cannot_be_used_is_refused_and_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
-    let weak = Config { databases: [("other".to_owned(), with_key("hunter2"))].into(), ..Config::default() };
+    let weak = Config {
+        databases: [("other".to_owned(), with_key("hunter2"))].into(),
+        ..Config::default()
+    };
     let public = format!("sb_publishable_hunter2{}", "x".repeat(30));
-    let public = Config { databases: [("main".to_owned(), with_key(&public))].into(), ..Config::default() };
+    let public =
+        Config { databases: [("main".to_owned(), with_key(&public))].into(), ..Config::default() };
     let mut missing = Config::default();
     missing.auth.jwt.secret = Some(SecretSource::File(absent.clone()));
     let mut no_set = Config::default();
@@ -99,7 +111,10 @@ async fn what_cannot_be_used_is_refused_and_not_shown() {
     std::fs::write(&path, r#"{"keys":[{"kty":"oct","k":"hunter2"}]}"#).unwrap();
     bad_set.auth.jwt.jwks_file = Some(path);
     for (config, said) in [
-        (weak, "databases.other.supabase.service_key is shorter than 32 bytes: it could be guessed"),
+        (
+            weak,
+            "databases.other.supabase.service_key is shorter than 32 bytes: it could be guessed",
+        ),
         (public, "database.supabase.service_key is Supabase's public key, which everybody has"),
         (missing, "auth.jwt.secret cannot be read"),
         (no_set, "auth.jwt.jwks_file cannot be read"),
@@ -122,12 +137,16 @@ fn codes_are_distinct_and_the_outside_hears_one() {
     let codes: BTreeSet<&str> = Denied::ALL.iter().map(|denied| denied.code()).collect();
     assert_eq!(codes.len(), Denied::ALL.len());
     let heard = Denied::ALL.map(Denied::refusal);
-    assert!(heard.iter().all(|refusal| *refusal == heard[0] && refusal.code == "invalid_credentials"));
+    assert!(
+        heard.iter().all(|refusal| *refusal == heard[0] && refusal.code == "invalid_credentials")
+    );
 }
 
 #[test]
 fn roles_cover_what_they_should() {
-    let covered = |role: Role| Role::ALL.into_iter().filter(move |needed| role.covers(*needed)).map(Role::as_str);
+    let covered = |role: Role| {
+        Role::ALL.into_iter().filter(move |needed| role.covers(*needed)).map(Role::as_str)
+    };
     let table: Vec<(&str, Vec<&str>)> =
         Role::ALL.iter().map(|role| (role.as_str(), covered(*role).collect())).collect();
     assert_eq!(
@@ -153,7 +172,11 @@ fn credentials_do_not_cross_a_network_in_the_clear() {
         ("::", false),
         ("10.0.0.1", false),
     ] {
-        assert_eq!(may_carry_credentials(&http, listening_on.parse().unwrap(), false), plain, "{listening_on}");
+        assert_eq!(
+            may_carry_credentials(&http, listening_on.parse().unwrap(), false),
+            plain,
+            "{listening_on}"
+        );
     }
     let everywhere = IpAddr::from([0, 0, 0, 0]);
     let behind_a_proxy = config::Http { allow_plain_http: true, ..http.clone() };

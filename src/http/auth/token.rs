@@ -85,7 +85,12 @@ impl Tokens {
 
     /// Finds whose token it is. None: nobody's. The time it takes depends on the length of what was sent and on how
     /// many are configured, not on which of them it is or how near it comes.
-    pub(super) fn find(&self, sent: &str, from: IpAddr, now: DateTime<Utc>) -> Option<Result<(&str, Role), Denied>> {
+    pub(super) fn find(
+        &self,
+        sent: &str,
+        from: IpAddr,
+        now: DateTime<Utc>,
+    ) -> Option<Result<(&str, Role), Denied>> {
         let sent = digest(sent);
         let nobody = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         let mut found = nobody;
@@ -129,7 +134,8 @@ mod tests {
 
     #[test]
     fn new_tokens_are_long_and_never_the_same() {
-        let tokens: BTreeSet<String> = (0..100).map(|_| generate().unwrap().expose().to_owned()).collect();
+        let tokens: BTreeSet<String> =
+            (0..100).map(|_| generate().unwrap().expose().to_owned()).collect();
         assert_eq!(tokens.len(), 100);
         for token in &tokens {
             let bytes = URL_SAFE_NO_PAD.decode(token.strip_prefix("pgs_").unwrap()).unwrap();

@@ -18,7 +18,11 @@ struct Pair {
 
 fn pair() -> Pair {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    Pair { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
+    Pair {
+        cert: made.cert.pem(),
+        key: made.signing_key.serialize_pem(),
+        der: made.cert.der().clone(),
+    }
 }
 
 struct Files(TempDir);
@@ -52,16 +56,18 @@ impl Files {
 async fn served(tls: &Tls, pair: &Pair) -> Option<Vec<u8>> {
     let mut roots = RootCertStore::empty();
     roots.add(pair.der.clone()).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let (near, far) = tokio::io::duplex(64 * 1024);
     let connector = TlsConnector::from(Arc::new(config));
     let client = async {
-        let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), near).await.ok()?;
+        let mut stream =
+            connector.connect(ServerName::try_from("localhost").unwrap(), near).await.ok()?;
         let mut said = String::new();
         stream.read_to_string(&mut said).await.ok()?;
         assert_eq!(said, "hello");
@@ -120,7 +126,9 @@ async fn a_secret_of_kubernetes_is_renewed_behind_its_links() {
     symlink("..1", path("..data")).unwrap();
     symlink("..data/tls.crt", path("tls.crt")).unwrap();
     symlink("..data/tls.key", path("tls.key")).unwrap();
-    let tls = Tls::load(&path("tls.crt"), &path("tls.key"), &Arc::new(Metrics::new().unwrap())).await.unwrap();
+    let tls = Tls::load(&path("tls.crt"), &path("tls.key"), &Arc::new(Metrics::new().unwrap()))
+        .await
+        .unwrap();
     assert!(served(&tls, &old).await.is_some());
     symlink("..2", path("..data_tmp")).unwrap();
     fs::rename(path("..data_tmp"), path("..data")).unwrap();
@@ -141,33 +149,49 @@ async fn what_cannot_be_used_is_told_without_its_content() {
         (
             "",
             one.key.as_str(),
-            format!("http.tls_cert_file = {cert}: no certificate in it (-----BEGIN CERTIFICATE-----)"),
+            format!(
+                "http.tls_cert_file = {cert}: no certificate in it (-----BEGIN CERTIFICATE-----)"
+            ),
         ),
         (
             &one.key,
             &one.key,
-            format!("http.tls_cert_file = {cert}: no certificate in it (-----BEGIN CERTIFICATE-----)"),
+            format!(
+                "http.tls_cert_file = {cert}: no certificate in it (-----BEGIN CERTIFICATE-----)"
+            ),
         ),
         (
             &garbled,
             &one.key,
-            format!("http.tls_cert_file = {cert}: no certificate in it (-----BEGIN CERTIFICATE-----)"),
+            format!(
+                "http.tls_cert_file = {cert}: no certificate in it (-----BEGIN CERTIFICATE-----)"
+            ),
         ),
-        (&big, &one.key, format!("http.tls_cert_file = {cert}: not a regular file of at most 1 MiB")),
+        (
+            &big,
+            &one.key,
+            format!("http.tls_cert_file = {cert}: not a regular file of at most 1 MiB"),
+        ),
         (
             &one.cert,
             &one.cert,
-            format!("http.tls_key_file = {key}: no private key in it (-----BEGIN PRIVATE KEY-----)"),
+            format!(
+                "http.tls_key_file = {key}: no private key in it (-----BEGIN PRIVATE KEY-----)"
+            ),
         ),
         (
             &one.cert,
             &encrypted,
-            format!("http.tls_key_file = {key}: the key is encrypted; decrypt it, and let nobody else read it"),
+            format!(
+                "http.tls_key_file = {key}: the key is encrypted; decrypt it, and let nobody else read it"
+            ),
         ),
         (
             &one.cert,
             &other.key,
-            format!("http.tls_key_file = {key} is not the key of the first certificate in http.tls_cert_file = {cert}"),
+            format!(
+                "http.tls_key_file = {key} is not the key of the first certificate in http.tls_cert_file = {cert}"
+            ),
         ),
     ] {
         files.write(cert_text, key_text);

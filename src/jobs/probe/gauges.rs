@@ -12,8 +12,14 @@ use crate::telemetry::Metrics;
 const DATABASES_MAX: usize = 20;
 const OTHER: &str = "other";
 /// States that every exported database has, at zero where it has no such session.
-const STATES: [&str; 6] =
-    ["active", "idle", "idle in transaction", "idle in transaction (aborted)", "fastpath function call", "disabled"];
+const STATES: [&str; 6] = [
+    "active",
+    "idle",
+    "idle in transaction",
+    "idle in transaction (aborted)",
+    "fastpath function call",
+    "disabled",
+];
 
 /// The series that one database's probe has exported, so that it can zero and withdraw them.
 #[derive(Debug, Default)]
@@ -50,7 +56,9 @@ impl Gauges {
         let checked_at = report.checked_at.timestamp_micros() as f64 / 1e6;
         metrics.health_checked.with_label_values(&[target]).set(checked_at);
         match report.response_ms {
-            Some(millis) => metrics.response_seconds.with_label_values(&[target]).set(millis / 1000.0),
+            Some(millis) => {
+                metrics.response_seconds.with_label_values(&[target]).set(millis / 1000.0)
+            }
             None => {
                 let _ = metrics.response_seconds.remove_label_values(&[target]);
             }
@@ -60,13 +68,20 @@ impl Gauges {
     /// Exports the server's numbers. Only the observer does.
     pub fn server(&mut self, metrics: &Metrics, target: &str, snapshot: &Snapshot) {
         metrics.pg_up.with_label_values(&[target]).set(1);
-        metrics.pg_settings_max_connections.with_label_values(&[target]).set(snapshot.max_connections);
+        metrics
+            .pg_settings_max_connections
+            .with_label_values(&[target])
+            .set(snapshot.max_connections);
         metrics
             .pg_settings_superuser_reserved_connections
             .with_label_values(&[target])
             .set(snapshot.superuser_reserved);
-        metrics.pg_replication_is_replica.with_label_values(&[target]).set(i64::from(snapshot.in_recovery));
-        let oldest = snapshot.sessions.oldest_transaction.as_ref().map_or(0.0, |session| session.seconds);
+        metrics
+            .pg_replication_is_replica
+            .with_label_values(&[target])
+            .set(i64::from(snapshot.in_recovery));
+        let oldest =
+            snapshot.sessions.oldest_transaction.as_ref().map_or(0.0, |session| session.seconds);
         metrics.pg_stat_activity_max_tx_duration.with_label_values(&[target]).set(oldest);
         self.activity(metrics, target, snapshot);
         self.ages(metrics, target, snapshot);
@@ -92,7 +107,9 @@ impl Gauges {
         }
         let _ = metrics.pg_stat_activity_max_tx_duration.remove_label_values(&[target]);
         for (database, state) in std::mem::take(&mut self.activity) {
-            let _ = metrics.pg_stat_activity_connections.remove_label_values(&[target, &database, &state]);
+            let _ = metrics
+                .pg_stat_activity_connections
+                .remove_label_values(&[target, &database, &state]);
         }
         for database in std::mem::take(&mut self.ages) {
             let _ = metrics.pg_database_wraparound_age.remove_label_values(&[target, &database]);
@@ -105,17 +122,26 @@ impl Gauges {
 
     fn activity(&mut self, metrics: &Metrics, target: &str, snapshot: &Snapshot) {
         let counts = self.place(snapshot);
-        for (database, state) in self.activity.iter().filter(|series| !counts.contains_key(*series)) {
+        for (database, state) in self.activity.iter().filter(|series| !counts.contains_key(*series))
+        {
             if self.placed.contains(database) || database == OTHER {
                 // The state emptied; the database still is.
-                metrics.pg_stat_activity_connections.with_label_values(&[target, database, state]).set(0);
+                metrics
+                    .pg_stat_activity_connections
+                    .with_label_values(&[target, database, state])
+                    .set(0);
             } else {
-                let _ = metrics.pg_stat_activity_connections.remove_label_values(&[target, database, state]);
+                let _ = metrics
+                    .pg_stat_activity_connections
+                    .remove_label_values(&[target, database, state]);
             }
         }
         self.activity.retain(|(database, _)| self.placed.contains(database) || database == OTHER);
         for ((database, state), sessions) in counts {
-            metrics.pg_stat_activity_connections.with_label_values(&[target, &database, &state]).set(sessions);
+            metrics
+                .pg_stat_activity_connections
+                .with_label_values(&[target, &database, &state])
+                .set(sessions);
             self.activity.insert((database, state));
         }
     }
@@ -142,7 +168,8 @@ impl Gauges {
             }
         }
         for count in &snapshot.sessions.counts {
-            let database = count.database.as_ref().filter(|database| self.placed.contains(*database));
+            let database =
+                count.database.as_ref().filter(|database| self.placed.contains(*database));
             let label = database.map_or(OTHER, String::as_str);
             *counts.entry((label.to_owned(), count.state.clone())).or_default() += count.sessions;
         }
@@ -156,7 +183,10 @@ impl Gauges {
             let _ = metrics.pg_database_wraparound_age.remove_label_values(&[target, gone]);
         }
         for age in ages {
-            metrics.pg_database_wraparound_age.with_label_values(&[target, &age.name]).set(age.xid_age);
+            metrics
+                .pg_database_wraparound_age
+                .with_label_values(&[target, &age.name])
+                .set(age.xid_age);
         }
         self.ages = now;
     }
@@ -215,7 +245,10 @@ mod tests {
 
     fn page(metrics: &Metrics) -> Vec<String> {
         let page = String::from_utf8(metrics.encode().unwrap()).unwrap();
-        page.lines().filter(|line| line.starts_with("pg_stat_activity_connections")).map(str::to_owned).collect()
+        page.lines()
+            .filter(|line| line.starts_with("pg_stat_activity_connections"))
+            .map(str::to_owned)
+            .collect()
     }
 
     fn line(database: &str, state: &str, target: &str, sessions: i64) -> String {
@@ -230,7 +263,10 @@ mod tests {
         let mut gauges = Gauges::default();
         gauges.server(&metrics, "t", &snapshot(&[("a", "starting", 2), ("b", "idle", 1)]));
         assert!(page(&metrics).contains(&line("a", "starting", "t", 2)));
-        assert!(page(&metrics).contains(&line("a", "idle", "t", 0)), "a state without sessions is exported as 0");
+        assert!(
+            page(&metrics).contains(&line("a", "idle", "t", 0)),
+            "a state without sessions is exported as 0"
+        );
         gauges.server(&metrics, "t", &snapshot(&[("a", "idle", 2)]));
         let lines = page(&metrics);
         assert!(lines.contains(&line("a", "starting", "t", 0)), "{lines:?}");
@@ -243,11 +279,15 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let mut gauges = Gauges::default();
         let names: Vec<String> = (0..40).map(|i| format!("d{i:02}")).collect();
-        let equal: Vec<(&str, &str, i64)> = names.iter().take(20).map(|n| (n.as_str(), "idle", 1)).collect();
+        let equal: Vec<(&str, &str, i64)> =
+            names.iter().take(20).map(|n| (n.as_str(), "idle", 1)).collect();
         gauges.server(&metrics, "t", &snapshot(&equal));
         // Twenty bigger ones arrive: they are counted together, and nobody loses a place.
-        let grown: Vec<(&str, &str, i64)> =
-            names.iter().enumerate().map(|(i, n)| (n.as_str(), "idle", if i < 20 { 1 } else { 5 })).collect();
+        let grown: Vec<(&str, &str, i64)> = names
+            .iter()
+            .enumerate()
+            .map(|(i, n)| (n.as_str(), "idle", if i < 20 { 1 } else { 5 }))
+            .collect();
         gauges.server(&metrics, "t", &snapshot(&grown));
         let lines = page(&metrics);
         assert_eq!(lines.len(), 20 * STATES.len() + 1);
@@ -266,6 +306,9 @@ mod tests {
         assert_eq!(lines.len(), STATES.len(), "{lines:?}");
         assert!(lines.iter().all(|line| line.contains("target=\"two\"")), "{lines:?}");
         let all = String::from_utf8(metrics.encode().unwrap()).unwrap();
-        assert!(all.contains("pg_up{target=\"one\"} 0") && all.contains("pg_up{target=\"two\"} 1"), "{all}");
+        assert!(
+            all.contains("pg_up{target=\"one\"} 0") && all.contains("pg_up{target=\"two\"} 1"),
+            "{all}"
+        );
     }
 }

@@ -51,7 +51,12 @@ pub enum News<'a> {
 
 impl Told {
     /// What a report has that was not told yet.
-    pub fn news<'a>(&mut self, report: &'a Report, reached: Reached, now: Instant) -> Vec<News<'a>> {
+    pub fn news<'a>(
+        &mut self,
+        report: &'a Report,
+        reached: Reached,
+        now: Instant,
+    ) -> Vec<News<'a>> {
         let mut news = Vec::new();
         if let Some(component) = report.component(CONNECTIVITY) {
             news.extend(self.outage(component, reached, now));
@@ -60,7 +65,12 @@ impl Told {
         news
     }
 
-    fn outage<'a>(&mut self, component: &'a Component, reached: Reached, now: Instant) -> Option<News<'a>> {
+    fn outage<'a>(
+        &mut self,
+        component: &'a Component,
+        reached: Reached,
+        now: Instant,
+    ) -> Option<News<'a>> {
         match (reached, &mut self.outage) {
             (Reached::No, None) => {
                 self.outage = Some(Outage { since: now, told_at: now });
@@ -90,7 +100,8 @@ impl Told {
         let was = self.components.insert(component.name, condition);
         // That all is well is told once, of the database; what is not well is told of each.
         let before = was.or((component.name != CONNECTIVITY).then_some(HEALTHY));
-        (before != Some(condition)).then_some(News::Changed { component, was: was.map(|(status, _)| status) })
+        (before != Some(condition))
+            .then_some(News::Changed { component, was: was.map(|(status, _)| status) })
     }
 }
 
@@ -99,7 +110,13 @@ impl News<'_> {
     pub fn log(&self, database: &str) {
         match self {
             News::Lost(Component { status, reason, message, .. }) => {
-                tracing::error!(database, component = CONNECTIVITY, status = status.as_str(), reason, "{message}");
+                tracing::error!(
+                    database,
+                    component = CONNECTIVITY,
+                    status = status.as_str(),
+                    reason,
+                    "{message}"
+                );
             }
             News::Away { component, seconds } => tracing::warn!(
                 database,
@@ -120,13 +137,33 @@ impl News<'_> {
                 let (component, was) = (*name, was.map(Status::as_str));
                 match status {
                     Status::Healthy => {
-                        tracing::info!(database, component, status = status.as_str(), was, "{message}");
+                        tracing::info!(
+                            database,
+                            component,
+                            status = status.as_str(),
+                            was,
+                            "{message}"
+                        );
                     }
                     Status::Degraded | Status::Unknown => {
-                        tracing::warn!(database, component, status = status.as_str(), was, reason, "{message}");
+                        tracing::warn!(
+                            database,
+                            component,
+                            status = status.as_str(),
+                            was,
+                            reason,
+                            "{message}"
+                        );
                     }
                     Status::Unhealthy => {
-                        tracing::error!(database, component, status = status.as_str(), was, reason, "{message}");
+                        tracing::error!(
+                            database,
+                            component,
+                            status = status.as_str(),
+                            was,
+                            reason,
+                            "{message}"
+                        );
                     }
                 }
             }
@@ -151,7 +188,13 @@ mod tests {
             since: Utc::now(),
             measured: serde_json::json!({}),
         };
-        Report::new("main", Status::Healthy, Utc::now(), None, parts.iter().map(component).collect())
+        Report::new(
+            "main",
+            Status::Healthy,
+            Utc::now(),
+            None,
+            parts.iter().map(component).collect(),
+        )
     }
 
     /// What is told of a report, a word or two a line.
@@ -162,7 +205,12 @@ mod tests {
             News::Back { seconds } => format!("back {seconds}"),
             News::Changed { component, was } => {
                 let was = was.map_or("-", Status::as_str);
-                format!("{} {was} {} {}", component.name, component.status.as_str(), component.reason)
+                format!(
+                    "{} {was} {} {}",
+                    component.name,
+                    component.status.as_str(),
+                    component.reason
+                )
             }
         };
         told.news(&report(parts), reached, now).iter().map(line).collect()
@@ -208,7 +256,11 @@ mod tests {
         ];
         for (second, reached, status, reason, expected) in table {
             let now = start + Duration::from_secs(second);
-            assert_eq!(told(&mut state, &[(CONNECTIVITY, status, reason)], reached, now), expected, "at {second} s");
+            assert_eq!(
+                told(&mut state, &[(CONNECTIVITY, status, reason)], reached, now),
+                expected,
+                "at {second} s"
+            );
         }
     }
 }

@@ -17,13 +17,19 @@ impl Transitions {
     /// Takes what the observer found. A row where it is not what it was; at the first, where it is not healthy.
     pub fn observed(&mut self, report: &Report, at: DateTime<Utc>, instance: &str) -> Option<Row> {
         let before = self.last.replace(report.status);
-        let changed = before.map_or(report.status != Status::Healthy, |before| before != report.status);
+        let changed =
+            before.map_or(report.status != Status::Healthy, |before| before != report.status);
         changed.then(|| row(before, report, at, instance))
     }
 
     /// Takes what was found while no lease could be had. That the database is down is true whoever observes; how it
     /// is otherwise, connectivity alone does not say.
-    pub fn unobserved(&mut self, report: &Report, at: DateTime<Utc>, instance: &str) -> Option<Row> {
+    pub fn unobserved(
+        &mut self,
+        report: &Report,
+        at: DateTime<Utc>,
+        instance: &str,
+    ) -> Option<Row> {
         let observed = self.last.is_some() && report.status == Status::Unhealthy;
         if observed { self.observed(report, at, instance) } else { None }
     }
@@ -36,7 +42,8 @@ impl Transitions {
 
 fn row(before: Option<Status>, report: &Report, at: DateTime<Utc>, instance: &str) -> Row {
     let bad = report.components.iter().filter(|component| component.status != Status::Healthy);
-    let reasons: Map<String, Value> = bad.map(|bad| (bad.name.to_owned(), bad.reason.into())).collect();
+    let reasons: Map<String, Value> =
+        bad.map(|bad| (bad.name.to_owned(), bad.reason.into())).collect();
     let old = before.map(|status| json!({ "status": status }));
     let new = json!({ "status": report.status, "components": reasons });
     let event = Event {
@@ -76,15 +83,29 @@ mod tests {
 
     #[test]
     fn a_change_leaves_a_row_and_a_first_healthy_measurement_none() {
-        let observed = |all: &[Status]| left(&all.iter().map(|status| (true, *status)).collect::<Vec<_>>());
-        assert_eq!(observed(&[Healthy, Healthy, Unhealthy, Unhealthy, Healthy]), [false, false, true, false, true]);
+        let observed =
+            |all: &[Status]| left(&all.iter().map(|status| (true, *status)).collect::<Vec<_>>());
+        assert_eq!(
+            observed(&[Healthy, Healthy, Unhealthy, Unhealthy, Healthy]),
+            [false, false, true, false, true]
+        );
         assert_eq!(observed(&[Degraded, Degraded, Healthy]), [true, false, true]);
     }
 
     #[test]
     fn without_a_lease_only_the_end_of_what_was_observed_counts() {
-        assert_eq!(left(&[(false, Unhealthy), (true, Healthy)]), [false, false], "it never observed");
-        let outage = [(true, Healthy), (false, Unhealthy), (false, Unhealthy), (false, Healthy), (true, Healthy)];
+        assert_eq!(
+            left(&[(false, Unhealthy), (true, Healthy)]),
+            [false, false],
+            "it never observed"
+        );
+        let outage = [
+            (true, Healthy),
+            (false, Unhealthy),
+            (false, Unhealthy),
+            (false, Healthy),
+            (true, Healthy),
+        ];
         assert_eq!(left(&outage), [false, true, false, false, true]);
     }
 }

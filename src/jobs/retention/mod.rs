@@ -80,7 +80,8 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut failures = Failures::default();
     let all = targets::targets(ctx.config, ctx.zentry);
     let targets = targets::wanted(all, &ctx.options, ctx.config.retention.min_keep);
-    let covered: Vec<&targets::Target> = targets.iter().filter(|target| ctx.options.covers(&target.name())).collect();
+    let covered: Vec<&targets::Target> =
+        targets.iter().filter(|target| ctx.options.covers(&target.name())).collect();
     for (done, target) in covered.iter().enumerate() {
         if ctx.stopping() {
             report.stopped = true;
@@ -92,7 +93,10 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         let ended = purge::table(ctx, target, &targets, &mut outcome).await;
         let labels = [ctx.db.name(), &name];
         ctx.metrics.retention_rows.with_label_values(&labels).inc_by(outcome.rows);
-        ctx.metrics.retention_partitions.with_label_values(&labels).inc_by(outcome.partitions.len() as u64);
+        ctx.metrics
+            .retention_partitions
+            .with_label_values(&labels)
+            .inc_by(outcome.partitions.len() as u64);
         report.rows += i64::try_from(outcome.rows).unwrap_or(i64::MAX);
         report.warnings.extend(outcome.warnings.iter().map(|warning| format!("{name}: {warning}")));
         match ended {
@@ -100,7 +104,11 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
             Ok(Ended::Stopped) => report.stopped = true,
             Err(error) => {
                 outcome.error = Some(error.to_string());
-                let did = format!("{} rows and {} partitions removed", outcome.rows, outcome.partitions.len());
+                let did = format!(
+                    "{} rows and {} partitions removed",
+                    outcome.rows,
+                    outcome.partitions.len()
+                );
                 failures.keep(&name, error.context(did))?;
             }
         }
@@ -127,7 +135,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 async fn forget_keys(ctx: &mut Context<'_>) -> Result<(), Error> {
     while !ctx.stopping() {
         let options = short(ctx);
-        let pruned = ctx.transaction(&options, |tx| Box::pin(store::idempotency::prune(tx, HISTORY_BATCH))).await?;
+        let pruned = ctx
+            .transaction(&options, |tx| Box::pin(store::idempotency::prune(tx, HISTORY_BATCH)))
+            .await?;
         if pruned < HISTORY_BATCH as u64 {
             break;
         }
@@ -144,7 +154,10 @@ async fn history(ctx: &mut Context<'_>) -> Result<u64, Error> {
         .transaction(&options.clone().read_only(), |tx| {
             Box::pin(async move {
                 let cutoff = relation::cutoff(tx, Stamp::TimestampTz, keep).await?;
-                Ok((cutoff, relation::cutoff(tx, Stamp::TimestampTz, keep.saturating_mul(2)).await?))
+                Ok((
+                    cutoff,
+                    relation::cutoff(tx, Stamp::TimestampTz, keep.saturating_mul(2)).await?,
+                ))
             })
         })
         .await?;
@@ -154,7 +167,9 @@ async fn history(ctx: &mut Context<'_>) -> Result<u64, Error> {
         let options = short(ctx);
         let pruned = ctx
             .transaction(&options, |tx| {
-                Box::pin(async move { store::run_history::prune(tx, cutoff, cutoff_failed, HISTORY_BATCH).await })
+                Box::pin(async move {
+                    store::run_history::prune(tx, cutoff, cutoff_failed, HISTORY_BATCH).await
+                })
             })
             .await?;
         rows += pruned;

@@ -70,7 +70,10 @@ pub async fn table(
     outcome.cutoff.clone_from(&table.cutoff);
     let options = short(ctx).read_only();
     let oid = table.relation.oid;
-    let keys = ctx.conn.transaction(&options, |tx| Box::pin(async move { references(tx, oid).await })).await?;
+    let keys = ctx
+        .conn
+        .transaction(&options, |tx| Box::pin(async move { references(tx, oid).await }))
+        .await?;
     references::check(target, targets, &keys, outcome)?;
     if table.only.is_some() && !trail::certify(ctx, table).await? {
         verify(ctx, table, outcome).await?;
@@ -83,7 +86,10 @@ pub async fn table(
         retire::Left::Stopped => return Ok(Ended::Stopped),
     };
     let leaves = sliceable(ctx, table, &roots).await?;
-    let mut slicing = Slicing::new(table, Pace::new(ctx.config.retention.slice_target, ctx.config.retention.duty));
+    let mut slicing = Slicing::new(
+        table,
+        Pace::new(ctx.config.retention.slice_target, ctx.config.retention.duty),
+    );
     for leaf in &leaves {
         if slices::purge(ctx, &mut slicing, leaf, outcome).await? == Ended::Stopped {
             slicing.certify(ctx, outcome).await?;
@@ -118,7 +124,11 @@ pub fn options(ctx: &Context<'_>) -> TxOptions {
 }
 
 /// An event about this table.
-pub fn event<'a>(action: &'a str, resource_id: &'a str, details: &'a serde_json::Value) -> Event<'a> {
+pub fn event<'a>(
+    action: &'a str,
+    resource_id: &'a str,
+    details: &'a serde_json::Value,
+) -> Event<'a> {
     Event::new(ACTOR, action, "table", resource_id, details)
 }
 
@@ -132,7 +142,13 @@ pub async fn look_up_in(tx: &Tx<'_>, target: &Target) -> Result<Table, Error> {
     let relation = find(tx, &target.schema, &target.table, target.column.as_deref()).await?;
     let (column, stamp) = check(&relation, target)?;
     let cutoff = cutoff(tx, stamp, target.keep).await?;
-    Ok(Table { relation, column, stamp, cutoff, only: target.is_trail().then_some(holds::NOT_HELD) })
+    Ok(Table {
+        relation,
+        column,
+        stamp,
+        cutoff,
+        only: target.is_trail().then_some(holds::NOT_HELD),
+    })
 }
 
 /// Refuses what cannot be purged safely.
@@ -146,10 +162,17 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
             'f' => "a foreign table",
             _ => "no table",
         };
-        return config(format!("{name} is {kind}; only tables can be purged: name the table that holds the rows"));
+        return config(format!(
+            "{name} is {kind}; only tables can be purged: name the table that holds the rows"
+        ));
     }
-    if relation.schema == "information_schema" || relation.schema.starts_with("pg_") || relation.temporary {
-        return config(format!("{name} belongs to the system or to a session; remove it from retention.tables"));
+    if relation.schema == "information_schema"
+        || relation.schema.starts_with("pg_")
+        || relation.temporary
+    {
+        return config(format!(
+            "{name} belongs to the system or to a session; remove it from retention.tables"
+        ));
     }
     let Some(column) = &relation.column else {
         return match &target.column {
@@ -173,13 +196,22 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
 }
 
 /// The tables at and beneath the roots, each fit for slices.
-async fn sliceable(ctx: &mut Context<'_>, table: &Table, roots: &[u32]) -> Result<Vec<Leaf>, Error> {
+async fn sliceable(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    roots: &[u32],
+) -> Result<Vec<Leaf>, Error> {
     let options = short(ctx).read_only();
-    let leaves =
-        ctx.conn.transaction(&options, |tx| Box::pin(async move { leaves(tx, roots, &table.column).await })).await?;
+    let leaves = ctx
+        .conn
+        .transaction(&options, |tx| Box::pin(async move { leaves(tx, roots, &table.column).await }))
+        .await?;
     for leaf in &leaves {
         if leaf.foreign {
-            let what = format!("{} is a foreign table: rows elsewhere are not purged from here", leaf.name());
+            let what = format!(
+                "{} is a foreign table: rows elsewhere are not purged from here",
+                leaf.name()
+            );
             return Err(Error::new(Kind::Sql, what));
         }
         if !leaf.indexed && leaf.size_bytes > SMALL_BYTES {
@@ -200,9 +232,16 @@ async fn sliceable(ctx: &mut Context<'_>, table: &Table, roots: &[u32]) -> Resul
 }
 
 /// Reads the oldest row that is left, wherever it lies. Rows on hold do not count.
-async fn verify(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<bool, Error> {
+async fn verify(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    outcome: &mut Outcome,
+) -> Result<bool, Error> {
     let options = options(ctx).read_only();
-    let oldest = ctx.conn.transaction(&options, |tx| Box::pin(async move { slices::oldest(tx, table).await })).await?;
+    let oldest = ctx
+        .conn
+        .transaction(&options, |tx| Box::pin(async move { slices::oldest(tx, table).await }))
+        .await?;
     let past = oldest.as_ref().is_some_and(|(_, past)| *past);
     outcome.oldest_left = oldest.map(|(at, _)| at);
     Ok(past)

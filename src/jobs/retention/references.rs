@@ -26,8 +26,9 @@ pub fn check(
         let (name, key, holder) = (reference.name(), &reference.key, &reference.holder);
         if let Some(does) = does(reference.on_delete) {
             let on_delete = reference.on_delete.sql();
-            let told =
-                format!("rows of {name} that refer to a deleted one are {does} (key {key}, ON DELETE {on_delete})");
+            let told = format!(
+                "rows of {name} that refer to a deleted one are {does} (key {key}, ON DELETE {on_delete})"
+            );
             match targets.iter().find(|other| other.name() == name) {
                 Some(named) if named.keep <= target.keep => note(outcome, format!("{told}, whatever their age")),
                 Some(_) => refused.push(format!(
@@ -42,8 +43,9 @@ pub fn check(
         }
         if !reference.indexed {
             let mend = format!("CREATE INDEX CONCURRENTLY ON {holder} ({})", reference.columns);
-            let told =
-                format!("each deleted row reads all of {holder}, which refers to it without an index (key {key})");
+            let told = format!(
+                "each deleted row reads all of {holder}, which refers to it without an index (key {key})"
+            );
             if reference.size_bytes > SMALL_BYTES {
                 let size_mib = reference.size_bytes / (1024 * 1024);
                 refused.push(format!("{told}, {size_mib} MiB: {mend}"));
@@ -114,10 +116,15 @@ mod tests {
             let mut targets = vec![target("parent", 10)];
             targets.extend(child.map(|days| target("child", days)));
             let mut outcome = Outcome::default();
-            let checked = check(&targets[0], &targets, &[reference(on_delete, true, 0)], &mut outcome);
+            let checked =
+                check(&targets[0], &targets, &[reference(on_delete, true, 0)], &mut outcome);
             match (checked, wanted) {
-                (Ok(()), None) => assert_eq!(outcome.notes.len(), usize::from(child.is_some()), "{on_delete:?}"),
-                (Err(error), Some(wanted)) => assert!(error.to_string().contains(wanted), "{error}"),
+                (Ok(()), None) => {
+                    assert_eq!(outcome.notes.len(), usize::from(child.is_some()), "{on_delete:?}")
+                }
+                (Err(error), Some(wanted)) => {
+                    assert!(error.to_string().contains(wanted), "{error}")
+                }
                 (checked, _) => panic!("{on_delete:?}, {child:?}: {checked:?}"),
             }
         }
@@ -126,10 +133,15 @@ mod tests {
     #[test]
     fn a_key_without_an_index_is_refused_where_the_child_is_large() {
         let mut outcome = Outcome::default();
-        let mut checked = |size| check(&target("p", 1), &[], &[reference(OnDelete::Refuse, false, size)], &mut outcome);
+        let mut checked = |size| {
+            check(&target("p", 1), &[], &[reference(OnDelete::Refuse, false, size)], &mut outcome)
+        };
         checked(SMALL_BYTES).expect("small enough to be read");
         let error = checked(SMALL_BYTES + 1).expect_err("too large").to_string();
-        assert!(error.contains("CREATE INDEX CONCURRENTLY ON \"public\".\"child\" (parent)"), "{error}");
+        assert!(
+            error.contains("CREATE INDEX CONCURRENTLY ON \"public\".\"child\" (parent)"),
+            "{error}"
+        );
         assert_eq!(outcome.warnings.len(), 1, "{outcome:?}");
     }
 }

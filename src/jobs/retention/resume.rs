@@ -10,7 +10,11 @@ use crate::observe::tables::partitions::{Former, former};
 use crate::store::retirements::{self, Retirement};
 
 /// Finishes a pending detach, and drops or tells what was announced.
-pub async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<(), Error> {
+pub async fn finish(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
     if let Some(partition) = cut_off(ctx, table).await? {
         partitions::finalize(ctx, &table.relation, &partition).await?;
         outcome.notes.push(format!("an interrupted detach of {} was finished", partition.name()));
@@ -22,7 +26,8 @@ pub async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome)
             Box::pin(async move {
                 let mut announced = Vec::new();
                 for row in retirements::of(tx, table.relation.oid).await? {
-                    let now = former(tx, row.partition, table.stamp, &row.upper, &table.cutoff).await?;
+                    let now =
+                        former(tx, row.partition, table.stamp, &row.upper, &table.cutoff).await?;
                     announced.push((row, now));
                 }
                 Ok(announced)
@@ -35,7 +40,9 @@ pub async fn finish(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome)
             Next::Tell(note) => outcome.warn(note),
             // A partition of the trail is detached and dropped at once: this one is out of reach of holds.
             Next::Drop(name) if table.only.is_some() => {
-                outcome.warn(format!("{name} was detached to be dropped, which is not done for it; attach or drop it"));
+                outcome.warn(format!(
+                    "{name} was detached to be dropped, which is not done for it; attach or drop it"
+                ));
             }
             Next::Drop(name) => {
                 if drop_detached(ctx, table, row.partition, &row.name, &name).await? {
@@ -69,7 +76,9 @@ fn next(row: &Retirement, now: Option<&Former>) -> Next {
              detached it to keep it, so it is not dropped; drop, attach or rename it"
         ))
     } else if !now.owned {
-        Next::Tell(format!("{name} was detached to be dropped, but is no longer owned by this role: drop it"))
+        Next::Tell(format!(
+            "{name} was detached to be dropped, but is no longer owned by this role: drop it"
+        ))
     } else if !now.past {
         Next::Tell(format!(
             "{name} was detached to be dropped, but its rows are no longer past the cutoff; drop or attach it"
@@ -92,7 +101,13 @@ mod tests {
             detached,
         };
         let now = |quoted: &str, attached, owned, past| {
-            Some(Former { quoted: quoted.to_owned(), name: "s.p".to_owned(), attached, owned, past })
+            Some(Former {
+                quoted: quoted.to_owned(),
+                name: "s.p".to_owned(),
+                attached,
+                owned,
+                past,
+            })
         };
         let p = "\"s\".\"p\"";
         // (the row says so, what is there now) → wanted

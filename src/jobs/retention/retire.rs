@@ -40,7 +40,11 @@ pub enum Left {
 }
 
 /// Finishes what an earlier run left, and retires every partition that is past.
-pub async fn partitions(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<Left, Error> {
+pub async fn partitions(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    outcome: &mut Outcome,
+) -> Result<Left, Error> {
     if table.relation.key.as_deref() != Some(table.column.as_str()) {
         // Not partitioned, or not by this column: rows of all ages lie everywhere.
         return Ok(Left::Roots(vec![table.relation.oid]));
@@ -90,7 +94,11 @@ enum Retired {
     Changed,
 }
 
-async fn retire(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<Retired, Error> {
+async fn retire(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    partition: &Partition,
+) -> Result<Retired, Error> {
     // Between two steps a hold would not reach what is detached already.
     if table.relation.default_partition || table.only.is_some() || !ctx.conn.has_session_state() {
         return detach_and_drop(ctx, table, partition).await;
@@ -112,19 +120,30 @@ async fn parts(ctx: &mut Context<'_>, table: &Table) -> Result<Vec<Partition>, E
 /// The partition whose detaching is unfinished, if there is one.
 pub async fn cut_off(ctx: &mut Context<'_>, table: &Table) -> Result<Option<Partition>, Error> {
     let options = short(ctx).read_only();
-    ctx.conn.transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await })).await
+    ctx.conn
+        .transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await }))
+        .await
 }
 
 /// Returns false where it is no longer ours to detach.
-async fn detach_concurrently(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
-    let alter = format!("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", table.relation.quoted(), partition.quoted());
+async fn detach_concurrently(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    partition: &Partition,
+) -> Result<bool, Error> {
+    let alter = format!(
+        "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY",
+        table.relation.quoted(),
+        partition.quoted()
+    );
     let mut attempts = LockAttempts::new();
     loop {
         if !announce(ctx, table, partition).await? {
             return Ok(false);
         }
         let bound = ctx.time_left();
-        let error = match unfenced::run(ctx, "detach partition", &alter, bound, LOCK_TIMEOUT).await {
+        let error = match unfenced::run(ctx, "detach partition", &alter, bound, LOCK_TIMEOUT).await
+        {
             Ok(()) => {
                 confirm(ctx, partition.oid).await?;
                 return Ok(true);
@@ -136,7 +155,9 @@ async fn detach_concurrently(ctx: &mut Context<'_>, table: &Table, partition: &P
         }
         // Where the first of its two transactions was done, FINALIZE does the rest; where not, nothing has
         // happened yet, and what happens to the table from now on is not our doing.
-        if let Some(pending) = cut_off(ctx, table).await?.filter(|pending| pending.oid == partition.oid) {
+        if let Some(pending) =
+            cut_off(ctx, table).await?.filter(|pending| pending.oid == partition.oid)
+        {
             // Ours for certain, since it is we who saw it begin; whoever finishes it.
             confirm(ctx, partition.oid).await?;
             if error.kind() != Kind::LockTimeout {
@@ -158,8 +179,13 @@ async fn detach_concurrently(ctx: &mut Context<'_>, table: &Table, partition: &P
 }
 
 /// Journals the intent. False where the partition is no longer as it was read.
-async fn announce(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
-    let (name, parent, upper) = (partition.quoted(), table.relation.quoted(), partition.upper.as_deref());
+async fn announce(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    partition: &Partition,
+) -> Result<bool, Error> {
+    let (name, parent, upper) =
+        (partition.quoted(), table.relation.quoted(), partition.upper.as_deref());
     let intent = &Intent {
         partition: partition.oid,
         partition_name: &name,
@@ -189,22 +215,33 @@ async fn unmoved(tx: &Tx<'_>, table: &Table, partition: &Partition) -> Result<bo
 
 async fn confirm(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
     let options = short(ctx);
-    ctx.transaction(&options, |tx| Box::pin(async move { retirements::confirm(tx, partition).await })).await
+    ctx.transaction(&options, |tx| {
+        Box::pin(async move { retirements::confirm(tx, partition).await })
+    })
+    .await
 }
 
 /// Takes the announcement back: the table is not ours to drop.
 pub async fn forget(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
     let options = short(ctx);
-    ctx.transaction(&options, |tx| Box::pin(async move { retirements::forget(tx, partition).await })).await
+    ctx.transaction(&options, |tx| {
+        Box::pin(async move { retirements::forget(tx, partition).await })
+    })
+    .await
 }
 
 /// Both steps at once.
-async fn detach_and_drop(ctx: &mut Context<'_>, table: &Table, partition: &Partition) -> Result<Retired, Error> {
+async fn detach_and_drop(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    partition: &Partition,
+) -> Result<Retired, Error> {
     let (parent, child) = (table.relation.quoted(), &partition.quoted());
     // No row on hold may arrive after the look for some.
     let mode = if table.only.is_some() { "SHARE ROW EXCLUSIVE" } else { "SHARE UPDATE EXCLUSIVE" };
-    let hold =
-        &format!("LOCK TABLE ONLY {parent} IN SHARE UPDATE EXCLUSIVE MODE; LOCK TABLE ONLY {child} IN {mode} MODE");
+    let hold = &format!(
+        "LOCK TABLE ONLY {parent} IN SHARE UPDATE EXCLUSIVE MODE; LOCK TABLE ONLY {child} IN {mode} MODE"
+    );
     let sql = &format!("ALTER TABLE {parent} DETACH PARTITION {child}; DROP TABLE {child}");
     let (details, resource) = record(ctx, table, &partition.name());
     let (details, resource) = (&details, &resource);
@@ -227,7 +264,8 @@ async fn detach_and_drop(ctx: &mut Context<'_>, table: &Table, partition: &Parti
                         return Ok(Retired::Held);
                     }
                     // Recorded before, so that the strong locks are held for as short as can be.
-                    store::audit::record(tx, &event("retention.dropped", resource, details)).await?;
+                    store::audit::record(tx, &event("retention.dropped", resource, details))
+                        .await?;
                     tx.batch("detach and drop partition", sql).await?;
                     Ok(Retired::Gone)
                 })
@@ -261,11 +299,14 @@ pub async fn drop_detached(
                     if !retirements::take(tx, oid).await? {
                         return Ok(false);
                     }
-                    store::audit::record(tx, &event("retention.dropped", resource, details)).await?;
+                    store::audit::record(tx, &event("retention.dropped", resource, details))
+                        .await?;
                     tx.batch("hold partition", hold).await?;
                     let now = former(tx, oid, table.stamp, &table.cutoff, &table.cutoff).await?;
                     if !now.is_some_and(|now| !now.attached && now.quoted == quoted) {
-                        let what = format!("{name} was attached or renamed by somebody else: it is left alone");
+                        let what = format!(
+                            "{name} was attached or renamed by somebody else: it is left alone"
+                        );
                         return Err(Error::new(Kind::Sql, what));
                     }
                     tx.batch("drop partition", sql).await?;

@@ -92,7 +92,9 @@ impl<'t> Slicing<'t> {
         let name = &self.table.relation.name();
         let options = short(ctx);
         ctx.transaction(&options, |tx| {
-            Box::pin(async move { store::audit::record(tx, &event("retention.purged", name, details)).await })
+            Box::pin(async move {
+                store::audit::record(tx, &event("retention.purged", name, details)).await
+            })
         })
         .await
     }
@@ -137,7 +139,10 @@ async fn pass(
             return Ok(Passed::Stopped);
         }
         if ctx.time_left().is_zero() {
-            let what = format!("the job's deadline passed with rows left in {}; the next run goes on", leaf.name());
+            let what = format!(
+                "the job's deadline passed with rows left in {}; the next run goes on",
+                leaf.name()
+            );
             return Err(Error::new(Kind::Timeout, what));
         }
         let started = Instant::now();
@@ -147,13 +152,20 @@ async fn pass(
                 held_up.get_or_insert_with(LockAttempts::new).after(ctx, error).await?;
                 continue;
             }
-            Err(error) if error.kind() == Kind::LockTimeout && locked == Locked::Wait && on_lock == Locked::Skip => {
+            Err(error)
+                if error.kind() == Kind::LockTimeout
+                    && locked == Locked::Wait
+                    && on_lock == Locked::Skip =>
+            {
                 locked = Locked::Skip;
                 passed = Passed::MetLocks;
                 continue;
             }
             Err(error) if error.kind() == Kind::LockTimeout => {
-                return Err(error.context(format!("rows of {} are locked by another transaction", leaf.name())));
+                return Err(error.context(format!(
+                    "rows of {} are locked by another transaction",
+                    leaf.name()
+                )));
             }
             Err(error) if error.kind() == Kind::Timeout && slicing.pace.halve() => continue,
             Err(error) => return Err(error.context(leaf.name())),
@@ -201,13 +213,16 @@ async fn slice(
             if deleted > 0 && !announced {
                 store::audit::record(tx, &event("retention.purging", name, details)).await?;
             }
-            let read = if table.only.is_some() && next.is_some() { rows.unsigned_abs() } else { deleted };
+            let read =
+                if table.only.is_some() && next.is_some() { rows.unsigned_abs() } else { deleted };
             Ok(Slice { deleted, read, next, pressure: pressure::read(tx).await? })
         })
     });
     match outcome.await {
         Ok(slice) => Ok(Sliced::Done(slice)),
-        Err(error) if error.kind() == Kind::LockTimeout && held_up.load(Ordering::Relaxed) => Ok(Sliced::HeldUp(error)),
+        Err(error) if error.kind() == Kind::LockTimeout && held_up.load(Ordering::Relaxed) => {
+            Ok(Sliced::HeldUp(error))
+        }
         Err(error) => Err(error),
     }
 }
@@ -233,7 +248,8 @@ async fn delete(
           WHERE t.{column} >= $1::{stamp} AND t.{column} < $2::{stamp}
           ORDER BY t.{column} OFFSET $3 LIMIT 1"
     );
-    let hi: Option<String> = tx.row_opt("find the slice's end", &bound, &range).await?.map(|row| row.get(0));
+    let hi: Option<String> =
+        tx.row_opt("find the slice's end", &bound, &range).await?.map(|row| row.get(0));
 
     if hi.as_deref() == Some(lo) {
         let skip = if locked == Locked::Skip { "FOR UPDATE OF t SKIP LOCKED" } else { "" };
@@ -241,7 +257,8 @@ async fn delete(
             "DELETE FROM ONLY {relation} WHERE ctid = ANY (ARRAY(
                  SELECT t.ctid FROM ONLY {relation} AS t WHERE t.{column} = $1::{stamp}{only} LIMIT $2 {skip}))"
         );
-        let deleted = tx.execute("delete a slice", &same, &[(&lo, Type::TEXT), (&rows, Type::INT8)]).await?;
+        let deleted =
+            tx.execute("delete a slice", &same, &[(&lo, Type::TEXT), (&rows, Type::INT8)]).await?;
         if deleted > 0 {
             return Ok((deleted, hi));
         }
@@ -262,7 +279,8 @@ async fn delete(
                  SELECT t.ctid FROM ONLY {relation} AS t WHERE {within} FOR UPDATE OF t SKIP LOCKED))"
         ),
     };
-    let deleted = tx.execute("delete a slice", &sql, &[(&lo, Type::TEXT), (&end, Type::TEXT)]).await?;
+    let deleted =
+        tx.execute("delete a slice", &sql, &[(&lo, Type::TEXT), (&end, Type::TEXT)]).await?;
     Ok((deleted, hi))
 }
 
@@ -288,8 +306,10 @@ async fn give_way(
             while started.elapsed() < PAUSE_MAX && !ctx.stopping() && !ctx.time_left().is_zero() {
                 rest(ctx, PAUSE_STEP).await;
                 let options = short(ctx).read_only();
-                let now =
-                    ctx.conn.transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await })).await?;
+                let now = ctx
+                    .conn
+                    .transaction(&options, |tx| Box::pin(async move { pressure::read(tx).await }))
+                    .await?;
                 if judge(now) != Some(reason) {
                     break;
                 }

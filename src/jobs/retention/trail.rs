@@ -48,21 +48,30 @@ pub async fn certify(ctx: &mut Context<'_>, table: &Table) -> Result<bool, Error
 }
 
 /// Forgets leaves whose rows are all gone, and tells of rows on hold.
-pub async fn settle(ctx: &mut Context<'_>, table: &Table, outcome: &mut Outcome) -> Result<(), Error> {
+pub async fn settle(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
     let mut after = 0;
     while !ctx.stopping() && !ctx.time_left().is_zero() {
         let options = holds::purging(short(ctx));
-        let looked = ctx.transaction(&options, |tx| Box::pin(seals::forget_leaves(tx, after, SEALS))).await?;
+        let looked = ctx
+            .transaction(&options, |tx| Box::pin(seals::forget_leaves(tx, after, SEALS)))
+            .await?;
         let Some(last) = looked else { break };
         after = last;
     }
     let options = holds::purging(short(ctx).read_only());
-    let (rows, of) = ctx.conn.transaction(&options, |tx| Box::pin(holds::kept(tx, &table.cutoff, KEPT_MAX))).await?;
+    let (rows, of) = ctx
+        .conn
+        .transaction(&options, |tx| Box::pin(holds::kept(tx, &table.cutoff, KEPT_MAX)))
+        .await?;
     if rows > 0 {
         let more = if rows == KEPT_MAX { " or more" } else { "" };
-        outcome
-            .notes
-            .push(format!("rows before the cutoff that are on hold and stay: {rows}{more}; holds in force: {of}"));
+        outcome.notes.push(format!(
+            "rows before the cutoff that are on hold and stay: {rows}{more}; holds in force: {of}"
+        ));
     }
     Ok(())
 }

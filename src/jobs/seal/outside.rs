@@ -22,7 +22,9 @@ const WEBHOOK: &str = "webhook";
 
 /// Writes the heads that the file has not, after a look whether the chain still is what the file says.
 pub async fn file(ctx: &mut Context<'_>) -> Result<(), Error> {
-    let Some(dir) = ctx.config.audit.head_dir.as_ref().or(ctx.config.state_dir.as_ref()) else { return Ok(()) };
+    let Some(dir) = ctx.config.audit.head_dir.as_ref().or(ctx.config.state_dir.as_ref()) else {
+        return Ok(());
+    };
     let file = HeadFile::new(dir, ctx.db.name());
     let failed = |ctx: &Context<'_>, error: std::io::Error| {
         ctx.metrics.audit.publish_failures.with_label_values(&[ctx.db.name(), "file"]).inc();
@@ -37,7 +39,8 @@ pub async fn file(ctx: &mut Context<'_>) -> Result<(), Error> {
         let entries = entries(ctx, after).await?;
         let Some(newest) = entries.last() else { return Ok(()) };
         after = newest.number;
-        let lines: Vec<Published> = entries.iter().map(|seal| Published::of(ctx.db.name(), seal)).collect();
+        let lines: Vec<Published> =
+            entries.iter().map(|seal| Published::of(ctx.db.name(), seal)).collect();
         file.append(&lines).await.map_err(|error| failed(ctx, error))?;
         ctx.metrics.audit.published.with_label_values(&[ctx.db.name(), "file"]).set(after);
     }
@@ -99,7 +102,9 @@ pub async fn webhook(ctx: &mut Context<'_>) -> Result<(), Error> {
     let (newest, published) = ctx
         .conn
         .transaction(&options, |tx| {
-            Box::pin(async move { Ok((seals::last(tx).await?, seals::published(tx, WEBHOOK).await?)) })
+            Box::pin(
+                async move { Ok((seals::last(tx).await?, seals::published(tx, WEBHOOK).await?)) },
+            )
         })
         .await?;
     let Some(newest) = newest.filter(|newest| newest.number != published) else { return Ok(()) };
@@ -115,10 +120,13 @@ pub async fn webhook(ctx: &mut Context<'_>) -> Result<(), Error> {
 
 async fn send(ctx: &Context<'_>, source: &SecretSource, newest: &Seal) -> Result<(), Error> {
     const WHAT: &str = "send the head of the newest seal to audit.webhook_url";
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Error::with_source(Kind::Config, WHAT, error);
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Error::with_source(Kind::Config, WHAT, error)
+    };
     let bound = WEBHOOK_BOUND.min(ctx.time_left());
     let url = source.load(bound).await.map_err(|error| failed(error.into()))?;
     let webhook = Webhook::parse(url.expose().trim()).map_err(|error| failed(error.into()))?;
-    let body = serde_json::to_vec(&Published::of(ctx.db.name(), newest)).map_err(|error| failed(error.into()))?;
+    let body = serde_json::to_vec(&Published::of(ctx.db.name(), newest))
+        .map_err(|error| failed(error.into()))?;
     webhook.post(ctx.db.tasks(), body, bound).await.map_err(|error| failed(error.into()))
 }

@@ -34,7 +34,8 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
         match ctx.conn.script("run the job's SQL", statement.text).await {
             Ok(done) => {
                 report.detail["completed"] = (at + 1).into();
-                report.rows = report.rows.saturating_add(i64::try_from(done.rows).unwrap_or(i64::MAX));
+                report.rows =
+                    report.rows.saturating_add(i64::try_from(done.rows).unwrap_or(i64::MAX));
             }
             Err((_, error)) => {
                 report.failure = Some(told(work, at, statement, error));
@@ -60,7 +61,9 @@ fn told(work: &SqlWork, at: usize, statement: &Statement<'_>, error: Error) -> E
     // It was sent alone, so that a position counts from its own begin.
     let before = u32::try_from(work.sql[..statement.offset].chars().count()).unwrap_or(u32::MAX);
     let position = error.db().and_then(|db| db.position()).map(|position| match position {
-        ErrorPosition::Original(position) => ErrorPosition::Original(position.saturating_add(before)),
+        ErrorPosition::Original(position) => {
+            ErrorPosition::Original(position.saturating_add(before))
+        }
         inside => inside.clone(),
     });
     let place = sql::place(&work.sql, 0, Some(at), position.as_ref());

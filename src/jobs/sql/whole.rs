@@ -27,7 +27,13 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
     options.idle_timeout = ctx.config.jobs.lease;
     // The runner tries again, and knows how often.
     options.attempts = 1;
-    let ended = &Ended { job: ctx.job.clone(), id: ctx.run_id, epoch: ctx.epoch, ending: success(ctx), pause: false };
+    let ended = &Ended {
+        job: ctx.job.clone(),
+        id: ctx.run_id,
+        epoch: ctx.epoch,
+        ending: success(ctx),
+        pause: false,
+    };
     let (job, spec) = (ctx.job, ctx.spec);
     let outcome = if work.login.is_some() {
         ctx.conn.transaction(&options, |tx| Box::pin(effect(tx, job, spec, work, None))).await
@@ -94,9 +100,11 @@ async fn script(
     let text = format!("{}\n;SET CONSTRAINTS ALL IMMEDIATE", work.sql);
     let done = tx.script("run the job's SQL", &text).await.map_err(|(done, error)| {
         let position = error.db().and_then(|db| db.position());
-        let place = error.db().and_then(|_| sql::place(&work.sql, 0, Some(done.statements), position));
+        let place =
+            error.db().and_then(|_| sql::place(&work.sql, 0, Some(done.statements), position));
         let deferred = place.is_none() && done.statements > 0 && error.db().is_some();
-        let error = if deferred { error.context("a deferred constraint or trigger") } else { error };
+        let error =
+            if deferred { error.context("a deferred constraint or trigger") } else { error };
         let error = located(work, place, ends_transaction(error));
         if done.committed { error.context(ENDED_IT) } else { error }
     })?;
@@ -110,9 +118,13 @@ async fn script(
         // Then the fence is void, and a record would say what nobody knows.
         return Err(Error::new(Kind::Sql, ENDED_IT));
     }
-    let effect = Effect { rows: i64::try_from(done.rows).unwrap_or(i64::MAX), detail: detail(tx, Value::Null) };
+    let effect = Effect {
+        rows: i64::try_from(done.rows).unwrap_or(i64::MAX),
+        detail: detail(tx, Value::Null),
+    };
     if let Some(ended) = ended {
-        let ending = Ending { rows: effect.rows, detail: effect.detail.clone(), ..ended.ending.clone() };
+        let ending =
+            Ending { rows: effect.rows, detail: effect.detail.clone(), ..ended.ending.clone() };
         if !runs::finish_in(tx, &Ended { ending, ..ended.clone() }).await? {
             return Err(Error::new(
                 Kind::Fenced,
@@ -126,8 +138,11 @@ async fn script(
 /// A procedure or a block that commits, and what is refused inside a transaction.
 fn ends_transaction(error: Error) -> Error {
     match error.sqlstate().map(|state| state.code()) {
-        Some("2D000") => error.context("it ends a transaction, and this one is not its own; use transaction = false"),
-        Some("25001") => error.context("it cannot run inside this transaction; use transaction = false"),
+        Some("2D000") => error
+            .context("it ends a transaction, and this one is not its own; use transaction = false"),
+        Some("25001") => {
+            error.context("it cannot run inside this transaction; use transaction = false")
+        }
         _ => error,
     }
 }

@@ -96,7 +96,8 @@ impl Unwritten {
         let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
         let queue = Queue::new(state_dir, limits(config));
         let keep = [TimeDelta::MAX; Table::ALL.len()];
-        let mut unwritten = Unwritten { queue, keep, outage: None, recent: None, batch: BATCH_ROWS };
+        let mut unwritten =
+            Unwritten { queue, keep, outage: None, recent: None, batch: BATCH_ROWS };
         unwritten.configure(config);
         unwritten
     }
@@ -106,7 +107,9 @@ impl Unwritten {
         self.queue.limits = limits(config);
         let Retention { system_health, connection_metrics, audit_logs, .. } = config.retention;
         let keep = [system_health, connection_metrics, audit_logs];
-        let worth = |keep: Duration| TimeDelta::from_std(keep.min(config.spool.max_age)).unwrap_or(TimeDelta::MAX);
+        let worth = |keep: Duration| {
+            TimeDelta::from_std(keep.min(config.spool.max_age)).unwrap_or(TimeDelta::MAX)
+        };
         self.keep = keep.map(worth);
     }
 
@@ -123,7 +126,12 @@ impl Unwritten {
     ///
     /// # Errors
     /// Why they were not; they are kept.
-    pub async fn record(&mut self, to: &Destination<'_>, rows: Vec<Row>, failed: Option<&Error>) -> Result<u64, Error> {
+    pub async fn record(
+        &mut self,
+        to: &Destination<'_>,
+        rows: Vec<Row>,
+        failed: Option<&Error>,
+    ) -> Result<u64, Error> {
         if let Some(recent) = &self.recent {
             recent.take(&rows);
         }
@@ -237,7 +245,8 @@ impl Unwritten {
             }
             let taken = records.len();
             let (rows, mut lost) = sort(&records, now, self.keep);
-            let sent = if rows.is_empty() { Ok(Written::default()) } else { send(to, &rows, until).await };
+            let sent =
+                if rows.is_empty() { Ok(Written::default()) } else { send(to, &rows, until).await };
             match sent {
                 Ok(written) => self.account(to, &rows, written),
                 Err(error) if is_refusal(&error) && taken > 1 => {
@@ -277,10 +286,12 @@ impl Unwritten {
         let Some(oldest) = depth.oldest else { return };
         tracing::info!(database = to.db.name(), rows = depth.records, since = %oldest,
             "measurements of an earlier run wait to be written");
-        let outage = self.outage.get_or_insert(Outage { from: oldest, to: oldest, written: 0, told: true });
+        let outage =
+            self.outage.get_or_insert(Outage { from: oldest, to: oldest, written: 0, told: true });
         outage.from = outage.from.min(oldest);
         let Some(recent) = self.recent.clone() else { return };
-        let newest = self.queue.ask(to, |spool| spool.newest(SHOWN_BYTES)).await.unwrap_or_default();
+        let newest =
+            self.queue.ask(to, |spool| spool.newest(SHOWN_BYTES)).await.unwrap_or_default();
         let rows: Vec<Row> = newest.iter().filter_map(decode).collect();
         recent.take(&rows);
     }
@@ -326,7 +337,10 @@ impl Unwritten {
             (Table::AuditLogs, written.events),
         ];
         for (table, rows) in counts.into_iter().filter(|(_, rows)| *rows > 0) {
-            to.metrics.spool_replayed.with_label_values(&[to.db.name(), table.as_str()]).inc_by(rows);
+            to.metrics
+                .spool_replayed
+                .with_label_values(&[to.db.name(), table.as_str()])
+                .inc_by(rows);
         }
         if let Some(outage) = &mut self.outage {
             outage.written += written.total();
@@ -338,7 +352,8 @@ impl Unwritten {
     fn over(&mut self, to: &Destination<'_>) {
         let Some(outage) = self.outage.take() else { return };
         if outage.told {
-            let [from, last] = [outage.from, outage.to].map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
+            let [from, last] =
+                [outage.from, outage.to].map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
             let (database, rows) = (to.db.name(), outage.written);
             tracing::info!(
                 database,

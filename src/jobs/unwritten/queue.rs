@@ -55,7 +55,15 @@ impl<T: Default> Asked<T> {
 impl Queue {
     /// Touches no file yet.
     pub fn new(state_dir: Option<PathBuf>, limits: Limits) -> Queue {
-        Queue { spool: Arc::default(), state_dir, limits, depth: None, look_again: None, lost: 0, warned: None }
+        Queue {
+            spool: Arc::default(),
+            state_dir,
+            limits,
+            depth: None,
+            look_again: None,
+            lost: 0,
+            warned: None,
+        }
     }
 
     /// Whether nothing is known of it, or its folder is to be tried again.
@@ -103,7 +111,10 @@ impl Queue {
                 Ok(Ok(answered)) => answered,
                 Ok(Err(_)) => None,
                 Err(_) => {
-                    tracing::warn!(database = to.db.name(), "the disk of state_dir does not answer");
+                    tracing::warn!(
+                        database = to.db.name(),
+                        "the disk of state_dir does not answer"
+                    );
                     return Asked::Slow;
                 }
             }
@@ -113,7 +124,9 @@ impl Queue {
         let Some((answer, depth, drops, place)) = answered else { return Asked::Busy };
         self.depth = Some(depth);
         self.look_again = match place {
-            Place::Memory if files => self.look_again.or_else(|| Some(Instant::now() + LOOK_AGAIN_EVERY)),
+            Place::Memory if files => {
+                self.look_again.or_else(|| Some(Instant::now() + LOOK_AGAIN_EVERY))
+            }
             _ => None,
         };
         export(to, depth);
@@ -126,7 +139,10 @@ impl Queue {
     /// Counts rows that are lost for good, and says so now and then.
     pub fn lose(&mut self, to: &Destination<'_>, table: Option<Table>, reason: Reason, rows: u64) {
         let name = table.map_or("unknown", Table::as_str);
-        to.metrics.rows_dropped.with_label_values(&[to.db.name(), name, reason.as_str()]).inc_by(rows);
+        to.metrics
+            .rows_dropped
+            .with_label_values(&[to.db.name(), name, reason.as_str()])
+            .inc_by(rows);
         self.lost += rows;
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             tracing::warn!(
@@ -149,7 +165,11 @@ fn export(to: &Destination<'_>, depth: Depth) {
     to.metrics.spool_records.with_label_values(&labels).set(gauge(depth.records));
     to.metrics.spool_bytes.with_label_values(&labels).set(gauge(depth.bytes));
     match depth.oldest {
-        Some(at) => to.metrics.spool_oldest.with_label_values(&labels).set(at.timestamp_micros() as f64 / 1e6),
+        Some(at) => to
+            .metrics
+            .spool_oldest
+            .with_label_values(&labels)
+            .set(at.timestamp_micros() as f64 / 1e6),
         // An error says that there was no such series.
         None => drop(to.metrics.spool_oldest.remove_label_values(&labels)),
     }

@@ -50,7 +50,8 @@ pub(super) fn sort(
 pub(super) fn is_refusal(error: &Error) -> bool {
     match error.kind() {
         Kind::Sql => {
-            let class = error.sqlstate().map_or("", |state| state.code().get(..2).unwrap_or_default());
+            let class =
+                error.sqlstate().map_or("", |state| state.code().get(..2).unwrap_or_default());
             !matches!(class, "25" | "42" | "53" | "55" | "57" | "58")
         }
         Kind::Protocol => true,
@@ -101,7 +102,8 @@ mod tests {
             by_database: json!({ "app": { "avg": 3.5, "max": 5 } }),
             pool: json!({}),
         };
-        let values = [json!({ "status": "healthy" }), json!({ "status": "unhealthy", "components": {} })];
+        let values =
+            [json!({ "status": "healthy" }), json!({ "status": "unhealthy", "components": {} })];
         let event = Event {
             old_values: Some(&values[0]),
             new_values: Some(&values[1]),
@@ -109,8 +111,16 @@ mod tests {
             ..Event::new("instance:host/1/0", "health.changed", "database", "main", &values[0])
         };
         let event = EventRow::new(at, &event);
-        assert_eq!(event.id.as_u128() >> 80, 1_800_000_000_123, "the id bears the millisecond of its instant");
-        for row in [Row::Health(health), Row::Connections(Box::new(connections)), Row::Event(Box::new(event))] {
+        assert_eq!(
+            event.id.as_u128() >> 80,
+            1_800_000_000_123,
+            "the id bears the millisecond of its instant"
+        );
+        for row in [
+            Row::Health(health),
+            Row::Connections(Box::new(connections)),
+            Row::Event(Box::new(event)),
+        ] {
             let record = encode(&row).unwrap();
             assert_eq!(record.at, at);
             assert_eq!(decode(&record), Some(row));
@@ -123,7 +133,11 @@ mod tests {
     fn rows_older_than_their_table_keeps_are_not_written() {
         let keep = [TimeDelta::days(3), TimeDelta::days(2), TimeDelta::days(4)];
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let aged = |table, hours| Record { at: now - TimeDelta::hours(hours), table, body: b"no row".to_vec() };
+        let aged = |table, hours| Record {
+            at: now - TimeDelta::hours(hours),
+            table,
+            body: b"no row".to_vec(),
+        };
         for (table, hours, reason) in [
             (Table::SystemHealth, 71, Reason::Damaged),
             (Table::SystemHealth, 73, Reason::Age),
@@ -132,7 +146,11 @@ mod tests {
             (Table::AuditLogs, 95, Reason::Damaged),
             (Table::AuditLogs, 97, Reason::Age),
         ] {
-            assert_eq!(sort(&[aged(table, hours)], now, keep), (Vec::new(), vec![(table, reason)]), "{hours}");
+            assert_eq!(
+                sort(&[aged(table, hours)], now, keep),
+                (Vec::new(), vec![(table, reason)]),
+                "{hours}"
+            );
         }
     }
 }

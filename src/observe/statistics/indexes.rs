@@ -62,9 +62,16 @@ pub struct Duplicate {
     pub mend: Option<String>,
 }
 
-pub(super) async fn read(tx: &Tx<'_>, since: Option<DateTime<Utc>>, sees_all: bool) -> Result<Indexes, Error> {
-    let params =
-        [(&INDEXES_MAX as _, Type::INT8), (&UNUSED_LEAST_BYTES as _, Type::INT8), (&sees_all as _, Type::BOOL)];
+pub(super) async fn read(
+    tx: &Tx<'_>,
+    since: Option<DateTime<Utc>>,
+    sees_all: bool,
+) -> Result<Indexes, Error> {
+    let params = [
+        (&INDEXES_MAX as _, Type::INT8),
+        (&UNUSED_LEAST_BYTES as _, Type::INT8),
+        (&sees_all as _, Type::BOOL),
+    ];
     let mut indexes = Indexes::default();
     let mut same: BTreeMap<i64, Vec<Found>> = BTreeMap::new();
     for row in tx.rows("read statistics of indexes", SQL, &params).await? {
@@ -229,7 +236,8 @@ fn duplicate(mut same: Vec<Found>) -> Duplicate {
     let can_go = |found: &&Found| !found.needed && (!found.unique || unique_is_kept);
     let going: Vec<&Found> = same.iter().skip(1).filter(can_go).collect();
     let mend: Vec<String> = going.iter().map(|found| found.drop()).collect();
-    let (schema, table) = same.first().map(|kept| (kept.schema.clone(), kept.table.clone())).unwrap_or_default();
+    let (schema, table) =
+        same.first().map(|kept| (kept.schema.clone(), kept.table.clone())).unwrap_or_default();
     Duplicate {
         schema,
         table,
@@ -262,13 +270,37 @@ mod tests {
     #[test]
     fn of_the_same_indexes_the_needed_one_is_kept() {
         for (same, names, bytes, mend) in [
-            (vec![index("a", ""), index("b", "")], "a b", 10, Some(r#"DROP INDEX CONCURRENTLY "s"."b""#)),
-            (vec![index("a", ""), index("b", "read")], "b a", 10, Some(r#"DROP INDEX CONCURRENTLY "s"."a""#)),
-            (vec![index("a", "read"), index("b", "unique")], "b a", 10, Some(r#"DROP INDEX CONCURRENTLY "s"."a""#)),
-            (vec![index("a", "unique"), index("b", "primary")], "b a", 10, Some(r#"DROP INDEX CONCURRENTLY "s"."a""#)),
+            (
+                vec![index("a", ""), index("b", "")],
+                "a b",
+                10,
+                Some(r#"DROP INDEX CONCURRENTLY "s"."b""#),
+            ),
+            (
+                vec![index("a", ""), index("b", "read")],
+                "b a",
+                10,
+                Some(r#"DROP INDEX CONCURRENTLY "s"."a""#),
+            ),
+            (
+                vec![index("a", "read"), index("b", "unique")],
+                "b a",
+                10,
+                Some(r#"DROP INDEX CONCURRENTLY "s"."a""#),
+            ),
+            (
+                vec![index("a", "unique"), index("b", "primary")],
+                "b a",
+                10,
+                Some(r#"DROP INDEX CONCURRENTLY "s"."a""#),
+            ),
             (vec![index("a", "needed unique"), index("b", "primary")], "b a", 0, None),
             (
-                vec![index("a", "partitioned"), index("b", "partitioned"), index("c", "partitioned needed")],
+                vec![
+                    index("a", "partitioned"),
+                    index("b", "partitioned"),
+                    index("c", "partitioned needed"),
+                ],
                 "c a b",
                 20,
                 Some(r#"DROP INDEX "s"."a"; DROP INDEX "s"."b""#),
@@ -284,12 +316,16 @@ mod tests {
 
     #[test]
     fn what_a_failed_reindex_left_is_dropped() {
-        for (name, remnant) in [("a_ccnew", true), ("a_ccnew1", true), ("a_ccold2", true), ("a", false), ("a1", false)]
+        for (name, remnant) in
+            [("a_ccnew", true), ("a_ccnew1", true), ("a_ccold2", true), ("a", false), ("a1", false)]
         {
             assert_eq!(is_remnant(name), remnant, "{name}");
         }
         let mend = |found: Found| found.invalid().mend;
-        assert_eq!(mend(index("a_ccnew", "")).as_deref(), Some(r#"DROP INDEX CONCURRENTLY "s"."a_ccnew""#));
+        assert_eq!(
+            mend(index("a_ccnew", "")).as_deref(),
+            Some(r#"DROP INDEX CONCURRENTLY "s"."a_ccnew""#)
+        );
         assert_eq!(mend(index("a", "")).as_deref(), Some(r#"REINDEX INDEX CONCURRENTLY "s"."a""#));
         assert_eq!(mend(Found { being_built: true, ..index("a", "") }), None);
     }

@@ -83,7 +83,11 @@ pub(super) async fn read(tx: &Tx<'_>) -> Result<Tables, Error> {
     let params = [(&TABLES_MAX as _, Type::INT8), (&ESTIMATES_MAX as _, Type::INT8)];
     let rows = tx.rows("read statistics of tables", &sql, &params).await?;
     let count = |column: usize| rows.first().map_or(0, |row| row.get(column));
-    Ok(Tables { total: count(19), unreadable: count(20), largest: rows.iter().map(table).collect() })
+    Ok(Tables {
+        total: count(19),
+        unreadable: count(20),
+        largest: rows.iter().map(table).collect(),
+    })
 }
 
 /// Every table with the outermost parent that it counts to (itself, where it is no partition), and the largest of
@@ -191,7 +195,8 @@ fn table(row: &Row) -> Table {
         toast_bytes,
         live_rows,
         dead_rows,
-        dead_ratio: (live_rows + dead_rows > 0).then(|| dead_rows as f64 / (live_rows + dead_rows) as f64),
+        dead_ratio: (live_rows + dead_rows > 0)
+            .then(|| dead_rows as f64 / (live_rows + dead_rows) as f64),
         changed_since_analyze: row.get(10),
         bloat_bytes: row.get(11),
         last_vacuum: row.get(12),

@@ -78,7 +78,12 @@ fn bounds(stamp: Stamp) -> String {
 }
 
 /// The direct partitions, earliest first; none for a table that is not partitioned by RANGE of a time.
-pub async fn list(tx: &Tx<'_>, relation: &Relation, stamp: Stamp, cutoff: &str) -> Result<Vec<Partition>, Error> {
+pub async fn list(
+    tx: &Tx<'_>,
+    relation: &Relation,
+    stamp: Stamp,
+    cutoff: &str,
+) -> Result<Vec<Partition>, Error> {
     read(tx, relation, stamp, cutoff, None).await
 }
 
@@ -118,7 +123,8 @@ async fn read(
         bounds(stamp),
         stamp = stamp.sql(),
     );
-    let params: [crate::db::Param<'_>; 3] = [(&relation.oid, Type::OID), (&cutoff, Type::TEXT), (&only, Type::OID)];
+    let params: [crate::db::Param<'_>; 3] =
+        [(&relation.oid, Type::OID), (&cutoff, Type::TEXT), (&only, Type::OID)];
     let rows = tx.rows("list partitions", &sql, &params).await?;
     Ok(rows
         .iter()
@@ -175,7 +181,10 @@ pub async fn ahead(tx: &Tx<'_>, schema: &str, table: &str) -> Result<i64, Error>
           WHERE lo < coalesce((SELECT min(lo) FROM parts WHERE lo > now() AND before IS DISTINCT FROM lo), 'infinity')",
         bounds(Stamp::TimestampTz),
     );
-    Ok(tx.row("count partitions ahead", &sql, &[(&schema, Type::TEXT), (&table, Type::TEXT)]).await?.get(0))
+    Ok(tx
+        .row("count partitions ahead", &sql, &[(&schema, Type::TEXT), (&table, Type::TEXT)])
+        .await?
+        .get(0))
 }
 
 /// A table that was a partition once, as it is now.
@@ -193,7 +202,13 @@ pub struct Former {
 }
 
 /// Looks a table up by its OID; `upper` is the exclusive bound that it had as a partition.
-pub async fn former(tx: &Tx<'_>, oid: u32, stamp: Stamp, upper: &str, cutoff: &str) -> Result<Option<Former>, Error> {
+pub async fn former(
+    tx: &Tx<'_>,
+    oid: u32,
+    stamp: Stamp,
+    upper: &str,
+    cutoff: &str,
+) -> Result<Option<Former>, Error> {
     let sql = format!(
         "SELECT n.nspname::text, c.relname::text,
                 c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
@@ -204,7 +219,8 @@ pub async fn former(tx: &Tx<'_>, oid: u32, stamp: Stamp, upper: &str, cutoff: &s
           WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
         stamp = stamp.sql(),
     );
-    let params: [crate::db::Param<'_>; 3] = [(&oid, Type::OID), (&upper, Type::TEXT), (&cutoff, Type::TEXT)];
+    let params: [crate::db::Param<'_>; 3] =
+        [(&oid, Type::OID), (&upper, Type::TEXT), (&cutoff, Type::TEXT)];
     Ok(tx.row_opt("look for a detached partition", &sql, &params).await?.map(|row| {
         let (schema, table): (String, String) = (row.get(0), row.get(1));
         Former {

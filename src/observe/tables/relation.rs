@@ -51,7 +51,12 @@ impl Relation {
 ///
 /// # Errors
 /// [`Kind::Sql`] when there is none of that name.
-pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) -> Result<Relation, Error> {
+pub async fn find(
+    tx: &Tx<'_>,
+    schema: &str,
+    table: &str,
+    column: Option<&str>,
+) -> Result<Relation, Error> {
     let sql = "
         SELECT c.oid, c.relkind::text, c.relpersistence = 't',
                pg_has_role(c.relowner, 'USAGE'),
@@ -70,10 +75,16 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
             ON a.attrelid = c.oid AND a.attname = coalesce($3, k.attname) AND a.attnum > 0 AND NOT a.attisdropped
          WHERE n.nspname = $1 AND c.relname = $2";
     let row = tx
-        .row_opt("look up table", sql, &[(&schema, Type::TEXT), (&table, Type::TEXT), (&column, Type::TEXT)])
+        .row_opt(
+            "look up table",
+            sql,
+            &[(&schema, Type::TEXT), (&table, Type::TEXT), (&column, Type::TEXT)],
+        )
         .await?
         .ok_or_else(|| {
-            let what = format!("there is no table {schema}.{table} (names are compared exactly, case included)");
+            let what = format!(
+                "there is no table {schema}.{table} (names are compared exactly, case included)"
+            );
             Error::new(Kind::Sql, what)
         })?;
     Ok(Relation {
@@ -87,9 +98,10 @@ pub async fn find(tx: &Tx<'_>, schema: &str, table: &str, column: Option<&str>) 
         role: row.get(9),
         key: row.get(5),
         default_partition: row.get(6),
-        column: row
-            .get::<_, Option<String>>(7)
-            .map(|name| Column { name, data_type: row.get::<_, Option<String>>(8).unwrap_or_default() }),
+        column: row.get::<_, Option<String>>(7).map(|name| Column {
+            name,
+            data_type: row.get::<_, Option<String>>(8).unwrap_or_default(),
+        }),
     })
 }
 
@@ -147,7 +159,9 @@ pub async fn leaves(tx: &Tx<'_>, roots: &[u32], column: &str) -> Result<Vec<Leaf
           JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind <> 'p'
          ORDER BY n.nspname, c.relname";
-    let rows = tx.rows("look up tables beneath", sql, &[(&roots, Type::OID_ARRAY), (&column, Type::TEXT)]).await?;
+    let rows = tx
+        .rows("look up tables beneath", sql, &[(&roots, Type::OID_ARRAY), (&column, Type::TEXT)])
+        .await?;
     Ok(rows
         .iter()
         .map(|row| Leaf {

@@ -45,7 +45,11 @@ impl Counters {
 const CANDIDATES_MAX: i64 = 10_000;
 
 /// The counters of one table (`oid`), or of all that changed at all.
-pub async fn counters(tx: &Tx<'_>, excluded: &[String], oid: Option<u32>) -> Result<Vec<Counters>, Error> {
+pub async fn counters(
+    tx: &Tx<'_>,
+    excluded: &[String],
+    oid: Option<u32>,
+) -> Result<Vec<Counters>, Error> {
     // MAINTAIN exists since 17 and is an error before; CASE keeps it from being asked. A parent's own
     // counters do not move: its leaves' do.
     let sql = format!(
@@ -122,7 +126,11 @@ pub struct Done {
 pub async fn done(tx: &Tx<'_>, oid: u32) -> Result<Done, Error> {
     let sql = "SELECT pg_stat_get_last_vacuum_time($1), pg_stat_get_last_analyze_time($1), pg_stat_get_dead_tuples($1)";
     let row = tx.row("read what VACUUM did", sql, &[(&oid, Type::OID)]).await?;
-    Ok(Done { vacuumed: row.get(0), analyzed: row.get(1), dead: row.get::<_, Option<i64>>(2).unwrap_or_default() })
+    Ok(Done {
+        vacuumed: row.get(0),
+        analyzed: row.get(1),
+        dead: row.get::<_, Option<i64>>(2).unwrap_or_default(),
+    })
 }
 
 /// Whether VACUUM takes BUFFER_USAGE_LIMIT here (since 16).
@@ -155,7 +163,11 @@ pub async fn xmin_holder(tx: &Tx<'_>) -> Result<Option<String>, Error> {
 }
 
 /// Why a name stands for nothing that VACUUM or ANALYZE would look at; `None` where it does. In the order given.
-pub async fn unfit(tx: &Tx<'_>, names: &[String], excluded: &[String]) -> Result<Vec<Option<&'static str>>, Error> {
+pub async fn unfit(
+    tx: &Tx<'_>,
+    names: &[String],
+    excluded: &[String],
+) -> Result<Vec<Option<&'static str>>, Error> {
     const SQL: &str = "
         SELECT CASE WHEN c.oid IS NULL THEN 'absent'
                     WHEN c.relkind NOT IN ('r', 'm', 'p') THEN 'kind'
@@ -166,7 +178,9 @@ pub async fn unfit(tx: &Tx<'_>, names: &[String], excluded: &[String]) -> Result
           LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
             ON n.nspname = split_part(w.name, '.', 1) AND c.relname = substr(w.name, strpos(w.name, '.') + 1)
          ORDER BY w.place";
-    let rows = tx.rows("look up names", SQL, &[(&names, Type::TEXT_ARRAY), (&excluded, Type::TEXT_ARRAY)]).await?;
+    let rows = tx
+        .rows("look up names", SQL, &[(&names, Type::TEXT_ARRAY), (&excluded, Type::TEXT_ARRAY)])
+        .await?;
     let told = |row: &tokio_postgres::Row| match row.get(0) {
         "absent" => Some("there is no such table"),
         "kind" => Some("it is not a table"),

@@ -48,7 +48,8 @@ pub async fn find(tx: &Tx<'_>, schema: &str, name: &str) -> Result<Option<View>,
           JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2"
     );
-    let row = tx.row_opt("look up view", &sql, &[(&schema, Type::TEXT), (&name, Type::TEXT)]).await?;
+    let row =
+        tx.row_opt("look up view", &sql, &[(&schema, Type::TEXT), (&name, Type::TEXT)]).await?;
     Ok(row.map(|row| View {
         oid: row.get(0),
         schema: schema.to_owned(),

@@ -26,7 +26,10 @@ fn hourly() -> Job {
 }
 
 fn after(leaders: &[&str]) -> Job {
-    Job { trigger: Trigger::After(leaders.iter().map(|name| JobName::new(name)).collect()), ..hourly() }
+    Job {
+        trigger: Trigger::After(leaders.iter().map(|name| JobName::new(name)).collect()),
+        ..hourly()
+    }
 }
 
 fn config(jobs: &[(&str, Job)]) -> Config {
@@ -42,7 +45,11 @@ fn row(job: &str, floor: &str) -> Registered {
 /// Jobs that are all accounted for up to midnight.
 fn agenda(jobs: &[(&str, Job)]) -> Agenda {
     let mut agenda = Agenda::default();
-    agenda.adopt(&config(jobs), "main", jobs.iter().map(|(name, _)| row(name, "00:00:00")).collect());
+    agenda.adopt(
+        &config(jobs),
+        "main",
+        jobs.iter().map(|(name, _)| row(name, "00:00:00")).collect(),
+    );
     agenda
 }
 
@@ -93,7 +100,10 @@ fn what_is_due_is_asked_for_until_it_is_answered() {
     assert_eq!(agenda.look(at("00:59:59.999"), false), []);
     assert_eq!(agenda.next(), Some(at("01:00:00")));
     let first = ask(&mut agenda, "01:00:00");
-    assert_eq!((first.job.as_str(), first.floor, fires(&first)), (JOB, at("00:00:00"), Some(at("01:00:00"))));
+    assert_eq!(
+        (first.job.as_str(), first.floor, fires(&first)),
+        (JOB, at("00:00:00"), Some(at("01:00:00")))
+    );
     assert_eq!(ask(&mut agenda, "01:00:01"), first, "nobody answered");
     agenda.answered(&first, &answer(&first, Verdict::Run, at("01:00:00")), at("01:00:01"));
     assert_eq!(agenda.look(at("01:59:59"), false), []);
@@ -105,7 +115,10 @@ fn what_is_due_is_asked_for_until_it_is_answered() {
         (range.first, range.last, range.count, range.reason),
         (at("02:00:00"), at("04:00:00"), 3, Skip::Misfire)
     );
-    assert!(agenda.look(at("05:30:00"), true)[0].paused, "a pause is told along, and judged by the ledger");
+    assert!(
+        agenda.look(at("05:30:00"), true)[0].paused,
+        "a pause is told along, and judged by the ledger"
+    );
 }
 
 #[test]
@@ -126,7 +139,10 @@ fn an_old_plan_is_made_again_from_the_floor_that_is_told() {
     let told = answer(&stale, Verdict::Stale, at("01:00:00"));
     agenda.answered(&stale, &told, at("02:30:00"));
     let again = ask(&mut agenda, "02:30:00");
-    assert_eq!((again.floor, fires(&again), missed(&again)), (at("01:00:00"), Some(at("02:00:00")), &[][..]));
+    assert_eq!(
+        (again.floor, fires(&again), missed(&again)),
+        (at("01:00:00"), Some(at("02:00:00")), &[][..])
+    );
 }
 
 /// It was cancelled meanwhile, say.
@@ -141,7 +157,9 @@ fn what_waits_no_more_makes_way_for_what_is_due() {
 
 #[test]
 fn a_floor_in_the_future_is_waited_for_or_taken_back() {
-    for (floor, rewinds) in [("01:00:59", false), ("01:01:00", false), ("01:01:00.001", true), ("23:00:00", true)] {
+    for (floor, rewinds) in
+        [("01:00:59", false), ("01:01:00", false), ("01:01:00.001", true), ("23:00:00", true)]
+    {
         let mut agenda = Agenda::default();
         agenda.adopt(&config(&[(JOB, hourly())]), "main", vec![row(JOB, floor)]);
         let asks = agenda.look(at("01:00:00"), false);
@@ -152,7 +170,11 @@ fn a_floor_in_the_future_is_waited_for_or_taken_back() {
     let mut agenda = Agenda::default();
     agenda.adopt(&config(&[(JOB, hourly())]), "main", vec![row(JOB, "23:00:00")]);
     let rewind = ask(&mut agenda, "01:00:00.123456");
-    assert_eq!(rewind.wanted, Wanted::Rewind { to: at("01:00:00.123"), cut: None }, "to whole milliseconds");
+    assert_eq!(
+        rewind.wanted,
+        Wanted::Rewind { to: at("01:00:00.123"), cut: None },
+        "to whole milliseconds"
+    );
     assert_eq!(agenda.cut(&rewind.job, at("00:00:00"), at("01:30:00")), Some((at("01:00:00"), 2)));
     assert_eq!(agenda.cut(&JobName::new("nobody"), at("00:00:00"), at("01:30:00")), None);
     agenda.answered(&rewind, &answer(&rewind, Verdict::Record, at("01:00:00.123")), at("01:00:01"));
@@ -164,7 +186,11 @@ fn instants_above_the_floor_that_have_run_are_passed_over() {
     let mut agenda = Agenda::default();
     let above = vec![at("02:00:00"), at("04:00:00")];
     let all = Job { catch_up: CatchUp::All, ..hourly() };
-    agenda.adopt(&config(&[(JOB, all)]), "main", vec![Registered { above, ..row(JOB, "00:00:00") }]);
+    agenda.adopt(
+        &config(&[(JOB, all)]),
+        "main",
+        vec![Registered { above, ..row(JOB, "00:00:00") }],
+    );
     for due in ["01:00:00", "03:00:00", "05:00:00"] {
         let next = ask(&mut agenda, "05:30:00");
         assert_eq!(fires(&next), Some(at(due)));
@@ -181,7 +207,11 @@ fn a_job_can_be_wanted_at_once() {
     agenda.at_once(Builtin::Partitions);
     agenda.at_once(Builtin::Vacuum);
     let now = ask(&mut agenda, "00:20:00.123456");
-    assert_eq!(fires(&now), Some(at("00:20:00.123")), "an instant of its own, in whole milliseconds");
+    assert_eq!(
+        fires(&now),
+        Some(at("00:20:00.123")),
+        "an instant of its own, in whole milliseconds"
+    );
     agenda.answered(&now, &answer(&now, Verdict::Hold, now.floor), at("00:20:00.2"));
     let again = ask(&mut agenda, "00:20:02");
     assert_eq!(fires(&again), Some(at("00:20:02")), "held back, it is still wanted");
@@ -209,7 +239,11 @@ fn what_finds_no_lane_is_wanted_at_once_still() {
     let mut without_lane = ask(&mut agenda, "02:30:00");
     let Wanted::Due { missed, fire } = &mut without_lane.wanted else { panic!("{without_lane:?}") };
     assert!(!missed.is_empty() && fire.take().is_some());
-    agenda.answered(&without_lane, &answer(&without_lane, Verdict::Record, at("02:00:00")), at("02:30:00"));
+    agenda.answered(
+        &without_lane,
+        &answer(&without_lane, Verdict::Record, at("02:00:00")),
+        at("02:30:00"),
+    );
     assert_eq!(fires(&ask(&mut agenda, "02:30:01")), Some(at("02:30:01")));
 }
 
@@ -223,7 +257,8 @@ fn a_disabled_job_is_not_wanted_at_once() {
 
 #[test]
 fn what_waits_is_begun_whatever_the_schedule_and_given_up_when_it_is_too_late() {
-    let weekend = || ["Sat,Sun"].iter().map(|text| Windows::parse_one(text).unwrap()).collect::<Windows>();
+    let weekend =
+        || ["Sat,Sun"].iter().map(|text| Windows::parse_one(text).unwrap()).collect::<Windows>();
     type Change = fn(&mut Job);
     let never: Change = |job| job.trigger = Trigger::Request;
     let disabled: Change = |job| job.enabled = false;
@@ -249,7 +284,11 @@ fn what_waits_is_begun_whatever_the_schedule_and_given_up_when_it_is_too_late() 
     for (manual, skip) in [(true, None), (false, Some(Skip::Window))] {
         let mut agenda = one(|job| job.blackout = weekend());
         agenda.hear(&queued(JOB, "10:00:00", manual));
-        assert_eq!(ask(&mut agenda, "10:00:30").wanted, Wanted::Queued { id: Uuid::from_u128(7), skip }, "{manual}");
+        assert_eq!(
+            ask(&mut agenda, "10:00:30").wanted,
+            Wanted::Queued { id: Uuid::from_u128(7), skip },
+            "{manual}"
+        );
     }
 }
 
@@ -262,11 +301,17 @@ fn what_waits_goes_before_what_is_due_and_is_forgotten_when_it_is_heard_of_no_mo
     let waiting = ask(&mut agenda, "01:00:00");
     assert!(matches!(waiting.wanted, Wanted::Queued { .. }));
     agenda.answered(&waiting, &answer(&waiting, Verdict::Hold, waiting.floor), at("01:00:00"));
-    assert!(fires(&ask(&mut agenda, "01:00:00.1")).is_some(), "while it is held back, what is due is recorded");
+    assert!(
+        fires(&ask(&mut agenda, "01:00:00.1")).is_some(),
+        "while it is held back, what is due is recorded"
+    );
     assert!(matches!(ask(&mut agenda, "01:00:01").wanted, Wanted::Queued { .. }), "it still waits");
     agenda.answered(&waiting, &answer(&waiting, Verdict::Hold, waiting.floor), at("01:00:01"));
     agenda.freed(&JobName::new(JOB));
-    assert!(matches!(ask(&mut agenda, "01:00:01.1").wanted, Wanted::Queued { .. }), "the slot is free");
+    assert!(
+        matches!(ask(&mut agenda, "01:00:01.1").wanted, Wanted::Queued { .. }),
+        "the slot is free"
+    );
     agenda.answered(&waiting, &answer(&waiting, Verdict::Run, waiting.floor), at("01:00:00"));
     assert!(fires(&ask(&mut agenda, "01:00:01")).is_some());
     agenda.hear(&queued(JOB, "00:59:00", true));
@@ -284,7 +329,10 @@ fn a_follower_is_due_once_when_all_its_leaders_have_succeeded() {
     agenda.hear(&succeeded("b", "00:20:00"));
     let asks = chained(&mut agenda);
     let Wanted::Due { fire: Some(fire), .. } = &asks[0].wanted else { panic!("{asks:?}") };
-    assert_eq!((asks.len(), asks[0].job.as_str(), fire.due_at, fire.cause), (1, "c", at("00:20:00"), Cause::Chained));
+    assert_eq!(
+        (asks.len(), asks[0].job.as_str(), fire.due_at, fire.cause),
+        (1, "c", at("00:20:00"), Cause::Chained)
+    );
     agenda.answered(&asks[0], &answer(&asks[0], Verdict::Run, at("00:20:00")), at("00:40:00"));
     assert_eq!(chained(&mut agenda), [], "the same successes make it due once");
     agenda.hear(&succeeded("b", "00:30:00"));
@@ -298,7 +346,10 @@ fn a_success_from_before_the_start_counts_when_the_follower_has_not_run_since() 
     let mut agenda = Agenda::default();
     let config = config(&[("a", hourly()), ("b", after(&["a"]))]);
     let rows = |success: &str| {
-        vec![Registered { last_success_at: Some(at(success)), ..row("a", "00:30:00") }, row("b", "00:20:00")]
+        vec![
+            Registered { last_success_at: Some(at(success)), ..row("a", "00:30:00") },
+            row("b", "00:20:00"),
+        ]
     };
     agenda.adopt(&config, "main", rows("00:30:00"));
     assert_eq!(fires(&ask(&mut agenda, "00:40:00")), Some(at("00:30:00")));
@@ -335,12 +386,20 @@ fn in_mode_observe_ones_own_sql_does_not_run() {
 
 #[test]
 fn what_only_records_goes_first_then_what_waits_longest() {
-    let every = |text: &str| Job { trigger: Trigger::Schedule(Schedule::parse(text).unwrap()), ..hourly() };
+    let every =
+        |text: &str| Job { trigger: Trigger::Schedule(Schedule::parse(text).unwrap()), ..hourly() };
     let past = Job { deadline: Some(Duration::from_secs(60)), ..every("@hourly") };
-    let mut agenda = agenda(&[("a-often", every("@every 1m")), ("b-seldom", every("@hourly")), ("z-late", past)]);
+    let mut agenda = agenda(&[
+        ("a-often", every("@every 1m")),
+        ("b-seldom", every("@hourly")),
+        ("z-late", past),
+    ]);
     let asks = agenda.look(at("01:05:30"), false);
     let order: Vec<_> = asks.iter().map(|ask| (ask.job.as_str(), fires(ask))).collect();
-    assert_eq!(order, [("z-late", None), ("b-seldom", Some(at("01:00:00"))), ("a-often", Some(at("01:05:00")))]);
+    assert_eq!(
+        order,
+        [("z-late", None), ("b-seldom", Some(at("01:00:00"))), ("a-often", Some(at("01:05:00")))]
+    );
 }
 
 #[test]
@@ -349,9 +408,17 @@ fn nothing_is_known_after_forgetting() {
     assert!(!agenda.is_empty());
     let due = ask(&mut agenda, "01:00:00");
     assert_eq!(agenda.forget(), [JobName::new(JOB)]);
-    assert!(agenda.is_empty() && agenda.next().is_none() && agenda.look(at("02:00:00"), false).is_empty());
+    assert!(
+        agenda.is_empty()
+            && agenda.next().is_none()
+            && agenda.look(at("02:00:00"), false).is_empty()
+    );
     let run = Some(Run { id: Uuid::nil(), epoch: 1, due_at: at("01:00:00") });
-    agenda.answered(&due, &Answer { run, ..answer(&due, Verdict::Run, at("01:00:00")) }, at("01:00:00"));
+    agenda.answered(
+        &due,
+        &Answer { run, ..answer(&due, Verdict::Run, at("01:00:00")) },
+        at("01:00:00"),
+    );
     assert!(agenda.is_empty(), "a late answer brings nothing back");
 }
 
@@ -365,9 +432,17 @@ fn a_row_of_a_job_that_is_configured_no_more_is_none_of_ours() {
 #[test]
 fn measurements_and_jobs_of_other_databases_are_not_in_the_ledger() {
     let elsewhere = Job { databases: vec!["other".to_owned()], ..hourly() };
-    let config = config(&[("health-probe", Job::of(Builtin::HealthProbe)), ("a", elsewhere), ("b", hourly())]);
-    let names =
-        |database| Agenda::specs(&config, database).into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+    let config = config(&[
+        ("health-probe", Job::of(Builtin::HealthProbe)),
+        ("a", elsewhere),
+        ("b", hourly()),
+    ]);
+    let names = |database| {
+        Agenda::specs(&config, database)
+            .into_iter()
+            .map(|(name, _)| name.to_string())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names("main"), ["b"]);
     assert_eq!(names("other"), ["a", "b"]);
 }
@@ -411,8 +486,12 @@ fn a_specification_names_everything_that_is_said_of_a_job_and_its_schedule_apart
         of(|job| job.catch_up_max = 9),
         of(|job| job.deadline = Some(Duration::from_secs(1))),
         of(|job| job.jitter = Duration::from_secs(1)),
-        of(|job| job.window = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect()),
-        of(|job| job.blackout = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect()),
+        of(|job| {
+            job.window = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect()
+        }),
+        of(|job| {
+            job.blackout = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect()
+        }),
         of(|job| job.on_failure = AfterFailure::Pause),
         of(|job| job.on_failure = AfterFailure::Ignore),
         sql(|work| work.sql.push(';')),

@@ -41,8 +41,12 @@ impl Cut {
         };
         let proof = match cancel {
             None => "",
-            Some(CancelOutcome::Ended) => "; its statement was cancelled, and the server confirmed that",
-            Some(CancelOutcome::Terminated) => "; its statement ignored the cancel, and its session was terminated",
+            Some(CancelOutcome::Ended) => {
+                "; its statement was cancelled, and the server confirmed that"
+            }
+            Some(CancelOutcome::Terminated) => {
+                "; its statement ignored the cancel, and its session was terminated"
+            }
             Some(CancelOutcome::Unconfirmed) => {
                 "; the server did not confirm that its statement ended: it may still run"
             }
@@ -84,8 +88,13 @@ pub fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool
 
 /// The server's bound for a statement may pass just before the deadline that it was made from: the run
 /// is then over its time all the same.
-pub fn at_deadline((ending, recorded): (Ending, bool), deadline: Instant, timeout: Duration) -> (Ending, bool) {
-    let by_server = ending.state == State::Failed && ending.reason.as_deref() == Some(Kind::Timeout.as_str());
+pub fn at_deadline(
+    (ending, recorded): (Ending, bool),
+    deadline: Instant,
+    timeout: Duration,
+) -> (Ending, bool) {
+    let by_server =
+        ending.state == State::Failed && ending.reason.as_deref() == Some(Kind::Timeout.as_str());
     if !by_server || Instant::now() + AT_DEADLINE < deadline {
         return (ending, recorded);
     }
@@ -163,7 +172,9 @@ pub fn is_passing(ending: &Ending) -> bool {
 pub fn told_by_row(ending: Ending, state: Option<&str>) -> Ending {
     match state {
         Some(state) if state == ending.state.as_str() => ending,
-        Some("succeeded") => Ending { state: State::Succeeded, reason: None, error: None, ..ending },
+        Some("succeeded") => {
+            Ending { state: State::Succeeded, reason: None, error: None, ..ending }
+        }
         _ => Ending { state: State::Lost, ..ending },
     }
 }
@@ -173,7 +184,9 @@ pub fn log(ending: &Ending, took: Duration, news: bool) {
     let (outcome, rows) = (ending.state.as_str(), ending.rows);
     let reason = ending.reason.as_deref().unwrap_or_default();
     match (&ending.error, ending.state) {
-        (Some(error), State::Cancelled) => tracing::warn!(outcome, reason, took_ms, error, "job cancelled"),
+        (Some(error), State::Cancelled) => {
+            tracing::warn!(outcome, reason, took_ms, error, "job cancelled")
+        }
         (Some(error), _) => tracing::error!(outcome, reason, took_ms, error, "job failed"),
         (None, State::Succeeded) if !news => tracing::debug!(outcome, took_ms, rows, "job done"),
         (None, State::Succeeded) => tracing::info!(outcome, took_ms, rows, "job done"),

@@ -61,8 +61,13 @@ impl Settlement {
     /// Takes in one ask. The answer's run is completed when its row is made.
     pub(super) fn settle(&mut self, ask: &Ask, slot: &Slot) -> Answer {
         let verdict = judge(slot, ask);
-        let mut change =
-            StateChange { job: ask.job.clone(), floor: slot.floor, running: None, queued: None, skipped: 0 };
+        let mut change = StateChange {
+            job: ask.job.clone(),
+            floor: slot.floor,
+            running: None,
+            queued: None,
+            skipped: 0,
+        };
         let mut run = None;
         match &ask.wanted {
             _ if verdict == Verdict::Stale => {}
@@ -76,7 +81,11 @@ impl Settlement {
                 let before = self.ranges.len();
                 // Two in a row may have one reason: then a row of its own lies between them.
                 for missed in missed.iter().copied().chain(skipped) {
-                    self.ranges.push(Range { job: ask.job.clone(), missed, first: self.ranges.len() == before });
+                    self.ranges.push(Range {
+                        job: ask.job.clone(),
+                        missed,
+                        first: self.ranges.len() == before,
+                    });
                     change.floor = missed.last;
                     change.skipped += i64::from(missed.count);
                 }
@@ -147,14 +156,18 @@ impl Settlement {
                 (&millis(claimer.lease) as _, Type::INT8),
             ];
             let rows = tx.rows("begin queued runs", BEGIN, &params).await?;
-            let begun: Vec<Run> =
-                rows.iter().map(|row| Run { id: row.get(0), epoch: row.get(1), due_at: row.get(2) }).collect();
+            let begun: Vec<Run> = rows
+                .iter()
+                .map(|row| Run { id: row.get(0), epoch: row.get(1), due_at: row.get(2) })
+                .collect();
             let begun = |id: Uuid| begun.iter().find(|run| run.id == id).copied();
             let is_gone = |id: &Uuid| self.begun.contains(id) && begun(*id).is_none();
             for answer in answers.iter_mut() {
                 match answer.run {
                     // The row waits no more, since it was changed by hand: the job has no use of its slot.
-                    Some(run) if is_gone(&run.id) => (answer.run, answer.verdict) = (None, Verdict::Stale),
+                    Some(run) if is_gone(&run.id) => {
+                        (answer.run, answer.verdict) = (None, Verdict::Stale)
+                    }
                     Some(run) => answer.run = begun(run.id).or(answer.run),
                     None => {}
                 }
@@ -211,10 +224,17 @@ impl Settlement {
             (&claimer.instance as _, Type::TEXT),
             (&millis(claimer.lease) as _, Type::INT8),
         ];
-        let made: Vec<Uuid> = tx.rows("claim due instants", SQL, &params).await?.iter().map(|row| row.get(0)).collect();
+        let made: Vec<Uuid> = tx
+            .rows("claim due instants", SQL, &params)
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
         // The instant of any other has a row already: it was accounted for above the floor.
         let is_taken = |id: &Uuid| ids.contains(id) && !made.contains(id);
-        for answer in answers.iter_mut().filter(|answer| answer.run.is_some_and(|run| is_taken(&run.id))) {
+        for answer in
+            answers.iter_mut().filter(|answer| answer.run.is_some_and(|run| is_taken(&run.id)))
+        {
             (answer.run, answer.verdict) = (None, Verdict::Stale);
         }
         for state in &mut self.states {
@@ -254,10 +274,12 @@ impl Settlement {
         }
         let ids: Vec<Uuid> = self.ranges.iter().map(|_| Uuid::now_v7()).collect();
         let jobs: Vec<&str> = self.ranges.iter().map(|range| range.job.as_str()).collect();
-        let firsts: Vec<DateTime<Utc>> = self.ranges.iter().map(|range| range.missed.first).collect();
+        let firsts: Vec<DateTime<Utc>> =
+            self.ranges.iter().map(|range| range.missed.first).collect();
         let lasts: Vec<DateTime<Utc>> = self.ranges.iter().map(|range| range.missed.last).collect();
         let counts: Vec<i32> = self.ranges.iter().map(|range| range.missed.count).collect();
-        let reasons: Vec<&str> = self.ranges.iter().map(|range| range.missed.reason.as_str()).collect();
+        let reasons: Vec<&str> =
+            self.ranges.iter().map(|range| range.missed.reason.as_str()).collect();
         let follows: Vec<bool> = self.ranges.iter().map(|range| range.first).collect();
         let params = [
             (&ids as _, Type::UUID_ARRAY),
@@ -285,10 +307,18 @@ impl Settlement {
             UPDATE steward.job_state SET last_success_at = $2 WHERE job = $1 AND last_success_at > $2";
         for Rewound { job, to, cut } in &self.rewound {
             let job = job.as_str();
-            tx.execute("drop ranges that lie in the future", DROP, &[(&job, Type::TEXT), (to, Type::TIMESTAMPTZ)])
-                .await?;
-            tx.execute("take back a success of the future", SUCCESS, &[(&job, Type::TEXT), (to, Type::TIMESTAMPTZ)])
-                .await?;
+            tx.execute(
+                "drop ranges that lie in the future",
+                DROP,
+                &[(&job, Type::TEXT), (to, Type::TIMESTAMPTZ)],
+            )
+            .await?;
+            tx.execute(
+                "take back a success of the future",
+                SUCCESS,
+                &[(&job, Type::TEXT), (to, Type::TIMESTAMPTZ)],
+            )
+            .await?;
             if let Some((last, count)) = cut {
                 let params = [
                     (&job as _, Type::TEXT),
@@ -322,7 +352,8 @@ impl Settlement {
         let floors: Vec<DateTime<Utc>> = self.states.iter().map(|state| state.floor).collect();
         let running: Vec<Option<Uuid>> = self.states.iter().map(|state| state.running).collect();
         let requeue: Vec<bool> = self.states.iter().map(|state| state.queued.is_some()).collect();
-        let queued: Vec<Option<Uuid>> = self.states.iter().map(|state| state.queued.flatten()).collect();
+        let queued: Vec<Option<Uuid>> =
+            self.states.iter().map(|state| state.queued.flatten()).collect();
         let skipped: Vec<i64> = self.states.iter().map(|state| state.skipped).collect();
         let params = [
             (&jobs as _, Type::TEXT_ARRAY),

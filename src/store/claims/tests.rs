@@ -29,11 +29,20 @@ fn slot(change: impl FnOnce(&mut Slot)) -> Slot {
 }
 
 fn ask(wanted: Wanted) -> Ask {
-    Ask { job: JobName::new("job"), spec_hash: SPEC.to_owned(), floor: at(100), paused: false, wanted }
+    Ask {
+        job: JobName::new("job"),
+        spec_hash: SPEC.to_owned(),
+        floor: at(100),
+        paused: false,
+        wanted,
+    }
 }
 
 fn fire(due: i64, overlap: Overlap) -> Wanted {
-    Wanted::Due { missed: Vec::new(), fire: Some(Fire { due_at: at(due), cause: Cause::Scheduled, overlap }) }
+    Wanted::Due {
+        missed: Vec::new(),
+        fire: Some(Fire { due_at: at(due), cause: Cause::Scheduled, overlap }),
+    }
 }
 
 /// One of each kind.
@@ -87,8 +96,10 @@ fn every_state_of_the_slot_has_its_verdict() {
     let began_later: Change = |slot| slot.running_since = Some(at(111));
     let quarantined: Change = |slot| slot.quarantined = true;
     let waits: Change = |slot| slot.queued = Some(id(8));
-    let runs_and_waits: Change = |slot| (slot.running_since, slot.queued) = (Some(at(105)), Some(id(8)));
-    let later_and_waits: Change = |slot| (slot.running_since, slot.queued) = (Some(at(111)), Some(id(8)));
+    let runs_and_waits: Change =
+        |slot| (slot.running_since, slot.queued) = (Some(at(105)), Some(id(8)));
+    let later_and_waits: Change =
+        |slot| (slot.running_since, slot.queued) = (Some(at(111)), Some(id(8)));
     let suspect_and_waits: Change = |slot| (slot.quarantined, slot.queued) = (true, Some(id(8)));
     for (name, change, skip, queue) in [
         ("at rest", rest, Run, Run),
@@ -118,9 +129,24 @@ fn what_waits_begins_when_the_slot_is_free() {
     let give_up = |reason| ask(Wanted::Queued { id: id(7), skip: Some(reason) });
     let cases: [(&str, Change, Verdict, Verdict); 6] = [
         ("free", |_| {}, Verdict::Run, Verdict::Skip(Skip::Expired)),
-        ("runs", |slot| slot.running_since = Some(at(1)), Verdict::Hold, Verdict::Skip(Skip::Expired)),
-        ("may still be at work", |slot| slot.quarantined = true, Verdict::Hold, Verdict::Skip(Skip::Expired)),
-        ("paused", |slot| slot.paused = true, Verdict::Skip(Skip::Paused), Verdict::Skip(Skip::Expired)),
+        (
+            "runs",
+            |slot| slot.running_since = Some(at(1)),
+            Verdict::Hold,
+            Verdict::Skip(Skip::Expired),
+        ),
+        (
+            "may still be at work",
+            |slot| slot.quarantined = true,
+            Verdict::Hold,
+            Verdict::Skip(Skip::Expired),
+        ),
+        (
+            "paused",
+            |slot| slot.paused = true,
+            Verdict::Skip(Skip::Paused),
+            Verdict::Skip(Skip::Expired),
+        ),
         ("another waits", |slot| slot.queued = Some(id(8)), Verdict::Stale, Verdict::Stale),
         ("nothing waits", |slot| slot.queued = None, Verdict::Stale, Verdict::Stale),
     ];
@@ -141,9 +167,11 @@ fn a_pause_goes_before_the_slot_and_never_before_the_record() {
     for (in_database, here) in [(true, false), (false, true), (true, true)] {
         for running_since in [None, Some(at(105)), Some(at(111))] {
             let slot = slot(|slot| {
-                (slot.paused, slot.running_since, slot.queued) = (in_database, running_since, Some(id(7)));
+                (slot.paused, slot.running_since, slot.queued) =
+                    (in_database, running_since, Some(id(7)));
             });
-            let verdict = |wanted: &Wanted| judge(&slot, &Ask { paused: here, ..ask(wanted.clone()) });
+            let verdict =
+                |wanted: &Wanted| judge(&slot, &Ask { paused: here, ..ask(wanted.clone()) });
             let [skip, queue, record, begin, give_up, rewind] = each_wanted();
             for wanted in [skip, queue, begin] {
                 assert_eq!(verdict(&wanted), Verdict::Skip(Skip::Paused), "{wanted:?}");
@@ -156,7 +184,8 @@ fn a_pause_goes_before_the_slot_and_never_before_the_record() {
 
 #[test]
 fn reasons_and_kinds_are_as_the_schema_knows_them() {
-    let reasons = [Skip::Overlap, Skip::Misfire, Skip::Paused, Skip::Window, Skip::Expired].map(Skip::as_str);
+    let reasons =
+        [Skip::Overlap, Skip::Misfire, Skip::Paused, Skip::Window, Skip::Expired].map(Skip::as_str);
     assert_eq!(reasons, ["overlap", "misfire", "paused", "window", "expired"]);
     assert_eq!([Cause::Scheduled, Cause::Chained].map(Cause::as_str), ["scheduled", "chained"]);
 }

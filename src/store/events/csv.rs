@@ -53,7 +53,10 @@ fn record<const N: usize>(out: &mut Vec<u8>, fields: [Option<&str>; N]) {
 fn field(out: &mut Vec<u8>, text: &str) {
     // Anybody can have such a text recorded, by the name of a browser. A spreadsheet shows what follows an apostrophe.
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if !text.is_empty() && !formula && !text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\r' | b'\n')) {
+    if !text.is_empty()
+        && !formula
+        && !text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\r' | b'\n'))
+    {
         return out.extend_from_slice(text.as_bytes());
     }
     out.extend_from_slice(if formula { b"\"'" } else { b"\"" });

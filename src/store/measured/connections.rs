@@ -23,7 +23,8 @@ pub async fn page(
     limit: usize,
 ) -> Result<Page<ConnectionRow>, Error> {
     let limit = page_limit(limit);
-    let (at, id, rows) = (behind.map(|cursor| cursor.created_at), behind.map(|cursor| cursor.id), limit as i64 + 1);
+    let (at, id, rows) =
+        (behind.map(|cursor| cursor.created_at), behind.map(|cursor| cursor.id), limit as i64 + 1);
     let params: &[Param<'_>] = &[
         (&filter.since, Type::TIMESTAMPTZ),
         (&filter.until, Type::TIMESTAMPTZ),
@@ -33,7 +34,8 @@ pub async fn page(
         (&rows, Type::INT8),
     ];
     let options = options(bound);
-    let read = conn.transaction(&options, |tx| Box::pin(tx.rows("read connection_metrics", PAGE, params)));
+    let read =
+        conn.transaction(&options, |tx| Box::pin(tx.rows("read connection_metrics", PAGE, params)));
     let items = read.await?.iter().map(row).collect();
     Ok(Page::cut(items, limit, |row| Cursor { created_at: row.created_at, id: row.id }))
 }
@@ -121,7 +123,9 @@ pub async fn buckets(
     let (sql, params) = (&bucket_sql(), params);
     conn.transaction(&options(bound), |tx| {
         Box::pin(async move {
-            let Some((first, last)) = ends(tx, "connection_metrics", filter).await? else { return Ok(Ok(Vec::new())) };
+            let Some((first, last)) = ends(tx, "connection_metrics", filter).await? else {
+                return Ok(Ok(Vec::new()));
+            };
             if let Err(too_many) = check_buckets(first, last, bucket_seconds) {
                 return Ok(Err(too_many));
             }

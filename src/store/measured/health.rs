@@ -22,7 +22,8 @@ pub async fn page(
     limit: usize,
 ) -> Result<Page<HealthRow>, Error> {
     let limit = page_limit(limit);
-    let (at, id, rows) = (behind.map(|cursor| cursor.created_at), behind.map(|cursor| cursor.id), limit as i64 + 1);
+    let (at, id, rows) =
+        (behind.map(|cursor| cursor.created_at), behind.map(|cursor| cursor.id), limit as i64 + 1);
     let params: &[Param<'_>] = &[
         (&filter.since, Type::TIMESTAMPTZ),
         (&filter.until, Type::TIMESTAMPTZ),
@@ -34,7 +35,8 @@ pub async fn page(
         (&rows, Type::INT8),
     ];
     let options = options(bound);
-    let read = conn.transaction(&options, |tx| Box::pin(tx.rows("read system_health", PAGE, params)));
+    let read =
+        conn.transaction(&options, |tx| Box::pin(tx.rows("read system_health", PAGE, params)));
     let items = read.await?.iter().map(row).collect();
     Ok(Page::cut(items, limit, |row| Cursor { created_at: row.created_at, id: row.id }))
 }
@@ -159,7 +161,9 @@ pub async fn buckets(
     ];
     conn.transaction(&options(bound), |tx| {
         Box::pin(async move {
-            let Some((first, last)) = ends(tx, "system_health", filter).await? else { return Ok(Ok(Vec::new())) };
+            let Some((first, last)) = ends(tx, "system_health", filter).await? else {
+                return Ok(Ok(Vec::new()));
+            };
             if let Err(too_many) = check_buckets(first, last, bucket_seconds) {
                 return Ok(Err(too_many));
             }
@@ -192,7 +196,12 @@ pub const BUCKETS: &str = "
      ORDER BY p.at";
 
 fn bucket(row: &Row) -> HealthBucket {
-    let counts = Counts { healthy: row.get(1), degraded: row.get(2), unhealthy: row.get(3), unknown: row.get(4) };
+    let counts = Counts {
+        healthy: row.get(1),
+        degraded: row.get(2),
+        unhealthy: row.get(3),
+        unknown: row.get(4),
+    };
     let latency: (Option<f64>, Option<f64>, Option<f64>) = (row.get(5), row.get(6), row.get(7));
     let latency_ms = match latency {
         (Some(min), Some(avg), Some(max)) => Some(Latency { min, avg, max }),

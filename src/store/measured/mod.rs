@@ -102,7 +102,11 @@ pub fn bucket_width(bucket_seconds: u32) -> u32 {
 }
 
 /// Whether the buckets from the first row to the last are few enough.
-pub fn check_buckets(first: DateTime<Utc>, last: DateTime<Utc>, bucket_seconds: u32) -> Result<(), TooManyBuckets> {
+pub fn check_buckets(
+    first: DateTime<Utc>,
+    last: DateTime<Utc>,
+    bucket_seconds: u32,
+) -> Result<(), TooManyBuckets> {
     let (first, last) = (first.timestamp(), last.timestamp());
     let fits = |width: i64| last.div_euclid(width) - first.div_euclid(width) < BUCKETS_MAX;
     if fits(i64::from(bucket_width(bucket_seconds))) {
@@ -148,19 +152,28 @@ mod tests {
 
     #[test]
     fn buckets_are_aligned_to_1970() {
-        for (second, width, begins) in
-            [(0, 60, 0), (59, 60, 0), (60, 60, 60), (1_800_000_123, 900, 1_800_000_000), (-1, 60, -60), (7, 0, 7)]
-        {
+        for (second, width, begins) in [
+            (0, 60, 0),
+            (59, 60, 0),
+            (60, 60, 60),
+            (1_800_000_123, 900, 1_800_000_000),
+            (-1, 60, -60),
+            (7, 0, 7),
+        ] {
             assert_eq!(bucket_of(at(second), width).timestamp(), begins, "{second} {width}");
         }
     }
 
     #[test]
     fn the_least_width_is_the_least() {
-        for (first, last) in [(0, 1999), (0, 2000), (1, 2000), (59, 120_001), (1_800_000_007, 1_831_536_011), (0, 0)] {
+        for (first, last) in
+            [(0, 1999), (0, 2000), (1, 2000), (59, 120_001), (1_800_000_007, 1_831_536_011), (0, 0)]
+        {
             for width in [1, 2, 59, 60, 61, 3600] {
                 let buckets = |width: u32| {
-                    (bucket_of(at(last), width) - bucket_of(at(first), width)).num_seconds() / i64::from(width) + 1
+                    (bucket_of(at(last), width) - bucket_of(at(first), width)).num_seconds()
+                        / i64::from(width)
+                        + 1
                 };
                 match check_buckets(at(first), at(last), width) {
                     Ok(()) => assert!(buckets(width) <= BUCKETS_MAX, "{first} {last} {width}"),

@@ -96,7 +96,12 @@ fn bounded(mut text: String) -> Value {
 }
 
 /// The line of an event, with its end.
-pub fn render(style: Style, time: DateTime<Utc>, metadata: &Metadata<'_>, mut fields: Fields) -> String {
+pub fn render(
+    style: Style,
+    time: DateTime<Utc>,
+    metadata: &Metadata<'_>,
+    mut fields: Fields,
+) -> String {
     let message = fields.take_message();
     let message = message.as_ref().and_then(Value::as_str).unwrap_or_default();
     let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
@@ -109,7 +114,12 @@ pub fn render(style: Style, time: DateTime<Utc>, metadata: &Metadata<'_>, mut fi
 }
 
 /// One flat object. A field with the name of one of the first four goes by `field_NAME`.
-fn json(time: &str, metadata: &Metadata<'_>, message: &str, fields: &Fields) -> Result<String, serde_json::Error> {
+fn json(
+    time: &str,
+    metadata: &Metadata<'_>,
+    message: &str,
+    fields: &Fields,
+) -> Result<String, serde_json::Error> {
     let mut line = Vec::with_capacity(256);
     let mut serializer = serde_json::Serializer::new(&mut line);
     let mut map = serializer.serialize_map(None)?;
@@ -137,7 +147,13 @@ fn json(time: &str, metadata: &Metadata<'_>, message: &str, fields: &Fields) -> 
     Ok(escaped)
 }
 
-fn text(time: &str, metadata: &Metadata<'_>, message: &str, fields: &Fields, colour: bool) -> String {
+fn text(
+    time: &str,
+    metadata: &Metadata<'_>,
+    message: &str,
+    fields: &Fields,
+    colour: bool,
+) -> String {
     let level = metadata.level().as_str();
     let mut line = if colour {
         let hue = match *metadata.level() {
@@ -157,7 +173,9 @@ fn text(time: &str, metadata: &Metadata<'_>, message: &str, fields: &Fields, col
         line.push('=');
         match value {
             // Bare where it can be told apart from what is around it.
-            Value::String(s) if !s.is_empty() && !s.contains([' ', '"', '=', '\\']) => escape(&mut line, s),
+            Value::String(s) if !s.is_empty() && !s.contains([' ', '"', '=', '\\']) => {
+                escape(&mut line, s)
+            }
             Value::String(s) => {
                 line.push('"');
                 escape(&mut line, &s.replace('\\', "\\\\").replace('"', "\\\""));
@@ -182,5 +200,6 @@ fn escape(line: &mut String, text: &str) {
 
 /// Control characters, and what changes the direction or the line of the text around it.
 pub fn harmful(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -32,7 +32,12 @@ impl Audit {
                 "Triggers of audited tables that are missing or disabled.",
                 &["target"],
             )?,
-            seal_number: gauges(r, "pgsteward_audit_seal", "Number of the newest seal.", &["target"])?,
+            seal_number: gauges(
+                r,
+                "pgsteward_audit_seal",
+                "Number of the newest seal.",
+                &["target"],
+            )?,
             sealed_at: floats(
                 r,
                 "pgsteward_audit_seal_timestamp_seconds",

@@ -63,7 +63,11 @@ async fn read(db: &Database, all: bool) -> Result<Vec<Listed>, Error> {
                         None => Some(holds::covered(tx, &hold.scope, COUNTED_MAX + 1).await?),
                     };
                     let more_rows = rows.is_some_and(|rows| rows > COUNTED_MAX);
-                    listed.push(Listed { hold, rows: rows.map(|rows| rows.min(COUNTED_MAX)), more_rows });
+                    listed.push(Listed {
+                        hold,
+                        rows: rows.map(|rows| rows.min(COUNTED_MAX)),
+                        more_rows,
+                    });
                 }
                 Ok(listed)
             })

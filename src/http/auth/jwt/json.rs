@@ -73,11 +73,20 @@ mod tests {
 
     #[test]
     fn each_key_once_at_every_depth() {
-        for text in [r#"{"a":1,"b":[{"a":-1},{"a":1.5}],"c":{"a":null,"d":true,"e":"é\n"}}"#, "[]", "3", "\"x\""] {
+        for text in [
+            r#"{"a":1,"b":[{"a":-1},{"a":1.5}],"c":{"a":null,"d":true,"e":"é\n"}}"#,
+            "[]",
+            "3",
+            "\"x\"",
+        ] {
             let Strict(value) = serde_json::from_str(text).unwrap();
             assert_eq!(value, serde_json::from_str::<Value>(text).unwrap(), "{text}");
         }
-        for text in [r#"{"a":1,"a":1}"#, r#"{"b":[{"a":1,"\u0061":2}]}"#, r#"{"a":{"x":1,"y":{"x":1,"x":2}}}"#] {
+        for text in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"b":[{"a":1,"\u0061":2}]}"#,
+            r#"{"a":{"x":1,"y":{"x":1,"x":2}}}"#,
+        ] {
             assert!(serde_json::from_str::<Strict>(text).is_err(), "{text}");
         }
         let deep = "[".repeat(100_000);

@@ -37,7 +37,10 @@ impl Keys {
     ///
     /// # Errors
     /// What is wrong with the set as a whole.
-    pub(in crate::http::auth) fn new(secret: Option<Secret>, jwks: Option<&str>) -> Result<Keys, String> {
+    pub(in crate::http::auth) fn new(
+        secret: Option<Secret>,
+        jwks: Option<&str>,
+    ) -> Result<Keys, String> {
         ring::install();
         let secret = secret.map(|secret| DecodingKey::from_secret(secret.expose().as_bytes()));
         let (public, unusable) = jwks.map_or_else(|| Ok(Default::default()), set)?;
@@ -51,7 +54,11 @@ impl Keys {
 
     /// The one key that a token's header names. The secret has no `kid`, so that of an HS256 token only must not be
     /// one of the set's.
-    pub(super) fn find(&self, algorithm: Algorithm, kid: Option<&str>) -> Result<&DecodingKey, Denied> {
+    pub(super) fn find(
+        &self,
+        algorithm: Algorithm,
+        kid: Option<&str>,
+    ) -> Result<&DecodingKey, Denied> {
         let named = |key: &&PublicKey| kid.is_some() && key.kid.as_deref() == kid;
         if algorithm == Algorithm::HS256 {
             return match (&self.secret, self.public.iter().any(|key| named(&key))) {
@@ -79,13 +86,18 @@ impl Keys {
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = self.secret.is_some();
-        f.debug_struct("Keys").field("secret", &secret).field("public", &self.public.len()).finish_non_exhaustive()
+        f.debug_struct("Keys")
+            .field("secret", &secret)
+            .field("public", &self.public.len())
+            .finish_non_exhaustive()
     }
 }
 
 fn set(text: &str) -> Result<(Vec<PublicKey>, Vec<String>), String> {
     let wanted = r#"is no JWK set such as {"keys": [{"kty": "EC", …}]}"#;
-    let Ok(Strict(Value::Object(mut set))) = serde_json::from_str(text) else { return Err(wanted.to_owned()) };
+    let Ok(Strict(Value::Object(mut set))) = serde_json::from_str(text) else {
+        return Err(wanted.to_owned());
+    };
     let Some(Value::Array(items)) = set.remove("keys") else { return Err(wanted.to_owned()) };
     if items.len() > KEYS_MAX {
         return Err(format!("has {} keys; at most {KEYS_MAX} are taken", items.len()));
@@ -96,7 +108,9 @@ fn set(text: &str) -> Result<(Vec<PublicKey>, Vec<String>), String> {
             Some(kid) => format!("key {at} ({:?})", kid.chars().take(100).collect::<String>()),
             None => format!("key {at}"),
         };
-        let twice = |key: &PublicKey| public.iter().any(|k| k.kid == key.kid && k.algorithm == key.algorithm);
+        let twice = |key: &PublicKey| {
+            public.iter().any(|k| k.kid == key.kid && k.algorithm == key.algorithm)
+        };
         match public_key(item) {
             Ok(key) if key.kid.is_some() && twice(&key) => {
                 unusable.push(format!("{name} is not used: another has its kid"));
@@ -106,7 +120,8 @@ fn set(text: &str) -> Result<(Vec<PublicKey>, Vec<String>), String> {
         }
     }
     if public.is_empty() {
-        let faults = if unusable.is_empty() { "it is empty".to_owned() } else { unusable.join("; ") };
+        let faults =
+            if unusable.is_empty() { "it is empty".to_owned() } else { unusable.join("; ") };
         return Err(format!("has no key that can be used: {faults}"));
     }
     Ok((public, unusable))
@@ -117,12 +132,16 @@ fn public_key(item: &Value) -> Result<PublicKey, String> {
     let item = item.as_object().ok_or("it is no object")?;
     let text = |name: &str| item.get(name).and_then(Value::as_str);
     if ["d", "p", "q", "k"].iter().any(|part| item.contains_key(*part)) {
-        return Err("it holds a private key or a secret, which belongs to the issuer alone".to_owned());
+        return Err(
+            "it holds a private key or a secret, which belongs to the issuer alone".to_owned()
+        );
     }
     if item.get("use").is_some_and(|purpose| purpose != "sig") {
         return Err("its use is not \"sig\"".to_owned());
     }
-    let verifies = |operations: &Value| operations.as_array().is_some_and(|all| all.contains(&"verify".into()));
+    let verifies = |operations: &Value| {
+        operations.as_array().is_some_and(|all| all.contains(&"verify".into()))
+    };
     if item.get("key_ops").is_some_and(|operations| !verifies(operations)) {
         return Err("its key_ops do not have \"verify\"".to_owned());
     }
@@ -144,14 +163,19 @@ fn public_key(item: &Value) -> Result<PublicKey, String> {
 
 fn bytes(item: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
     let text = item.get(name).and_then(Value::as_str);
-    text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or_else(|| format!("its {name} is no base64url"))
+    text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
+        .ok_or_else(|| format!("its {name} is no base64url"))
 }
 
 /// As ring takes it: 2048 to 8192 bits, an odd exponent from 3 to 2^33 - 1.
 fn rsa(item: &Map<String, Value>) -> Result<DecodingKey, String> {
-    let number = |name| bytes(item, name).map(|n| n.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<u8>>());
+    let number = |name| {
+        bytes(item, name).map(|n| n.into_iter().skip_while(|byte| *byte == 0).collect::<Vec<u8>>())
+    };
     let (n, e) = (number("n")?, number("e")?);
-    let bits = |number: &[u8]| number.len() * 8 - number.first().map_or(0, |first| first.leading_zeros() as usize);
+    let bits = |number: &[u8]| {
+        number.len() * 8 - number.first().map_or(0, |first| first.leading_zeros() as usize)
+    };
     if !(2048..=8192).contains(&bits(&n)) {
         return Err(format!("it has {} bits; wanted 2048 to 8192", bits(&n)));
     }
@@ -172,7 +196,9 @@ fn p256(item: &Map<String, Value>) -> Result<DecodingKey, String> {
     let point = [&[4][..], &x, &y].concat();
     // An agreement is where ring says whether a point is on the curve; what is agreed on is thrown away.
     let ours = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new());
-    let agreed = ours.and_then(|ours| agree_ephemeral(ours, &UnparsedPublicKey::new(&ECDH_P256, &point), |_| ()));
+    let agreed = ours.and_then(|ours| {
+        agree_ephemeral(ours, &UnparsedPublicKey::new(&ECDH_P256, &point), |_| ())
+    });
     agreed.map_err(|_| "its x and y are no point of the curve".to_owned())?;
     Ok(DecodingKey::from_ec_der(&point))
 }

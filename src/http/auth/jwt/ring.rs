@@ -32,7 +32,9 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         (Algorithm::HS256, AlgorithmFamily::Hmac, DecodingKeyKind::SecretOrDer(secret)) => {
             Box::new(Hs256(hmac::Key::new(hmac::HMAC_SHA256, secret)))
         }
-        (Algorithm::ES256, AlgorithmFamily::Ec, DecodingKeyKind::SecretOrDer(point)) => Box::new(Es256(point.clone())),
+        (Algorithm::ES256, AlgorithmFamily::Ec, DecodingKeyKind::SecretOrDer(point)) => {
+            Box::new(Es256(point.clone()))
+        }
         (Algorithm::RS256, AlgorithmFamily::Rsa, DecodingKeyKind::RsaModulusExponent { n, e }) => {
             Box::new(Rs256(RsaPublicKeyComponents { n: n.clone(), e: e.clone() }))
         }

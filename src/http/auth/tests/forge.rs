@@ -4,7 +4,8 @@ use ::ring::hmac;
 use ::ring::rand::SystemRandom;
 use ::ring::rsa::KeyPair as RsaKeyPair;
 use ::ring::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaPublicKeyComponents,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -29,7 +30,10 @@ impl Signer {
     pub fn p256() -> Signer {
         let random = SystemRandom::new();
         let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        Signer::Es256(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).unwrap())
+        Signer::Es256(
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random)
+                .unwrap(),
+        )
     }
 
     pub fn alg(&self) -> &'static str {
@@ -64,9 +68,12 @@ impl Signer {
         let message = format!("{}.{}", encode(header), encode(claims));
         let random = SystemRandom::new();
         let signature = match self {
-            Signer::Hs256(secret) => {
-                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message.as_bytes()).as_ref().to_vec()
-            }
+            Signer::Hs256(secret) => hmac::sign(
+                &hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+                message.as_bytes(),
+            )
+            .as_ref()
+            .to_vec(),
             Signer::Rs256(key) => {
                 let mut signature = vec![0; key.public().modulus_len()];
                 key.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature).unwrap();

@@ -88,7 +88,11 @@ fn claims_are_judged_one_by_one() {
         (&loose, json!({ "sub": "é".repeat(255) }), user(&"é".repeat(255))),
         (&loose, json!({ "sub": "é".repeat(256) }), Err(Denied::Malformed)),
         (&loose, json!({ "role": "service_role" }), Ok(("jwt:u1".to_owned(), Role::Admin))),
-        (&loose, json!({ "role": "service_role", "sub": null }), Ok(("jwt-role:service_role".to_owned(), Role::Admin))),
+        (
+            &loose,
+            json!({ "role": "service_role", "sub": null }),
+            Ok(("jwt-role:service_role".to_owned(), Role::Admin)),
+        ),
     ];
     for (verifier, changes, expected) in table {
         let token = Signer::Hs256(SECRET).token(None, &with(&changes));
@@ -104,7 +108,10 @@ fn supabase_s_keys_of_the_old_form() {
     let (verifier, issuer) = (by_secret(Default::default()), Signer::Hs256(SECRET));
     let service = issuer.token(None, &key("service_role"));
     let caller = verifier.verify(&service, now()).unwrap();
-    assert_eq!(caller, Caller { actor: "jwt-role:service_role".to_owned(), role: Role::Admin, user: None });
+    assert_eq!(
+        caller,
+        Caller { actor: "jwt-role:service_role".to_owned(), role: Role::Admin, user: None }
+    );
     let public = issuer.token(None, &key("anon"));
     assert_eq!(verifier.verify(&public, now()), Err(Denied::RoleNotMapped));
     assert!(is_public(&Secret::new(public)) && !is_public(&Secret::new(service)));
@@ -144,8 +151,11 @@ fn a_key_takes_its_own_algorithm_only() {
     let both = verifier(Default::default(), Some(SECRET), Some(&jwks));
     let claims = usual();
     let header = |alg: &str, kid: &str| json!({ "alg": alg, "kid": kid });
-    let public_text: &'static str = Box::leak(jwks["keys"][0]["n"].as_str().unwrap().to_owned().into_boxed_str());
-    let unsigned = |alg: &str| format!("{}.{}.", encode(json!({ "alg": alg }).to_string()), encode(claims.to_string()));
+    let public_text: &'static str =
+        Box::leak(jwks["keys"][0]["n"].as_str().unwrap().to_owned().into_boxed_str());
+    let unsigned = |alg: &str| {
+        format!("{}.{}.", encode(json!({ "alg": alg }).to_string()), encode(claims.to_string()))
+    };
     for verifier in [&public, &both] {
         for (token, expected) in [
             (rsa.token(Some("r"), &claims), Ok(())),
@@ -175,9 +185,13 @@ fn a_key_takes_its_own_algorithm_only() {
     assert!(both.verify(&shared, now()).is_ok());
     let forged = Signer::Hs256("another secret of more than 32 bytes").token(None, &claims);
     assert_eq!(both.verify(&forged, now()), Err(Denied::BadSignature));
-    assert_eq!(by_secret(Default::default()).verify(&rsa.token(None, &claims), now()), Err(Denied::BadAlgorithm));
+    assert_eq!(
+        by_secret(Default::default()).verify(&rsa.token(None, &claims), now()),
+        Err(Denied::BadAlgorithm)
+    );
     // Without a kid, one of two is not guessed.
-    let two = verifier(Default::default(), None, Some(&json!({ "keys": [ec.jwk("a"), other.jwk("b")] })));
+    let two =
+        verifier(Default::default(), None, Some(&json!({ "keys": [ec.jwk("a"), other.jwk("b")] })));
     assert_eq!(two.verify(&ec.token(None, &claims), now()), Err(Denied::UnknownKey));
     assert!(two.verify(&ec.token(Some("a"), &claims), now()).is_ok());
     assert_eq!(two.verify(&ec.token(Some("b"), &claims), now()), Err(Denied::BadSignature));
@@ -185,7 +199,8 @@ fn a_key_takes_its_own_algorithm_only() {
 
 #[test]
 fn headers_are_read_strictly() {
-    let (verifier, issuer, claims) = (by_secret(Default::default()), Signer::Hs256(SECRET), usual().to_string());
+    let (verifier, issuer, claims) =
+        (by_secret(Default::default()), Signer::Hs256(SECRET), usual().to_string());
     for (header, expected) in [
         (r#"{"alg":"HS256"}"#, Ok(())),
         (r#"{"alg":"HS256","typ":"at+jwt"}"#, Ok(())),
@@ -200,7 +215,11 @@ fn headers_are_read_strictly() {
         ("", Err(Denied::Malformed)),
         (r#"{"alg":"HS256"} x"#, Err(Denied::Malformed)),
     ] {
-        assert_eq!(verifier.verify(&issuer.sign_text(header, &claims), now()).map(drop), expected, "{header}");
+        assert_eq!(
+            verifier.verify(&issuer.sign_text(header, &claims), now()).map(drop),
+            expected,
+            "{header}"
+        );
     }
     let header = r#"{"alg":"HS256"}"#;
     for claims in [
@@ -213,12 +232,20 @@ fn headers_are_read_strictly() {
         format!(r#"{{"role":"service_role","exp":{}}}x"#, NOW + 9),
         "[".repeat(3_000),
     ] {
-        assert_eq!(verifier.verify(&issuer.sign_text(header, &claims), now()), Err(Denied::Malformed), "{claims}");
+        assert_eq!(
+            verifier.verify(&issuer.sign_text(header, &claims), now()),
+            Err(Denied::Malformed),
+            "{claims}"
+        );
     }
     let good = issuer.sign_text(header, &usual().to_string());
-    for token in
-        [format!("{good}="), format!(".{good}"), good.replace('.', ".."), "..".to_owned(), good.replace('.', "")]
-    {
+    for token in [
+        format!("{good}="),
+        format!(".{good}"),
+        good.replace('.', ".."),
+        "..".to_owned(),
+        good.replace('.', ""),
+    ] {
         assert_eq!(verifier.verify(&token, now()), Err(Denied::Malformed), "{token}");
     }
 }
@@ -242,7 +269,8 @@ fn signatures_of_others_are_believed() {
     );
     let ec = json!({ "kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
                      "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0" });
-    let es256 = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+    let es256 =
+        "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
     let john = concat!(
         "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIy",
         "fQ.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c",

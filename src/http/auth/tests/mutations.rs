@@ -16,8 +16,12 @@ async fn no_mutation_of_a_credential_is_accepted() {
     let mut config = Config::default();
     config.auth.jwt.secret = Some(SecretSource::Inline(Secret::new(SECRET)));
     config.auth.jwt.jwks_file = Some(jwks);
-    let known =
-        config::auth::Token { role: Role::Admin, sha256: token::digest(&bearer), expires: None, cidrs: Vec::new() };
+    let known = config::auth::Token {
+        role: Role::Admin,
+        sha256: token::digest(&bearer),
+        expires: None,
+        cidrs: Vec::new(),
+    };
     config.auth.tokens.insert("t".to_owned(), known);
     let auth = Auth::load(&config).await.unwrap();
     assert_eq!(auth.warnings().len(), 1, "{:?}", auth.warnings());
@@ -30,9 +34,13 @@ async fn no_mutation_of_a_credential_is_accepted() {
     ];
 
     let mut random = fastrand::Rng::with_seed(20_260_401);
-    let letters: Vec<char> = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=~+/".chars().collect();
+    let letters: Vec<char> =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=~+/".chars().collect();
     for token in &tokens {
-        assert!(check(&auth, &[("authorization", &format!("Bearer {token}"))]).unwrap().is_some(), "{token}");
+        assert!(
+            check(&auth, &[("authorization", &format!("Bearer {token}"))]).unwrap().is_some(),
+            "{token}"
+        );
         for _ in 0..400 {
             let mut text: Vec<char> = token.chars().collect();
             for _ in 0..random.usize(1..3) {
@@ -48,13 +56,19 @@ async fn no_mutation_of_a_credential_is_accepted() {
             let mutant: String = text.into_iter().collect();
             if mutant != *token {
                 let sent = format!("Bearer {mutant}");
-                assert!(check(&auth, &[("authorization", &sent)]).is_err(), "{mutant} passes for {token}");
+                assert!(
+                    check(&auth, &[("authorization", &sent)]).is_err(),
+                    "{mutant} passes for {token}"
+                );
             }
         }
         // The last character of base64 has bits to spare; they must be zero.
         let (body, last) = token.split_at(token.len() - 1);
         for letter in letters.iter().filter(|letter| !last.starts_with(**letter)) {
-            assert!(check(&auth, &[("authorization", &format!("Bearer {body}{letter}"))]).is_err(), "{letter} {token}");
+            assert!(
+                check(&auth, &[("authorization", &format!("Bearer {body}{letter}"))]).is_err(),
+                "{letter} {token}"
+            );
         }
     }
 }
