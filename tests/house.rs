@@ -267,6 +267,33 @@ fn contains_sign(line: &str, sign: &str) -> bool {
         .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
+/// A DELETE by `ctid` whose conditions stand only in its subquery. If another transaction updates a
+/// row while the DELETE waits for it, only the outer conditions are evaluated again.
+fn bare_ctid_deletes(source: &Source) -> Breaches {
+    const SIGN: &str = "ctid = ANY (ARRAY(";
+    let mut breaches = Vec::new();
+    for (at, _) in source.text.match_indices(SIGN) {
+        let mut open = 2;
+        let mut after = source.text[at + SIGN.len()..].chars();
+        while open > 0 {
+            match after.next() {
+                Some('(') => open += 1,
+                Some(')') => open -= 1,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if !after.as_str().trim_start().starts_with("AND ") {
+            let line = source.text[..at].matches('\n').count() + 1;
+            breaches.push(format!(
+                "{}:{line}: repeat the subquery's conditions after `ctid = ANY (…)`",
+                source.path
+            ));
+        }
+    }
+    breaches
+}
+
 fn too_long(source: &Source) -> Breaches {
     let lines = source.text.lines().count();
     let breach =
@@ -356,6 +383,12 @@ fn doors_are_single() {
     let breaches: Breaches =
         rust_files(&["src"]).iter().flat_map(|file| past_doors(DOORS, file)).collect();
     hold("some things stand behind one door", &breaches);
+}
+
+#[test]
+fn deletes_by_ctid_repeat_their_conditions() {
+    let breaches: Breaches = rust_files(&["src"]).iter().flat_map(bare_ctid_deletes).collect();
+    hold("a DELETE by ctid never removes a row that was just updated", &breaches);
 }
 
 #[test]
@@ -480,6 +513,16 @@ mod the_rules_can_fail {
         for (place, reason) in DOORS.iter().flat_map(|door| door.except) {
             assert!(reason.len() > 20, "{place}: {reason:?}");
         }
+    }
+
+    #[test]
+    fn a_delete_by_ctid_without_its_conditions_is_seen() {
+        let delete = "DELETE FROM t WHERE ctid = ANY (ARRAY(SELECT f(ctid) FROM t WHERE a < $1))";
+        let breaches = bare_ctid_deletes(&source("src/store/x.rs", &format!("\n{delete}\"")));
+        assert_eq!(breaches.len(), 1, "{breaches:?}");
+        assert!(breaches[0].starts_with("src/store/x.rs:2:"), "{breaches:?}");
+        let good = source("src/store/x.rs", &format!("{delete}\n   AND a < $1"));
+        assert_eq!(bare_ctid_deletes(&good), Breaches::new());
     }
 
     #[test]

@@ -7,6 +7,8 @@
 mod bench;
 #[path = "maintenance/certified.rs"]
 mod certified;
+#[path = "maintenance/concurrent.rs"]
+mod concurrent;
 mod harness;
 #[path = "maintenance/holds.rs"]
 mod holds;

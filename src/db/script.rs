@@ -88,7 +88,10 @@ impl Conn {
             match tokio::time::timeout(CLEAN_BOUND, cleaning).await {
                 Ok(cleaned) => cleaned?,
                 Err(_) => {
-                    return Err(Error::new(Kind::Timeout, "putting the session back took too long"));
+                    return Err(Error::new(
+                        Kind::Timeout,
+                        "putting the session back took too long",
+                    ));
                 }
             }
         }

@@ -74,13 +74,14 @@ pub async fn forget(tx: &Tx<'_>, caller: &str, key: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes at most `limit` keys that are past their time. Returns how many.
+/// Deletes at most `limit` expired keys. Returns how many.
 pub async fn prune(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
     const SQL: &str = "
         DELETE FROM steward.idempotency_keys
          WHERE ctid = ANY (ARRAY(
                SELECT ctid FROM steward.idempotency_keys
                 WHERE created_at < clock_timestamp() - $1::text::interval
-                ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+                ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+           AND created_at < clock_timestamp() - $1::text::interval";
     tx.execute("prune idempotency keys", SQL, &[(&KEEP, Type::TEXT), (&limit, Type::INT8)]).await
 }

@@ -228,6 +228,12 @@ async fn slice(
 }
 
 /// Deletes up to `rows` rows from `lo` on. Returns how many, and where to go on.
+///
+/// Each DELETE by `ctid` repeats the conditions of its subquery outside. If another transaction
+/// updates a row while the DELETE waits for it, PostgreSQL evaluates only the outer conditions
+/// against the new version. Servers older than the minor releases of November 2025 do not even
+/// compare `ctid` again, and would delete a row that is no longer due. `IS TRUE` keeps the planner
+/// from using the conditions for an index scan, which would compare each row with the whole array.
 async fn delete(
     tx: &Tx<'_>,
     table: &Table,
@@ -253,9 +259,12 @@ async fn delete(
 
     if hi.as_deref() == Some(lo) {
         let skip = if locked == Locked::Skip { "FOR UPDATE OF t SKIP LOCKED" } else { "" };
+        let due = format!("t.{column} = $1::{stamp}{only}");
         let same = format!(
-            "DELETE FROM ONLY {relation} WHERE ctid = ANY (ARRAY(
-                 SELECT t.ctid FROM ONLY {relation} AS t WHERE t.{column} = $1::{stamp}{only} LIMIT $2 {skip}))"
+            "DELETE FROM ONLY {relation} AS t
+              WHERE t.ctid = ANY (ARRAY(
+                    SELECT t.ctid FROM ONLY {relation} AS t WHERE {due} LIMIT $2 {skip}))
+                AND ({due}) IS TRUE"
         );
         let deleted =
             tx.execute("delete a slice", &same, &[(&lo, Type::TEXT), (&rows, Type::INT8)]).await?;
@@ -275,8 +284,11 @@ async fn delete(
         Locked::Wait => format!("DELETE FROM ONLY {relation} AS t WHERE {within}"),
         // An array is computed once; a subquery with IN may be run again for each row, and take more.
         Locked::Skip => format!(
-            "DELETE FROM ONLY {relation} WHERE ctid = ANY (ARRAY(
-                 SELECT t.ctid FROM ONLY {relation} AS t WHERE {within} FOR UPDATE OF t SKIP LOCKED))"
+            "DELETE FROM ONLY {relation} AS t
+              WHERE t.ctid = ANY (ARRAY(
+                    SELECT t.ctid FROM ONLY {relation} AS t
+                     WHERE {within} FOR UPDATE OF t SKIP LOCKED))
+                AND ({within}) IS TRUE"
         ),
     };
     let deleted =
