@@ -1,99 +1,32 @@
-//! README.md tells the truth: its commands parse, its endpoints answer, its metrics, variables, keys, files
-//! and targets exist, and what it shows as configuration is accepted.
+//! The documents are true: their commands parse, their endpoints answer, their metrics, variables,
+//! keys, files, links and targets exist, and the configuration that they show is accepted.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod markdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use markdown::{Document, resolve, root, spans_of, user_documents, words};
 use pgsteward::config::{Args, load::known_keys, load::load_or_default};
 use pgsteward::http;
 
-const README: &str = include_str!("../README.md");
-
-/// Nothing is read from where the tests run.
+/// No configuration file is read from the machine that runs the tests.
 const NO_FILE: &str = "/nonexistent/config.toml";
 
-/// A fenced block: its language, and its lines without their common indentation.
-struct Block {
-    language: String,
-    text: String,
-}
+/// README is for the first ten minutes; everything else belongs in docs/.
+const README_BYTES_MAX: usize = 14 * 1024;
 
-fn blocks() -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for line in README.lines() {
-        match (line.trim_start().strip_prefix("```"), &mut open) {
-            (Some(language), None) => {
-                open = Some(Block { language: language.to_owned(), text: String::new() })
-            }
-            (Some(_), Some(_)) => blocks.push(open.take().unwrap()),
-            (None, Some(block)) => {
-                block.text.push_str(line.trim_start());
-                block.text.push('\n');
-            }
-            (None, None) => {}
-        }
-    }
-    assert!(open.is_none(), "a fenced block has no end");
-    blocks
-}
+const PROSE_WIDTH_MAX: usize = 100;
 
 fn block_lines(language: &str) -> Vec<String> {
-    blocks()
-        .into_iter()
-        .filter(|block| block.language == language)
-        .flat_map(|block| block.text.lines().map(str::to_owned).collect::<Vec<_>>())
-        .collect()
+    user_documents().iter().flat_map(|document| document.block_lines(language)).collect()
 }
 
-/// What stands `between backticks` outside blocks.
 fn spans() -> Vec<String> {
-    let mut prose = String::new();
-    let mut inside = false;
-    for line in README.lines() {
-        if line.trim_start().starts_with("```") {
-            inside = !inside;
-        } else if !inside {
-            prose.push_str(line);
-            prose.push('\n');
-        }
-    }
-    prose.split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ")).collect()
-}
-
-/// The lines of `## title`, down to the next such heading.
-fn section(title: &str) -> String {
-    let heading = format!("## {title}\n");
-    let (_, rest) =
-        README.split_once(&heading).unwrap_or_else(|| panic!("README has no section {title:?}"));
-    rest.split("\n## ").next().unwrap().to_owned()
-}
-
-/// Words of a shell line as far as this document uses quotes, up to a pipe, a comment or `&&`.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    let mut quote = None;
-    for c in line.chars() {
-        match (quote, c) {
-            (Some(q), _) if c == q => quote = None,
-            (Some(_), _) => word.push(c),
-            (None, '\'' | '"') => quote = Some(c),
-            (None, ' ') if !word.is_empty() => words.push(std::mem::take(&mut word)),
-            (None, ' ') => {}
-            (None, _) => word.push(c),
-        }
-    }
-    words.push(word);
-    let end = words
-        .iter()
-        .position(|word| ["|", "&&", "#", ""].contains(&word.as_str()))
-        .unwrap_or(words.len());
-    words.truncate(end);
-    words
+    user_documents().iter().flat_map(Document::spans).collect()
 }
 
 /// The arguments of every `pgsteward …` that is shown as a command.
@@ -120,15 +53,15 @@ fn every_command_parses() {
     let commands = commands();
     let mut shown = BTreeSet::new();
     for arguments in &commands {
-        // What follows is read first: a wrong command, option or value is an error before `--help` counts.
+        // clap reports a wrong command, option or value before it acts on a trailing `--help`.
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["--help"]).collect();
         let output = pgsteward(&arguments, &[]);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "pgsteward {}: {told}", arguments.join(" "));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pgsteward {}: {stderr}", arguments.join(" "));
         shown.insert(arguments[0].to_owned());
     }
     for command in ["run", "check", "migrate", "health", "role", "pause", "resume", "job"] {
-        assert!(shown.contains(command), "README shows no `pgsteward {command}`");
+        assert!(shown.contains(command), "no document shows `pgsteward {command}`");
     }
     assert!(
         !pgsteward(&["migrate", "up", "--nonsense", "--help"], &[]).status.success(),
@@ -153,9 +86,9 @@ fn is_route(path: &str) -> bool {
 fn leads_to(route: &str, path: &str) -> bool {
     let segments =
         |path: &str| path.trim_end_matches('/').split('/').map(str::to_owned).collect::<Vec<_>>();
-    let (wanted, found) = (segments(route), segments(path));
-    wanted.len() == found.len()
-        && wanted.iter().zip(&found).all(|(w, f)| w == f || w.starts_with('{'))
+    let (expected, found) = (segments(route), segments(path));
+    expected.len() == found.len()
+        && expected.iter().zip(&found).all(|(w, f)| w == f || w.starts_with('{'))
 }
 
 #[test]
@@ -165,17 +98,16 @@ fn every_endpoint_is_there_and_documented() {
         .filter(|line| line.starts_with("curl "))
         .flat_map(|line| words(&line));
     let fetched: Vec<String> = fetched.filter(|word| word.contains("://")).collect();
-    assert!(fetched.len() >= 3, "README shows no curl: {fetched:?}");
-    // The first column of the tables of endpoints.
-    let first = |title: &str| -> Vec<String> {
-        let section = section(title);
-        let cells = section
+    assert!(fetched.len() >= 3, "no document shows curl: {fetched:?}");
+    // The first column of a table of endpoints.
+    let first = |text: &str| -> Vec<String> {
+        let cells = text
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned));
         cells.collect()
     };
-    let named = first("Health and probes");
-    let api: Vec<(String, String)> = first("The API")
+    let named = first(&Document::read("docs/health.md").section("Endpoints"));
+    let api: Vec<(String, String)> = first(&Document::read("docs/api.md").section("Endpoints"))
         .iter()
         .filter_map(|cell| {
             cell.split_once(" /").map(|(method, rest)| (method.to_owned(), format!("/{rest}")))
@@ -184,18 +116,18 @@ fn every_endpoint_is_there_and_documented() {
     for text in fetched.iter().chain(&named).chain(api.iter().map(|(_, path)| path)) {
         let path =
             path_of(text).unwrap_or_else(|| panic!("{text:?} is no endpoint of this daemon"));
-        assert!(is_route(path), "README names {path}, which is no route");
+        assert!(is_route(path), "a document names {path}, which is no route");
     }
     for route in &http::routes() {
         let (method, path) = (route.method.as_str(), route.path);
         if route.access != http::Access::Open {
             let found = api.iter().any(|(m, p)| m == method && p == path);
-            assert!(found, "README's table of the API lacks {method} {path}");
+            assert!(found, "docs/api.md lacks {method} {path}");
             let tried =
                 fetched.iter().filter_map(|text| path_of(text)).any(|shown| leads_to(path, shown));
-            assert!(tried, "README shows no curl of {path}");
+            assert!(tried, "no document shows curl of {path}");
         } else if !path.contains('{') {
-            assert!(named.iter().any(|name| name == path), "README's table lacks {path}");
+            assert!(named.iter().any(|name| name == path), "docs/health.md lacks {path}");
         }
     }
     assert!(!is_route("/health/nonsense/x"), "this check cannot fail");
@@ -203,25 +135,20 @@ fn every_endpoint_is_there_and_documented() {
 
 #[test]
 fn every_metric_is_exported() {
-    // A family without a series is not on the page; all are declared in these files, which register them.
+    // /metrics omits families that have no series yet, so the declarations are read instead.
     let declared = concat!(
-        include_str!("../src/telemetry/metrics.rs"),
-        include_str!("../src/telemetry/metrics/audit.rs"),
-        include_str!("../src/telemetry/metrics/tls.rs"),
+        include_str!("../../src/telemetry/metrics.rs"),
+        include_str!("../../src/telemetry/metrics/audit.rs"),
+        include_str!("../../src/telemetry/metrics/tls.rs"),
     );
     let is_exported = |name: &str| declared.contains(&format!("{name:?}"));
     let prefixed = |span: &String| span.starts_with("pgsteward_") || span.starts_with("pg_");
-    let in_metrics: Vec<String> = section("Metrics")
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .filter(prefixed)
-        .collect();
+    let metrics = Document::read("docs/metrics.md").section("Metrics");
+    let in_metrics: Vec<String> = spans_of(&metrics).into_iter().filter(prefixed).collect();
     let elsewhere = spans().into_iter().filter(|span| span.starts_with("pgsteward_"));
-    assert!(in_metrics.len() > 15, "README's table of metrics is not found: {in_metrics:?}");
+    assert!(in_metrics.len() > 15, "docs/metrics.md has no table of metrics: {in_metrics:?}");
     for name in in_metrics.into_iter().chain(elsewhere) {
-        assert!(is_exported(&name), "README names the metric {name}, which is not exported");
+        assert!(is_exported(&name), "a document names the metric {name}, which is not exported");
     }
     assert!(!is_exported("pgsteward_nonsense"), "this check cannot fail");
 }
@@ -255,7 +182,8 @@ fn every_variable_has_its_effect() {
             .config
     };
     let keys = known_keys();
-    let rows: Vec<(String, String)> = section("Configuration")
+    let rows: Vec<(String, String)> = Document::read("docs/configuration.md")
+        .section("Environment")
         .lines()
         .filter_map(|line| {
             let mut cells = line.strip_prefix("| `")?.split(" | ");
@@ -271,18 +199,21 @@ fn every_variable_has_its_effect() {
         assert_ne!(load(Some((name, value))), load(None), "{name} changes nothing");
     }
     for name in samples.keys() {
-        assert!(rows.iter().any(|(row, _)| row == name), "README's table lacks {name}");
+        assert!(rows.iter().any(|(row, _)| row == name), "docs/configuration.md lacks {name}");
     }
 
     let found = pgsteward(
         &["run", "--ephemeral", "--listen", "127.0.0.1:0"],
         &[("PGSTEWARD_PG_BIN", "/nonexistent")],
     );
-    let told = String::from_utf8_lossy(&found.stderr);
-    assert!(!found.status.success() && told.contains("PGSTEWARD_PG_BIN=/nonexistent"), "{told}");
+    let stderr = String::from_utf8_lossy(&found.stderr);
+    assert!(
+        !found.status.success() && stderr.contains("PGSTEWARD_PG_BIN=/nonexistent"),
+        "{stderr}"
+    );
 }
 
-/// Whether a key may stand in a file; `database` is one of `databases`.
+/// Whether a configuration file may contain `key`, or keys below it.
 fn is_key(keys: &BTreeSet<String>, key: &str) -> bool {
     let beneath = format!("{key}.");
     keys.contains(key) || keys.iter().any(|known| known.starts_with(&beneath))
@@ -306,18 +237,19 @@ fn every_key_exists() {
             let dashed: BTreeSet<String> = keys.iter().map(|key| key.replace('-', "_")).collect();
             assert!(
                 is_key(&keys, &key) || is_key(&dashed, &key),
-                "README names the key {key} ({span}), which is none"
+                "a document names the key {key} ({span}), which does not exist"
             );
         }
     }
-    assert!(seen > 20, "only {seen} keys are found in README");
+    assert!(seen > 20, "only {seen} keys are found in the documents");
     assert!(!is_key(&keys, "jobs.leas"), "this check cannot fail");
 }
 
 #[test]
 fn what_is_shown_as_configuration_is_accepted() {
-    let shown: Vec<Block> = blocks().into_iter().filter(|block| block.language == "toml").collect();
-    assert!(!shown.is_empty());
+    let blocks = user_documents().iter().flat_map(Document::blocks).collect::<Vec<_>>();
+    let shown = blocks.iter().filter(|block| block.language == "toml");
+    assert!(shown.clone().count() > 3, "the documents show no configuration");
     for block in shown {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
@@ -333,35 +265,17 @@ fn what_is_shown_as_configuration_is_accepted() {
 
 #[test]
 fn every_file_and_target_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let linked =
-        README.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned);
     let ours = ["src/", "migrations/", "packaging/", "systemd/", "scripts/", "tests/", "benches/"];
-    let commands = block_lines("sh").into_iter().flat_map(|line| words(&line));
-    let mut seen = 0;
-    for file in
-        linked.filter(|link| !link.contains("://")).chain(commands.chain(spans()).filter(|word| {
-            !word.contains(' ') && ours.iter().any(|folder| word.starts_with(folder))
-        }))
-    {
-        seen += 1;
-        if let Some(anchor) = file.strip_prefix('#') {
-            let is_it = |line: &str| {
-                let title = line.trim_start_matches('#').trim().to_lowercase();
-                line.starts_with('#')
-                    && title
-                        .replace(' ', "-")
-                        .replace(|c: char| !c.is_alphanumeric() && c != '-', "")
-                        == anchor
-            };
-            assert!(README.lines().any(is_it), "README names {file}, which is not there");
-            continue;
-        }
-        assert!(root.join(&file).exists(), "README names {file}, which is not there");
+    let words_shown = block_lines("sh").into_iter().flat_map(|line| words(&line)).chain(spans());
+    let files: Vec<String> = words_shown
+        .filter(|word| !word.contains(' ') && ours.iter().any(|folder| word.starts_with(folder)))
+        .collect();
+    assert!(files.len() > 4, "only {} files are found in the documents", files.len());
+    for file in files {
+        assert!(root().join(&file).exists(), "a document names {file}, which does not exist");
     }
-    assert!(seen > 10, "only {seen} files are found in README");
 
-    let makefile = include_str!("../Makefile");
+    let makefile = include_str!("../../Makefile");
     for target in block_lines("sh").into_iter().chain(spans()).filter_map(|line| {
         let words = words(&line);
         let make = words.iter().position(|word| word == "make")?;
@@ -370,7 +284,7 @@ fn every_file_and_target_exists() {
         let rule = format!("{target}: ##");
         assert!(
             makefile.lines().any(|line| line.starts_with(&rule)),
-            "README names `make {target}`"
+            "a document names `make {target}`"
         );
     }
 }
@@ -379,11 +293,11 @@ fn every_file_and_target_exists() {
 fn every_job_is_in_the_table_with_its_schedule() {
     let args = Args { ephemeral: true, ..Args::default() };
     let config = load_or_default(&args, &BTreeMap::new(), Path::new(NO_FILE)).unwrap().config;
-    let section = section("What it does by itself");
+    let section = Document::read("docs/jobs.md").section("Built-in jobs");
     for (name, job) in &config.jobs.all {
         let row =
             section.lines().find(|line| line.starts_with(&format!("| `{}` |", name.as_str())));
-        let row = row.unwrap_or_else(|| panic!("README's table lacks the job {}", name.as_str()));
+        let row = row.unwrap_or_else(|| panic!("docs/jobs.md lacks the job {}", name.as_str()));
         let schedule = job.schedule().expect("a built-in job goes by a schedule");
         let shown = match schedule.text() {
             "@every 15s" => "every 15 s",
@@ -393,16 +307,20 @@ fn every_job_is_in_the_table_with_its_schedule() {
             "41 * * * *" => "minute 41",
             "*/15 * * * *" => "every 15 min",
             other => panic!(
-                "the schedule {other:?} of {} is new: README and this table want it",
+                "the schedule {other:?} of {} is new: docs/jobs.md and this test must know it",
                 name.as_str()
             ),
         };
-        assert!(row.contains(shown), "README does not say {shown:?} of {}: {row}", name.as_str());
+        assert!(
+            row.contains(shown),
+            "docs/jobs.md does not say {shown:?} of {}: {row}",
+            name.as_str()
+        );
     }
 }
 
 #[test]
-fn every_code_of_a_problem_is_told() {
+fn every_code_of_a_problem_is_documented() {
     let mut sources = vec![];
     for folder in ["src/http", "src/http/api", "src/http/auth"] {
         for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
@@ -413,7 +331,7 @@ fn every_code_of_a_problem_is_told() {
             }
         }
     }
-    let told = section("The API");
+    let documented = Document::read("docs/api.md").section("Errors");
     let mut codes = BTreeSet::new();
     for source in &sources {
         for call in ["Refusal::new(", "unprocessable("] {
@@ -433,6 +351,62 @@ fn every_code_of_a_problem_is_told() {
     }
     assert!(codes.len() > 25, "the codes are not found: {codes:?}");
     for code in codes {
-        assert!(told.contains(&format!("`{code}`")), "README's table of codes lacks {code}");
+        assert!(documented.contains(&format!("`{code}`")), "docs/api.md lacks the code {code}");
+    }
+}
+
+#[test]
+fn every_relative_link_and_anchor_exists() {
+    let mut documents = user_documents();
+    documents.extend(["ARCHITECTURE.md", "CHANGELOG.md"].map(Document::read));
+    let mut seen = 0;
+    for document in &documents {
+        for link in document.links().iter().filter(|link| !link.contains("://")) {
+            seen += 1;
+            let (path, anchor) = resolve(document, link);
+            assert!(root().join(&path).exists(), "{}: {link} does not exist", document.path);
+            let Some(anchor) = anchor else { continue };
+            let anchors = Document::read(&path.to_string_lossy()).anchors();
+            assert!(anchors.contains(&anchor), "{}: {link} has no such heading", document.path);
+        }
+    }
+    assert!(seen > 30, "only {seen} links are found in the documents");
+}
+
+#[test]
+fn readme_is_short() {
+    let bytes = Document::read("README.md").text.len();
+    assert!(
+        bytes <= README_BYTES_MAX,
+        "README.md has {bytes} bytes, at most {README_BYTES_MAX}: move details to docs/"
+    );
+}
+
+/// Tables and lines that consist of one link or URL are excluded: they cannot be wrapped.
+#[test]
+fn prose_is_at_most_100_columns_wide() {
+    for document in user_documents() {
+        for (number, line) in document.prose_lines() {
+            let width = line.chars().count();
+            let unwrappable = line.starts_with('|') || !line.trim().contains(' ');
+            assert!(
+                width <= PROSE_WIDTH_MAX || unwrappable || line.contains("]("),
+                "{}:{number}: {width} columns, at most {PROSE_WIDTH_MAX}",
+                document.path
+            );
+        }
+    }
+}
+
+/// The index names every document, so that none is lost.
+#[test]
+fn every_document_is_in_the_index() {
+    let index = Document::read("docs/README.md");
+    let linked: BTreeSet<String> = index.links().into_iter().collect();
+    for document in user_documents() {
+        if let Some(name) = document.path.strip_prefix("docs/").filter(|name| *name != "README.md")
+        {
+            assert!(linked.contains(name), "docs/README.md does not link to {name}");
+        }
     }
 }
