@@ -15,6 +15,7 @@ mod access;
 pub mod apply;
 mod error;
 pub mod lock;
+mod markers;
 pub mod plan;
 pub mod source;
 pub mod undo;

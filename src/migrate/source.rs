@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::markers::{self, Direction};
 use crate::sql::{self, Why};
 
 /// The set of pgsteward's own tables.
@@ -179,20 +180,9 @@ impl Reader {
                 let rest = split_name(&file).map_or("", |(_, rest)| rest);
                 let title = rest.strip_suffix(".sql").unwrap_or(rest);
                 let title = title.strip_suffix(".up").unwrap_or(title);
-                for refusal in sql::refusals(&up) {
-                    self.problems.push(format!(
-                        "{file}:{}: {}",
-                        refusal.line,
-                        refused(&refusal.why)
-                    ));
-                }
-                for refusal in down.as_deref().map(sql::refusals).unwrap_or_default() {
-                    let down_file = downs.first().map(|path| file_name(path)).unwrap_or_default();
-                    self.problems.push(format!(
-                        "{down_file}:{}: {}",
-                        refusal.line,
-                        refused(&refusal.why)
-                    ));
+                self.check(&file, &up, Direction::Up);
+                if let (Some(down), Some(path)) = (&down, downs.first()) {
+                    self.check(&file_name(path), down, Direction::Down);
                 }
                 let path = paths[0].display().to_string();
                 migrations.push(Migration::new(name, version, title, path, up, down));
@@ -208,6 +198,21 @@ impl Reader {
             Ok(Set { name: name.to_owned(), migrations })
         } else {
             Err(SourceError { folder: folder.display().to_string(), problems: self.problems })
+        }
+    }
+
+    /// Adds everything that keeps a file from running as one transaction in one direction.
+    fn check(&mut self, file: &str, text: &str, direction: Direction) {
+        if let Some(marker) = markers::find(text, direction) {
+            self.problems.push(format!(
+                "{file}:{}: found {:?}, a section marker of {}; expected one file per direction, \
+                 NNN_name.sql and NNN_name.down.sql, because PostgreSQL ignores the marker and would \
+                 run every section; split the file and remove its markers",
+                marker.line, marker.comment, marker.tool
+            ));
+        }
+        for refusal in sql::refusals(text) {
+            self.problems.push(format!("{file}:{}: {}", refusal.line, refused(&refusal.why)));
         }
     }
 
@@ -338,6 +343,9 @@ mod tests {
             ("3_c.down.sql", "SELECT 1"),
             ("create.sql", "SELECT 1"),
             ("4_nul.sql", "SELECT\n'\0'"),
+            ("9_dbmate.sql", "-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;"),
+            ("10_goose.sql", "SELECT 1;"),
+            ("10_goose.down.sql", "-- undo\n-- +goose Down\nSELECT 1;"),
             ("._7_left_by_a_file_system.sql", "\0"),
         ] {
             std::fs::write(folder.path().join(file), text).unwrap();
@@ -350,6 +358,8 @@ mod tests {
         for part in [
             "stands twice",
             "1_a.sql:2: found COMMIT",
+            "9_dbmate.sql:1: found \"-- migrate:up\", a section marker of dbmate; expected one file",
+            "10_goose.down.sql:2: found \"-- +goose Down\", a section marker of goose",
             "no migration that it undoes",
             "found no version",
             "4_nul.sql: line 2: found a NUL byte",

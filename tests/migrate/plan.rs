@@ -198,3 +198,32 @@ async fn exit_codes_say_what_kind_of_failure_it_is() {
         .await
         .fails(3, &["002_nul.sql: line 1: found a NUL byte", "create.sql: found no version"]);
 }
+
+#[tokio::test]
+async fn a_file_with_both_directions_is_refused_by_every_reader_before_anything_runs() {
+    let db = TestDatabase::create(Template::Empty).await;
+    let folder = Folder::new(&[
+        ("001_users.sql", "CREATE TABLE users (id int);"),
+        (
+            "002_orders.sql",
+            "-- migrate:up\nCREATE TABLE orders ();\n\n-- migrate:down\nDROP TABLE orders;\n",
+        ),
+        ("003_items.sql", "SELECT 1;\n-- +goose Down\nDROP TABLE users;\n"),
+    ]);
+    let told = [
+        "002_orders.sql:1: found \"-- migrate:up\", a section marker of dbmate",
+        "003_items.sql:2: found \"-- +goose Down\", a section marker of goose",
+        "expected one file per direction, NNN_name.sql and NNN_name.down.sql",
+    ];
+    for command in [["up"].as_slice(), &["status"], &["down", "--yes"]] {
+        migrate(&db.url(), &folder, command).await.fails(3, &told);
+    }
+    let config = format!("mode = \"maintain\"\n[migrations]\ndir = {:?}\n", folder.text());
+    configured(&db.url(), &config, &["check"]).await.fails(78, &told);
+    configured(&db.url(), &config, &["migrate", "up"]).await.fails(3, &told);
+    let daemon = Daemon::launch(Setup::new().database(&db.url()).config(&config));
+    let line = daemon.wait_log("migrating failed").await;
+    assert!(line.contains("002_orders.sql:1:") && line.contains("003_items.sql:2:"), "{line}");
+    let client = db.client().await;
+    assert_eq!(client.text("SELECT to_regclass('public.users') IS NULL").await, "t");
+}
