@@ -93,7 +93,7 @@ pub async fn run(
         Notifier::none()
     });
     let metrics = Arc::new(Metrics::new().map_err(|error| internal("register metrics", error))?);
-    metrics.config_reload_time.set(Utc::now().timestamp() as f64);
+    metrics.config_last_reload_success_timestamp_seconds.set(Utc::now().timestamp() as f64);
 
     let listener = http::bind(config.http.listen).await?;
     let address =
@@ -316,11 +316,13 @@ impl Daemon {
                     Ok(rules) => {
                         self.adopt(loaded, publish);
                         self.gate.set_rules(rules);
-                        self.metrics.config_reload_ok.set(1);
-                        self.metrics.config_reload_time.set(Utc::now().timestamp() as f64);
+                        self.metrics.config_last_reload_successful.set(1);
+                        self.metrics
+                            .config_last_reload_success_timestamp_seconds
+                            .set(Utc::now().timestamp() as f64);
                     }
                     Err(error) => {
-                        self.metrics.config_reload_ok.set(0);
+                        self.metrics.config_last_reload_successful.set(0);
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
                             "the credentials of the new configuration cannot be used; the old configuration stays"
@@ -330,7 +332,7 @@ impl Daemon {
                 }
             }
             Err(problems) => {
-                self.metrics.config_reload_ok.set(0);
+                self.metrics.config_last_reload_successful.set(0);
                 tracing::error!(problems = %problems, "the new configuration is invalid; the old one stays");
                 self.tell(&Notice::rejected(&problems));
             }

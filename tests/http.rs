@@ -123,7 +123,7 @@ impl Server {
 
     /// The count of requests of a route with a code.
     fn counted(&self, route: &str, code: &str) -> u64 {
-        self.metrics.http_requests.with_label_values(&[route, code]).get()
+        self.metrics.http_requests_total.with_label_values(&[route, code]).get()
     }
 }
 
@@ -560,7 +560,14 @@ async fn requests_are_counted_by_pattern_never_by_path() {
     for (route, code, count) in counts {
         assert_eq!(server.counted(route, code), count, "{route} {code}");
     }
-    assert_eq!(server.metrics.http_seconds.with_label_values(&["/livez"]).get_sample_count(), 4);
+    assert_eq!(
+        server
+            .metrics
+            .http_request_duration_seconds
+            .with_label_values(&["/livez"])
+            .get_sample_count(),
+        4
+    );
     let page = server.get("/metrics").await.body;
     assert!(!page.contains("secret-path") && !page.contains("nope"), "{page}");
 }
@@ -572,7 +579,7 @@ async fn full_page(server: &Server) -> String {
     metrics.health_status.with_label_values(&["main", "connectivity"]).set(0);
     metrics.pg_up.with_label_values(&["main"]).set(1);
     metrics.pg_stat_activity_connections.with_label_values(&["main", "a \"b\"\\\n", "idle"]).set(1);
-    metrics.job_due_lag.with_label_values(&["main"]).observe(0.1);
+    metrics.job_start_delay_seconds.with_label_values(&["main"]).observe(0.1);
     metrics.partitions_ahead.with_label_values(&["main", "steward.system_health"]).set(14);
     for path in ["/livez", "/readyz", "/health/", "/nowhere"] {
         server.get(path).await;
@@ -701,7 +708,7 @@ async fn slow_clients_do_not_keep_others_out_for_long() {
     until("all places are taken", || server.metrics.http_connections.get() == 8).await;
     let mut refused = server.connect().await;
     assert_eq!(read_to_end(&mut refused).await, "", "the ninth is closed at once");
-    assert_eq!(server.metrics.http_rejected.get(), 1, "and counted");
+    assert_eq!(server.metrics.http_connections_rejected_total.get(), 1, "and counted");
     until("the slow ones are cut off", || server.metrics.http_connections.get() == 0).await;
     assert_eq!(server.get("/livez").await.body, "ok");
 }
@@ -778,7 +785,8 @@ fn with_more_routes() -> Vec<Route> {
     add(Method::GET, "/gate", Access::Open, |c| {
         Box::pin(async {
             // The test opens the gate by this gauge, which is in reach of both.
-            until("the gate is open", || c.state.metrics.config_reload_ok.get() == 0).await;
+            until("the gate is open", || c.state.metrics.config_last_reload_successful.get() == 0)
+                .await;
             Ok(text("done"))
         })
     });
@@ -888,7 +896,7 @@ async fn a_request_in_flight_is_answered_while_the_listener_closes() {
     let got = read_to_end(&mut idle).await;
     assert!(got.ends_with("ok"), "an idle connection is closed: {got}");
     assert_eq!(server.counted("/gate", "200"), 0, "the other is still in flight");
-    server.metrics.config_reload_ok.set(0);
+    server.metrics.config_last_reload_successful.set(0);
     let got = read_to_end(&mut busy).await;
     let (_, second) = got.split_once("method_not_allowed").unwrap();
     assert!(
@@ -914,7 +922,7 @@ async fn a_client_that_closes_its_side_after_asking_is_answered() {
     for _ in 0..20 {
         assert_eq!(server.get("/livez").await.code, 200);
     }
-    server.metrics.config_reload_ok.set(0);
+    server.metrics.config_last_reload_successful.set(0);
     let got = read_to_end(&mut stream).await;
     assert!(got.ends_with("\r\n\r\ndone"), "{got:?}");
 }

@@ -57,7 +57,8 @@ impl Conn {
         timings: ConnectTimings,
     ) -> Conn {
         let labels = [server.name.as_str(), plan.purpose.as_str()];
-        let statement_seconds = server.metrics.statement_seconds.with_label_values(&labels);
+        let statement_seconds =
+            server.metrics.statement_duration_seconds.with_label_values(&labels);
         let (purpose, route) = (plan.purpose, plan.route);
         Conn {
             link,

@@ -142,7 +142,7 @@ impl Server {
 
     pub(super) fn count_error(&self, purpose: Purpose, kind: Kind) {
         self.metrics
-            .statement_errors
+            .statement_errors_total
             .with_label_values(&[self.name.as_str(), purpose.as_str(), kind.as_str()])
             .inc();
     }

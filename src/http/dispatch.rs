@@ -63,8 +63,8 @@ pub async fn answer(app: &App, request: Request<Incoming>, peer: SocketAddr) -> 
     let seconds = begun.elapsed().as_secs_f64();
     let code = answer.status();
     let metrics = &app.state.metrics;
-    metrics.http_requests.with_label_values(&[label, code.as_str()]).inc();
-    metrics.http_seconds.with_label_values(&[label]).observe(seconds);
+    metrics.http_requests_total.with_label_values(&[label, code.as_str()]).inc();
+    metrics.http_request_duration_seconds.with_label_values(&[label]).observe(seconds);
     tracing::debug!(method = %head.method, route = label, code = code.as_u16(), seconds, request_id, "request");
     answer
 }

@@ -159,7 +159,7 @@ impl Gate {
                 self.limiter.failed(from, Instant::now());
                 let agent = call.head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
                 self.failures.record(from, denied, call.route, agent, now);
-                metrics.http_auth_failures.with_label_values(&[reason]).inc();
+                metrics.http_auth_failures_total.with_label_values(&[reason]).inc();
                 tracing::debug!(%from, reason, route = call.route, "credentials are not accepted");
                 Err(denied.refusal())
             }

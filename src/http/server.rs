@@ -65,7 +65,7 @@ async fn accept_all(listener: impl Accept, app: Arc<App>, tasks: Tasks, stop: Ca
                 continue;
             }
             Err(error) => {
-                app.state.metrics.http_accept_errors.inc();
+                app.state.metrics.http_accept_errors_total.inc();
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     pause_ms = pause.as_millis(),
@@ -79,7 +79,7 @@ async fn accept_all(listener: impl Accept, app: Arc<App>, tasks: Tasks, stop: Ca
         };
         pause = PAUSE_FIRST;
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            app.state.metrics.http_rejected.inc();
+            app.state.metrics.http_connections_rejected_total.inc();
             tracing::debug!(most, "a connection was closed at once: http.max_connections are open");
             continue;
         };
@@ -157,7 +157,7 @@ async fn talk(
     match shaken {
         Ok(Ok(stream)) => converse(stream, peer, app, stop, open).await,
         Ok(Err(error)) => {
-            app.state.metrics.http_requests.with_label_values(&["handshake", "none"]).inc();
+            app.state.metrics.http_requests_total.with_label_values(&["handshake", "none"]).inc();
             tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection did not come to TLS");
         }
         Err(_) => tracing::debug!(%peer, "a connection took too long over its TLS handshake"),
@@ -208,7 +208,7 @@ async fn converse<S>(
     if error.is_parse() {
         // hyper has refused it without asking us; count it by the code that hyper gave.
         let code = if error.is_parse_too_large() { "431" } else { "400" };
-        app.state.metrics.http_requests.with_label_values(&["malformed", code]).inc();
+        app.state.metrics.http_requests_total.with_label_values(&["malformed", code]).inc();
     }
     // A client that leaves, is late, or talks nonsense is the client's affair.
     tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
@@ -287,6 +287,6 @@ mod tests {
         let ((), answer) =
             timeout(Duration::from_secs(10), async { tokio::join!(serving, ask) }).await.unwrap();
         assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
-        assert_eq!(metrics.http_accept_errors.get(), 3);
+        assert_eq!(metrics.http_accept_errors_total.get(), 3);
     }
 }

@@ -75,9 +75,9 @@ impl Tls {
     /// When one of them is missing or cannot be used, or they do not belong together.
     pub async fn load(cert: &Path, key: &Path, metrics: &Arc<Metrics>) -> Result<Tls, TlsError> {
         for outcome in ["taken", "refused"] {
-            metrics.tls.reloads.with_label_values(&[outcome]);
+            metrics.http_tls_reloads_total.with_label_values(&[outcome]);
         }
-        metrics.tls.last_reload_successful.with_label_values::<&str>(&[]).set(1);
+        metrics.http_tls_last_reload_successful.with_label_values::<&str>(&[]).set(1);
         // Before the content: what changes in between is then read again.
         let seen = identities(cert, key).await;
         let current = Mutex::new(Current { acceptor: acceptor(cert, key).await?, seen });
@@ -131,8 +131,9 @@ impl Tls {
                 ("refused", Reloaded::Refused)
             }
         };
-        self.metrics.tls.reloads.with_label_values(&[outcome]).inc();
-        let successful = self.metrics.tls.last_reload_successful.with_label_values::<&str>(&[]);
+        self.metrics.http_tls_reloads_total.with_label_values(&[outcome]).inc();
+        let successful =
+            self.metrics.http_tls_last_reload_successful.with_label_values::<&str>(&[]);
         successful.set(i64::from(reloaded == Reloaded::Taken));
         reloaded
     }

@@ -54,11 +54,14 @@ fn told(ctx: &Context<'_>, seal: &Seal) {
     let target = ctx.db.name();
     tracing::info!(database = target, head = %Head::of(seal), kind = seal.what.kind(), epoch = seal.epoch,
         rows = seal.row_count, "audit trail sealed");
-    let metrics = &ctx.metrics.audit;
-    metrics.sealed_rows.with_label_values(&[target]).inc_by(seal.row_count.unsigned_abs());
-    metrics.seal_number.with_label_values(&[target]).set(seal.number);
+    let metrics = &ctx.metrics;
     metrics
-        .sealed_at
+        .audit_sealed_rows_total
+        .with_label_values(&[target])
+        .inc_by(seal.row_count.unsigned_abs());
+    metrics.audit_last_seal_number.with_label_values(&[target]).set(seal.number);
+    metrics
+        .audit_last_seal_timestamp_seconds
         .with_label_values(&[target])
         .set(seal.sealed_at.timestamp_micros() as f64 / 1e6);
 }

@@ -233,7 +233,7 @@ impl Dispatcher {
                 };
                 if !manual && order.lag > ON_TIME {
                     let labels = [self.target(), job.as_str()];
-                    self.runner.metrics.job_catch_up.with_label_values(&labels).inc();
+                    self.runner.metrics.job_catch_up_runs_total.with_label_values(&labels).inc();
                 }
                 self.runner.start(order, lane);
             }
@@ -258,9 +258,9 @@ impl Dispatcher {
     fn skipped(&self, job: &JobName, reason: Skip, count: i32) {
         let count = u64::try_from(count).unwrap_or(0);
         let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
-        self.runner.metrics.job_runs.with_label_values(&labels).inc_by(count);
+        self.runner.metrics.job_runs_total.with_label_values(&labels).inc_by(count);
         let labels = [self.target(), job.as_str(), reason.as_str()];
-        self.runner.metrics.job_skipped_instants.with_label_values(&labels).inc_by(count);
+        self.runner.metrics.job_skipped_instants_total.with_label_values(&labels).inc_by(count);
     }
 
     async fn listen(&mut self) -> Result<(), Error> {
@@ -278,7 +278,7 @@ impl Dispatcher {
         let database = self.target().to_owned();
         let registered = self.runner.ledger.register(&Agenda::specs(config, &database)).await?;
         self.agenda.adopt(config, &database, registered);
-        self.runner.metrics.declare_jobs(&database, config.jobs.all.keys().map(JobName::as_str));
+        self.runner.metrics.init_counters(&database, config.jobs.all.keys().map(JobName::as_str));
         self.runner.standing.retain(|name| config.jobs.all.contains_key(name));
         for last in self.runner.ledger.last_runs().await? {
             let Some((job, spec)) = config.jobs.all.get_key_value(last.job.as_str()) else {
@@ -292,8 +292,11 @@ impl Dispatcher {
 
     fn withdraw(&self, name: &JobName) {
         // An error says that there was no such series.
-        let _ =
-            self.runner.metrics.job_next_due.remove_label_values(&[self.target(), name.as_str()]);
+        let _ = self
+            .runner
+            .metrics
+            .job_next_due_timestamp_seconds
+            .remove_label_values(&[self.target(), name.as_str()]);
         self.runner.standing.update(name, |standing| standing.next_due = None);
     }
 
@@ -302,7 +305,11 @@ impl Dispatcher {
             match next {
                 Some(next) => {
                     let labels = [self.target(), name.as_str()];
-                    self.runner.metrics.job_next_due.with_label_values(&labels).set(seconds(next));
+                    self.runner
+                        .metrics
+                        .job_next_due_timestamp_seconds
+                        .with_label_values(&labels)
+                        .set(seconds(next));
                     self.runner.standing.update(name, |standing| standing.next_due = Some(next));
                 }
                 None => self.withdraw(name),

@@ -108,7 +108,7 @@ impl Ledger {
         let begun = Instant::now();
         let outcome = bounded(what, call).await;
         self.metrics
-            .ledger_seconds
+            .ledger_seconds_total
             .with_label_values(&[self.db.name()])
             .inc_by(begun.elapsed().as_secs_f64());
         outcome
@@ -119,10 +119,13 @@ impl Ledger {
     /// for more.
     pub fn wrote(&self, rows: u64) {
         let labels = [self.db.name()];
-        self.metrics.ledger_rows.with_label_values(&labels).inc_by(rows);
+        self.metrics.ledger_rows_written_total.with_label_values(&labels).inc_by(rows);
         let per_row = self.wal_per_row.load(Ordering::Relaxed);
         if per_row < u64::MAX {
-            self.metrics.ledger_wal.with_label_values(&labels).inc_by(rows.saturating_mul(per_row));
+            self.metrics
+                .ledger_wal_bytes_total
+                .with_label_values(&labels)
+                .inc_by(rows.saturating_mul(per_row));
         }
     }
 

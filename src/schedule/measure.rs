@@ -124,7 +124,7 @@ impl Measurements {
             let labels = [self.runner.db.name(), name.as_str()];
             self.runner
                 .metrics
-                .job_next_due
+                .job_next_due_timestamp_seconds
                 .with_label_values(&labels)
                 .set(super::dispatcher::seconds(next));
         }

@@ -153,7 +153,7 @@ impl Pipeline {
             self.parts.readiness.beat(self.target(), Instant::now());
             self.parts
                 .metrics
-                .pipeline_advanced
+                .pipeline_last_iteration_timestamp_seconds
                 .with_label_values(&[self.target()])
                 .set(seconds(Utc::now()));
             self.parts.db.export();
@@ -339,7 +339,7 @@ impl Pipeline {
     fn become_role(&mut self, role: Role) {
         let (was, is) = (self.role.is_observer(), role.is_observer());
         let target = self.parts.db.name();
-        self.parts.metrics.observer.with_label_values(&[target]).set(i64::from(is));
+        self.parts.metrics.leader.with_label_values(&[target]).set(i64::from(is));
         match &role {
             Role::Observer { epoch, .. } if !was => {
                 tracing::info!(
@@ -369,9 +369,9 @@ impl Pipeline {
         if was && !is {
             self.dispatcher.forget();
             // An error says that there was no such series.
-            self.parts.metrics.audit.withdraw(target);
+            self.parts.metrics.remove_audit(target);
             self.trail.forget();
-            let _ = self.parts.metrics.job_quarantined.remove_label_values(&[target]);
+            let _ = self.parts.metrics.jobs_quarantined.remove_label_values(&[target]);
         }
         if matches!(role, Role::Standby { .. }) {
             // One connection is what an instance that does not observe may hold.
@@ -401,7 +401,7 @@ impl Pipeline {
                 "a run stopped renewing its lease; recorded as lost");
             self.parts
                 .metrics
-                .job_runs
+                .job_runs_total
                 .with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()])
                 .inc();
             let error = Some(format!(
@@ -431,7 +431,7 @@ impl Pipeline {
         }
         // Of those whose transaction is still open the row could not even be ended.
         let waiting = waiting.len() + self.ledger.unwritten();
-        self.parts.metrics.job_quarantined.with_label_values(&[self.target()]).set(waiting as i64);
+        self.parts.metrics.jobs_quarantined.with_label_values(&[self.target()]).set(waiting as i64);
         Ok(())
     }
 

@@ -205,7 +205,7 @@ impl Runner {
         let on_failure = order.spec.on_failure;
         let begun = Instant::now();
         self.metrics
-            .job_due_lag
+            .job_start_delay_seconds
             .with_label_values(&[self.db.name()])
             .observe(order.lag.as_secs_f64());
         let place = Place::take(&self, &job, id, epoch);
@@ -284,7 +284,7 @@ impl Runner {
             }
             if began {
                 self.metrics
-                    .job_retries
+                    .job_retries_total
                     .with_label_values(&[self.db.name(), order.job.as_str()])
                     .inc();
                 attempt += 1;
@@ -360,7 +360,7 @@ impl Runner {
     /// What was known of a job before this instance came to observe.
     pub fn recall(&self, job: &JobName, spec: &Job, last: LastRun) {
         if let Some(at) = last.last_success_at {
-            let gauge = &self.metrics.job_last_success;
+            let gauge = &self.metrics.job_last_success_timestamp_seconds;
             gauge
                 .with_label_values(&[self.db.name(), job.as_str()])
                 .set(super::dispatcher::seconds(at));
@@ -377,7 +377,7 @@ impl Runner {
     /// A run whose end could not be written turns out, by its row, to have succeeded.
     pub fn amend(&self, job: &JobName) {
         let labels = [self.db.name(), job.as_str(), State::Succeeded.as_str()];
-        self.metrics.job_runs.with_label_values(&labels).inc();
+        self.metrics.job_runs_total.with_label_values(&labels).inc();
         self.standing.update(job, |standing| standing.ended(State::Succeeded, None, Utc::now()));
     }
 
@@ -385,22 +385,22 @@ impl Runner {
     fn record(&self, job: &JobName, ending: &Ending, took: Duration, on_failure: AfterFailure) {
         let labels = [self.db.name(), job.as_str()];
         let now = Utc::now();
-        self.metrics.job_last_duration.with_label_values(&labels).set(took.as_secs_f64());
+        self.metrics.job_last_duration_seconds.with_label_values(&labels).set(took.as_secs_f64());
         self.metrics
-            .job_runs
+            .job_runs_total
             .with_label_values(&[labels[0], labels[1], ending.state.as_str()])
             .inc();
         if ending.state == State::Succeeded {
             self.metrics
-                .job_last_success
+                .job_last_success_timestamp_seconds
                 .with_label_values(&labels)
                 .set(super::dispatcher::seconds(now));
         }
         if ending.state == State::Lost {
-            self.metrics.job_leases_lost.with_label_values(&labels[..1]).inc();
+            self.metrics.job_leases_lost_total.with_label_values(&labels[..1]).inc();
         }
         if ending.reason.as_deref() == Some(Kind::Fenced.as_str()) {
-            self.metrics.job_commits_refused.with_label_values(&labels[..1]).inc();
+            self.metrics.job_commits_refused_total.with_label_values(&labels[..1]).inc();
         }
         let not_permitted =
             ending.reason.as_deref().filter(|reason| reason.starts_with(NOT_PERMITTED));

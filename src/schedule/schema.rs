@@ -225,7 +225,7 @@ impl Schema {
             Ok(Ok(migrated)) => {
                 self.backoff.reset();
                 self.told = None;
-                self.metrics.migrations_failed.with_label_values(&[target]).set(0);
+                self.metrics.migration_failed.with_label_values(&[target]).set(0);
                 let mismatches = i64::try_from(migrated.mismatches.len()).unwrap_or(i64::MAX);
                 self.metrics.schema_mismatches.with_label_values(&[target]).set(mismatches);
                 for mismatch in &migrated.mismatches {
@@ -294,7 +294,7 @@ impl Schema {
 
     fn failed(&mut self, config: &Config, file: &str, reason: &str, mismatches: Vec<String>) {
         let target = [self.db.name()];
-        self.metrics.migrations_failed.with_label_values(&target).set(1);
+        self.metrics.migration_failed.with_label_values(&target).set(1);
         let count = i64::try_from(mismatches.len()).unwrap_or(i64::MAX);
         self.metrics.schema_mismatches.with_label_values(&target).set(count);
         self.readiness.migration_failed(self.db.name(), file, reason);

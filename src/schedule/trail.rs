@@ -46,17 +46,21 @@ impl Trail {
                 "statements of applications are missing from the audit trail"
             );
         }
-        let audit = &metrics.audit;
-        audit.losses.with_label_values(&[target]).set(found.losses);
-        audit.gaps.with_label_values(&[target]).set(found.gaps.len() as i64);
+        metrics.audit_lost_statements.with_label_values(&[target]).set(found.losses);
+        metrics.audit_gaps.with_label_values(&[target]).set(found.gaps.len() as i64);
         if let Some((number, at)) = found.seal {
-            audit.seal_number.with_label_values(&[target]).set(number);
-            audit.sealed_at.with_label_values(&[target]).set(seconds(at));
+            metrics.audit_last_seal_number.with_label_values(&[target]).set(number);
+            metrics.audit_last_seal_timestamp_seconds.with_label_values(&[target]).set(seconds(at));
         }
         match found.unsealed_since {
-            Some(at) => audit.unsealed_since.with_label_values(&[target]).set(seconds(at)),
+            Some(at) => metrics
+                .audit_oldest_unsealed_timestamp_seconds
+                .with_label_values(&[target])
+                .set(seconds(at)),
             // An error says that there was no such series.
-            None => drop(audit.unsealed_since.remove_label_values(&[target])),
+            None => {
+                drop(metrics.audit_oldest_unsealed_timestamp_seconds.remove_label_values(&[target]))
+            }
         }
         self.standing =
             Some(judged(&found, self.lost_at.is_some_and(|at| at.elapsed() < LOSS_SHOWS)));

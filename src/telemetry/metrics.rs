@@ -1,544 +1,236 @@
-//! pgsteward's own metrics, declared in one place: the HELP text stands beside the name.
+//! pgsteward's metrics, declared once: an entry of the table below is the field, the registration
+//! and the HELP text of a family.
 //!
-//! Names follow Prometheus' conventions (base units, `_total` on counters). Labels take their values
-//! from closed sets (kinds, purposes, jobs, configured targets and tables), so the number of series
-//! is bounded. A job's label is `job_name`: a scrape sets `job` and `instance` itself, and renames
-//! what is in their place. Nothing here asks the database: whoever learns something sets the gauge.
-//! Metrics named `pg_*` describe the server; only the observing instance exports them, under
-//! postgres_exporter's names where Prometheus' conventions allow.
+//! Names follow the Prometheus conventions (base units, `_total` on counters). Label values come from
+//! closed sets (error kinds, purposes, jobs, configured targets and tables), which bounds the number
+//! of series. The label of a job is `job_name`, because a scrape sets `job` and `instance` itself and
+//! would rename ours. No scrape queries the database: the code that learns a value sets the metric.
+//!
+//! Families named `pg_*` describe the server. Only the leader exports them, under the names of
+//! postgres_exporter where these follow the conventions.
 
-mod audit;
-mod tls;
+mod family;
 
 use prometheus::{
-    CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, TextEncoder,
 };
 
-pub use audit::Audit;
-pub use tls::Tls;
+pub use family::Family;
+use family::{Families, Metric, metrics};
 
-/// Every family of metrics, on a registry of its own.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-
-    // The database as seen from here.
-    pub database_up: IntGaugeVec,
-    pub database_down: IntGaugeVec,
-    pub observer: IntGaugeVec,
-    pub connect_seconds: GaugeVec,
-    pub response_seconds: GaugeVec,
-    pub statement_seconds: HistogramVec,
-    pub statement_errors: IntCounterVec,
-    pub pool_connections: IntGaugeVec,
-    pub pool_max_connections: IntGaugeVec,
-
-    // Health.
-    pub health_status: IntGaugeVec,
-    pub health_checked: GaugeVec,
-    pub rows_dropped: IntCounterVec,
-    pub spool_records: IntGaugeVec,
-    pub spool_bytes: IntGaugeVec,
-    pub spool_oldest: GaugeVec,
-    pub spool_replayed: IntCounterVec,
-
-    /// The audit trail and its seals.
-    pub audit: Audit,
-    pub tls: Tls,
-
-    // Jobs.
-    pub job_runs: IntCounterVec,
-    pub job_skipped_instants: IntCounterVec,
-    pub job_retries: IntCounterVec,
-    pub job_catch_up: IntCounterVec,
-    pub job_leases_lost: IntCounterVec,
-    pub job_commits_refused: IntCounterVec,
-    pub job_quarantined: IntGaugeVec,
-    pub ledger_rows: IntCounterVec,
-    pub ledger_wal: IntCounterVec,
-    pub ledger_seconds: CounterVec,
-    pub job_running: IntGaugeVec,
-    pub job_last_success: GaugeVec,
-    pub job_last_duration: GaugeVec,
-    pub job_next_due: GaugeVec,
-    pub job_due_lag: HistogramVec,
-    pub paused: IntGaugeVec,
-    pub partitions_ahead: IntGaugeVec,
-    pub retention_rows: IntCounterVec,
-    pub retention_partitions: IntCounterVec,
-
-    // Migrations.
-    pub migrations_applied: IntGaugeVec,
-    pub migrations_pending: IntGaugeVec,
-    pub migrations_failed: IntGaugeVec,
-    pub schema_mismatches: IntGaugeVec,
-
-    // The process.
-    pub config_reload_ok: IntGauge,
-    pub config_reload_time: Gauge,
-    pub pipeline_advanced: GaugeVec,
-    pub http_requests: IntCounterVec,
-    pub http_seconds: HistogramVec,
-    pub http_connections: IntGauge,
-    pub http_rejected: IntCounter,
-    pub http_accept_errors: IntCounter,
-    pub http_auth_failures: IntCounterVec,
-
-    // The server, by the names of postgres_exporter.
-    pub pg_up: IntGaugeVec,
-    pub pg_stat_activity_connections: IntGaugeVec,
-    pub pg_stat_activity_max_tx_duration: GaugeVec,
-    pub pg_settings_max_connections: IntGaugeVec,
-    pub pg_settings_superuser_reserved_connections: IntGaugeVec,
-    pub pg_replication_is_replica: IntGaugeVec,
-    pub pg_database_wraparound_age: IntGaugeVec,
-}
-
-/// Upper bounds for statements and requests, 1 ms to 30 s.
+/// Bucket bounds for statements and requests.
 const SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
-/// Upper bounds for how late a job starts.
-const LAG_SECONDS: [f64; 7] = [0.1, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0];
+/// Bucket bounds for the delay between the due instant of a run and its start.
+const DELAY_SECONDS: [f64; 7] = [0.1, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0];
 
-impl Metrics {
-    /// Makes the counters of jobs that begin at 0: the first event is seen by `increase()` then.
-    pub fn declare_jobs<'a>(&self, target: &str, jobs: impl Iterator<Item = &'a str>) {
-        for job in jobs {
-            self.job_retries.with_label_values(&[target, job]);
-            self.job_catch_up.with_label_values(&[target, job]);
-        }
-        self.job_leases_lost.with_label_values(&[target]);
-        self.job_commits_refused.with_label_values(&[target]);
+metrics! {
+    prefix "pgsteward_" {
+        /// Always 1, with the version of pgsteward as a label.
+        build_info: IntGaugeVec["version"];
+
+        // Connections to the database
+
+        /// Whether the last probe reached the database.
+        database_up: IntGaugeVec["target"];
+        /// 1 for the kind of error that keeps the database unreachable, 0 for every other kind.
+        database_down: IntGaugeVec["target", "kind"];
+        /// Whether this instance is the leader: it measures the database and runs its jobs.
+        leader: IntGaugeVec["target"];
+        /// Duration of each step of the last new connection.
+        connect_seconds: GaugeVec["target", "step"];
+        /// Duration of the last round trip on an open connection.
+        response_seconds: GaugeVec["target"];
+        /// Duration of statements sent by pgsteward.
+        statement_duration_seconds: HistogramVec["target", "purpose"] buckets SECONDS;
+        /// Total number of failed statements and connection attempts, by kind of error.
+        statement_errors_total: IntCounterVec["target", "purpose", "kind"];
+        /// Number of open connections, by purpose and state (idle or busy).
+        pool_connections: IntGaugeVec["target", "purpose", "state"];
+        /// Maximum number of open connections, by purpose.
+        pool_max_connections: IntGaugeVec["target", "purpose"];
+
+        // Health, and the spool of measurements
+
+        /// Status of each component: 0 healthy, 1 degraded, 2 unhealthy, 3 unknown.
+        health_status: IntGaugeVec["target", "component"];
+        /// Unix timestamp of the last health check.
+        health_last_check_timestamp_seconds: GaugeVec["target"];
+        /// Total number of rows of pgsteward's own tables that were dropped instead of written.
+        rows_dropped_total: IntCounterVec["target", "table", "reason"];
+        /// Number of rows in the spool, waiting for the database.
+        spool_records: IntGaugeVec["target"];
+        /// Size of the spool.
+        spool_bytes: IntGaugeVec["target"];
+        /// Unix timestamp of the oldest row in the spool. Absent while the spool is empty.
+        spool_oldest_timestamp_seconds: GaugeVec["target"];
+        /// Total number of rows written from the spool.
+        spool_replayed_total: IntCounterVec["target", "table"];
+
+        // Jobs
+
+        /// Total number of finished job runs, by outcome.
+        job_runs_total: IntCounterVec["target", "job_name", "outcome"];
+        /// Total number of due instants at which the job did not run, by reason.
+        job_skipped_instants_total: IntCounterVec["target", "job_name", "reason"];
+        /// Total number of retried attempts.
+        job_retries_total: IntCounterVec["target", "job_name"];
+        /// Total number of runs that started more than a minute after they were due.
+        job_catch_up_runs_total: IntCounterVec["target", "job_name"];
+        /// Total number of runs that lost their lease to another instance.
+        job_leases_lost_total: IntCounterVec["target"];
+        /// Total number of transactions refused because the lease of their run had expired.
+        job_commits_refused_total: IntCounterVec["target"];
+        /// Number of jobs that wait for the server process of an earlier run to end.
+        jobs_quarantined: IntGaugeVec["target"];
+        /// Whether the job is running on this instance.
+        job_running: IntGaugeVec["target", "job_name"];
+        /// Unix timestamp of the last successful run. Absent until a run succeeds.
+        job_last_success_timestamp_seconds: GaugeVec["target", "job_name"];
+        /// Duration of the last run.
+        job_last_duration_seconds: GaugeVec["target", "job_name"];
+        /// Unix timestamp at which the job is due next.
+        job_next_due_timestamp_seconds: GaugeVec["target", "job_name"];
+        /// Delay between the instant at which a run was due and its start.
+        job_start_delay_seconds: HistogramVec["target"] buckets DELAY_SECONDS;
+        /// Whether all jobs are paused, in the database or by the file PAUSE.
+        paused: IntGaugeVec["target"];
+        /// Total number of rows of the run ledger that were written or deleted.
+        ledger_rows_written_total: IntCounterVec["target"];
+        /// Estimated lower bound of the WAL written for the run ledger.
+        ledger_wal_bytes_total: IntCounterVec["target"];
+        /// Total time spent on calls that maintain the run ledger and the leases.
+        ledger_seconds_total: CounterVec["target"];
+
+        // Partitions and retention
+
+        /// Number of partitions after the current one.
+        partitions_ahead: IntGaugeVec["target", "table"];
+        /// Total number of rows deleted by retention, without the rows of dropped partitions.
+        retention_rows_deleted_total: IntCounterVec["target", "table"];
+        /// Total number of partitions dropped by retention.
+        retention_partitions_dropped_total: IntCounterVec["target", "table"];
+
+        // Migrations
+
+        /// Number of applied migrations.
+        migrations_applied: IntGaugeVec["target", "set"];
+        /// Number of pending migrations.
+        migrations_pending: IntGaugeVec["target", "set"];
+        /// Whether the last attempt to migrate failed.
+        migration_failed: IntGaugeVec["target"];
+        /// Number of applied migrations whose file changed, plus number of missing objects.
+        schema_mismatches: IntGaugeVec["target"];
+
+        // Audit log and seals, exported by the leader only
+
+        /// Number of application statements that row audit failed to record.
+        audit_lost_statements: IntGaugeVec["target"];
+        /// Number of missing or disabled audit triggers.
+        audit_gaps: IntGaugeVec["target"];
+        /// Number of the last seal.
+        audit_last_seal_number: IntGaugeVec["target"];
+        /// Unix timestamp of the last seal.
+        audit_last_seal_timestamp_seconds: GaugeVec["target"];
+        /// Total number of rows sealed by this instance.
+        audit_sealed_rows_total: IntCounterVec["target"];
+        /// Unix timestamp of the oldest unsealed row. Absent while every row is sealed.
+        audit_oldest_unsealed_timestamp_seconds: GaugeVec["target"];
+        /// Number of the last seal whose head was published outside the database, by sink (file or
+        /// webhook).
+        audit_last_published_seal_number: IntGaugeVec["target", "sink"];
+        /// Total number of failed attempts to publish a head.
+        audit_publish_failures_total: IntCounterVec["target", "sink"];
+
+        // The process and its HTTP server
+
+        /// Whether the last configuration reload was successful.
+        config_last_reload_successful: IntGauge;
+        /// Unix timestamp of the last successful configuration reload.
+        config_last_reload_success_timestamp_seconds: Gauge;
+        /// Unix timestamp of the last iteration of the pipeline. A stalled pipeline stops the watchdog.
+        pipeline_last_iteration_timestamp_seconds: GaugeVec["target"];
+        /// Total number of HTTP requests, by route and status code.
+        http_requests_total: IntCounterVec["route", "code"];
+        /// Duration of HTTP requests.
+        http_request_duration_seconds: HistogramVec["route"] buckets SECONDS;
+        /// Number of open HTTP connections.
+        http_connections: IntGauge;
+        /// Total number of connections closed because the connection limit was reached.
+        http_connections_rejected_total: IntCounter;
+        /// Total number of failures to accept a connection, for lack of file descriptors or memory.
+        http_accept_errors_total: IntCounter;
+        /// Total number of requests with invalid credentials, by reason.
+        http_auth_failures_total: IntCounterVec["reason"];
+        /// Total number of attempts to reload a changed TLS certificate, by outcome.
+        http_tls_reloads_total: IntCounterVec["outcome"];
+        /// Whether the last reload of the TLS certificate was successful. Absent without TLS.
+        http_tls_last_reload_successful: IntGaugeVec[];
     }
 
-    /// Registers every family.
+    // The server, exported by the leader only
+    prefix "" {
+        /// Whether the last measurement reached the server.
+        pg_up: IntGaugeVec["target"];
+        /// Number of client connections, by database and state.
+        pg_stat_activity_connections: IntGaugeVec["target", "datname", "state"];
+        /// Age of the oldest open transaction in seconds.
+        pg_stat_activity_max_tx_duration: GaugeVec["target"];
+        /// Value of max_connections.
+        pg_settings_max_connections: IntGaugeVec["target"];
+        /// Value of superuser_reserved_connections.
+        pg_settings_superuser_reserved_connections: IntGaugeVec["target"];
+        /// Whether the server is a standby.
+        pg_replication_is_replica: IntGaugeVec["target"];
+        /// Number of transactions since the oldest unfrozen transaction of the database.
+        pg_database_wraparound_age_transactions: IntGaugeVec["target", "datname"];
+    }
+}
+
+impl Metrics {
+    /// Registers every family. Fails if a declaration is invalid.
     pub fn new() -> Result<Metrics, prometheus::Error> {
-        let r = Registry::new();
+        let metrics = Metrics::register()?;
         #[cfg(target_os = "linux")]
-        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let metrics = Metrics {
-            database_up: gauges(
-                &r,
-                "pgsteward_database_up",
-                "Whether the last measurement reached the database (1) or not (0).",
-                &["target"],
-            )?,
-            database_down: gauges(
-                &r,
-                "pgsteward_database_down",
-                "1 for the kind of error that keeps the database from being reached, 0 for all others.",
-                &["target", "kind"],
-            )?,
-            observer: gauges(
-                &r,
-                "pgsteward_observer",
-                "Whether this instance observes the database and runs its jobs.",
-                &["target"],
-            )?,
-            connect_seconds: floats(
-                &r,
-                "pgsteward_connect_seconds",
-                "Duration of each step of the last fresh connect.",
-                &["target", "step"],
-            )?,
-            response_seconds: floats(
-                &r,
-                "pgsteward_response_seconds",
-                "Duration of the last round trip on an open connection.",
-                &["target"],
-            )?,
-            statement_seconds: seconds(
-                &r,
-                "pgsteward_statement_duration_seconds",
-                "Duration of pgsteward's own statements.",
-                &["target", "purpose"],
-                &SECONDS,
-            )?,
-            statement_errors: counters(
-                &r,
-                "pgsteward_statement_errors_total",
-                "pgsteward's own statements and connects that failed, by kind of error.",
-                &["target", "purpose", "kind"],
-            )?,
-            pool_connections: gauges(
-                &r,
-                "pgsteward_pool_connections",
-                "Connections that pgsteward holds, by purpose and state (idle or busy).",
-                &["target", "purpose", "state"],
-            )?,
-            pool_max_connections: gauges(
-                &r,
-                "pgsteward_pool_max_connections",
-                "Connections that pgsteward may hold, by purpose.",
-                &["target", "purpose"],
-            )?,
-            health_status: gauges(
-                &r,
-                "pgsteward_health_status",
-                "Status by component: 0 healthy, 1 degraded, 2 unhealthy, 3 unknown.",
-                &["target", "component"],
-            )?,
-            health_checked: floats(
-                &r,
-                "pgsteward_health_checked_timestamp_seconds",
-                "When the database's health was last judged.",
-                &["target"],
-            )?,
-            rows_dropped: counters(
-                &r,
-                "pgsteward_rows_dropped_total",
-                "Rows of pgsteward's own tables that are lost for good, by table and reason.",
-                &["target", "table", "reason"],
-            )?,
-            spool_records: gauges(
-                &r,
-                "pgsteward_spool_records",
-                "Rows that wait to be written.",
-                &["target"],
-            )?,
-            spool_bytes: gauges(
-                &r,
-                "pgsteward_spool_bytes",
-                "Size of the rows that wait to be written.",
-                &["target"],
-            )?,
-            spool_oldest: floats(
-                &r,
-                "pgsteward_spool_oldest_timestamp_seconds",
-                "When the oldest row that waits was measured; absent where none waits.",
-                &["target"],
-            )?,
-            spool_replayed: counters(
-                &r,
-                "pgsteward_spool_replayed_total",
-                "Rows that were written after they had waited, by table.",
-                &["target", "table"],
-            )?,
-            audit: Audit::new(&r)?,
-            tls: Tls::new(&r)?,
-            job_runs: counters(
-                &r,
-                "pgsteward_job_runs_total",
-                "Runs of jobs that ended here, by outcome.",
-                &["target", "job_name", "outcome"],
-            )?,
-            job_skipped_instants: counters(
-                &r,
-                "pgsteward_job_skipped_instants_total",
-                "Due instants at which the job was not run, by reason.",
-                &["target", "job_name", "reason"],
-            )?,
-            job_retries: counters(
-                &r,
-                "pgsteward_job_retries_total",
-                "Attempts after the first, by job.",
-                &["target", "job_name"],
-            )?,
-            job_catch_up: counters(
-                &r,
-                "pgsteward_job_catch_up_runs_total",
-                "Runs of instants that were due more than a minute before.",
-                &["target", "job_name"],
-            )?,
-            job_leases_lost: counters(
-                &r,
-                "pgsteward_job_leases_lost_total",
-                "Runs that another instance took over while they ran here.",
-                &["target"],
-            )?,
-            job_commits_refused: counters(
-                &r,
-                "pgsteward_job_commits_refused_total",
-                "Transactions of runs that were refused because the run's lease had passed.",
-                &["target"],
-            )?,
-            job_quarantined: gauges(
-                &r,
-                "pgsteward_jobs_quarantined",
-                "Jobs that wait for the server process of a former run to be gone.",
-                &["target"],
-            )?,
-            ledger_rows: counters(
-                &r,
-                "pgsteward_ledger_rows_written_total",
-                "Rows written and deleted to keep the ledger of runs.",
-                &["target"],
-            )?,
-            ledger_wal: counters(
-                &r,
-                "pgsteward_ledger_wal_bytes_total",
-                "WAL for these rows, estimated by the least that a row was seen to cost.",
-                &["target"],
-            )?,
-            ledger_seconds: float_counters(
-                &r,
-                "pgsteward_ledger_seconds_total",
-                "Time spent in calls that keep the ledger and the leases.",
-                &["target"],
-            )?,
-            job_running: gauges(
-                &r,
-                "pgsteward_job_running",
-                "Whether the job runs here now.",
-                &["target", "job_name"],
-            )?,
-            job_last_success: floats(
-                &r,
-                "pgsteward_job_last_success_timestamp_seconds",
-                "When the job last succeeded; absent where it never has.",
-                &["target", "job_name"],
-            )?,
-            job_last_duration: floats(
-                &r,
-                "pgsteward_job_last_duration_seconds",
-                "How long the job's last run took.",
-                &["target", "job_name"],
-            )?,
-            job_next_due: floats(
-                &r,
-                "pgsteward_job_next_due_timestamp_seconds",
-                "When the job is due next.",
-                &["target", "job_name"],
-            )?,
-            job_due_lag: seconds(
-                &r,
-                "pgsteward_job_due_lag_seconds",
-                "From the instant that a run was due to its start.",
-                &["target"],
-                &LAG_SECONDS,
-            )?,
-            paused: gauges(
-                &r,
-                "pgsteward_paused",
-                "Whether all jobs are paused, in the database or by the local file.",
-                &["target"],
-            )?,
-            partitions_ahead: gauges(
-                &r,
-                "pgsteward_partitions_ahead",
-                "Partitions that exist beyond the current one.",
-                &["target", "table"],
-            )?,
-            retention_rows: counters(
-                &r,
-                "pgsteward_retention_rows_deleted_total",
-                "Rows deleted by retention, by table; rows of dropped partitions are not counted.",
-                &["target", "table"],
-            )?,
-            retention_partitions: counters(
-                &r,
-                "pgsteward_retention_partitions_dropped_total",
-                "Partitions dropped by retention, by table.",
-                &["target", "table"],
-            )?,
-            migrations_applied: gauges(
-                &r,
-                "pgsteward_migrations_applied",
-                "Migrations that the history holds, by set.",
-                &["target", "set"],
-            )?,
-            migrations_pending: gauges(
-                &r,
-                "pgsteward_migrations_pending",
-                "Migrations that wait to be applied, by set.",
-                &["target", "set"],
-            )?,
-            migrations_failed: gauges(
-                &r,
-                "pgsteward_migrations_failed",
-                "1 when the last attempt to migrate failed.",
-                &["target"],
-            )?,
-            schema_mismatches: gauges(
-                &r,
-                "pgsteward_schema_mismatches",
-                "Applied migrations whose file differs, and objects that are missing.",
-                &["target"],
-            )?,
-            config_reload_ok: gauge(
-                &r,
-                "pgsteward_config_last_reload_successful",
-                "Whether the last reload of the configuration was accepted.",
-            )?,
-            config_reload_time: float(
-                &r,
-                "pgsteward_config_last_reload_success_timestamp_seconds",
-                "When the configuration was last loaded.",
-            )?,
-            pipeline_advanced: floats(
-                &r,
-                "pgsteward_pipeline_advanced_timestamp_seconds",
-                "When the scheduler last went round; the watchdog is fed from it.",
-                &["target"],
-            )?,
-            http_requests: counters(
-                &r,
-                "pgsteward_http_requests_total",
-                "Requests answered, by route and status code.",
-                &["route", "code"],
-            )?,
-            http_seconds: seconds(
-                &r,
-                "pgsteward_http_request_duration_seconds",
-                "Duration of requests, by route.",
-                &["route"],
-                &SECONDS,
-            )?,
-            http_connections: gauge(
-                &r,
-                "pgsteward_http_connections",
-                "Open connections to the listener.",
-            )?,
-            http_rejected: counter(
-                &r,
-                "pgsteward_http_connections_rejected_total",
-                "Connections closed at once because the limit was reached.",
-            )?,
-            http_accept_errors: counter(
-                &r,
-                "pgsteward_http_accept_errors_total",
-                "Failures to accept connections, for want of file descriptors or memory.",
-            )?,
-            http_auth_failures: counters(
-                &r,
-                "pgsteward_http_auth_failures_total",
-                "Requests whose credentials were not accepted, by reason.",
-                &["reason"],
-            )?,
-            pg_up: gauges(
-                &r,
-                "pg_up",
-                "Whether the last measurement reached the server.",
-                &["target"],
-            )?,
-            pg_stat_activity_connections: gauges(
-                &r,
-                "pg_stat_activity_connections",
-                "Client connections by database and state.",
-                &["target", "datname", "state"],
-            )?,
-            pg_stat_activity_max_tx_duration: floats(
-                &r,
-                "pg_stat_activity_max_tx_duration",
-                "Age of the oldest open transaction in seconds.",
-                &["target"],
-            )?,
-            pg_settings_max_connections: gauges(
-                &r,
-                "pg_settings_max_connections",
-                "The server's max_connections.",
-                &["target"],
-            )?,
-            pg_settings_superuser_reserved_connections: gauges(
-                &r,
-                "pg_settings_superuser_reserved_connections",
-                "The server's superuser_reserved_connections.",
-                &["target"],
-            )?,
-            pg_replication_is_replica: gauges(
-                &r,
-                "pg_replication_is_replica",
-                "Whether the server is a standby.",
-                &["target"],
-            )?,
-            pg_database_wraparound_age: gauges(
-                &r,
-                "pg_database_wraparound_age_transactions",
-                "Transactions since the oldest unfrozen one of the database.",
-                &["target", "datname"],
-            )?,
-            registry: r,
-        };
-        let build = gauges(
-            &metrics.registry,
-            "pgsteward_build_info",
-            "Always 1; the version is in the label.",
-            &["version"],
-        )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        metrics.config_reload_ok.set(1);
+        metrics
+            .families
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.config_last_reload_successful.set(1);
         Ok(metrics)
     }
 
-    /// The page for Prometheus, text format 0.0.4.
+    /// Every declared family, also those that have no series yet.
+    pub fn families(&self) -> &[Family] {
+        &self.families.declared
+    }
+
+    /// Starts the counters of a target and of its jobs at 0, so that `increase()` sees their first
+    /// event.
+    pub fn init_counters<'a>(&self, target: &str, jobs: impl Iterator<Item = &'a str>) {
+        self.create_counters(&["target"], &[target]);
+        jobs.for_each(|job| self.create_counters(&["target", "job_name"], &[target, job]));
+    }
+
+    /// Removes the series of the audit log that only the leader exports.
+    pub fn remove_audit(&self, target: &str) {
+        // Removal fails if there is no such series.
+        for family in [&self.audit_lost_statements, &self.audit_gaps, &self.audit_last_seal_number]
+        {
+            let _ = family.remove_label_values(&[target]);
+        }
+        for family in
+            [&self.audit_last_seal_timestamp_seconds, &self.audit_oldest_unsealed_timestamp_seconds]
+        {
+            let _ = family.remove_label_values(&[target]);
+        }
+    }
+
+    /// Renders every series in the Prometheus text format 0.0.4.
     pub fn encode(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut page = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut page)?;
+        TextEncoder::new().encode(&self.families.registry.gather(), &mut page)?;
         Ok(page)
     }
-}
-
-fn gauge(r: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    let family = IntGauge::new(name, help)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn float(r: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
-    let family = Gauge::new(name, help)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn counter(r: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    let family = IntCounter::new(name, help)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn gauges(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, prometheus::Error> {
-    let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn floats(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<GaugeVec, prometheus::Error> {
-    let family = GaugeVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn counters(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
-    let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn float_counters(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<CounterVec, prometheus::Error> {
-    let family = CounterVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn seconds(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: &[f64],
-) -> Result<HistogramVec, prometheus::Error> {
-    let family =
-        HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
-    r.register(Box::new(family.clone()))?;
-    Ok(family)
 }

@@ -64,7 +64,7 @@ impl House {
         let daemon = Daemon::spawn(Setup::new().database(&db.url()).config(&config)).await;
         daemon.wait_ready().await;
         // Whoever observes hears what is asked for.
-        daemon.wait_metric("pgsteward_observer{target=\"main\"}", |value| value == 1.0).await;
+        daemon.wait_metric("pgsteward_leader{target=\"main\"}", |value| value == 1.0).await;
         // And jobs are there to be asked for once they are registered.
         let client = db.client().await;
         let registered = "SELECT count(*) FROM steward.job_state WHERE spec_hash IS NOT NULL";

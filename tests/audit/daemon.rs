@@ -38,7 +38,7 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
     let daemon = Daemon::spawn(setup.clone()).await;
     let client = connect(&server.url()).await.unwrap();
     let id = client.text("SELECT steward.log_audit_event('user.login', user_id => 'user-1')").await;
-    daemon.wait_metric("pgsteward_audit_seal", |seal| seal >= 1.0).await;
+    daemon.wait_metric("pgsteward_audit_last_seal_number", |seal| seal >= 1.0).await;
     let line = daemon.wait_log("audit trail sealed").await;
     let file = state.path().join("audit-heads-main.jsonl");
     wait_until("the event is sealed and its head written", BOUND, async || {
@@ -51,7 +51,9 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
         serde_json::from_str(fs::read_to_string(&file).unwrap().lines().next().unwrap()).unwrap();
     let head = format!("1:{}", first["head"].as_str().unwrap());
     assert!(line.contains("1:"), "{line}");
-    daemon.wait_metric("pgsteward_audit_published_seal sink=\"file\"", |seal| seal >= 1.0).await;
+    daemon
+        .wait_metric("pgsteward_audit_last_published_seal_number sink=\"file\"", |seal| seal >= 1.0)
+        .await;
 
     for against in [file.to_str().unwrap(), &head] {
         let verified = setup.command(&["audit", "verify", "--against", against, "--json"]);
@@ -200,7 +202,11 @@ async fn the_newest_head_is_posted_until_it_has_arrived() {
         );
     }
     assert_eq!((&bodies[0]["seal"], &bodies[0]["head"]), (&bodies[1]["seal"], &bodies[1]["head"]));
-    daemon.wait_metric("pgsteward_audit_published_seal sink=\"webhook\"", |seal| seal >= 1.0).await;
+    daemon
+        .wait_metric("pgsteward_audit_last_published_seal_number sink=\"webhook\"", |seal| {
+            seal >= 1.0
+        })
+        .await;
     daemon
         .wait_metric("pgsteward_audit_publish_failures_total sink=\"webhook\"", |count| {
             count == 1.0

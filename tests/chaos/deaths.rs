@@ -67,7 +67,7 @@ async fn killed_at_work_a_run_is_lost_unless_its_commit_was_on_its_way() {
     .concat();
     stage.client.batch_execute(&holds).await.unwrap();
     let first = Daemon::spawn(stage.setup(&jobs)).await;
-    first.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    first.wait_metric("pgsteward_leader", |observing| observing == 1.0).await;
     let second = Daemon::spawn(stage.setup(&jobs)).await;
     let mut gates = Vec::new();
     for number in 1..=5 {

@@ -11,7 +11,7 @@ const JOBS: usize = 12;
 async fn observer(daemons: &[Daemon]) -> usize {
     wait_for("one observes", BOUND, async || {
         for (place, daemon) in daemons.iter().enumerate() {
-            if daemon.metric("pgsteward_observer").await == Some(1.0) {
+            if daemon.metric("pgsteward_leader").await == Some(1.0) {
                 return Some(place);
             }
         }
@@ -41,7 +41,7 @@ async fn one_dies_one_freezes_and_each_instant_runs_once() {
     wait_sql(&stage.client, epoch, |epoch| epoch == 3).await;
     settle(&stage.client, &names).await;
     daemons[next].signal(Signal::CONT);
-    daemons[next].wait_metric("pgsteward_observer", |observing| observing == 0.0).await;
+    daemons[next].wait_metric("pgsteward_leader", |observing| observing == 0.0).await;
     // The one that slept stops first: its place is not to be taken once more.
     let asleep = daemons.swap_remove(next);
     daemons.insert(0, asleep);

@@ -31,7 +31,7 @@ async fn frozen_between_claim_and_work_its_transaction_is_refused() {
     first.signal(Signal::CONT);
     first.wait_metric("pgsteward_job_leases_lost_total", |runs| runs == 1.0).await;
     first.wait_log("this run").await;
-    first.wait_metric("pgsteward_observer", |observing| observing == 0.0).await;
+    first.wait_metric("pgsteward_leader", |observing| observing == 0.0).await;
     assert_eq!(outcome(&stage.client, &run).await, "lost lease_expired");
     // The one that stood by observes now, and stops last: the first must not take over again.
     let account = close_accounts(&stage.client, vec![first, second], &["tick"]).await.remove(0);
@@ -50,7 +50,7 @@ async fn frozen_at_work_its_open_transaction_is_ended_and_what_was_sent_to_commi
     ]
     .concat();
     let first = Daemon::spawn(stage.setup(&jobs)).await;
-    first.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    first.wait_metric("pgsteward_leader", |observing| observing == 1.0).await;
     // What every start runs has ended: it is not to be frozen, too.
     let at_start = "SELECT count(*) FROM steward.job_runs WHERE job = 'partitions' AND finished_at IS NOT NULL";
     wait_sql(&stage.client, at_start, |runs| runs > 0).await;
@@ -70,7 +70,7 @@ async fn frozen_at_work_its_open_transaction_is_ended_and_what_was_sent_to_commi
     first.signal(Signal::STOP);
     committing.open().await;
     wait_outcome(&stage.client, &committed, "succeeded").await;
-    second.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    second.wait_metric("pgsteward_leader", |observing| observing == 1.0).await;
     // Its lease has passed, and its transaction holds the fence: nobody can take it over.
     let leases = "SELECT count(*) FROM steward.job_runs WHERE job = 'tick' AND lease_until < clock_timestamp()";
     wait_sql(&stage.client, leases, |runs| runs == 1).await;
@@ -94,7 +94,7 @@ async fn frozen_while_it_renews_its_lease_it_keeps_nobody_from_taking_it() {
     stage.client.batch_execute(hold).await.unwrap();
     let jobs = job("tick", &effect("tick"), "");
     let first = Daemon::spawn(stage.setup(&jobs)).await;
-    first.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    first.wait_metric("pgsteward_leader", |observing| observing == 1.0).await;
     let second = Daemon::spawn(stage.setup(&jobs)).await;
     let gate = stage.close(1).await;
     gate.reached().await;
@@ -102,13 +102,13 @@ async fn frozen_while_it_renews_its_lease_it_keeps_nobody_from_taking_it() {
     first.signal(Signal::STOP);
     gate.open().await;
 
-    second.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    second.wait_metric("pgsteward_leader", |observing| observing == 1.0).await;
     let late =
         format!("SELECT extract(epoch FROM acquired_at - '{until}')::int FROM steward.leases");
     let late = stage.client.number(&late).await;
     assert!((0..12).contains(&late), "taken over {late} s after the lease ended");
     settle(&stage.client, &["tick"]).await;
     first.signal(Signal::CONT);
-    first.wait_metric("pgsteward_observer", |observing| observing == 0.0).await;
+    first.wait_metric("pgsteward_leader", |observing| observing == 0.0).await;
     close_accounts(&stage.client, vec![first, second], &["tick"]).await;
 }

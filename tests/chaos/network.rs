@@ -22,7 +22,7 @@ async fn a_silent_network_ends_with_every_run_told_by_its_row() {
 
     proxy.blackhole().await;
     // It believes in its lease for less than the lease lasts.
-    daemon.wait_metric("pgsteward_observer", |observing| observing == 0.0).await;
+    daemon.wait_metric("pgsteward_leader", |observing| observing == 0.0).await;
     let expired =
         "SELECT (expires_at < clock_timestamp())::int FROM steward.leases WHERE name = 'observer'";
     wait_sql(&stage.client, expired, |expired| expired == 1).await;
@@ -32,7 +32,7 @@ async fn a_silent_network_ends_with_every_run_told_by_its_row() {
     assert_eq!(outcome(&stage.client, &run).await, "running");
     proxy.pass().await;
 
-    daemon.wait_metric("pgsteward_observer", |observing| observing == 1.0).await;
+    daemon.wait_metric("pgsteward_leader", |observing| observing == 1.0).await;
     wait_sql(
         &stage.client,
         &format!("SELECT count(*) FROM steward.job_runs WHERE id = '{run}' AND state IN ('lost', 'failed')"),

@@ -8,7 +8,7 @@ use crate::harness::{
 use crate::{REFRESH_SLOW, REFRESHING, SLOW_VIEW, each_second, metric, quick, wait_sql};
 
 async fn observes(daemon: &Daemon) -> bool {
-    metric(daemon.address(), "pgsteward_observer").await == Some(1.0)
+    metric(daemon.address(), "pgsteward_leader").await == Some(1.0)
 }
 
 /// The place of the only observer among them, once there is exactly one.

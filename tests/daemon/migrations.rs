@@ -24,13 +24,13 @@ async fn a_broken_file_is_rolled_back_named_and_tried_again_when_it_is_mended() 
     let unready = daemon.wait_status("/readyz", 503).await.body;
     assert!(unready.contains("001_broken.sql"), "{unready}");
     assert!(!unready.contains("TABEL"), "no SQL for readers without credentials: {unready}");
-    assert_eq!(metric(daemon.address(), "pgsteward_migrations_failed").await, Some(1.0));
+    assert_eq!(metric(daemon.address(), "pgsteward_migration_failed").await, Some(1.0));
     assert_eq!(daemon.get("/livez").await.status, 200);
     let client = database.client().await;
     assert_eq!(client.text("SELECT to_regclass('public.half')").await, "NULL");
 
     // It observes all the same, and several seconds' worth of it are no run of a job.
-    wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
+    wait_metric(&daemon, "pgsteward_leader", |value| value == 1.0).await;
     let probes = "pgsteward_job_runs_total job_name=\"health-probe\" outcome=\"succeeded\"";
     let before = metric(daemon.address(), probes).await.unwrap_or_default();
     wait_metric(&daemon, probes, |value| value >= before + 3.0).await;
@@ -45,7 +45,7 @@ async fn a_broken_file_is_rolled_back_named_and_tried_again_when_it_is_mended() 
         runs > 0
     })
     .await;
-    assert_eq!(metric(daemon.address(), "pgsteward_migrations_failed").await, Some(0.0));
+    assert_eq!(metric(daemon.address(), "pgsteward_migration_failed").await, Some(0.0));
 }
 
 #[tokio::test]
@@ -114,13 +114,13 @@ async fn on_failure_exit_is_about_the_start() {
     daemon.signal(rustix::process::Signal::HUP);
     daemon.wait_log("migrating failed").await;
     wait_until("the failure shows", BOUND, async || {
-        metric(daemon.address(), "pgsteward_migrations_failed").await == Some(1.0)
+        metric(daemon.address(), "pgsteward_migration_failed").await == Some(1.0)
     })
     .await;
     fs::remove_file(folder.path().join("002_broken.sql")).unwrap();
     daemon.signal(rustix::process::Signal::HUP);
     wait_until("it is served on", BOUND, async || {
-        metric(daemon.address(), "pgsteward_migrations_failed").await == Some(0.0)
+        metric(daemon.address(), "pgsteward_migration_failed").await == Some(0.0)
     })
     .await;
 }

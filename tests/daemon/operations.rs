@@ -88,7 +88,7 @@ async fn a_scrape_costs_the_server_no_statement() {
     .concat();
     let config = format!("[jobs]\nlease = \"5m\"\n{off}");
     let daemon = Daemon::spawn(Setup::new().database(&server.url()).config(&config)).await;
-    wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
+    wait_metric(&daemon, "pgsteward_leader", |value| value == 1.0).await;
     let file = server.ephemeral().socket_dir().join("server.log");
     // The observer listens, all the time and whoever scrapes, for what people ask of jobs.
     let listens = |line: &&str| line.contains("json_build_object( 'queued'");
@@ -139,7 +139,7 @@ async fn sigterm_drains_and_a_second_signal_ends_it_at_once() {
 async fn an_idle_daemon_ends_within_seconds_and_leaves_no_connection() {
     let database = TestDatabase::create(Template::Empty).await;
     let daemon = Daemon::spawn(Setup::new().database(&database.url()).config(&quick(""))).await;
-    wait_metric(&daemon, "pgsteward_observer", |value| value == 1.0).await;
+    wait_metric(&daemon, "pgsteward_leader", |value| value == 1.0).await;
     let begun = Instant::now();
     assert_eq!(daemon.terminate().await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());

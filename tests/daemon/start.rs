@@ -129,7 +129,7 @@ async fn a_server_that_goes_silent_stops_no_round() {
         Daemon::spawn(Setup::new().database(&database.url_at(proxy.address())).config(&quick("")))
             .await;
     wait_until("it observes", BOUND, async || {
-        metric(daemon.address(), "pgsteward_observer").await == Some(1.0)
+        metric(daemon.address(), "pgsteward_leader").await == Some(1.0)
     })
     .await;
 
@@ -139,14 +139,16 @@ async fn a_server_that_goes_silent_stops_no_round() {
         ["unreachable", "timeout", "connection_lost"].contains(&reason(&daemon).await.as_str())
     );
     let advanced = async || {
-        metric(daemon.address(), "pgsteward_pipeline_advanced_timestamp_seconds").await.unwrap()
+        metric(daemon.address(), "pgsteward_pipeline_last_iteration_timestamp_seconds")
+            .await
+            .unwrap()
     };
     // Longer than one call of a round may take, so that what moves it is a round after a silent one.
     let seen = advanced().await + 11.0;
     wait_until("the pipeline goes round", BOUND, async || advanced().await > seen).await;
     assert_eq!(daemon.get("/livez").await.status, 200);
     assert_eq!(
-        metric(daemon.address(), "pgsteward_observer").await,
+        metric(daemon.address(), "pgsteward_leader").await,
         Some(0.0),
         "a lease without renewal is not believed"
     );
@@ -154,7 +156,7 @@ async fn a_server_that_goes_silent_stops_no_round() {
     proxy.pass().await;
     wait_until("health recovers", BOUND, async || daemon.get("/health/").await.status == 200).await;
     wait_until("it observes", BOUND, async || {
-        metric(daemon.address(), "pgsteward_observer").await == Some(1.0)
+        metric(daemon.address(), "pgsteward_leader").await == Some(1.0)
     })
     .await;
 }

@@ -41,7 +41,11 @@ async fn rows_before_the_cutoff_go_and_all_others_stay() {
         bench.admin.text("SET timezone = 'UTC'; SELECT min(ts)::text FROM public.events").await;
     assert_eq!(detail["oldest_left"], oldest.as_str());
     assert_eq!(
-        bench.metrics.retention_rows.with_label_values(&["main", "public.events"]).get(),
+        bench
+            .metrics
+            .retention_rows_deleted_total
+            .with_label_values(&["main", "public.events"])
+            .get(),
         3_500
     );
     let record = "SELECT string_agg(action || ' ' || coalesce(details ->> 'rows', '-'), ', ' ORDER BY created_at)

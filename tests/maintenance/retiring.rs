@@ -53,7 +53,11 @@ async fn past_partitions_are_dropped_and_the_rest_is_sliced() {
         );
         assert_eq!(bench.count("pg_class WHERE relname IN ('parts_1', 'parts_2')").await, 0);
         assert_eq!(
-            bench.metrics.retention_partitions.with_label_values(&["main", "public.parts"]).get(),
+            bench
+                .metrics
+                .retention_partitions_dropped_total
+                .with_label_values(&["main", "public.parts"])
+                .get(),
             2
         );
         let record = "SELECT string_agg(details ->> 'partition', ',' ORDER BY created_at) FROM steward.audit_logs

@@ -9,7 +9,7 @@ use pgsteward::config::{Builtin, Http, Job};
 use pgsteward::db::Kind;
 use pgsteward::store::partitions::{Every, OWN, VM_METRICS};
 use pgsteward::store::runs::State;
-use pgsteward::telemetry::Metrics;
+use pgsteward::telemetry::metrics::{Family, Metrics};
 use serde_json::Value;
 
 use super::promql::{Named, named};
@@ -37,43 +37,24 @@ fn expressions() -> Vec<Named> {
     rules().iter().map(|rule| named(text(rule, "/expr"))).collect()
 }
 
-/// Every family that is declared in `telemetry::Metrics`, with its labels. Read from the source: a
-/// family without a series is not on the page.
+/// The labels of every family that `telemetry::Metrics` declares, by name. A family without a series
+/// is not on the page, so the declarations are the only complete list.
 fn declared() -> BTreeMap<String, BTreeSet<String>> {
-    let source = read("src/telemetry/metrics.rs");
-    let code = &source
-        [source.find("pub fn new()").unwrap()..source.find("/// The page for Prometheus").unwrap()];
-    let parts = ["audit", "tls"].map(|part| read(&format!("src/telemetry/metrics/{part}.rs")));
-    let code = &format!("{code}{}", parts.concat());
-    let mut families = BTreeMap::new();
-    for (start, _) in code.match_indices("\"pg") {
-        let call = &code[start + 1..];
-        let (name, rest) = call.split_once('"').unwrap();
-        // What stands between the name and the next call of a constructor.
-        let rest = &rest[..rest.find(")?").unwrap()];
-        let labels =
-            rest.rsplit_once("&[").map_or("", |(_, labels)| labels.split_once(']').unwrap().0);
-        let labels = labels
-            .split(',')
-            .map(|l| l.trim().trim_matches('"').to_owned())
-            .filter(|l| !l.is_empty())
-            .collect();
-        if !name.contains(' ') && rest.starts_with(',') {
-            families.insert(name.to_owned(), labels);
-        }
+    let metrics = Metrics::new().unwrap();
+    let labels = |family: &Family| family.labels.iter().map(|l| (*l).to_owned()).collect();
+    metrics.families().iter().map(|family| (family.name.to_owned(), labels(family))).collect()
+}
+
+#[test]
+fn every_family_follows_the_conventions_of_prometheus() {
+    for family in Metrics::new().unwrap().families() {
+        let name = family.name;
+        assert!(family.help.ends_with('.') && !family.help.contains("  "), "{name}: {family:?}");
+        assert_eq!(family.kind == "counter", name.ends_with("_total"), "{name}: {}", family.kind);
+        assert_eq!(family.kind == "histogram", !family.buckets.is_empty(), "{name}");
+        assert!(name.starts_with("pgsteward_") || name.starts_with("pg_"), "{name}");
+        assert!(!name.contains("_ms") && !name.contains("milli"), "{name}: not a base unit");
     }
-    let fields = |source: &str| {
-        source.lines().filter(|l| l.starts_with("    pub ") && l.ends_with(',')).count()
-    };
-    let fields = fields(&source) + parts.iter().map(|part| fields(part)).sum::<usize>();
-    // pgsteward_build_info has no field: it never changes. The field of a part is no family.
-    assert_eq!(
-        families.len(),
-        fields + 1 - parts.len(),
-        "the reading of the source misses some: {:?}",
-        families.keys()
-    );
-    families
 }
 
 #[track_caller]
@@ -139,17 +120,13 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
         known.entry(line.split(' ').next().unwrap().to_owned()).or_default();
     }
     // A histogram's name is never a series.
-    for name in known.keys().filter(|name| name.ends_with("_seconds")).cloned().collect::<Vec<_>>()
-    {
-        if read("src/telemetry/metrics.rs")
-            .contains(&format!("seconds(\n                &r,\n                \"{name}\""))
-        {
-            let mut labels = known.remove(&name).unwrap();
-            known.insert(format!("{name}_count"), labels.clone());
-            known.insert(format!("{name}_sum"), labels.clone());
-            labels.insert("le".to_owned());
-            known.insert(format!("{name}_bucket"), labels);
-        }
+    let metrics = Metrics::new().unwrap();
+    for Family { name, .. } in metrics.families().iter().filter(|f| f.kind == "histogram") {
+        let mut labels = known.remove(*name).unwrap();
+        known.insert(format!("{name}_count"), labels.clone());
+        known.insert(format!("{name}_sum"), labels.clone());
+        labels.insert("le".to_owned());
+        known.insert(format!("{name}_bucket"), labels);
     }
     known.insert("up".to_owned(), BTreeSet::new());
     for rule in rules() {
@@ -184,7 +161,7 @@ fn names_only(known: &BTreeMap<String, BTreeSet<String>>, expression: &Named) {
 fn the_rules_name_only_what_is_exported() {
     let known = known();
     assert!(
-        known.contains_key("pgsteward_job_due_lag_seconds_bucket"),
+        known.contains_key("pgsteward_job_start_delay_seconds_bucket"),
         "histograms are told apart"
     );
     for expression in expressions() {

@@ -263,7 +263,8 @@ async fn passing_reasons_are_tried_again_and_counted() {
     blocker.batch_execute("BEGIN; LOCK t").await.unwrap();
     let id =
         stage.start("retries = 9\nlock_timeout = '50ms'\nsql = 'INSERT INTO t VALUES (2)'").await;
-    let retries = || stage.runner.metrics.job_retries.with_label_values(&["main", "own"]).get();
+    let retries =
+        || stage.runner.metrics.job_retries_total.with_label_values(&["main", "own"]).get();
     let before = retries();
     wait_until("the lock was not had in time", BOUND, async || retries() > before).await;
     blocker.batch_execute("ROLLBACK").await.unwrap();

@@ -87,7 +87,8 @@ async fn a_new_certificate_is_taken_in_and_a_bad_one_is_not() {
     let (old, new) = (pair(), pair());
     let files = Files::with(&old);
     let tls = files.load().await.unwrap();
-    let successful = || tls.metrics.tls.last_reload_successful.with_label_values::<&str>(&[]).get();
+    let successful =
+        || tls.metrics.http_tls_last_reload_successful.with_label_values::<&str>(&[]).get();
     assert_eq!(served(&tls, &old).await, Some(b"http/1.1".to_vec()));
     assert_eq!(served(&tls, &new).await, None);
     assert_eq!(successful(), 1);
@@ -108,7 +109,7 @@ async fn a_new_certificate_is_taken_in_and_a_bad_one_is_not() {
     assert_eq!(tls.reload_if_changed().await, Reloaded::Refused);
     assert_eq!(tls.reload_if_changed().await, Reloaded::Unchanged);
     assert!(served(&tls, &new).await.is_some());
-    let count = |outcome| tls.metrics.tls.reloads.with_label_values(&[outcome]).get();
+    let count = |outcome| tls.metrics.http_tls_reloads_total.with_label_values(&[outcome]).get();
     assert_eq!((count("taken"), count("refused")), (1, 2));
 }
 

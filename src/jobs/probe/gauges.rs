@@ -54,7 +54,7 @@ impl Gauges {
         }
         self.components = now;
         let checked_at = report.checked_at.timestamp_micros() as f64 / 1e6;
-        metrics.health_checked.with_label_values(&[target]).set(checked_at);
+        metrics.health_last_check_timestamp_seconds.with_label_values(&[target]).set(checked_at);
         match report.response_ms {
             Some(millis) => {
                 metrics.response_seconds.with_label_values(&[target]).set(millis / 1000.0)
@@ -112,7 +112,9 @@ impl Gauges {
                 .remove_label_values(&[target, &database, &state]);
         }
         for database in std::mem::take(&mut self.ages) {
-            let _ = metrics.pg_database_wraparound_age.remove_label_values(&[target, &database]);
+            let _ = metrics
+                .pg_database_wraparound_age_transactions
+                .remove_label_values(&[target, &database]);
         }
         for table in std::mem::take(&mut self.partitions) {
             let _ = metrics.partitions_ahead.remove_label_values(&[target, &table]);
@@ -180,11 +182,13 @@ impl Gauges {
         let ages = snapshot.ages.as_deref().unwrap_or_default();
         let now: BTreeSet<String> = ages.iter().map(|age| age.name.clone()).collect();
         for gone in self.ages.difference(&now) {
-            let _ = metrics.pg_database_wraparound_age.remove_label_values(&[target, gone]);
+            let _ = metrics
+                .pg_database_wraparound_age_transactions
+                .remove_label_values(&[target, gone]);
         }
         for age in ages {
             metrics
-                .pg_database_wraparound_age
+                .pg_database_wraparound_age_transactions
                 .with_label_values(&[target, &age.name])
                 .set(age.xid_age);
         }

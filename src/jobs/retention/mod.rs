@@ -92,9 +92,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         let mut outcome = Outcome::default();
         let ended = purge::table(ctx, target, &targets, &mut outcome).await;
         let labels = [ctx.db.name(), &name];
-        ctx.metrics.retention_rows.with_label_values(&labels).inc_by(outcome.rows);
+        ctx.metrics.retention_rows_deleted_total.with_label_values(&labels).inc_by(outcome.rows);
         ctx.metrics
-            .retention_partitions
+            .retention_partitions_dropped_total
             .with_label_values(&labels)
             .inc_by(outcome.partitions.len() as u64);
         report.rows += i64::try_from(outcome.rows).unwrap_or(i64::MAX);
@@ -178,6 +178,6 @@ async fn history(ctx: &mut Context<'_>) -> Result<u64, Error> {
         }
     }
     let labels = [ctx.db.name(), "steward.job_runs"];
-    ctx.metrics.retention_rows.with_label_values(&labels).inc_by(rows);
+    ctx.metrics.retention_rows_deleted_total.with_label_values(&labels).inc_by(rows);
     Ok(rows)
 }

@@ -27,7 +27,7 @@ pub async fn file(ctx: &mut Context<'_>) -> Result<(), Error> {
     };
     let file = HeadFile::new(dir, ctx.db.name());
     let failed = |ctx: &Context<'_>, error: std::io::Error| {
-        ctx.metrics.audit.publish_failures.with_label_values(&[ctx.db.name(), "file"]).inc();
+        ctx.metrics.audit_publish_failures_total.with_label_values(&[ctx.db.name(), "file"]).inc();
         Error::with_source(Kind::Config, format!("write heads to {}", file.path().display()), error)
     };
     let last = file.last().await.map_err(|error| failed(ctx, error))?;
@@ -42,7 +42,10 @@ pub async fn file(ctx: &mut Context<'_>) -> Result<(), Error> {
         let lines: Vec<Published> =
             entries.iter().map(|seal| Published::of(ctx.db.name(), seal)).collect();
         file.append(&lines).await.map_err(|error| failed(ctx, error))?;
-        ctx.metrics.audit.published.with_label_values(&[ctx.db.name(), "file"]).set(after);
+        ctx.metrics
+            .audit_last_published_seal_number
+            .with_label_values(&[ctx.db.name(), "file"])
+            .set(after);
     }
 }
 
@@ -109,10 +112,13 @@ pub async fn webhook(ctx: &mut Context<'_>) -> Result<(), Error> {
         .await?;
     let Some(newest) = newest.filter(|newest| newest.number != published) else { return Ok(()) };
     if let Err(error) = send(ctx, &source, &newest).await {
-        ctx.metrics.audit.publish_failures.with_label_values(&[ctx.db.name(), WEBHOOK]).inc();
+        ctx.metrics.audit_publish_failures_total.with_label_values(&[ctx.db.name(), WEBHOOK]).inc();
         return Err(error);
     }
-    ctx.metrics.audit.published.with_label_values(&[ctx.db.name(), WEBHOOK]).set(newest.number);
+    ctx.metrics
+        .audit_last_published_seal_number
+        .with_label_values(&[ctx.db.name(), WEBHOOK])
+        .set(newest.number);
     let options = short(ctx);
     let number = newest.number;
     ctx.transaction(&options, |tx| Box::pin(seals::note_published(tx, WEBHOOK, number))).await

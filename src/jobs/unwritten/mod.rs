@@ -338,7 +338,7 @@ impl Unwritten {
         ];
         for (table, rows) in counts.into_iter().filter(|(_, rows)| *rows > 0) {
             to.metrics
-                .spool_replayed
+                .spool_replayed_total
                 .with_label_values(&[to.db.name(), table.as_str()])
                 .inc_by(rows);
         }

@@ -140,7 +140,7 @@ impl Queue {
     pub fn lose(&mut self, to: &Destination<'_>, table: Option<Table>, reason: Reason, rows: u64) {
         let name = table.map_or("unknown", Table::as_str);
         to.metrics
-            .rows_dropped
+            .rows_dropped_total
             .with_label_values(&[to.db.name(), name, reason.as_str()])
             .inc_by(rows);
         self.lost += rows;
@@ -167,10 +167,10 @@ fn export(to: &Destination<'_>, depth: Depth) {
     match depth.oldest {
         Some(at) => to
             .metrics
-            .spool_oldest
+            .spool_oldest_timestamp_seconds
             .with_label_values(&labels)
             .set(at.timestamp_micros() as f64 / 1e6),
         // An error says that there was no such series.
-        None => drop(to.metrics.spool_oldest.remove_label_values(&labels)),
+        None => drop(to.metrics.spool_oldest_timestamp_seconds.remove_label_values(&labels)),
     }
 }
