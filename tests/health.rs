@@ -142,7 +142,11 @@ fn expect(outcome: &Outcome, component: &str, status: Status, reason: &str, word
         .unwrap_or_else(|| panic!("no {component}: {outcome:#?}"));
     assert_eq!((found.status, found.reason), (status, reason), "{found:#?}");
     for word in words {
-        assert!(found.message.contains(word), "{:?} does not say {word:?}", found.message);
+        let said = [Some(&found.message), found.remedy.as_ref()];
+        assert!(
+            said.into_iter().flatten().any(|text| text.contains(word)),
+            "{found:?} does not say {word:?}"
+        );
     }
 }
 
@@ -265,9 +269,12 @@ async fn each_probe_leaves_a_row_per_component_and_samples_become_one_row() {
     let database = TestDatabase::create(Template::Migrated).await;
     let client = database.client().await;
     let mut steward = Steward::new(&database.url());
+    steward.limits.response_degraded = Duration::ZERO;
     let outcome = steward.probe().await;
     expect(&outcome, "partitions", Status::Healthy, "ok", &[]);
-    assert_eq!(outcome.rows_written, 11);
+    expect(&outcome, "response", Status::Degraded, "slow", &["look for load"]);
+    // One per component, and one for the change of the overall status.
+    assert_eq!(outcome.rows_written, 12);
     let ahead = steward
         .metric("pgsteward_partitions_ahead{table=\"steward.system_health\",target=\"main\"}");
     assert!(ahead.is_some_and(|ahead| ahead >= 14.0), "{ahead:?}");
@@ -275,16 +282,17 @@ async fn each_probe_leaves_a_row_per_component_and_samples_become_one_row() {
         let row = client
             .text(&format!(
                 "SELECT concat_ws('|', status, reason, message, latency_ms > 0, jsonb_typeof(details),
-                        abs(extract(epoch FROM now() - created_at)) < 60)
+                        abs(extract(epoch FROM now() - created_at)) < 60, details ->> 'remedy')
                    FROM steward.system_health WHERE component = '{}' AND instance = 'here'",
                 component.name
             ))
             .await;
         let wanted = format!(
-            "{}|{}|{}|t|object|t",
+            "{}|{}|{}|t|object|t{}",
             component.status.as_str(),
             component.reason,
-            component.message
+            component.message,
+            component.remedy.as_ref().map_or_else(String::new, |remedy| format!("|{remedy}"))
         );
         assert_eq!(row, wanted);
     }

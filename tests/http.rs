@@ -114,6 +114,7 @@ impl Server {
             status,
             reason,
             message: "password authentication failed at db.internal:5432".to_owned(),
+            remedy: Some("check the password of app at db.internal".to_owned()),
             since: chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
             measured: serde_json::json!({"host": "db.internal", "statement": "SELECT secret"}),
         };

@@ -152,7 +152,12 @@ fn text(report: &Report) -> String {
         report.response_ms.map_or_else(String::new, |ms| format!(", answered in {ms:.1} ms"));
     let head = format!("database {}: {}{response}", report.target, report.status.as_str());
     let components = report.components.iter().map(|component| {
-        format!("  {:<13} {:<9}  {}", component.name, component.status.as_str(), component.message)
+        let (name, status) = (component.name, component.status.as_str());
+        let remedy = match &component.remedy {
+            Some(remedy) => format!("\n{:27}remedy: {remedy}", ""),
+            None => String::new(),
+        };
+        format!("  {name:<13} {status:<9}  {}{remedy}", component.message)
     });
     std::iter::once(head).chain(components).collect::<Vec<_>>().join("\n")
 }

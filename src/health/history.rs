@@ -90,6 +90,7 @@ impl History {
             status: shown,
             reason,
             message,
+            remedy: verdict.remedy,
             since: track.since,
             measured: verdict.measured,
         }
@@ -139,6 +140,7 @@ mod tests {
             status,
             reason: "r",
             message: "m".into(),
+            remedy: None,
             measured: serde_json::json!({}),
         };
         measured
@@ -183,6 +185,7 @@ mod tests {
             status,
             reason: "lock_wait",
             message: "m".into(),
+            remedy: None,
             measured: serde_json::json!({}),
         };
         let mut take = |second, status| {

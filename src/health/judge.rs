@@ -1,8 +1,8 @@
 //! Measurements held against thresholds: pure, no clock, no I/O.
 //!
-//! Each component has one function that returns a [`Verdict`]. A message says what was found, what
-//! the limit is and what mends it; the thresholds are the configuration's (`[health]`), the others
-//! are named where they stand.
+//! Each component has one function that returns a [`Verdict`]. The message states the finding and the
+//! limit; the remedy stands in a field of its own. Thresholds come from the configuration
+//! (`[health]`); the few that are fixed are constants beside the function that uses them.
 
 mod audit;
 mod replication;
@@ -100,6 +100,8 @@ pub struct Verdict {
     pub status: Status,
     pub reason: &'static str,
     pub message: String,
+    /// The action that restores the component, where one is known.
+    pub remedy: Option<String>,
     pub measured: serde_json::Value,
 }
 
@@ -110,7 +112,7 @@ impl Verdict {
         reason: &'static str,
         message: impl Into<String>,
     ) -> Verdict {
-        Verdict { name, status, reason, message: message.into(), measured: json!({}) }
+        Verdict { name, status, reason, message: message.into(), remedy: None, measured: json!({}) }
     }
 
     fn healthy(name: &'static str, message: impl Into<String>) -> Verdict {
@@ -123,6 +125,11 @@ impl Verdict {
 
     fn unhealthy(name: &'static str, reason: &'static str, message: impl Into<String>) -> Verdict {
         Verdict::new(name, Status::Unhealthy, reason, message)
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Verdict {
+        self.remedy = Some(remedy.into());
+        self
     }
 
     fn measured(mut self, measured: serde_json::Value) -> Verdict {
@@ -172,11 +179,9 @@ pub fn connectivity(measurement: Measurement<'_>) -> Verdict {
         Measurement::Answered { fresh_connect: Some(error), .. } => Verdict::degraded(
             NAME,
             error.kind().as_str(),
-            format!(
-                "an open connection answers, but a new one fails: {error}; {}",
-                reason::mend(error.kind())
-            ),
+            format!("an open connection answers, but a new one fails: {error}"),
         )
+        .remedy(reason::remedy(error.kind()))
         .measured(json!({ "fresh_connect": error.kind() })),
         Measurement::Failed(error) => {
             let kind = error.kind();
@@ -188,13 +193,9 @@ pub fn connectivity(measurement: Measurement<'_>) -> Verdict {
                 }
                 _ => (Status::Unhealthy, "the database cannot be reached"),
             };
-            Verdict::new(
-                NAME,
-                status,
-                kind.as_str(),
-                format!("{found}: {error}; {}", reason::mend(kind)),
-            )
-            .measured(json!({ "error": kind }))
+            Verdict::new(NAME, status, kind.as_str(), format!("{found}: {error}"))
+                .remedy(reason::remedy(kind))
+                .measured(json!({ "error": kind }))
         }
     }
 }
@@ -216,10 +217,9 @@ fn response(response: Duration, limits: &config::Health) -> Verdict {
         Verdict::degraded(
             NAME,
             "slow",
-            format!(
-                "the server took {took:.0} ms to answer, the limit is {limit:.0} ms; look for load, I/O or network"
-            ),
+            format!("the server took {took:.0} ms to answer, the limit is {limit:.0} ms"),
         )
+        .remedy("look for load, slow I/O or a slow network")
     } else {
         Verdict::healthy(NAME, format!("the server answered in {took:.1} ms"))
     };
@@ -235,24 +235,20 @@ fn unseen(name: &'static str, snapshot: &Snapshot, parts: &[&str]) -> Verdict {
 
 fn unknown(name: &'static str, unseen: &Unseen) -> Verdict {
     let Unseen { what, reason, mend, .. } = unseen;
-    Verdict::new(
-        name,
-        Status::Unknown,
-        unseen.code,
-        format!("{what} cannot be seen: {reason}; what mends it: {mend}"),
-    )
-    .measured(json!({ "unseen": unseen }))
+    Verdict::new(name, Status::Unknown, unseen.code, format!("{what} cannot be seen: {reason}"))
+        .remedy(mend)
+        .measured(json!({ "unseen": unseen }))
 }
 
 fn not_permitted(name: &'static str, snapshot: &Snapshot, count: i64) -> Verdict {
     let unseen = snapshot.unseen.iter().find(|unseen| unseen.what == OTHERS_SESSIONS);
-    let mend = unseen.map_or("GRANT pg_monitor to the role", |unseen| &unseen.mend);
     Verdict::new(
         name,
         Status::Unknown,
         "not_permitted",
-        format!("{count} sessions cannot be looked into; what mends it: {mend}"),
+        format!("details of {count} sessions are hidden from this role"),
     )
+    .remedy(unseen.map_or("grant pg_monitor to the role", |unseen| &unseen.mend))
 }
 
 fn millis(duration: Duration) -> f64 {

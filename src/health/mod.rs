@@ -94,8 +94,10 @@ pub struct Component {
     pub status: Status,
     /// A stable code, `ok` when healthy: `refused`, `connections_high`, `not_permitted` …
     pub reason: &'static str,
-    /// One sentence for a person: what was found, what the limit is, what mends it.
+    /// The finding and the limit, in one sentence.
     pub message: String,
+    /// The action that restores the component, where one is known.
+    pub remedy: Option<String>,
     /// Since when it has this status.
     pub since: DateTime<Utc>,
     /// What was measured: shape depends on the component.

@@ -1,4 +1,4 @@
-//! What an error kind says about the database, and what mends it.
+//! The meaning of an error kind for the health of the database, and its remedy.
 
 use crate::db::Kind;
 
@@ -30,8 +30,8 @@ pub fn reached(kind: Kind) -> bool {
     }
 }
 
-/// What a person does about it.
-pub fn mend(kind: Kind) -> &'static str {
+/// The action for an operator.
+pub fn remedy(kind: Kind) -> &'static str {
     match kind {
         Kind::Unreachable => {
             "check the host name, the route and the firewall between here and the server"
@@ -63,7 +63,7 @@ pub fn mend(kind: Kind) -> &'static str {
         Kind::LockTimeout => {
             "look for a session that locks the system catalogs (VACUUM FULL, REINDEX SYSTEM)"
         }
-        Kind::Conflict => "nothing: it is tried again",
+        Kind::Conflict => "nothing: the measurement is retried",
         Kind::Cancelled => {
             "somebody cancelled the measurement (pg_cancel_backend); nothing if that was meant"
         }
@@ -94,7 +94,7 @@ mod tests {
                 !(kind.is_connection() && reached(kind)),
                 "{kind} is a connection's fault, yet counts as reached"
             );
-            assert!(mend(kind).len() > 10, "{kind} names nothing that mends it");
+            assert!(remedy(kind).len() > 10, "{kind} has no remedy");
         }
     }
 }

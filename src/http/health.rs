@@ -180,6 +180,8 @@ struct Part<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<&'a Value>,
 }
 
@@ -203,6 +205,7 @@ fn of_component(c: &Component, details: bool) -> Part<'_> {
         reason: c.reason,
         since: rfc3339(c.since),
         message: details.then_some(c.message.as_str()),
+        remedy: c.remedy.as_deref().filter(|_| details),
         measured: details.then_some(&c.measured),
     }
 }
@@ -331,6 +334,7 @@ mod tests {
             status,
             reason,
             message: String::new(),
+            remedy: None,
             since: DateTime::from_timestamp(since, 0).unwrap(),
             measured: serde_json::Value::Null,
         }

@@ -309,7 +309,7 @@ async fn write(
         reason: component.reason.to_owned(),
         message: component.message.clone(),
         latency_ms: report.response_ms,
-        details: component.measured.clone(),
+        details: details(component),
     };
     let rows = report
         .components
@@ -320,6 +320,15 @@ async fn write(
     state.unwritten.show_in(probe.board.recent());
     // What was not written is kept, and the log has told why.
     state.unwritten.record(&probe.destination(), rows, failed).await.unwrap_or_default()
+}
+
+/// The measurement with the remedy beside it: the row has no column for it.
+fn details(component: &Component) -> serde_json::Value {
+    let mut details = component.measured.clone();
+    if let (Some(remedy), Some(members)) = (&component.remedy, details.as_object_mut()) {
+        members.insert("remedy".to_owned(), remedy.as_str().into());
+    }
+    details
 }
 
 /// Ends `work` with [`Kind::Timeout`] after `bound`. What it held is given back or closed.

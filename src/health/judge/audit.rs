@@ -23,25 +23,29 @@ pub(super) fn audit(audit: Option<&Audit>) -> Verdict {
     };
     let unsealed = audit.unsealed.filter(|age| *age >= SEALED_WITHIN);
     let verdict = if !audit.gaps.is_empty() {
-        let mend = "SELECT steward.audit_table('…') again with its ignore and redact; of a table that is gone or is not to \
-                    be audited any more, SELECT steward.unaudit_table('…')";
         Verdict::degraded(
             NAME,
             "not_audited",
-            format!("changes go unrecorded: {}; {mend}", some(&audit.gaps)),
+            format!("changes go unrecorded: {}", some(&audit.gaps)),
+        )
+        .remedy(
+            "run `SELECT steward.audit_table('…')` again with the table's ignore and redact; if the \
+             table is gone or must not be audited any more, `SELECT steward.unaudit_table('…')`",
         )
     } else if audit.lost_lately {
-        let mend = "see the server's log for the warnings `audit of …`";
         let losses = audit.losses;
         Verdict::degraded(
             NAME,
             "events_lost",
-            format!("statements were not recorded ({losses} so far); {mend}"),
+            format!("statements were not recorded ({losses} so far)"),
         )
+        .remedy("see the server's log for the warnings `audit of …`")
     } else if let Some(age) = unsealed {
-        let mend = "see the job `audit-seal`, and pg_stat_activity and pg_prepared_xacts for a transaction as old as that";
         let age = span(age.as_secs_f64());
-        Verdict::degraded(NAME, "seal_late", format!("a row has not been sealed for {age}; {mend}"))
+        Verdict::degraded(NAME, "seal_late", format!("a row has not been sealed for {age}")).remedy(
+            "see the job `audit-seal`, and look in pg_stat_activity and pg_prepared_xacts for a \
+             transaction of that age",
+        )
     } else {
         Verdict::healthy(NAME, "every audited table has its triggers, and the trail is sealed")
     };

@@ -20,7 +20,7 @@ pub(super) fn replication(snapshot: &Snapshot, limits: &config::Health) -> Verdi
         .filter(|r| r.state.is_none());
     let hidden = if snapshot.sees_all { 0 } else { hidden.count() as i64 };
     let verdict = match found {
-        Some((reason, message)) => Verdict::degraded(NAME, reason, message),
+        Some((reason, message, remedy)) => Verdict::degraded(NAME, reason, message).remedy(remedy),
         None => match unseen {
             Some(unseen) => unknown(NAME, unseen),
             None if hidden > 0 => not_permitted(NAME, snapshot, hidden),
@@ -38,7 +38,8 @@ pub(super) fn replication(snapshot: &Snapshot, limits: &config::Health) -> Verdi
     }))
 }
 
-type Finding = Option<(&'static str, String)>;
+/// Reason, message and remedy.
+type Finding = Option<(&'static str, String, String)>;
 
 fn archiving(archiver: Option<&Archiver>) -> Finding {
     let archiver = archiver.filter(|archiver| archiver.enabled && archiver.failing)?;
@@ -48,9 +49,8 @@ fn archiving(archiver: Option<&Archiver>) -> Finding {
     };
     Some((
         "archiving_failed",
-        format!(
-            "WAL archiving fails, {since}; WAL piles up: see the server's log for archive_command's error"
-        ),
+        format!("WAL archiving fails, {since}; WAL accumulates in pg_wal"),
+        "see the server's log for the error of archive_command or archive_library".to_owned(),
     ))
 }
 
@@ -61,10 +61,8 @@ fn slots(slots: &[Slot]) -> Finding {
     if let Some(slot) = lost {
         return Some((
             "slot_lost",
-            format!(
-                "the replication slot '{}' has lost WAL that it needed; drop it and copy its reader anew",
-                slot.name
-            ),
+            format!("the replication slot '{}' has lost WAL that it needed", slot.name),
+            "drop the slot and set up its consumer again from a new copy".to_owned(),
         ));
     }
     let stuck = slots.iter().find(|slot| {
@@ -74,13 +72,12 @@ fn slots(slots: &[Slot]) -> Finding {
     Some((
         "slot_retains_wal",
         format!(
-            "the replication slot '{}' ({}) retains {:.0} MiB of WAL, more than max_wal_size; start its reader, or \
-             SELECT pg_drop_replication_slot('{}')",
+            "the replication slot '{}' ({}) retains {:.0} MiB of WAL, more than max_wal_size",
             stuck.name,
             if stuck.active { "active" } else { "inactive" },
             stuck.retained_bytes.unwrap_or_default() / 1_048_576.0,
-            stuck.name
         ),
+        format!("start its consumer, or run `SELECT pg_drop_replication_slot('{}')`", stuck.name),
     ))
 }
 
@@ -94,14 +91,16 @@ fn lag(streaming: &Replication, limits: &config::Health) -> Finding {
             (
                 "standby_lag",
                 format!("this standby lags {seconds} behind its primary, the limit is {limit}"),
+                "look for load on this standby, a slow disk or a slow network".to_owned(),
             )
         } else {
             (
                 "receiver_down",
                 format!(
-                    "this standby receives nothing from a primary and has replayed nothing for {seconds}, the limit \
-                     is {limit}; see its log for why the WAL receiver does not connect"
+                    "this standby receives nothing from a primary and has replayed nothing for \
+                     {seconds}, the limit is {limit}"
                 ),
+                "see its log for why the WAL receiver does not connect".to_owned(),
             )
         });
     }
@@ -112,10 +111,11 @@ fn lag(streaming: &Replication, limits: &config::Health) -> Finding {
     Some((
         "replica_lag",
         format!(
-            "the standby '{}' lags {}, the limit is {}; look for its load, its disk and the network between",
+            "the standby '{}' lags {}, the limit is {}",
             late.name.as_deref().unwrap_or("?"),
             span(late.lag_seconds.unwrap_or_default()),
             span(limit)
         ),
+        "look for load on the standby, a slow disk or a slow network".to_owned(),
     ))
 }

@@ -14,21 +14,19 @@ pub(super) fn connections(snapshot: &Snapshot, limits: &config::Health) -> Verdi
         "{used} of {usable} connections that ordinary roles may use are taken ({:.0} %)",
         share * 100.0
     );
-    let mend = "close idle sessions, use a pooler, or raise max_connections";
+    let remedy = "close idle sessions, use a pooler, or raise max_connections";
     let verdict = if share >= limits.connections_unhealthy {
         let limit = limits.connections_unhealthy * 100.0;
         Verdict::unhealthy(
             NAME,
             "connections_exhausted",
-            format!("{found}; the limit is {limit:.0} %; {mend}"),
+            format!("{found}; the limit is {limit:.0} %"),
         )
+        .remedy(remedy)
     } else if share >= limits.connections_degraded {
         let limit = limits.connections_degraded * 100.0;
-        Verdict::degraded(
-            NAME,
-            "connections_high",
-            format!("{found}; the limit is {limit:.0} %; {mend}"),
-        )
+        Verdict::degraded(NAME, "connections_high", format!("{found}; the limit is {limit:.0} %"))
+            .remedy(remedy)
     } else {
         Verdict::healthy(NAME, found)
     };
@@ -52,26 +50,29 @@ pub(super) fn transactions(snapshot: &Snapshot, limits: &config::Health) -> Verd
             NAME,
             "prepared_transaction_old",
             format!(
-                "the prepared transaction '{}' is {} old, the limit is {}; it holds back VACUUM and its locks: \
-                 COMMIT PREPARED or ROLLBACK PREPARED it",
+                "the prepared transaction '{}' is {} old, the limit is {}; it keeps its locks and \
+                 holds back VACUUM",
                 prepared.gid,
                 span(prepared.seconds),
                 span(limit)
             ),
-        ),
+        )
+        .remedy("end it with `COMMIT PREPARED` or `ROLLBACK PREPARED`"),
         (Some(oldest), _) if oldest.seconds >= limit => Verdict::degraded(
             NAME,
             "transaction_old",
             format!(
-                "{} has a transaction open for {} ({}), the limit is {}; it holds back VACUUM: end it, or \
-                 SELECT pg_terminate_backend({})",
+                "{} has a transaction open for {} ({}), the limit is {}; it holds back VACUUM",
                 session(oldest),
                 span(oldest.seconds),
                 oldest.state,
                 span(limit),
-                oldest.pid
             ),
-        ),
+        )
+        .remedy(format!(
+            "end the transaction, or run `SELECT pg_terminate_backend({})`",
+            oldest.pid
+        )),
         _ if sessions.unseen() > 0 => not_permitted(NAME, snapshot, sessions.unseen()),
         (Some(oldest), _) => Verdict::healthy(
             NAME,
@@ -116,13 +117,13 @@ pub(super) fn locks(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
                 NAME,
                 "lock_wait",
                 format!(
-                    "pid {} has waited {} for a lock{behind}, the limit is {}; {waits} in all: end what \
-                     holds the lock",
+                    "pid {} has waited {} for a lock{behind}, the limit is {}; {waits} in all",
                     wait.pid,
                     span(wait.seconds.unwrap_or_default()),
                     span(limit)
                 ),
             )
+            .remedy("end the session or prepared transaction that holds the lock")
         }
         _ if waiting > 0 => Verdict::healthy(NAME, format!("{waits} for a lock, not for long")),
         _ => Verdict::healthy(NAME, "no session waits for a lock"),

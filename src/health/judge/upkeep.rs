@@ -26,22 +26,16 @@ pub(super) fn wraparound(snapshot: &Snapshot, limits: &config::Health) -> Verdic
     let share = age as f64 / WRAP;
     let found =
         format!("the database {} has used {:.0} % of its {what}", oldest.name, share * 100.0);
-    let mend =
+    let remedy =
         "end old transactions, prepared transactions and slots, then VACUUM its oldest tables";
     let verdict = if share >= limits.wraparound_unhealthy {
         let limit = limits.wraparound_unhealthy * 100.0;
-        Verdict::unhealthy(
-            NAME,
-            "wraparound_near",
-            format!("{found}, the limit is {limit:.0} %; {mend}"),
-        )
+        Verdict::unhealthy(NAME, "wraparound_near", format!("{found}, the limit is {limit:.0} %"))
+            .remedy(remedy)
     } else if share >= limits.wraparound_degraded {
         let limit = limits.wraparound_degraded * 100.0;
-        Verdict::degraded(
-            NAME,
-            "wraparound_ahead",
-            format!("{found}, the limit is {limit:.0} %; {mend}"),
-        )
+        Verdict::degraded(NAME, "wraparound_ahead", format!("{found}, the limit is {limit:.0} %"))
+            .remedy(remedy)
     } else {
         Verdict::healthy(NAME, found)
     };
@@ -63,29 +57,20 @@ pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
         Verdict::unhealthy(
             NAME,
             "schema_mismatch",
-            format!(
-                "no migration is applied, and no job runs: {}; restore the file, or write the change as a new migration",
-                some(&schema.mismatches)
-            ),
+            format!("no migration is applied, and no job runs: {}", some(&schema.mismatches)),
         )
+        .remedy("restore the file, or write the change as a new migration")
     } else if let Some(failed) = &schema.failed {
-        Verdict::unhealthy(
-            NAME,
-            "migration_failed",
-            format!(
-                "a migration failed: {failed}; correct the file, it is tried again when it changes or on SIGHUP"
-            ),
-        )
+        Verdict::unhealthy(NAME, "migration_failed", format!("a migration failed: {failed}"))
+            .remedy("correct the file; it is retried when the file changes or on SIGHUP")
     } else if !schema.mismatches.is_empty() {
         let count = schema.mismatches.len();
         Verdict::degraded(
             NAME,
             "schema_mismatch",
-            format!(
-                "{count} differ from what was applied: {}; see `pgsteward migrate status`",
-                some(&schema.mismatches)
-            ),
+            format!("{count} differ from what was applied: {}", some(&schema.mismatches)),
         )
+        .remedy("see `pgsteward migrate status`")
     } else {
         Verdict::healthy(NAME, "the schema is as it was migrated")
     };
@@ -115,15 +100,13 @@ pub(super) fn partitions(snapshot: &Snapshot, needed: &[PartitionsNeeded]) -> Ve
             Some(_) => {}
         }
     }
-    let mend = "the job `partitions` makes them: see its last run";
+    let remedy = "see the last run of the job `partitions`, which creates them";
     let verdict = if !closed.is_empty() {
-        Verdict::unhealthy(
-            NAME,
-            "partition_missing",
-            format!("partitions: {}; {mend}", some(&closed)),
-        )
+        Verdict::unhealthy(NAME, "partition_missing", format!("partitions: {}", some(&closed)))
+            .remedy(remedy)
     } else if !short.is_empty() {
-        Verdict::degraded(NAME, "partitions_short", format!("partitions: {}; {mend}", some(&short)))
+        Verdict::degraded(NAME, "partitions_short", format!("partitions: {}", some(&short)))
+            .remedy(remedy)
     } else {
         Verdict::healthy(NAME, "every partitioned table has its partitions ahead")
     };
@@ -149,16 +132,15 @@ pub(super) fn jobs(jobs: Option<&Jobs>) -> Verdict {
             "jobs_failing",
             format!("the last run failed of: {}", some(&failing)),
         )
+        .remedy("correct the cause that the error names, then run the job again")
     } else if let Some(by) = &jobs.paused {
-        Verdict::degraded(
-            NAME,
-            "paused",
-            format!("all jobs are paused by {by}; `pgsteward resume --all` resumes them"),
-        )
+        Verdict::degraded(NAME, "paused", format!("all jobs are paused by {by}"))
+            .remedy("resume them with `pgsteward resume --all`")
     } else if !jobs.not_permitted.is_empty() {
         let each: Vec<String> =
             jobs.not_permitted.iter().map(|job| format!("{}: {}", job.name, job.error)).collect();
-        Verdict::degraded(NAME, "not_permitted", format!("{}; or disable the job", some(&each)))
+        Verdict::degraded(NAME, "not_permitted", some(&each))
+            .remedy("grant the privileges that the message names, or disable the job")
     } else if jobs.warnings.is_empty() {
         Verdict::healthy(NAME, "no job's last run failed")
     } else {

@@ -49,14 +49,8 @@ function remembered(components, kept) {
 
 // ---- what is wrong, and what to do
 
-/** Messages end with what mends it: after the last semicolon, or after these words. */
-function divide(message, reason) {
-  const mends = message.lastIndexOf("what mends it: ");
-  if (mends > 0) return [message.slice(0, mends).replace(/; $/, ""), message.slice(mends + 15)];
-  const semicolon = message.lastIndexOf("; ");
-  if (semicolon < 0 || reason === "jobs_failing") return [message, null];
-  return [message.slice(0, semicolon), message.slice(semicolon + 2)];
-}
+/** A remedy is a statement, which is shown to be copied, or a sentence. */
+const remedyText = (text, ctx) => (/^[A-Z]{3,} /.test(text) ? sql(text, ctx) : [prose(capital(text)), ". "]);
 
 function wrong(ctx, components, full) {
   const bad = components.filter((part) => part.status !== "healthy")
@@ -74,7 +68,7 @@ function wrong(ctx, components, full) {
     items.push(item("degraded", "jobs are paused", at, `All jobs are paused by ${by}${reason ? `: ${reason}` : "."}`, ["Resume them in ", link(ctx, "jobs"), "."]));
   }
   for (const { what, code, reason, mend } of full?.unseen ?? []) {
-    items.push(item("unknown", `${what} cannot be seen`, null, reason, mend && [/^[A-Z]{3,} /.test(mend) ? sql(mend, ctx) : prose(mend)], words(code)));
+    items.push(item("unknown", `${what} cannot be seen`, null, reason, mend && remedyText(mend, ctx), words(code)));
   }
   const [title, text] = items.length === 0 ? allWell(ctx, components, full) : [`${ctx.lost() ? "What was wrong" : "What is wrong, and what to do"} (${items.length})`];
   return panel(ctx, { id: "wrong", title, needs: null, body: () => (text ? h("p", { class: "muted" }, text) : h("ul", { class: "findings" }, items)) });
@@ -100,14 +94,14 @@ const link = (ctx, view, at) => h("a", { href: ctx.address({ view, at }) }, at ?
 
 function leads(ctx, part) {
   const failing = (part.name === "jobs" && part.measured?.failing) || [];
-  if (failing.length > 0) return ["See why, and run again once that is mended: ", failing.slice(0, 5).map((job, i) => [i ? ", " : "", link(ctx, "jobs", job)]), failing.length > 5 ? ` and ${failing.length - 5} more.` : "."];
+  if (failing.length > 0) return ["Failing: ", failing.slice(0, 5).map((job, i) => [i ? ", " : "", link(ctx, "jobs", job)]), failing.length > 5 ? ` and ${failing.length - 5} more.` : "."];
   return VIEW_OF[part.name] ? ["More in ", link(ctx, VIEW_OF[part.name]), "."] : null;
 }
 
 function finding(ctx, part) {
-  if (!part.message) return item(part.status, words(part.name), part.since, null, ctx.who ? null : "Sign in to read what was found and what mends it.", words(part.reason));
-  const [found, mend] = divide(part.message, part.reason);
-  return item(part.status, words(part.name), part.since, found, [mend && [prose(mend), ". "], leads(ctx, part)].filter(Boolean), words(part.reason));
+  if (!part.message) return item(part.status, words(part.name), part.since, null, ctx.who ? null : "Sign in to read the finding and the remedy.", words(part.reason));
+  const remedy = [part.remedy && remedyText(part.remedy, ctx), leads(ctx, part)].filter(Boolean);
+  return item(part.status, words(part.name), part.since, part.message, remedy, words(part.reason));
 }
 
 function item(level, title, since, found, mend, reason) {

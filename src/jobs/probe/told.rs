@@ -109,12 +109,13 @@ impl News<'_> {
     /// Writes the line.
     pub fn log(&self, database: &str) {
         match self {
-            News::Lost(Component { status, reason, message, .. }) => {
+            News::Lost(Component { status, reason, message, remedy, .. }) => {
                 tracing::error!(
                     database,
                     component = CONNECTIVITY,
                     status = status.as_str(),
                     reason,
+                    remedy,
                     "{message}"
                 );
             }
@@ -123,6 +124,7 @@ impl News<'_> {
                 component = CONNECTIVITY,
                 status = component.status.as_str(),
                 reason = component.reason,
+                remedy = component.remedy,
                 away_seconds = seconds,
                 "the database is still away, for {seconds} s: {}",
                 component.message
@@ -133,7 +135,10 @@ impl News<'_> {
                 away_seconds = seconds,
                 "the database is back after {seconds} s"
             ),
-            News::Changed { component: Component { name, status, reason, message, .. }, was } => {
+            News::Changed {
+                component: Component { name, status, reason, message, remedy, .. },
+                was,
+            } => {
                 let (component, was) = (*name, was.map(Status::as_str));
                 match status {
                     Status::Healthy => {
@@ -152,6 +157,7 @@ impl News<'_> {
                             status = status.as_str(),
                             was,
                             reason,
+                            remedy,
                             "{message}"
                         );
                     }
@@ -162,6 +168,7 @@ impl News<'_> {
                             status = status.as_str(),
                             was,
                             reason,
+                            remedy,
                             "{message}"
                         );
                     }
@@ -185,6 +192,7 @@ mod tests {
             status,
             reason,
             message: reason.to_owned(),
+            remedy: None,
             since: Utc::now(),
             measured: serde_json::json!({}),
         };
