@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgsteward::config::{self, Builtin, Config, JobName, RetentionTable, Secret, SecretSource};
-use pgsteward::db::{Database, Error, Purpose};
+use pgsteward::db::{Database, Error, Purpose, TxOptions};
 use pgsteward::jobs::progress::Progresses;
+use pgsteward::jobs::retention::{preview, targets};
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::store::requests::Options;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::harness::{Role, Template, TestClient, TestDatabase, wait_until};
+use crate::harness::{BOUND, Role, Template, TestClient, TestDatabase, wait_until};
 
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -197,6 +198,26 @@ impl Bench {
             Ok(Report { failure: Some(error), .. }) => Err(error),
             outcome => outcome,
         }
+    }
+
+    /// What retention would remove now.
+    pub async fn previews(&self) -> Vec<preview::Preview> {
+        let db = self.open();
+        let mut conn = db.acquire(Purpose::Job).await.unwrap();
+        let targets = &targets::targets(&self.config, self.zentry);
+        let mut options = TxOptions::within(BOUND).read_only();
+        options.prelude = "SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'; ".to_owned();
+        conn.transaction(&options, |tx| {
+            Box::pin(async move {
+                let mut previews = Vec::new();
+                for target in targets {
+                    previews.push(preview::look(tx, target).await?);
+                }
+                Ok(previews)
+            })
+        })
+        .await
+        .unwrap()
     }
 
     /// What the newest run of a job wrote down.

@@ -108,32 +108,78 @@ async fn rows_are_ordered_by_their_time_not_by_how_it_is_spelt() {
     assert!(oldest.starts_with("9999-12-31"), "{}", report.detail);
 }
 
+/// Sessions in the westernmost zone, in a western one and in the easternmost write rows of now, rows
+/// just younger than `keep`, and rows that are past in every zone. Partitions end around the cutoff.
 #[tokio::test]
 async fn columns_without_time_zone_never_lose_a_row_too_early() {
+    const HOURS: Duration = Duration::from_secs(6 * 60 * 60);
     let mut bench = Bench::new().await;
-    let name = bench.database_name().await;
-    bench.sql(&format!("ALTER DATABASE {name} SET timezone = 'America/New_York'")).await;
     bench
         .sql(
-            "CREATE TABLE public.days (d date); CREATE INDEX ON public.days (d);
-             CREATE TABLE public.locals (t timestamp); CREATE INDEX ON public.locals (t);
-             SET timezone = 'America/New_York';
-             INSERT INTO public.days SELECT (localtimestamp - interval '10 days')::date + n FROM generate_series(-3, 3) n;
-             -- Eight minutes to either side of the cutoff on the session's clock, the later of both.
-             INSERT INTO public.locals VALUES (localtimestamp - interval '10 days 8 min'),
-                                              (localtimestamp - interval '10 days' + interval '8 min')",
+            "CREATE TABLE public.locals (t timestamp, zone text, label text);
+             CREATE INDEX ON public.locals (t);
+             CREATE TABLE public.days (d date, zone text, label text); CREATE INDEX ON public.days (d);
+             CREATE TABLE public.parts (t timestamp, n int) PARTITION BY RANGE (t);
+             CREATE INDEX ON public.parts (t);
+             CREATE TABLE public.dayparts (d date, n int) PARTITION BY RANGE (d);
+             CREATE INDEX ON public.dayparts (d);
+             -- Upper bounds just before and just after the cutoff of the westernmost zone.
+             DO $$ DECLARE west timestamp := now() AT TIME ZONE 'Etc/GMT+12' - interval '6 hours';
+             BEGIN
+                 EXECUTE format('CREATE TABLE public.parts_past PARTITION OF public.parts
+                                     FOR VALUES FROM (%L) TO (%L)', west - interval '2 h', west - interval '1 h');
+                 EXECUTE format('CREATE TABLE public.parts_young PARTITION OF public.parts
+                                     FOR VALUES FROM (%L) TO (%L)', west - interval '1 h', west + interval '1 h');
+                 EXECUTE format('CREATE TABLE public.dayparts_past PARTITION OF public.dayparts
+                                     FOR VALUES FROM (%L) TO (%L)', west::date - 1, west::date);
+                 EXECUTE format('CREATE TABLE public.dayparts_young PARTITION OF public.dayparts
+                                     FOR VALUES FROM (%L) TO (%L)', west::date, west::date + 2);
+             END $$",
         )
         .await;
-    bench.keep("public.days", "d", 10 * DAY);
-    bench.keep("public.locals", "t", 10 * DAY);
+    // The clock of a zone that lies `h` hours east of UTC-12 is `h` hours ahead, so its rows stay for
+    // `h` hours longer.
+    for (zone, hours_late) in
+        [("Etc/GMT+12", 0), ("America/Los_Angeles", 5), ("Pacific/Kiritimati", 26)]
+    {
+        bench
+            .sql(&format!(
+                "SET timezone = '{zone}';
+                 INSERT INTO public.locals VALUES
+                     (localtimestamp, '{zone}', 'now'),
+                     (localtimestamp - interval '5 h 50 min', '{zone}', 'young'),
+                     (localtimestamp - interval '6 h' - interval '{hours_late} h' - interval '61 min',
+                      '{zone}', 'past');
+                 INSERT INTO public.days VALUES
+                     (localtimestamp::date, '{zone}', 'now'),
+                     ((localtimestamp - interval '5 h 50 min')::date, '{zone}', 'young'),
+                     ((localtimestamp - interval '6 h' - interval '{hours_late} h' - interval '25 h')::date,
+                      '{zone}', 'past')"
+            ))
+            .await;
+    }
+    for (table, column) in [("locals", "t"), ("days", "d"), ("parts", "t"), ("dayparts", "d")] {
+        bench.keep(&format!("public.{table}"), column, HOURS);
+    }
+    let previews = bench.previews().await;
     let report = bench.run(Job::Retention).await.unwrap();
-    assert_eq!(
-        bench.count("public.days").await,
-        4,
-        "the day of the cutoff stays: {}",
-        report.detail
-    );
-    assert_eq!(bench.count("public.locals").await, 1, "{}", report.detail);
+    for table in ["locals", "days"] {
+        let left = format!("public.{table} WHERE label <> 'past'");
+        assert_eq!(bench.count(&left).await, 6, "{table}: {}", report.detail);
+        let left = format!("public.{table} WHERE label = 'past'");
+        assert_eq!(bench.count(&left).await, 0, "{table}: {}", report.detail);
+    }
+    for table in ["parts", "dayparts"] {
+        let dropped = serde_json::json!([format!("public.{table}_past")]);
+        let name = format!("public.{table}");
+        assert_eq!(report.detail[&name]["partitions"], dropped, "{}", report.detail);
+        let preview = previews.iter().find(|preview| preview.table == name).unwrap();
+        assert_eq!(serde_json::json!(preview.partitions), dropped, "{preview:?}");
+    }
+    for table in ["public.locals", "public.days"] {
+        let preview = previews.iter().find(|preview| preview.table == table).unwrap();
+        assert_eq!(preview.rows_due, Some(3), "{preview:?}");
+    }
 }
 
 #[tokio::test]

@@ -177,21 +177,18 @@ pub async fn leaves(tx: &Tx<'_>, roots: &[u32], column: &str) -> Result<Vec<Leaf
 
 /// The server's instant from which on rows are kept, in the column's own type.
 ///
-/// A column without time zone may have been written by a UTC clock or by the session's; the earlier
-/// of both cutoffs is taken, so that no reading deletes a row too early. Of dates, those days count as
-/// past that ended before the cutoff. A day is 24 hours.
+/// A column without time zone holds local times of an unknown zone: that of whichever session wrote
+/// the row. The cutoff is therefore the local time in the westernmost zone, UTC-12. A writer's clock
+/// there shows the earliest local time, so no row younger than `keep` lies before that cutoff. Of
+/// dates, only days that ended before the cutoff count as past. A day of `keep` is 24 hours.
 pub async fn cutoff(tx: &Tx<'_>, stamp: Stamp, keep: std::time::Duration) -> Result<String, Error> {
     let expression = match stamp {
-        Stamp::TimestampTz => "now() - k.keep",
-        Stamp::Timestamp => "local.cutoff",
-        Stamp::Date => "local.cutoff::date",
+        Stamp::TimestampTz => "k.cutoff",
+        Stamp::Timestamp => "k.cutoff AT TIME ZONE interval '-12 hours'",
+        Stamp::Date => "(k.cutoff AT TIME ZONE interval '-12 hours')::date",
     };
     let sql = format!(
-        "SELECT ({expression})::text
-           FROM (SELECT make_interval(secs => $1)) AS k (keep)
-          CROSS JOIN LATERAL (
-                SELECT least(now() AT TIME ZONE 'UTC', now() AT TIME ZONE s.reset_val) - k.keep
-                  FROM pg_settings s WHERE s.name = 'TimeZone') AS local (cutoff)"
+        "SELECT ({expression})::text FROM (SELECT now() - make_interval(secs => $1)) AS k (cutoff)"
     );
     Ok(tx.row("fix cutoff", &sql, &[(&keep.as_secs_f64(), Type::FLOAT8)]).await?.get(0))
 }
