@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod markdown;
+mod running;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -384,7 +388,7 @@ fn prose_is_at_most_100_columns_wide() {
     for document in user_documents() {
         for (number, line) in document.prose_lines() {
             let width = line.chars().count();
-            let unwrappable = line.starts_with('|') || !line.trim().contains(' ');
+            let unwrappable = line.trim_start().starts_with('|') || !line.trim().contains(' ');
             assert!(
                 width <= PROSE_WIDTH_MAX || unwrappable || line.contains("]("),
                 "{}:{number}: {width} columns, at most {PROSE_WIDTH_MAX}",
