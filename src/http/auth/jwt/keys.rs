@@ -42,7 +42,9 @@ impl Keys {
         jwks: Option<&str>,
     ) -> Result<Keys, String> {
         ring::install();
-        let secret = secret.map(|secret| DecodingKey::from_secret(secret.expose().as_bytes()));
+        // Only an empty secret gives no key, and the configuration refuses less than 32 bytes.
+        let secret =
+            secret.and_then(|secret| DecodingKey::from_secret(secret.expose().as_bytes()).ok());
         let (public, unusable) = jwks.map_or_else(|| Ok(Default::default()), set)?;
         Ok(Keys { secret, public, unusable })
     }
