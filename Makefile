@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test test-api test-browser test-full bench lint fmt deps clean
+.PHONY: help demo test test-api test-browser test-full bench release lint fmt deps clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,13 +22,16 @@ test-browser: ## Use the dashboard in a headless Chromium, through an outage; ke
 	@scripts/install-deps.sh outside
 	@scripts/test-browser.sh
 
-test-full: ## The suite on every installed PostgreSQL version, 14 to 18, and the packaging's own checkers
+test-full: ## The suite on every installed PostgreSQL version, 14 to 18, the licenses, the packaging and the release binary
 	@scripts/install-deps.sh full
 	@scripts/test-full.sh
 
-bench: ## Measure the figures of the house; ONLY="start memory" for some
+bench: ## Measure the project's figures; ONLY="start memory" for some
 	@scripts/install-deps.sh server
-	cargo bench --locked --bench house -- $(ONLY)
+	. scripts/release-env.sh && cargo bench --locked --bench house -- $(ONLY)
+
+release: ## Build target/release/pgsteward without paths of this machine in it
+	scripts/release.sh
 
 lint: ## Check format, clippy and documentation
 	cargo fmt --check
