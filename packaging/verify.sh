@@ -1,6 +1,7 @@
 #!/bin/sh
-# Asks systemd and Kubernetes' own schema about what is shipped; tests/packaging reads the same files
-# without them. Needs systemd-analyze (apt-get install systemd), python3 with venv, and PyPI.
+# Checks the shipped files with systemd-analyze and with the schemas of Kubernetes; tests/packaging
+# checks them without these tools. Needs systemd-analyze (apt-get install systemd), python3 with venv,
+# and access to PyPI.
 #
 #   cargo build && packaging/verify.sh target/debug/pgsteward
 set -eu
@@ -14,15 +15,15 @@ command -v systemd-analyze >/dev/null || {
     echo "systemd-analyze is missing; install it: apt-get install -y --no-install-recommends systemd" >&2
     exit 69
 }
-# The binary is not installed here, and verify looks for what ExecStart names.
+# `systemd-analyze verify` checks that the binary in ExecStart exists, and it is not installed here.
 sed "s#/usr/bin/pgsteward#$binary#" "$here/../systemd/pgsteward.service" >"$work/pgsteward.service"
 found=$(systemd-analyze verify --man=no "$work/pgsteward.service" 2>&1) || {
     echo "$found" >&2
     exit 1
 }
-# An unknown key is a warning, and leaves the exit code alone.
+# An unknown key is only a warning and does not change the exit code.
 if echo "$found" | grep -F "$work/pgsteward.service" >&2; then exit 1; fi
-# Of 10, times 10; the network and the host's root directory are what remains.
+# The exposure level times 10, from 0 to 100. The network and the host's root directory remain.
 systemd-analyze security --offline=true --threshold=15 "$work/pgsteward.service" | tail -n 1
 
 python3 -m venv "$work/venv"
