@@ -391,7 +391,7 @@ impl Ledger {
             for held in orphans::quarantined(conn, BOUND).await? {
                 let working = match held.backend {
                     Some(backend) => {
-                        sessions::is_there(conn, backend.pid, backend.start_us).await?
+                        sessions::is_running(conn, backend.pid, backend.start_us).await?
                     }
                     None => false,
                 };
