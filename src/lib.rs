@@ -48,7 +48,7 @@ pub mod jobs;
 pub mod schedule;
 // The listener: probes, health and metrics, from memory.
 pub mod http;
-// The only wiring.
-pub mod app;
+// The only wiring: start, reload, systemd, stop.
+pub mod daemon;
 // One file per subcommand.
 pub mod cli;

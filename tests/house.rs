@@ -481,8 +481,8 @@ mod the_rules_can_fail {
             ("src/http/mod.rs", "let config = rustls::ServerConfig::builder();"),
             ("src/webhook/mod.rs", "use tokio_rustls::TlsConnector;"),
             ("src/jobs/mod.rs", "use hyper::client::conn::http1;"),
-            ("src/app.rs", "use tokio_cron_scheduler::JobScheduler;"),
-            ("src/app.rs", "tokio::spawn(async {});"),
+            ("src/daemon/mod.rs", "use tokio_cron_scheduler::JobScheduler;"),
+            ("src/daemon/mod.rs", "tokio::spawn(async {});"),
             ("src/cli/mod.rs", "std::process::exit(1)"),
             ("src/jobs/vacuum.rs", "\"select 1 from steward.job_runs\""),
             ("src/jobs/vacuum.rs", "UPDATE   steward.job_state"),
@@ -502,7 +502,7 @@ mod the_rules_can_fail {
             ("src/lifecycle.rs", "tokio::spawn(async {});"),
             ("src/store/runs.rs", "INSERT INTO steward.job_runs"),
             ("src/observe/tables.rs", "FROM pg_stat_user_tables"),
-            ("src/app.rs", "tasks.spawn(\"name\", future); // not tokio::spawn(…)"),
+            ("src/daemon/mod.rs", "tasks.spawn(\"name\", future); // not tokio::spawn(…)"),
         ] {
             assert_eq!(past_doors(DOORS, &source(path, good)), Breaches::new(), "{path}: {good}");
         }

@@ -12,7 +12,7 @@ const LIMIT_MS: f64 = 50.0;
 
 /// The lines of a start, in their order.
 const MILESTONES: &[(&str, &str)] = &[
-    ("listening", "pgsteward starts"),
+    ("listening", "pgsteward started"),
     ("connected", "\"connected\""),
     ("schema verified", "the schema is up to date"),
     ("ready", "\"ready\""),

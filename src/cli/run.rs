@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 
 use super::{Exit, Session, say};
-use crate::app;
 use crate::config::load;
+use crate::daemon;
 use crate::telemetry;
 
 #[derive(Debug, Args)]
@@ -43,7 +43,8 @@ pub fn execute(session: Session, args: load::Args, env: BTreeMap<String, String>
             return Exit::Internal;
         }
     };
-    let ended = runtime.block_on(app::run(session.loaded, logs, move || load::load(&args, &env)));
+    let ended =
+        runtime.block_on(daemon::run(session.loaded, logs, move || load::load(&args, &env)));
     // Stragglers were named by the drain; they end with the process.
     runtime.shutdown_background();
     match ended {
@@ -51,10 +52,10 @@ pub fn execute(session: Session, args: load::Args, env: BTreeMap<String, String>
         Err(error) => {
             tracing::error!(error = %error, "pgsteward ends");
             match error {
-                app::Fatal::Listen(_) | app::Fatal::Ephemeral(_) => Exit::Unavailable,
-                app::Fatal::Credentials(_) | app::Fatal::Tls(_) => Exit::Config,
-                app::Fatal::Migration(_) => Exit::Migration,
-                app::Fatal::Internal(_) => Exit::Internal,
+                daemon::Fatal::Listen(_) | daemon::Fatal::Ephemeral(_) => Exit::Unavailable,
+                daemon::Fatal::Credentials(_) | daemon::Fatal::Tls(_) => Exit::Config,
+                daemon::Fatal::Migration(_) => Exit::Migration,
+                daemon::Fatal::Internal { .. } => Exit::Internal,
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Throw-away servers: asked for, fallen back to, and never in production.
+//! Development servers: configured, as a fallback, and never in production.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::harness::{BOUND, Daemon, Setup, wait_for, wait_until};
 /// A port where nothing listens: discard, which nobody serves any more.
 const NOBODY: &str = "postgresql://u:p@127.0.0.1:9/d";
 
-/// The pid in the throw-away server's own file.
+/// The pid in `postmaster.pid` of the development server.
 fn postmaster(folder: &std::path::Path) -> Option<i32> {
     std::fs::read_to_string(folder.join("data/postmaster.pid"))
         .ok()?
@@ -21,7 +21,7 @@ fn postmaster(folder: &std::path::Path) -> Option<i32> {
 }
 
 #[tokio::test]
-async fn a_throw_away_server_that_ends_by_itself_is_brought_back_and_goes_with_the_daemon() {
+async fn a_development_server_that_exits_is_restarted_and_stops_with_the_daemon() {
     let daemon = Daemon::spawn(Setup::new().config(&crate::quick("")).arg("--ephemeral")).await;
     let line = daemon.wait_log("throw-away PostgreSQL server started").await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -30,8 +30,8 @@ async fn a_throw_away_server_that_ends_by_itself_is_brought_back_and_goes_with_t
 
     let first = postmaster(&folder).unwrap();
     kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
-    daemon.wait_log("the throw-away server ended by itself").await;
-    daemon.wait_log("the throw-away server is up again").await;
+    daemon.wait_log("development server exited, restarting it").await;
+    daemon.wait_log("development server restarted").await;
     wait_for("another server runs", BOUND, async || {
         postmaster(&folder).filter(|pid| *pid != first)
     })
@@ -56,10 +56,10 @@ async fn development_falls_back_and_production_never_does() {
         setup.clone().database("postgresql://u:p@db.invalid/d").env("ENVIRONMENT", "development");
     let elsewhere = Daemon::launch(elsewhere);
     development.wait_ready().await;
-    development.wait_log("keeping a throw-away server instead").await;
+    development.wait_log("using a development server").await;
     for daemon in [&production, &elsewhere] {
         assert_eq!(daemon.get("/readyz").await.status, 503);
-        assert!(!daemon.log().contains("throw-away"), "{}", daemon.log());
+        assert!(!daemon.log().contains("development server"), "{}", daemon.log());
         assert_eq!(daemon.get("/livez").await.status, 200);
     }
     assert_eq!(development.terminate().await.code(), Some(0));

@@ -181,7 +181,7 @@ async fn sighup_takes_in_what_is_right_and_leaves_what_is_wrong() {
     daemon.rewrite_config("[jobs.vacuum]\nschedule = \"at dawn\"\n[jobs]\nlease = 3\n");
     daemon.signal(Signal::HUP);
     wait_metric(&daemon, reloaded, |value| value == 0.0).await;
-    let line = daemon.wait_log("the new configuration is invalid").await;
+    let line = daemon.wait_log("new configuration is invalid").await;
     assert!(line.contains("jobs.vacuum.schedule") && line.contains("jobs.lease"), "{line}");
     let count = "SELECT count(*) FROM steward.job_runs WHERE job = 'vacuum'";
     let before = client.number(count).await;

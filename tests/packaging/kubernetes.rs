@@ -7,7 +7,7 @@ use pgsteward::config::{Http, SecretSource};
 use pgsteward::http::routes;
 use serde_json::Value;
 
-use super::{is_command, loads, read, seconds_in_app, text, yaml};
+use super::{is_command, loads, read, seconds_in_daemon, text, yaml};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -99,7 +99,9 @@ fn the_pod_is_a_native_sidecar_s_and_restricted() {
     let (pod, sidecar) = (pod(), sidecar());
     assert_eq!(sidecar["restartPolicy"], "Always");
     let grace = pod.pointer("/spec/terminationGracePeriodSeconds").unwrap().as_u64().unwrap();
-    assert!(Duration::from_secs(grace) >= seconds_in_app("DRAIN_BOUND") + Duration::from_secs(30));
+    assert!(
+        Duration::from_secs(grace) >= seconds_in_daemon("DRAIN_TIMEOUT") + Duration::from_secs(30)
+    );
     let context = pod.pointer("/spec/securityContext").unwrap();
     assert_eq!(context["runAsNonRoot"], true);
     assert_eq!(context.pointer("/seccompProfile/type").unwrap(), "RuntimeDefault");

@@ -72,10 +72,10 @@ fn is_command(arguments: &[&str]) {
     );
 }
 
-/// The value of a constant in `src/app.rs` that is a number of seconds.
+/// The value of a constant in `src/daemon/mod.rs` that is a number of seconds.
 #[track_caller]
-fn seconds_in_app(name: &str) -> Duration {
-    let source = read("src/app.rs");
+fn seconds_in_daemon(name: &str) -> Duration {
+    let source = read("src/daemon/mod.rs");
     let (_, rest) =
         source.split_once(&format!("const {name}: Duration = Duration::from_secs(")).expect(name);
     Duration::from_secs(rest.split_once(')').unwrap().0.parse().unwrap())

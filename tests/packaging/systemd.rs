@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pgsteward::config::load::DEFAULT_PATH;
 
-use super::{is_command, loads, read, seconds_in_app};
+use super::{is_command, loads, read, seconds_in_daemon};
 
 /// The values of each key, in order; an empty value stands as such.
 struct Unit(BTreeMap<(String, String), Vec<String>>);
@@ -79,7 +79,8 @@ fn the_unit_waits_as_long_as_the_daemon_takes() {
         "READY=1 waits for a database that may be away"
     );
     assert!(
-        unit.seconds("TimeoutStopSec") >= seconds_in_app("DRAIN_BOUND") + Duration::from_secs(10)
+        unit.seconds("TimeoutStopSec")
+            >= seconds_in_daemon("DRAIN_TIMEOUT") + Duration::from_secs(10)
     );
     assert!(unit.seconds("WatchdogSec") >= Duration::from_secs(10));
     assert_eq!(unit.one("KillMode"), "mixed");

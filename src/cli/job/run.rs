@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::app;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::config::{Job, JobName, Zone};
+use crate::daemon;
 use crate::db::{Database, Error, Purpose, TxOptions};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::signals::{Signal, Signals};
@@ -144,7 +144,7 @@ impl Run {
             name,
             job,
             actor,
-            instance: app::instance(),
+            instance: daemon::instance(),
         };
         let stop = CancellationToken::new();
         let mut running = std::pin::pin!(here::run(wish, stop.clone()));

@@ -1,0 +1,145 @@
+//! Reloads the configuration after SIGHUP, and the certificate when its file changes.
+//!
+//! A configuration that is invalid, or whose credentials cannot be loaded, changes nothing: the
+//! error is logged and audited, and the metric of the last reload is 0.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use chrono::Utc;
+use tokio::sync::watch;
+
+use super::AuditNotices;
+use crate::config::load::Loaded;
+use crate::config::{Config, Problems};
+use crate::http::tls::Tls;
+use crate::http::{Gate, Rules};
+use crate::schedule::notices::Notice;
+use crate::telemetry::Metrics;
+use crate::telemetry::log::Logs;
+
+pub(super) struct Reloader<R> {
+    pub(super) notices: AuditNotices,
+    read: R,
+    logs: Logs,
+    metrics: Arc<Metrics>,
+    gate: Arc<Gate>,
+    tls: Option<Arc<Tls>>,
+    /// The address of the listener.
+    address: SocketAddr,
+    /// The configuration at the start. Keys that need a restart are compared with it.
+    started_with: Config,
+    /// The configuration of the last reload. The audited changes are the differences to it.
+    last_read: Config,
+}
+
+impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
+    pub(super) fn new(
+        read: R,
+        logs: Logs,
+        config: &Config,
+        metrics: Arc<Metrics>,
+        gate: Arc<Gate>,
+        tls: Option<Arc<Tls>>,
+        address: SocketAddr,
+    ) -> Reloader<R> {
+        set_reload_time(&metrics);
+        Reloader {
+            notices: AuditNotices::default(),
+            read,
+            logs,
+            metrics,
+            gate,
+            tls,
+            address,
+            started_with: config.clone(),
+            last_read: config.clone(),
+        }
+    }
+
+    /// Reads the configuration again and publishes it to the pipelines.
+    pub(super) async fn reload(&mut self, publish: &watch::Sender<Arc<Config>>) {
+        self.reload_certificate().await;
+        let loaded = match (self.read)() {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                tracing::error!(problems = %problems, "new configuration is invalid, keeping the old one");
+                return self.reject(&Notice::rejected(&problems));
+            }
+        };
+        match Rules::load(&loaded.config, self.address.ip(), self.tls.is_some()).await {
+            Ok(rules) => self.gate.set_rules(rules),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(
+                    error,
+                    "cannot load the credentials of the new configuration, keeping the old one"
+                );
+                return self.reject(&Notice::unusable("auth"));
+            }
+        }
+        self.adopt(loaded, publish);
+        self.metrics.config_last_reload_successful.set(1);
+        set_reload_time(&self.metrics);
+    }
+
+    fn reject(&self, notice: &Notice) {
+        self.metrics.config_last_reload_successful.set(0);
+        self.notices.send(notice);
+    }
+
+    fn adopt(&mut self, loaded: Loaded, publish: &watch::Sender<Arc<Config>>) {
+        log_warnings(&loaded.warnings);
+        let mut config = loaded.config;
+        if let Err(error) = self.logs.set_level(config.log.level) {
+            tracing::error!(error = %error, "cannot change the log level");
+        }
+        for key in fixed(&self.started_with, &config) {
+            tracing::warn!(key, "this change takes effect at the next start");
+        }
+        self.notices.send(&Notice::adopted(&self.last_read, &config));
+        self.last_read = config.clone();
+        // The running ones may point to a development server.
+        config.databases = publish.borrow().databases.clone();
+        publish.send_replace(Arc::new(config));
+        tracing::info!("configuration reloaded");
+    }
+
+    /// Runs every [`super::HOUSEKEEPING_INTERVAL`].
+    pub(super) async fn housekeep(&self) {
+        self.notices.send_auth_failures(&self.gate);
+        self.reload_certificate().await;
+    }
+
+    /// Loads the certificate if its file changed. Logs a certificate that cannot be used.
+    async fn reload_certificate(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload_if_changed().await;
+        }
+    }
+}
+
+pub(super) fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!(warning, "configuration");
+    }
+}
+
+fn set_reload_time(metrics: &Metrics) {
+    metrics.config_last_reload_success_timestamp_seconds.set(Utc::now().timestamp() as f64);
+}
+
+/// Changed keys that take effect at the next start only.
+fn fixed(started_with: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("environment", started_with.environment != new.environment),
+        ("development.ephemeral", started_with.ephemeral != new.ephemeral),
+        ("database", started_with.databases != new.databases),
+        ("http", started_with.http != new.http),
+        ("log.format", started_with.log.format != new.log.format),
+        ("health.stale_after", started_with.health.stale_after != new.health.stale_after),
+        ("jobs.max_concurrent", started_with.jobs.max_concurrent != new.jobs.max_concurrent),
+        ("jobs.lease", started_with.jobs.lease != new.jobs.lease),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
