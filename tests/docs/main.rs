@@ -15,6 +15,7 @@ use std::process::{Command, Output};
 
 use markdown::{Document, resolve, root, spans_of, user_documents, words};
 use pgsteward::config::{Args, load::known_keys, load::load_or_default};
+use pgsteward::db::Kind;
 use pgsteward::http;
 use pgsteward::telemetry::Metrics;
 
@@ -146,11 +147,23 @@ fn every_metric_is_exported() {
     let metrics = Document::read("docs/metrics.md").section("Metrics");
     let in_metrics: Vec<String> = spans_of(&metrics).into_iter().filter(prefixed).collect();
     let elsewhere = spans().into_iter().filter(|span| span.starts_with("pgsteward_"));
-    assert!(in_metrics.len() > 15, "docs/metrics.md has no table of metrics: {in_metrics:?}");
+    for family in families.families() {
+        let documented = in_metrics.iter().any(|name| *name == family.name);
+        assert!(documented, "docs/metrics.md lacks {}", family.name);
+    }
     for name in in_metrics.into_iter().chain(elsewhere) {
         assert!(is_exported(&name), "a document names the metric {name}, which is not exported");
     }
     assert!(!is_exported("pgsteward_nonsense"), "this check cannot fail");
+}
+
+#[test]
+fn every_kind_of_error_has_a_remedy() {
+    let runbook = spans_of(&Document::read("docs/operations.md").section("Runbook"));
+    for kind in Kind::ALL {
+        let documented = runbook.iter().any(|span| span == kind.as_str());
+        assert!(documented, "docs/operations.md lacks the kind of error {}", kind.as_str());
+    }
 }
 
 #[test]
