@@ -135,9 +135,13 @@ async fn expect_record(client: &TestClient, killed: DateTime<Utc>, restarted: Da
 
 /// What was measured earlier was not written later, by each instance.
 async fn in_order(client: &TestClient) {
-    let sql =
-        "SELECT count(*) FROM (SELECT recorded_at < lag(recorded_at) OVER (PARTITION BY instance ORDER BY created_at)
-                                            AS late FROM steward.system_health) AS rows WHERE late";
+    // Rows of one instant have no order among themselves, and may be in two transactions.
+    let sql = "
+        SELECT count(*)
+          FROM (SELECT recorded_at < lag(recorded_at)
+                         OVER (PARTITION BY instance ORDER BY created_at, recorded_at) AS late
+                  FROM steward.system_health) AS rows
+         WHERE late";
     assert_eq!(client.number(sql).await, 0);
 }
 
@@ -167,7 +171,8 @@ async fn an_outage_is_recorded(house: &mut House, setup: Setup, place: &str) -> 
     let client = house.server.client().await;
     every_probe_is_written(&daemon, &client).await;
     expect_record(&client, killed, restarted).await;
-    // A probe each second: the longest time without one is a matter of the machine, not of the outage.
+    // A probe each second: the longest time without one is a matter of the machine, not of the
+    // outage.
     let during = format!("created_at BETWEEN {} AND {}", instant(killed), instant(restarted));
     let seconds = (restarted - killed).num_seconds();
     let rows = client
@@ -199,7 +204,8 @@ async fn an_outage_leaves_a_full_record_of_itself() {
     assert_eq!(house.segments(), 0);
 }
 
-/// Down and up, each once, at the instant of its measurement and not at that of the writing; the lease is lost between.
+/// Down and up, each once, at the instant of its measurement and not at that of the writing; the
+/// lease is lost between.
 #[tokio::test]
 async fn an_outage_is_told_in_the_audit_trail() {
     let mut house = House::migrated().await;
@@ -456,7 +462,9 @@ async fn what_the_server_refuses_is_dropped_alone() {
     let client = house.server.client().await;
     let now = Utc::now();
     let mut spool = open(house.state.path());
-    for (days, number) in [(50, -2), (20, -1)] {
+    // Without a partition, and past its retention, past the age of the spool, or not to come for
+    // weeks.
+    for (days, number) in [(50, -2), (20, -1), (-20, -3)] {
         spool.append(row(number, now - TimeDelta::days(days), |_| {}));
     }
     let begun = now - TimeDelta::seconds(2 * ROWS);
@@ -477,34 +485,140 @@ async fn what_the_server_refuses_is_dropped_alone() {
     wait_until("the others are written", BOUND, async || client.number(written).await == ROWS - 4)
         .await;
     every_probe_is_written(&daemon, &client).await;
-    for (reason, rows) in [("refused", 3.0), ("damaged", 1.0), ("age", 2.0)] {
+    for (reason, rows) in [("refused", 3.0), ("damaged", 1.0), ("age", 2.0), ("future", 1.0)] {
         let series = format!(
             "pgsteward_rows_dropped_total{{reason=\"{reason}\",table=\"system_health\",target=\"main\"}}"
         );
         assert_eq!(metric(&daemon, &series).await, rows, "{reason}\n{}", daemon.log());
     }
-    daemon.wait_log("the server refuses a measurement that had waited").await;
+    daemon.wait_log("dropped measurements that the server refuses while it accepts others").await;
     in_order(&client).await;
 }
 
-/// What the schema or a privilege lacks is not the row's fault: it waits, and so do those behind it.
+/// An obstacle of the whole table is not the rows' fault: they wait until it is removed.
 #[tokio::test]
 async fn rows_wait_for_what_can_be_mended() {
     let house = House::migrated().await;
     let client = house.server.client().await;
     let daemon = Daemon::spawn(house.setup("")).await;
     every_probe_is_written(&daemon, &client).await;
-    client
-        .batch_execute("ALTER TABLE steward.system_health RENAME COLUMN message TO words")
-        .await
-        .unwrap();
-    wait_waiting(&daemon, |rows| rows >= 20.0).await;
-    client
-        .batch_execute("ALTER TABLE steward.system_health RENAME COLUMN words TO message")
-        .await
-        .unwrap();
+    for (obstruct, repair) in [
+        ("RENAME COLUMN message TO words", "RENAME COLUMN words TO message"),
+        ("RENAME TO elsewhere", ""),
+        ("ADD CONSTRAINT never CHECK (false) NOT VALID", "DROP CONSTRAINT never"),
+        ("ENABLE ALWAYS TRIGGER refuse", "DISABLE TRIGGER refuse"),
+    ] {
+        let refuse = "
+            CREATE OR REPLACE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql
+                AS $$ BEGIN RAISE EXCEPTION 'no rows today'; END $$;
+            CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON steward.system_health
+                FOR EACH STATEMENT EXECUTE FUNCTION public.refuse();
+            ALTER TABLE steward.system_health DISABLE TRIGGER refuse;";
+        if obstruct.contains("TRIGGER") {
+            client.batch_execute(refuse).await.unwrap();
+        }
+        client
+            .batch_execute(&format!("ALTER TABLE steward.system_health {obstruct}"))
+            .await
+            .unwrap();
+        wait_waiting(&daemon, |rows| rows >= 20.0).await;
+        let repair = match repair {
+            "" => "ALTER TABLE steward.elsewhere RENAME TO system_health".to_owned(),
+            repair => format!("ALTER TABLE steward.system_health {repair}"),
+        };
+        client.batch_execute(&repair).await.unwrap();
+        every_probe_is_written(&daemon, &client).await;
+    }
+    in_order(&client).await;
+    expect_none_dropped(&daemon).await;
+    for line in [REFUSES, ACCEPTS] {
+        let count = daemon.log().matches(line).count();
+        assert_eq!(count, 4, "one line for each cause: {line}\n{}", daemon.log());
+    }
+}
+
+const REFUSES: &str = "table accepts no measurements";
+const ACCEPTS: &str = "table accepts measurements again";
+
+async fn expect_none_dropped(daemon: &Daemon) {
+    let page = daemon.get("/metrics").await;
+    assert!(
+        !page.body.contains("pgsteward_rows_dropped_total{"),
+        "{}\n{}",
+        page.body,
+        daemon.log()
+    );
+}
+
+/// The name of today's partition and its bounds.
+async fn today(client: &TestClient, table: &str) -> (String, String) {
+    let sql = format!(
+        "SELECT format('steward.%I', c.relname) || '|' || pg_get_expr(c.relpartbound, c.oid)
+           FROM pg_class c
+          WHERE c.relname = '{table}_p' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"
+    );
+    let found = client.text(&sql).await;
+    let (name, bounds) = found.split_once('|').unwrap();
+    (name.to_owned(), bounds.to_owned())
+}
+
+/// The detached table keeps its name, so no partition can be made in its place: the rows wait.
+#[tokio::test]
+async fn rows_wait_for_a_detached_partition_and_other_tables_go_on() {
+    let house = House::migrated().await;
+    let client = house.server.client().await;
+    let daemon = Daemon::spawn(house.setup("")).await;
+    every_probe_is_written(&daemon, &client).await;
+    let (partition, bounds) = today(&client, "system_health").await;
+    let detach = format!("ALTER TABLE steward.system_health DETACH PARTITION {partition}");
+    client.batch_execute(&detach).await.unwrap();
+    wait_waiting(&daemon, |rows| rows >= 40.0).await;
+    let log = daemon.wait_log(REFUSES).await;
+    assert!(log.contains("attach, rename or drop it"), "{log}");
+    let samples = "SELECT count(*) FROM steward.connection_metrics";
+    let before = client.number(samples).await;
+    wait_until("samples go on", BOUND, async || client.number(samples).await > before + 2).await;
+
+    let blamed = |line: &&str| {
+        ["job failed", "connection-metrics", "system_health"].iter().all(|part| line.contains(part))
+    };
+    let log = daemon.log();
+    assert_eq!(log.lines().find(blamed), None, "another table's fault is no failure of this job");
+
+    let attach = format!("ALTER TABLE steward.system_health ATTACH PARTITION {partition} {bounds}");
+    client.batch_execute(&attach).await.unwrap();
     every_probe_is_written(&daemon, &client).await;
     in_order(&client).await;
-    let page = daemon.get("/metrics").await;
-    assert!(!page.body.contains("pgsteward_rows_dropped_total{"), "{}", page.body);
+    expect_none_dropped(&daemon).await;
+    daemon.wait_log(ACCEPTS).await;
+    for line in [REFUSES, ACCEPTS] {
+        assert_eq!(daemon.log().matches(line).count(), 1, "{line}\n{}", daemon.log());
+    }
+}
+
+/// Out of the way, the old partition is replaced at once, without a wait for the job `partitions`.
+#[tokio::test]
+async fn a_missing_partition_is_made() {
+    let house = House::migrated().await;
+    let client = house.server.client().await;
+    let daemon = Daemon::spawn(house.setup("[jobs.partitions]\nenabled = false\n")).await;
+    every_probe_is_written(&daemon, &client).await;
+    for table in ["system_health", "connection_metrics"] {
+        let (partition, _) = today(&client, table).await;
+        let remove = format!(
+            "ALTER TABLE steward.{table} DETACH PARTITION {partition};
+             ALTER TABLE {partition} RENAME TO former_{table}"
+        );
+        client.batch_execute(&remove).await.unwrap();
+    }
+    for table in ["system_health", "connection_metrics"] {
+        let rows = format!("SELECT count(*) FROM steward.{table}");
+        wait_until("rows are written again", BOUND, async || client.number(&rows).await > 0).await;
+    }
+    let former = "INSERT INTO steward.system_health SELECT * FROM steward.former_system_health";
+    client.batch_execute(former).await.unwrap();
+    every_probe_is_written(&daemon, &client).await;
+    expect_none_dropped(&daemon).await;
+    daemon.wait_log("made missing partitions for measurements").await;
+    assert!(!daemon.log().contains(REFUSES), "{}", daemon.log());
 }

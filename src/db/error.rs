@@ -60,6 +60,39 @@ pub enum Kind {
     Fenced,
 }
 
+/// Where the cause of a failed write lies. It decides what happens to the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Probably in the values of one row. It is certain only once the same table has accepted
+    /// another row: a trigger or a constraint may also refuse every row.
+    Row,
+    /// In the table, its schema, a privilege, or the state of the server: rows are accepted once
+    /// that is repaired.
+    Table,
+    /// In the connection: no table can be written to.
+    Connection,
+}
+
+impl Fault {
+    /// Classifies by SQLSTATE. `has_constraint` is whether the server named a constraint:
+    /// PostgreSQL reports a missing partition and a violated CHECK by the same code, and names a
+    /// constraint for the latter only.
+    fn of(kind: Kind, sqlstate: Option<&str>, has_constraint: bool) -> Fault {
+        match (kind, sqlstate) {
+            (Kind::Sql, Some("23514")) if !has_constraint => Fault::Table,
+            // Feature not supported, transaction state, object names and types, resources, object
+            // state, operator intervention, system error, configuration file, internal error.
+            (Kind::Sql, Some(code)) => match code.get(..2).unwrap_or_default() {
+                "0A" | "25" | "42" | "53" | "55" | "57" | "58" | "F0" | "XX" => Fault::Table,
+                _ => Fault::Row,
+            },
+            (Kind::PoolTimeout | Kind::Timeout, None) => Fault::Connection,
+            (kind, _) if kind.is_connection() => Fault::Connection,
+            _ => Fault::Table,
+        }
+    }
+}
+
 impl Kind {
     /// Every kind, in the order of the enum: metrics export each from the start.
     pub const ALL: [Kind; 21] = [
@@ -174,7 +207,8 @@ impl Kind {
             "57014" => Kind::Cancelled,
             "42501" => Kind::Permission,
             "57P04" => Kind::UnknownDatabase,
-            // PostgreSQL names the routine of its source; poolers do not, and have one code for all.
+            // PostgreSQL names the routine of its source; poolers do not, and have one code for
+            // all.
             c if c.starts_with("08") && db.routine().is_none() => Kind::of_pooler(db.message()),
             c if c.starts_with("08") => Kind::ConnectionLost,
             _ => Kind::Sql,
@@ -306,6 +340,18 @@ impl Error {
         None
     }
 
+    /// Where the cause lies, if this error came from writing rows.
+    pub fn write_fault(&self) -> Fault {
+        let has_constraint = self.db().is_some_and(|db| db.constraint().is_some());
+        Fault::of(self.kind, self.sqlstate().map(SqlState::code), has_constraint)
+    }
+
+    /// Whether a row was refused because its table has no partition for it.
+    pub fn is_missing_partition(&self) -> bool {
+        self.db()
+            .is_some_and(|db| *db.code() == SqlState::CHECK_VIOLATION && db.constraint().is_none())
+    }
+
     /// The server's SQLSTATE, where there is one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         self.db().map(DbError::code)
@@ -412,6 +458,52 @@ mod tests {
             let error = io::Error::from(error);
             assert_eq!(Kind::of_io(&error), before, "{error}");
             assert_eq!(Kind::of_established(&error), after, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failed_write_is_the_fault_of_the_row_the_table_or_the_connection() {
+        use Fault::{Connection, Row, Table};
+        for (code, has_constraint, fault) in [
+            ("22021", false, Row),   // a character that the encoding does not have
+            ("22P02", false, Row),   // invalid text representation
+            ("23502", false, Row),   // a null in a NOT NULL column
+            ("23503", true, Row),    // foreign key
+            ("23505", true, Row),    // another unique key
+            ("23514", true, Row),    // CHECK constraint
+            ("44000", false, Row),   // WITH CHECK OPTION
+            ("54000", false, Row),   // a row that does not fit an index
+            ("P0001", false, Row),   // a trigger: it may refuse one row, or all
+            ("23514", false, Table), // no partition
+            ("0A000", false, Table), // not supported
+            ("42P01", false, Table), // no such table
+            ("42703", false, Table), // no such column
+            ("42804", false, Table), // a column of another type
+            ("53100", false, Table), // disk full
+            ("53200", false, Table), // out of memory
+            ("55000", false, Table), // object not in prerequisite state
+            ("58030", false, Table), // I/O error
+            ("XX001", false, Table), // a damaged page
+        ] {
+            assert_eq!(Fault::of(Kind::Sql, Some(code), has_constraint), fault, "{code}");
+        }
+        for (kind, code, fault) in [
+            (Kind::Permission, Some("42501"), Table),
+            (Kind::ReadOnly, Some("25006"), Table),
+            (Kind::LockTimeout, Some("55P03"), Table),
+            (Kind::Conflict, Some("40P01"), Table),
+            (Kind::Cancelled, Some("57014"), Table),
+            // The server answers, so a statement on another table may succeed.
+            (Kind::Timeout, Some("57014"), Table),
+            (Kind::Timeout, None, Connection),
+            (Kind::PoolTimeout, None, Connection),
+            (Kind::ConnectionLost, Some("57P01"), Connection),
+            (Kind::ConnectionLost, None, Connection),
+            (Kind::StartingUp, Some("57P03"), Connection),
+            (Kind::TooManyConnections, Some("53300"), Connection),
+            (Kind::Protocol, None, Connection),
+        ] {
+            assert_eq!(Fault::of(kind, code, false), fault, "{kind} {code:?}");
         }
     }
 

@@ -27,7 +27,7 @@ mod wire;
 
 pub use conn::{Conn, Param, quote_ident, quote_literal};
 pub use connect::{ConnectTimings, Server};
-pub use error::{Error, Kind};
+pub use error::{Error, Fault, Kind};
 pub use pool::{Database, JobConn, PoolStats, Pooled};
 pub use pooler::Between;
 pub use row::FromRow;

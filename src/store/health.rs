@@ -1,4 +1,5 @@
-//! Rows of `steward.system_health` and `steward.connection_metrics`, and what the audit trail tells of them.
+//! Rows of `steward.system_health` and `steward.connection_metrics`, and what the audit trail tells
+//! of them.
 //!
 //! Each row carries its id and the instant of the measurement: written again after an answer was
 //! lost, or from the spool, it is refused by its key, not doubled.
@@ -12,7 +13,7 @@ use tokio_postgres::types::{Json, Type};
 use uuid::Uuid;
 
 use super::audit::{self, EventRow};
-use crate::db::{Conn, Error, Tx, TxOptions};
+use crate::db::{Conn, Error, Fault, Tx, TxOptions};
 
 /// A row of one of the tables.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,49 +35,82 @@ impl Row {
     }
 }
 
-/// How many rows were written: those that were there already are not counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Written {
-    pub health: u64,
-    pub connections: u64,
-    pub events: u64,
+/// The result of [`insert_apart`].
+#[derive(Debug, Default)]
+pub struct Apart {
+    /// Rows that were written. Rows that were there already are not counted.
+    pub written: u64,
+    /// Rows that the server refused, by their place, each with its error.
+    pub refused: Vec<(usize, Error)>,
 }
 
-impl Written {
-    /// Of all tables.
-    pub fn total(self) -> u64 {
-        self.health + self.connections + self.events
-    }
-}
-
-/// Writes rows of all tables in one transaction. `within` bounds each statement, on the server.
+/// Writes rows in one transaction. Returns how many were written; rows that were there already are
+/// not counted. `within` bounds each statement, on the server.
 ///
 /// # Errors
 /// The server's. Nothing is written then, unless the answer to the commit was lost.
-pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<Written, Error> {
+pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<u64, Error> {
+    conn.transaction(&TxOptions::within(within), |tx| Box::pin(insert_in(tx, rows))).await
+}
+
+/// Writes the rows that the server accepts, and finds those that it refuses by halving, in one
+/// transaction.
+///
+/// # Errors
+/// The server's, also where it refuses every row: then nothing shows that the rows are at fault.
+/// Nothing is written then.
+pub async fn insert_apart(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<Apart, Error> {
     conn.transaction(&TxOptions::within(within), |tx| {
         Box::pin(async move {
-            let health: Vec<&HealthRow> = rows
-                .iter()
-                .filter_map(|row| if let Row::Health(row) = row { Some(row) } else { None })
-                .collect();
-            let mut written = Written::default();
-            if !health.is_empty() {
-                written.health = insert_health(tx, &health).await?;
-            }
-            for row in rows {
-                match row {
-                    Row::Health(_) => {}
-                    Row::Connections(row) => {
-                        written.connections += insert_connections(tx, row).await?
+            let mut apart = Apart::default();
+            // The last one is next, so that rows are written in order.
+            let mut ranges = vec![0..rows.len()];
+            while let Some(range) = ranges.pop() {
+                tx.batch("set a savepoint", "SAVEPOINT part").await?;
+                match insert_in(tx, &rows[range.clone()]).await {
+                    Ok(written) => {
+                        tx.batch("release a savepoint", "RELEASE SAVEPOINT part").await?;
+                        apart.written += written;
                     }
-                    Row::Event(row) => written.events += audit::insert(tx, row).await?,
+                    Err(error) if error.write_fault() == Fault::Row => {
+                        let back = "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part";
+                        tx.batch("roll back to a savepoint", back).await?;
+                        if range.len() == 1 {
+                            apart.refused.push((range.start, error));
+                        } else {
+                            let middle = range.start + range.len() / 2;
+                            ranges.push(middle..range.end);
+                            ranges.push(range.start..middle);
+                        }
+                    }
+                    Err(error) => return Err(error),
                 }
             }
-            Ok(written)
+            if apart.refused.len() == rows.len()
+                && let Some((_, error)) = apart.refused.pop()
+            {
+                return Err(error);
+            }
+            Ok(apart)
         })
     })
     .await
+}
+
+async fn insert_in(tx: &Tx<'_>, rows: &[Row]) -> Result<u64, Error> {
+    let health: Vec<&HealthRow> = rows
+        .iter()
+        .filter_map(|row| if let Row::Health(row) = row { Some(row) } else { None })
+        .collect();
+    let mut written = if health.is_empty() { 0 } else { insert_health(tx, &health).await? };
+    for row in rows {
+        written += match row {
+            Row::Health(_) => 0,
+            Row::Connections(row) => insert_connections(tx, row).await?,
+            Row::Event(row) => audit::insert(tx, row).await?,
+        };
+    }
+    Ok(written)
 }
 
 /// One component of one probe.
@@ -84,7 +118,8 @@ pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<W
 pub struct HealthRow {
     /// Version 7, made by pgsteward.
     pub id: Uuid,
-    /// On the server's clock, or on this instance's corrected to it where the server did not answer.
+    /// On the server's clock, or on this instance's corrected to it where the server did not
+    /// answer.
     pub created_at: DateTime<Utc>,
     pub instance: String,
     pub component: String,

@@ -58,7 +58,7 @@ metrics! {
         health_last_check_timestamp_seconds: GaugeVec["target"];
         /// Total number of rows of pgsteward's own tables that were dropped instead of written.
         rows_dropped_total: IntCounterVec["target", "table", "reason"];
-        /// Number of rows in the spool, waiting for the database.
+        /// Number of rows in the spool, waiting for the database or their table.
         spool_records: IntGaugeVec["target"];
         /// Size of the spool.
         spool_bytes: IntGaugeVec["target"];

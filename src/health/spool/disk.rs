@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! state_dir/spool/TARGET/lock                        flock: one process
-//! state_dir/spool/TARGET/00000000000000000007.spool  oldest segment; records before `settled` are done
+//! state_dir/spool/TARGET/00000000000000000007.spool  oldest segment
 //! state_dir/spool/TARGET/00000000000000000008.spool  newest, appended to
 //! ```
-//! Dropping the oldest is deleting a file, so no file is ever rewritten. How far the oldest segment is
-//! settled is known in memory only: after a crash at most that segment is read again, and its rows are
-//! refused by their keys. A segment found at the start is never appended to, so that what follows a torn
-//! tail is still found. Nothing is synced: a process that is killed loses nothing, a machine that goes
-//! down loses what its kernel had not written yet, which is the end of the record at most.
+//! Dropping the oldest is deleting a file, so no file is ever rewritten. How far each table's
+//! records of a segment are settled is known in memory only: after a crash the segments that were
+//! left are read again from their beginning, and the rows that were written are refused by their
+//! keys. While one table accepts no rows, these are all segments since. A segment found at the
+//! start is never appended to, so that what follows a torn tail is still found. Nothing is synced:
+//! a process that is killed loses nothing, a machine that goes down loses what its kernel had not
+//! written yet, which is the end of the record at most.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,7 +23,7 @@ use chrono::{DateTime, Utc};
 use rustix::fs::FlockOperation;
 
 use super::record::{Piece, Pieces, Record, Table};
-use super::{Drops, Limits, Reason};
+use super::{Depth, Drops, Limits, Reason};
 
 const SUFFIX: &str = ".spool";
 /// What of a segment is read: more is not ours.
@@ -38,8 +40,9 @@ pub struct Disk {
     /// Of the newest segment, where it was begun here.
     active: Option<File>,
     next: u64,
-    /// The segment last peeked into, and the offset behind each record that was returned.
-    peeked: Option<(u64, Vec<(u64, Table)>)>,
+    /// The segment last peeked into, the table, and the offset behind each record that was
+    /// returned.
+    peeked: Option<(u64, Table, Vec<u64>)>,
 }
 
 #[derive(Debug)]
@@ -47,9 +50,9 @@ struct Segment {
     number: u64,
     /// Of the file.
     bytes: u64,
-    /// Up to this offset it is done.
-    settled: u64,
-    /// Records behind that, by table.
+    /// For each table, the offset behind its last settled record.
+    settled: [u64; Table::ALL.len()],
+    /// For each table, how many records follow that offset.
     records: [u64; Table::ALL.len()],
     first: DateTime<Utc>,
     last: DateTime<Utc>,
@@ -172,7 +175,8 @@ impl Disk {
             Err(error) => Err(error),
         };
         if let Err(error) = written {
-            // A part of it would be skipped as damaged by the next reader; better that there is none.
+            // A part of it would be skipped as damaged by the next reader; better that there is
+            // none.
             let _ = file.set_len(before);
             self.active = None;
             if begins {
@@ -190,32 +194,49 @@ impl Disk {
         Ok(())
     }
 
-    /// The oldest records, up to so many and about so many bytes, of one segment; none when there are
-    /// none left.
-    pub fn peek(&mut self, records_max: usize, bytes_max: usize, drops: &mut Drops) -> Vec<Record> {
-        while let Some(segment) = self.segments.front() {
-            let (number, settled) = (segment.number, segment.settled);
+    /// The oldest records of a table, up to so many and about so many bytes, from one segment.
+    /// Returns none when none are left.
+    pub fn peek(
+        &mut self,
+        table: Table,
+        records_max: usize,
+        bytes_max: usize,
+        drops: &mut Drops,
+    ) -> Vec<Record> {
+        let waits = |segment: &Segment| segment.records[table as usize] > 0;
+        while let Some(place) = self.segments.iter().position(waits) {
+            let segment = &self.segments[place];
+            let (number, settled) = (segment.number, segment.settled[table as usize]);
             let bytes = self.read(number, settled);
-            let lost = if bytes.is_err() { Reason::Disk } else { Reason::Damaged };
             let (mut records, mut ends, mut size) = (Vec::new(), Vec::new(), 0);
             for (end, piece) in Pieces::new(bytes.as_deref().unwrap_or_default(), 0) {
                 let Piece::Record(record) = piece else { continue };
+                if record.table != table {
+                    continue;
+                }
                 size += record.size();
                 if records.len() == records_max || (size > bytes_max && !records.is_empty()) {
                     break;
                 }
-                ends.push((settled + end as u64, record.table));
+                ends.push(settled + end as u64);
                 records.push(record);
             }
             if !records.is_empty() {
-                self.peeked = Some((number, ends));
+                self.peeked = Some((number, table, ends));
                 return records;
             }
-            if let Err(error) = bytes {
-                tracing::warn!(path = %self.path(number).display(), error = %error, "a segment of the spool cannot be read");
-            }
-            // It was whole when it was found or written.
-            self.drop_oldest(lost, drops);
+            let reason = match bytes {
+                // It was whole when it was found or written.
+                Ok(_) => Reason::Damaged,
+                Err(error) => {
+                    tracing::warn!(path = %self.path(number).display(), error = %error,
+                        "a segment of the spool cannot be read");
+                    Reason::Disk
+                }
+            };
+            let lost = std::mem::take(&mut self.segments[place].records[table as usize]);
+            drops.count(Some(table), reason, lost);
+            self.remove_if_done(place);
         }
         Vec::new()
     }
@@ -223,30 +244,42 @@ impl Disk {
     /// What waits, from the newest on, read as it is asked for; what cannot be read is passed over.
     pub fn newest_first(&self) -> impl Iterator<Item = Record> {
         self.segments.iter().rev().flat_map(|segment| {
-            let bytes = self.read(segment.number, segment.settled).unwrap_or_default();
-            let records = Pieces::new(&bytes, 0).filter_map(|(_, piece)| match piece {
-                Piece::Record(record) => Some(record),
+            let bytes = self.read(segment.number, 0).unwrap_or_default();
+            let waiting = Pieces::new(&bytes, 0).filter_map(|(end, piece)| match piece {
+                Piece::Record(record) => {
+                    (end as u64 > segment.settled[record.table as usize]).then_some(record)
+                }
                 Piece::Damage => None,
             });
-            let records: Vec<Record> = records.collect();
+            let records: Vec<Record> = waiting.collect();
             records.into_iter().rev()
         })
     }
 
     /// The first so many of those last peeked at are done.
-    pub fn settle(&mut self, records: usize, drops: &mut Drops) {
-        let Some((number, ends)) = self.peeked.take() else { return };
-        let Some(segment) = self.segments.front_mut().filter(|segment| segment.number == number)
-        else {
-            return;
-        };
-        for (end, table) in ends.into_iter().take(records) {
-            segment.settled = end;
+    pub fn settle(&mut self, records: usize) {
+        let Some((number, table, ends)) = self.peeked.take() else { return };
+        let found = self.segments.iter().position(|segment| segment.number == number);
+        let Some(place) = found else { return };
+        let segment = &mut self.segments[place];
+        for end in ends.into_iter().take(records) {
+            segment.settled[table as usize] = end;
             let left = &mut segment.records[table as usize];
             *left = left.saturating_sub(1);
         }
-        if segment.len() == 0 {
-            self.drop_oldest(Reason::Damaged, drops);
+        self.remove_if_done(place);
+    }
+
+    /// Deletes a segment that nothing waits in.
+    fn remove_if_done(&mut self, place: usize) {
+        if self.segments[place].len() > 0 {
+            return;
+        }
+        if place + 1 == self.segments.len() {
+            self.active = None;
+        }
+        if let Some(segment) = self.segments.remove(place) {
+            self.delete(segment.number);
         }
     }
 
@@ -291,18 +324,25 @@ impl Disk {
         self.dir.join(format!("{number:020}{SUFFIX}"))
     }
 
-    pub fn records(&self) -> u64 {
-        self.segments.iter().map(Segment::len).sum()
+    /// What waits. The oldest instant is that of the oldest segment; the record itself may be a
+    /// little younger.
+    pub fn depth(&self) -> Depth {
+        let mut depth = Depth {
+            bytes: self.bytes(),
+            oldest: self.segments.front().map(|segment| segment.first),
+            ..Depth::default()
+        };
+        for segment in &self.segments {
+            for (sum, records) in depth.tables.iter_mut().zip(segment.records) {
+                *sum += records;
+            }
+        }
+        depth
     }
 
     /// Of the files.
-    pub fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
-    }
-
-    /// Of the segment that the oldest record is in; the record itself may be a little younger.
-    pub fn oldest(&self) -> Option<DateTime<Utc>> {
-        self.segments.front().map(|segment| segment.first)
     }
 
     /// Whether the folder was taken away: its lock keeps nobody off any more.
@@ -326,7 +366,7 @@ impl Segment {
         let mut segment = Segment {
             number,
             bytes,
-            settled: 0,
+            settled: Default::default(),
             records: Default::default(),
             first: record.at,
             last: record.at,

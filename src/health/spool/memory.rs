@@ -2,32 +2,33 @@
 
 use std::collections::VecDeque;
 
-use super::record::{HEADER, Record};
+use super::Depth;
+use super::record::{Record, Table};
 
-/// First in, first out, within a bound that its owner keeps.
+/// First in, first out for each table, within a bound that its owner keeps.
 #[derive(Debug, Default)]
 pub struct Memory {
-    records: VecDeque<Record>,
+    /// Each with its number, in the order in which they came.
+    records: VecDeque<(u64, Record)>,
     bytes: usize,
-    /// How many have ever been taken from the front: names a place in the order.
-    taken: u64,
+    next: u64,
 }
 
 impl Memory {
     pub fn push(&mut self, record: Record) {
         self.bytes += record.size();
-        self.records.push_back(record);
+        self.records.push_back((self.next, record));
+        self.next += 1;
     }
 
     pub fn pop(&mut self) -> Option<Record> {
-        let record = self.records.pop_front()?;
+        let (_, record) = self.records.pop_front()?;
         self.bytes -= record.size();
-        self.taken += 1;
         Some(record)
     }
 
     pub fn front(&self) -> Option<&Record> {
-        self.records.front()
+        self.records.front().map(|(_, record)| record)
     }
 
     pub fn len(&self) -> usize {
@@ -38,29 +39,46 @@ impl Memory {
         self.bytes
     }
 
-    /// The place of the oldest.
-    pub fn place(&self) -> u64 {
-        self.taken
+    /// Adds what waits here.
+    pub fn count(&self, depth: &mut Depth) {
+        depth.bytes += self.bytes as u64;
+        depth.oldest = depth.oldest.or_else(|| self.front().map(|record| record.at));
+        for (_, record) in &self.records {
+            depth.tables[record.table as usize] += 1;
+        }
     }
 
-    /// The oldest, up to so many and about so many bytes; at least one where there is one.
-    pub fn peek(&self, records_max: usize, bytes_max: usize) -> Vec<Record> {
+    /// The oldest records of a table with their numbers, up to so many and about so many bytes; at
+    /// least one where there is one.
+    pub fn peek(
+        &self,
+        table: Table,
+        records_max: usize,
+        bytes_max: usize,
+    ) -> (Vec<u64>, Vec<Record>) {
         let mut bytes = 0;
-        let fits = |record: &&Record| {
+        let fits = |(_, record): &&(u64, Record)| {
             let first = bytes == 0;
-            bytes += HEADER + record.body.len();
+            bytes += record.size();
             first || bytes <= bytes_max
         };
-        self.records.iter().take(records_max).take_while(fits).cloned().collect()
+        let of_table = self.records.iter().filter(|(_, record)| record.table == table);
+        of_table.take(records_max).take_while(fits).cloned().unzip()
     }
 
     /// Everything, from the newest on.
     pub fn newest_first(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter().rev()
+        self.records.iter().rev().map(|(_, record)| record)
     }
 
-    /// Drops what stands before a place.
-    pub fn settle(&mut self, place: u64) {
-        while self.taken < place && self.pop().is_some() {}
+    /// Removes the records with these numbers, which ascend.
+    pub fn settle(&mut self, numbers: &[u64]) {
+        self.records.retain(|(number, record)| {
+            let done = numbers.binary_search(number).is_ok();
+            if done {
+                self.bytes -= record.size();
+            }
+            !done
+        });
     }
 }

@@ -4,12 +4,14 @@
 //! append ─► folder (segments, checksummed) ─┐
 //!        └► memory, where there is no folder ┴─► peek ─► (written, committed) ─► settle
 //! ```
-//! A queue of [`Record`]s, oldest first, that knows nothing of SQL. It is bounded by bytes and by age:
-//! the oldest go first, and are counted. Whatever is wrong with the folder (missing, full, read-only,
-//! taken away, locked by another process) sends what comes next into memory, which is bounded more
-//! tightly; the folder is tried again now and then, and takes over what memory holds. Damage costs what
-//! is damaged. Nothing here is ever fatal, and nothing here waits but for the disk: the caller keeps
-//! that off the threads that answer.
+//! [`Record`]s in the order in which they came, read and settled table by table: a table that
+//! accepts no rows does not hold up the others. The spool knows nothing of SQL. Its size and age
+//! are bounded for all tables together: the oldest records are dropped first, and are counted.
+//! Whatever is wrong with the folder (missing, full, read-only, taken away, locked by another
+//! process) sends what comes next into memory, which is bounded more tightly; the folder is tried
+//! again now and then, and takes over what memory holds. Damage costs what is damaged. Nothing here
+//! is ever fatal, and nothing here waits but for the disk: the caller keeps that off the threads
+//! that answer.
 //!
 //! What is settled never comes back within a process. After a crash the newest settled records may:
 //! their rows carry ids, and are refused by them.
@@ -70,7 +72,9 @@ pub enum Reason {
     Damaged,
     /// The disk did not give it back, or did not take it in time.
     Disk,
-    /// The server refused it for good.
+    /// Dated further ahead than partitions are made.
+    Future,
+    /// The server refused it, and accepted another row of the table.
     Refused,
 }
 
@@ -82,6 +86,7 @@ impl Reason {
             Reason::Age => "age",
             Reason::Damaged => "damaged",
             Reason::Disk => "disk",
+            Reason::Future => "future",
             Reason::Refused => "refused",
         }
     }
@@ -103,10 +108,18 @@ impl Drops {
 /// What waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
-    pub records: u64,
+    /// Records by table.
+    pub tables: [u64; Table::ALL.len()],
     pub bytes: u64,
     /// About: of the oldest segment's oldest.
     pub oldest: Option<DateTime<Utc>>,
+}
+
+impl Depth {
+    /// Of all tables.
+    pub fn records(&self) -> u64 {
+        self.tables.iter().sum()
+    }
 }
 
 /// Where the next record goes.
@@ -141,17 +154,17 @@ pub struct Spool {
     drops: Drops,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Peeked {
     Nothing,
     Disk,
-    /// From this place on.
-    Memory(u64),
+    /// Their numbers.
+    Memory(Vec<u64>),
 }
 
 impl Spool {
-    /// The queue in `state_dir/spool/TARGET`, or in memory only. A folder that cannot be used is told
-    /// of and tried again later.
+    /// The queue in `state_dir/spool/TARGET`, or in memory only. A folder that cannot be used is
+    /// told of and tried again later.
     pub fn open(state_dir: Option<&Path>, target: &str, limits: Limits) -> Spool {
         let mut spool = Spool {
             target: target.to_owned(),
@@ -254,18 +267,20 @@ impl Spool {
         }
     }
 
-    /// The oldest records, up to so many and about so many bytes, in order. The same again until they
-    /// are settled; none when nothing waits.
-    pub fn peek(&mut self, records_max: usize, bytes_max: usize) -> Vec<Record> {
+    /// The oldest records of a table, up to so many and about so many bytes, in order. Returns the
+    /// same again until they are settled, and none when nothing waits for that table.
+    pub fn peek(&mut self, table: Table, records_max: usize, bytes_max: usize) -> Vec<Record> {
+        let records_max = records_max.max(1);
         if let Some(disk) = &mut self.disk {
-            let records = disk.peek(records_max.max(1), bytes_max, &mut self.drops);
+            let records = disk.peek(table, records_max, bytes_max, &mut self.drops);
             if !records.is_empty() {
                 self.peeked = Peeked::Disk;
                 return records;
             }
         }
-        self.peeked = Peeked::Memory(self.memory.place());
-        self.memory.peek(records_max.max(1), bytes_max)
+        let (numbers, records) = self.memory.peek(table, records_max, bytes_max);
+        self.peeked = Peeked::Memory(numbers);
+        records
     }
 
     /// The first so many of those last peeked at are done with.
@@ -274,16 +289,18 @@ impl Spool {
             Peeked::Nothing => {}
             Peeked::Disk => {
                 if let Some(disk) = &mut self.disk {
-                    disk.settle(records, &mut self.drops);
+                    disk.settle(records);
                 }
             }
-            // What was dropped since for want of room counts as taken, too.
-            Peeked::Memory(place) => self.memory.settle(place + records as u64),
+            Peeked::Memory(mut numbers) => {
+                numbers.truncate(records);
+                self.memory.settle(&numbers);
+            }
         }
     }
 
-    /// The newest records, about so many bytes of them, oldest first: to be looked at only. Of records of one instant
-    /// all or none.
+    /// The newest records, about so many bytes of them, oldest first: to be looked at only. Of
+    /// records of one instant all or none.
     pub fn newest(&self, bytes_max: usize) -> Vec<Record> {
         let mut records = VecDeque::new();
         let (mut bytes, mut cut) = (0, None);
@@ -302,8 +319,8 @@ impl Spool {
         records.into()
     }
 
-    /// Drops what is too old to be kept at `now`: on disk by whole segments, so up to a sixteenth of
-    /// the age late.
+    /// Drops what is too old to be kept at `now`: on disk by whole segments, so up to a sixteenth
+    /// of the age late.
     pub fn expire(&mut self, now: DateTime<Utc>) {
         let age = TimeDelta::from_std(self.limits.max_age).unwrap_or(TimeDelta::MAX);
         let Some(before) = now.checked_sub_signed(age) else { return };
@@ -319,15 +336,9 @@ impl Spool {
 
     /// What waits.
     pub fn depth(&self) -> Depth {
-        let (records, bytes, oldest) = self
-            .disk
-            .as_ref()
-            .map_or((0, 0, None), |disk| (disk.records(), disk.bytes(), disk.oldest()));
-        Depth {
-            records: records + self.memory.len() as u64,
-            bytes: bytes + self.memory.bytes() as u64,
-            oldest: oldest.or_else(|| self.memory.front().map(|record| record.at)),
-        }
+        let mut depth = self.disk.as_ref().map(Disk::depth).unwrap_or_default();
+        self.memory.count(&mut depth);
+        depth
     }
 
     /// Records that end with the process.

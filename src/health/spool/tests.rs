@@ -29,11 +29,23 @@ fn filled(dir: &Path, numbers: std::ops::Range<i64>, limits: Limits) -> Spool {
     spool
 }
 
-/// Takes everything, as a replay does: a few at a time.
+/// Takes everything, as a replay does: a few at a time of each table. Returns it in the order of
+/// time.
 fn drain(spool: &mut Spool) -> Vec<Record> {
     let mut all = Vec::new();
+    for table in Table::ALL {
+        let taken = drain_table(spool, table);
+        assert!(taken.is_sorted_by_key(|record| record.at), "{taken:?}");
+        all.extend(taken);
+    }
+    all.sort_by_key(|record| record.at);
+    all
+}
+
+fn drain_table(spool: &mut Spool, table: Table) -> Vec<Record> {
+    let mut all = Vec::new();
     loop {
-        let some = spool.peek(7, ALL);
+        let some = spool.peek(table, 7, ALL);
         if some.is_empty() {
             return all;
         }
@@ -65,7 +77,7 @@ fn expect_sound(dir: &Path, written: &[Record], survive: impl Fn(usize) -> bool,
     let mut spool = Spool::open(Some(dir), "main", LIMITS);
     let depth = spool.depth();
     let found = drain(&mut spool);
-    assert_eq!(depth.records, found.len() as u64, "{what}");
+    assert_eq!(depth.records(), found.len() as u64, "{what}");
     let mut places = Vec::new();
     for record in &found {
         let place = written.iter().position(|one| one == record);
@@ -83,7 +95,8 @@ fn expect_sound(dir: &Path, written: &[Record], survive: impl Fn(usize) -> bool,
     assert_eq!(drain(&mut spool), [record(-1)], "{what}");
 }
 
-/// Segments of a few records each: the records, the files, and for each record its file and last byte.
+/// Segments of a few records each: the records, the files, and for each record its file and last
+/// byte.
 type Segments = (Vec<Record>, Vec<Vec<u8>>, Vec<(usize, usize)>);
 
 fn several_segments(dir: &Path) -> Segments {
@@ -118,15 +131,17 @@ fn lay_out(dir: &Path, files: &[Vec<u8>]) {
 fn a_spool_gives_back_what_it_took_also_to_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = filled(dir.path(), 0..20, LIMITS);
-    let first = spool.peek(8, ALL);
-    assert_eq!(first, (0..8).map(record).collect::<Vec<_>>());
-    assert_eq!(spool.peek(8, ALL), first, "what is not settled comes again");
+    let mut peek = |records, bytes| spool.peek(Table::SystemHealth, records, bytes);
+    let first = peek(8, ALL);
+    assert_eq!(first, [0, 1, 2, 3, 5, 6, 7, 8].map(record));
+    assert_eq!(peek(8, ALL), first, "what is not settled comes again");
     spool.settle(3);
-    assert_eq!(spool.peek(2, ALL), [record(3), record(4)]);
-    let bytes = record(3).size() + record(4).size();
-    assert_eq!(spool.peek(100, bytes), [record(3), record(4)]);
-    assert_eq!(spool.peek(100, 1), [record(3)], "one at least, or nothing would ever go on");
-    assert_eq!((spool.depth().records, spool.depth().oldest), (17, Some(at(0))));
+    let mut peek = |records, bytes| spool.peek(Table::SystemHealth, records, bytes);
+    assert_eq!(peek(2, ALL), [record(3), record(5)]);
+    let bytes = record(3).size() + record(5).size();
+    assert_eq!(peek(100, bytes), [record(3), record(5)]);
+    assert_eq!(peek(100, 1), [record(3)], "one at least, or nothing would ever go on");
+    assert_eq!((spool.depth().records(), spool.depth().oldest), (17, Some(at(0))));
     drop(spool);
 
     // How far a segment was settled is not kept: its rows are refused by their keys.
@@ -139,6 +154,45 @@ fn a_spool_gives_back_what_it_took_also_to_the_next_process() {
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
     spool.append(record(21));
     assert_eq!(fs::metadata(&segments(dir.path())[0]).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// On disk and in memory. Samples are every fifth record.
+#[test]
+fn a_table_that_waits_holds_up_no_other() {
+    let limits = Limits { max_age: Duration::from_secs(192), ..LIMITS };
+    for dir in [Some(tempfile::tempdir().unwrap()), None] {
+        let path = dir.as_ref().map(tempfile::TempDir::path);
+        let mut spool = Spool::open(path, "main", limits);
+        (0..40).for_each(|number| spool.append(record(number)));
+        assert_eq!(spool.depth().tables, [32, 8, 0]);
+        assert_eq!(drain_table(&mut spool, Table::SystemHealth).len(), 32);
+        assert_eq!(spool.depth().tables, [0, 8, 0]);
+        (40..45).for_each(|number| spool.append(record(number)));
+        assert_eq!(spool.depth().tables, [4, 9, 0]);
+        let waits: Vec<Record> =
+            (0..45).filter(|number| number % 5 == 4 || *number >= 40).map(record).collect();
+        assert_eq!(spool.newest(ALL), waits, "what is settled is not shown");
+        assert_eq!(drain(&mut spool), waits);
+        assert_eq!(spool.depth(), Depth::default());
+        assert_eq!(spool.take_drops(), []);
+        assert!(path.is_none_or(|path| segments(path).is_empty()));
+    }
+}
+
+#[test]
+fn a_table_that_waits_does_not_let_the_spool_outgrow_its_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(Some(dir.path()), "main", LIMITS);
+    let large = |number| Record { body: vec![b'x'; 900], ..record(number) };
+    for number in 0..500 {
+        spool.append(large(number));
+        drain_table(&mut spool, Table::SystemHealth);
+        assert!(spool.depth().bytes <= LIMITS.max_bytes as u64);
+    }
+    let [health, samples, _] = spool.depth().tables;
+    let dropped = spool.take_drops();
+    assert_eq!(dropped, [(Some(Table::ConnectionMetrics), Reason::Full, 100 - samples)]);
+    assert_eq!((health, drain(&mut spool).len() as u64), (0, samples));
 }
 
 #[test]
@@ -257,7 +311,7 @@ fn memory_is_bounded_too() {
     (0..30).for_each(|number| spool.append(large(number)));
     assert!(spool.depth().bytes <= MEMORY_MAX_BYTES as u64);
     assert_eq!(drops(&mut spool, Reason::Full), 20);
-    let first = spool.peek(1, ALL);
+    let first = spool.peek(Table::SystemHealth, 1, ALL);
     assert_eq!(first, [large(20)]);
     // What is dropped between a look and its end is not settled a second time.
     spool.append(large(30));
@@ -312,8 +366,8 @@ fn a_full_disk_sends_what_comes_next_into_memory_and_comes_back() {
     spool.disk.as_mut().unwrap().replace_active(full);
     (3..6).for_each(|number| spool.append(record(number)));
     assert_eq!((spool.place(), spool.in_memory()), (Place::Memory, 3));
-    assert_eq!(spool.depth().records, 6);
-    let looked = spool.peek(100, ALL);
+    assert_eq!(spool.depth().records(), 6);
+    let looked = spool.peek(Table::SystemHealth, 100, ALL);
     assert_eq!(looked, (0..3).map(record).collect::<Vec<_>>(), "what is on the disk is older");
     spool.settle(1);
 

@@ -1,41 +1,52 @@
-//! Rows of measurements on their way into the database, also when it is away.
+//! Writes rows of measurements, and keeps those that cannot be written yet.
 //!
 //! ```text
-//! rows ─┬─ nothing waits, the database answers ─► INSERT ─ committed
-//!       └─ else, or when that fails ─► spool ─► drain: oldest first, in batches ─► INSERT ─ committed ─► settle
+//! rows of a table ─┬─ none waits, the table accepts them ─► INSERT ─ committed
+//!                  └─ else ─► spool ─► drain, oldest first ─► INSERT ─ committed ─► settle
 //! ```
-//! [`Unwritten::record`] takes what a tick measured. While anything waits, new rows queue behind it, so
-//! that they come in order. A row has its id and its instant before it is first sent: one whose commit
-//! was not confirmed is sent again, and refused by its key where it had arrived.
+//! [`Unwritten::record`] takes the rows that a tick measured. Each table is written on its own:
+//! while rows of a table wait, new rows of that table queue behind them, so that they are written
+//! in order, and other tables go on. A row has its id and its instant before it is first sent: a
+//! row whose commit was not confirmed is sent again, and its key refuses it if it had arrived.
 //!
-//! A row that the server refuses for good is found by halving its batch, counted, and dropped; those
-//! behind it go on. An error that is not the row's (no lock, no privilege, no table, no room) leaves
-//! everything waiting. A drain is bounded by what the tick may take, and goes on at the next.
+//! Failures, by [`Fault`]:
+//! - *connection*: every row waits.
+//! - *table* (no such table or column, no privilege, no room, a lock): the rows of the table wait.
+//!   A missing partition is made at once, and the rows are sent again.
+//! - *row*: the rows of the batch are tried apart. A row is dropped, and counted, only if the table
+//!   accepts another row of the batch. If it refuses all of them, they wait.
+//!
+//! Rows wait within the bounds of the spool, and no longer than retention keeps them. A drain is
+//! bounded by the time of its tick, and goes on at the next.
 
 mod queue;
+mod refusals;
 mod rows;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use crate::config::{Config, Retention};
-use crate::db::{Database, Error, Kind, Purpose, TxOptions};
+use crate::db::{Database, Error, Fault, Kind, Purpose, TxOptions};
 use crate::health::spool::{Limits, Reason, Record, Table};
 use crate::health::{Recent, reason};
-use crate::store::health::{Row, Written, insert};
+use crate::store::health::{Apart, Row, insert, insert_apart};
 use crate::store::partitions::{Every, OWN, ensure_from};
 use crate::telemetry::Metrics;
 
 use super::probe::within;
 use queue::{Asked, Queue};
-use rows::{decode, encode, is_refusal, sort};
+use refusals::Refusals;
+use rows::{decode, encode, sort, table};
 
 /// Rows of one transaction, and about how many bytes: a tenth of a second's work.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 512 * 1024;
+/// Rows that are tried apart in one transaction, which takes up to four statements for each.
+const APART_ROWS: usize = 64;
 /// A partition is waited for so briefly that nobody queues behind us.
 const PARTITION_LOCK: Duration = Duration::from_secs(1);
 /// What is read of an earlier run's rows to be shown: an hour of them, or so.
@@ -73,6 +84,7 @@ pub struct Unwritten {
     /// How long the rows of each table are worth writing: no longer than retention keeps them.
     keep: [TimeDelta; Table::ALL.len()],
     outage: Option<Outage>,
+    refusals: Refusals,
     /// Where rows are seen before they are written.
     recent: Option<Arc<Recent>>,
     /// Fewer than [`BATCH_ROWS`] after a batch took too long.
@@ -90,14 +102,20 @@ struct Outage {
 }
 
 impl Unwritten {
-    /// In the configuration's `state_dir`, else in memory. What a throw-away server missed is nothing to
-    /// the next one.
+    /// In the configuration's `state_dir`, else in memory. What a throw-away server missed is
+    /// nothing to the next one.
     pub fn new(config: &Config) -> Unwritten {
         let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
         let queue = Queue::new(state_dir, limits(config));
         let keep = [TimeDelta::MAX; Table::ALL.len()];
-        let mut unwritten =
-            Unwritten { queue, keep, outage: None, recent: None, batch: BATCH_ROWS };
+        let mut unwritten = Unwritten {
+            queue,
+            keep,
+            outage: None,
+            refusals: Refusals::default(),
+            recent: None,
+            batch: BATCH_ROWS,
+        };
         unwritten.configure(config);
         unwritten
     }
@@ -120,12 +138,13 @@ impl Unwritten {
         }
     }
 
-    /// Takes rows that were just measured: writes them, or keeps them. `failed` is why the database
-    /// was not to be measured; one that was away an instant ago is not asked again. Returns how many
-    /// of them were written.
+    /// Writes rows that were just measured, or keeps them. `failed` is why the database could not
+    /// be measured: a database that was away an instant ago is not asked again. Returns how many of
+    /// the rows were written.
     ///
     /// # Errors
-    /// Why they were not; they are kept.
+    /// Why some of them were not written; they are kept. A table whose older rows cannot be written
+    /// is no error of these rows.
     pub async fn record(
         &mut self,
         to: &Destination<'_>,
@@ -143,25 +162,76 @@ impl Unwritten {
             self.keep(to, rows, None).await;
             return Ok(0);
         }
-        let until = Instant::now() + to.bound;
-        match self.drain(to, until - to.bound / 2).await {
-            Ok(true) => {}
-            Ok(false) => {
+        if self.queue.wants_a_look() {
+            self.find(to).await;
+        }
+        let mut new: [Vec<Row>; Table::ALL.len()] = Default::default();
+        for row in rows {
+            new[table(&row) as usize].push(row);
+        }
+        let mut tables: Vec<Table> = Table::ALL
+            .into_iter()
+            .filter(|table| !new[*table as usize].is_empty() || self.queue.waits(*table))
+            .collect();
+        // A table that refused rows may use up its share of the time: the others come first.
+        tables.sort_by_key(|table| self.refusals.is_refusing(*table));
+        let end = Instant::now() + to.bound;
+        let (mut written, mut failure) = (0, None::<Error>);
+        let count = tables.len();
+        for (place, table) in tables.into_iter().enumerate() {
+            let rows = std::mem::take(&mut new[table as usize]);
+            let has_new = !rows.is_empty();
+            if failure.as_ref().is_some_and(|error| error.write_fault() == Fault::Connection) {
                 self.keep(to, rows, None).await;
-                return Ok(0);
+                continue;
             }
-            Err(error) => {
-                self.keep(to, rows, Some(&error)).await;
-                return Err(error);
+            let share = end.saturating_duration_since(Instant::now()) / (count - place) as u32;
+            match self.write(to, table, &rows, share).await {
+                Ok(Some(more)) => written += more,
+                Ok(None) => self.keep(to, rows, None).await,
+                Err(error) => {
+                    let connection = error.write_fault() == Fault::Connection;
+                    self.keep(to, rows, Some(&error).filter(|_| connection)).await;
+                    if connection || (has_new && failure.is_none()) {
+                        failure = Some(error);
+                    }
+                }
             }
         }
-        match send(to, &rows, until).await {
-            Ok(written) => Ok(written.total()),
-            Err(error) => {
-                self.keep(to, rows, Some(&error)).await;
-                Err(error)
-            }
+        if failure.is_none() && self.queue.depth.is_some_and(|depth| depth.records() == 0) {
+            self.over(to);
         }
+        failure.map_or(Ok(written), Err)
+    }
+
+    /// Writes what waits for a table, then new rows of it. Returns how many of the new rows were
+    /// written, or none if there was no time for them.
+    async fn write(
+        &mut self,
+        to: &Destination<'_>,
+        table: Table,
+        rows: &[Row],
+        share: Duration,
+    ) -> Result<Option<u64>, Error> {
+        let until = Instant::now() + share;
+        let written = async {
+            if self.queue.waits(table) && !self.drain(to, table, until - share / 2).await? {
+                return Ok(None);
+            }
+            if rows.is_empty() {
+                return Ok(Some(0));
+            }
+            send(to, table, rows, until, false).await.map(|sent| Some(sent.written))
+        };
+        let written = written.await;
+        match &written {
+            Ok(Some(_)) => self.refusals.end(to, table),
+            Err(error) if error.write_fault() != Fault::Connection => {
+                self.refusals.note(to, table, error);
+            }
+            Ok(None) | Err(_) => {}
+        }
+        written
     }
 
     /// Rows that only memory holds end with the process, and the log says how many.
@@ -222,41 +292,42 @@ impl Unwritten {
         }
     }
 
-    /// Writes what waits, oldest first, until then. Whether nothing is left that new rows would have to
-    /// wait for.
-    async fn drain(&mut self, to: &Destination<'_>, until: Instant) -> Result<bool, Error> {
-        if self.queue.wants_a_look() {
-            self.find(to).await;
-        }
-        let Some(oldest) = self.queue.depth.and_then(|depth| depth.oldest) else { return Ok(true) };
-        self.make_partitions(to, oldest, until).await?;
-        let mut limit = self.batch;
+    /// Writes what waits for a table, oldest first, until then. Returns whether nothing is left
+    /// that new rows of the table would have to wait for.
+    async fn drain(
+        &mut self,
+        to: &Destination<'_>,
+        table: Table,
+        until: Instant,
+    ) -> Result<bool, Error> {
+        let (mut limit, mut apart) = (self.batch, false);
         loop {
             let now = to.now();
             let peeked = self.queue.ask(to, move |spool| {
                 spool.expire(now);
-                spool.peek(limit, BATCH_BYTES)
+                spool.peek(table, limit, BATCH_BYTES)
             });
             // A disk that hangs keeps what it has; what is new need not wait for it.
             let Asked::Answered(records) = peeked.await else { return Ok(true) };
             if records.is_empty() {
-                self.over(to);
                 return Ok(true);
             }
             let taken = records.len();
             let (rows, mut lost) = sort(&records, now, self.keep);
-            let sent =
-                if rows.is_empty() { Ok(Written::default()) } else { send(to, &rows, until).await };
+            let sent = if rows.is_empty() {
+                Ok(Apart::default())
+            } else {
+                send(to, table, &rows, until, apart).await
+            };
             match sent {
-                Ok(written) => self.account(to, &rows, written),
-                Err(error) if is_refusal(&error) && taken > 1 => {
-                    limit = taken / 2;
-                    continue;
+                Ok(sent) => {
+                    self.account(to, table, &rows, sent.written);
+                    self.refusals.drop_rows(to, table, &sent.refused);
+                    lost.extend(sent.refused.iter().map(|_| (table, Reason::Refused)));
                 }
-                Err(error) if is_refusal(&error) => {
-                    tracing::warn!(database = to.db.name(), table = records[0].table.as_str(), at = %records[0].at,
-                        error = %error, "the server refuses a measurement that had waited; it is dropped");
-                    lost.push((records[0].table, Reason::Refused));
+                Err(error) if !apart && error.write_fault() == Fault::Row => {
+                    (limit, apart) = (taken.min(APART_ROWS), true);
+                    continue;
                 }
                 Err(error) => {
                     if error.kind() == Kind::Timeout {
@@ -272,9 +343,9 @@ impl Unwritten {
             if !matches!(settled, Asked::Answered(())) {
                 return Ok(true);
             }
-            limit = (limit * 2).min(BATCH_ROWS);
+            (limit, apart) = ((limit * 2).min(BATCH_ROWS), false);
             self.batch = limit;
-            if Instant::now() >= until && self.queue.depth.is_some_and(|depth| depth.records > 0) {
+            if Instant::now() >= until && self.queue.waits(table) {
                 return Ok(false);
             }
         }
@@ -284,7 +355,7 @@ impl Unwritten {
     async fn find(&mut self, to: &Destination<'_>) {
         let Some(depth) = self.queue.look(to).await else { return };
         let Some(oldest) = depth.oldest else { return };
-        tracing::info!(database = to.db.name(), rows = depth.records, since = %oldest,
+        tracing::info!(database = to.db.name(), rows = depth.records(), since = %oldest,
             "measurements of an earlier run wait to be written");
         let outage =
             self.outage.get_or_insert(Outage { from: oldest, to: oldest, written: 0, told: true });
@@ -296,54 +367,13 @@ impl Unwritten {
         recent.take(&rows);
     }
 
-    /// Rows of past days need the partitions of those days; the trail has a default one.
-    async fn make_partitions(
-        &mut self,
-        to: &Destination<'_>,
-        oldest: DateTime<Utc>,
-        until: Instant,
-    ) -> Result<(), Error> {
-        let kept = self.keep.into_iter().max().unwrap_or_default().num_days();
-        let days = (to.now().date_naive() - oldest.date_naive()).num_days();
-        let behind = i32::try_from(days.clamp(0, BEHIND_MAX.min(kept))).unwrap_or_default();
-        let tables = OWN.into_iter().filter(|own| own.every == Every::Day);
-        for table in tables {
-            let made = async {
-                let mut conn = to.db.acquire(Purpose::Control).await?;
-                let options = TxOptions::within(to.bound).lock_timeout(PARTITION_LOCK);
-                conn.transaction(&options, |tx| Box::pin(ensure_from(tx, table, behind))).await
-            };
-            match within(left(until), "make partitions for rows that waited", made).await {
-                Ok(made) => {
-                    for problem in made.problems {
-                        tracing::warn!(database = to.db.name(), table = table.table, "{problem}");
-                    }
-                }
-                // Those rows whose partition is there can be written all the same.
-                Err(error) if matches!(error.kind(), Kind::Permission | Kind::Sql) => {
-                    tracing::warn!(database = to.db.name(), table = table.table, error = %error,
-                        "partitions for rows that waited cannot be made");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn account(&mut self, to: &Destination<'_>, rows: &[Row], written: Written) {
-        let counts = [
-            (Table::SystemHealth, written.health),
-            (Table::ConnectionMetrics, written.connections),
-            (Table::AuditLogs, written.events),
-        ];
-        for (table, rows) in counts.into_iter().filter(|(_, rows)| *rows > 0) {
-            to.metrics
-                .spool_replayed_total
-                .with_label_values(&[to.db.name(), table.as_str()])
-                .inc_by(rows);
+    fn account(&mut self, to: &Destination<'_>, table: Table, rows: &[Row], written: u64) {
+        let labels = [to.db.name(), table.as_str()];
+        if written > 0 {
+            to.metrics.spool_replayed_total.with_label_values(&labels).inc_by(written);
         }
         if let Some(outage) = &mut self.outage {
-            outage.written += written.total();
+            outage.written += written;
             outage.to = rows.iter().map(Row::created_at).fold(outage.to, DateTime::max);
         }
     }
@@ -370,14 +400,76 @@ fn limits(config: &Config) -> Limits {
     Limits { max_bytes: config.spool.max_size_bytes, max_age: config.spool.max_age }
 }
 
-/// One transaction, within what is left.
-async fn send(to: &Destination<'_>, rows: &[Row], until: Instant) -> Result<Written, Error> {
-    let bound = left(until);
-    let sending = async {
-        let mut conn = to.db.acquire(Purpose::Control).await?;
-        insert(&mut conn, rows, bound).await
+/// Writes rows of one table in one transaction, within the time left. A missing partition is made,
+/// and the rows are sent once more.
+async fn send(
+    to: &Destination<'_>,
+    table: Table,
+    rows: &[Row],
+    until: Instant,
+    apart: bool,
+) -> Result<Apart, Error> {
+    let attempt = || {
+        let bound = left(until);
+        let sending = async move {
+            let mut conn = to.db.acquire(Purpose::Control).await?;
+            if apart {
+                return insert_apart(&mut conn, rows, bound).await;
+            }
+            let written = insert(&mut conn, rows, bound).await?;
+            Ok(Apart { written, ..Apart::default() })
+        };
+        within(bound, "write measurements", sending)
     };
-    within(bound, "write measurements", sending).await
+    let error = match attempt().await {
+        Err(error) if error.is_missing_partition() => error,
+        sent => return sent,
+    };
+    let problems = match make_partitions(to, table, rows, until).await {
+        Ok(problems) => problems,
+        Err(cause) if cause.write_fault() == Fault::Connection => return Err(cause),
+        Err(cause) => return Err(error.context(cause)),
+    };
+    match attempt().await {
+        Err(error) if error.is_missing_partition() && !problems.is_empty() => {
+            Err(error.context(problems.join("; ")))
+        }
+        sent => sent,
+    }
+}
+
+/// Makes the partitions from the oldest row's to those ahead, where they are missing. Returns what
+/// stands in the way of single ones.
+async fn make_partitions(
+    to: &Destination<'_>,
+    table: Table,
+    rows: &[Row],
+    until: Instant,
+) -> Result<Vec<String>, Error> {
+    let supplied = OWN.into_iter().find(|own| own.table == table.as_str());
+    let oldest = rows.iter().map(Row::created_at).min();
+    let Some((supplied, oldest)) = supplied.zip(oldest) else { return Ok(Vec::new()) };
+    let month = |at: DateTime<Utc>| i64::from(at.year()) * 12 + i64::from(at.month());
+    let behind = match supplied.every {
+        Every::Day => (to.now().date_naive() - oldest.date_naive()).num_days(),
+        Every::Month => month(to.now()) - month(oldest),
+    };
+    let behind = i32::try_from(behind.clamp(0, BEHIND_MAX)).unwrap_or_default();
+    let making = async {
+        let mut conn = to.db.acquire(Purpose::Control).await?;
+        let options = TxOptions::within(to.bound).lock_timeout(PARTITION_LOCK);
+        conn.transaction(&options, |tx| Box::pin(ensure_from(tx, supplied, behind))).await
+    };
+    let made = within(left(until), "make missing partitions", making).await?;
+    if made.created > 0 {
+        tracing::info!(
+            database = to.db.name(),
+            table = supplied.name(),
+            created = made.created,
+            "made missing partitions for measurements"
+        );
+    }
+    Ok(made.problems)
 }
 
 /// At least a little, so that what is begun has a chance.

@@ -71,16 +71,21 @@ impl Queue {
         self.depth.is_none() || self.look_again.is_some_and(|at| Instant::now() >= at)
     }
 
+    /// Whether rows of this table are known to wait.
+    pub fn waits(&self, table: Table) -> bool {
+        self.depth.is_some_and(|depth| depth.tables[table as usize] > 0)
+    }
+
     /// Opens it, or its folder again. The depth when more waits than was known.
     pub async fn look(&mut self, to: &Destination<'_>) -> Option<Depth> {
-        let before = self.depth.map_or(0, |depth| depth.records);
+        let before = self.depth.map_or(0, |depth| depth.records());
         self.look_again = None;
         let found = self.ask(to, |spool| {
             spool.retry_disk();
             spool.depth()
         });
         match found.await {
-            Asked::Answered(depth) => Some(depth).filter(|depth| depth.records > before),
+            Asked::Answered(depth) => Some(depth).filter(|depth| depth.records() > before),
             Asked::Slow | Asked::Busy => None,
         }
     }
@@ -162,7 +167,7 @@ impl Queue {
 fn export(to: &Destination<'_>, depth: Depth) {
     let labels = [to.db.name()];
     let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    to.metrics.spool_records.with_label_values(&labels).set(gauge(depth.records));
+    to.metrics.spool_records.with_label_values(&labels).set(gauge(depth.records()));
     to.metrics.spool_bytes.with_label_values(&labels).set(gauge(depth.bytes));
     match depth.oldest {
         Some(at) => to

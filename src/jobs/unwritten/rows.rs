@@ -1,19 +1,30 @@
-//! Rows as records, and which of them can never be written.
+//! Rows as records, and which records are not worth writing any more.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::db::{Error, Kind};
 use crate::health::spool::{Reason, Record, Table};
 use crate::store::health::Row;
 
+/// Daily partitions are made 14 days ahead. A row beyond the next day's would wait too long.
+const FUTURE_MAX: TimeDelta = TimeDelta::days(15);
+
+/// The table that a row belongs to.
+pub(super) fn table(row: &Row) -> Table {
+    match row {
+        Row::Health(_) => Table::SystemHealth,
+        Row::Connections(_) => Table::ConnectionMetrics,
+        Row::Event(_) => Table::AuditLogs,
+    }
+}
+
 /// None for a row that JSON cannot hold, which there is none of.
 pub(super) fn encode(row: &Row) -> Option<Record> {
-    let (table, body) = match row {
-        Row::Health(row) => (Table::SystemHealth, serde_json::to_vec(row)),
-        Row::Connections(row) => (Table::ConnectionMetrics, serde_json::to_vec(row)),
-        Row::Event(row) => (Table::AuditLogs, serde_json::to_vec(row)),
+    let body = match row {
+        Row::Health(row) => serde_json::to_vec(row),
+        Row::Connections(row) => serde_json::to_vec(row),
+        Row::Event(row) => serde_json::to_vec(row),
     };
-    Some(Record { at: row.created_at(), table, body: body.ok()? })
+    Some(Record { at: row.created_at(), table: table(row), body: body.ok()? })
 }
 
 /// None for a record of another make.
@@ -25,8 +36,8 @@ pub(super) fn decode(record: &Record) -> Option<Row> {
     }
 }
 
-/// Rows, and records that are none any more: too old for their table, by its place in `keep`, or of
-/// another make.
+/// Returns the rows, and the records that are not worth writing: older than `keep` of their table,
+/// dated so far ahead that they would wait for a partition that nobody makes, or of another format.
 pub(super) fn sort(
     records: &[Record],
     now: DateTime<Utc>,
@@ -36,6 +47,8 @@ pub(super) fn sort(
     for record in records {
         if now - record.at > keep[record.table as usize] {
             lost.push((record.table, Reason::Age));
+        } else if record.at - now > FUTURE_MAX {
+            lost.push((record.table, Reason::Future));
         } else if let Some(row) = decode(record) {
             rows.push(row);
         } else {
@@ -43,20 +56,6 @@ pub(super) fn sort(
         }
     }
     (rows, lost)
-}
-
-/// Whether it is the row that the server will not have. What the schema, a privilege or the server
-/// lacks (classes 25, 42, 53, 55, 57, 58) can be mended, and the row goes in then.
-pub(super) fn is_refusal(error: &Error) -> bool {
-    match error.kind() {
-        Kind::Sql => {
-            let class =
-                error.sqlstate().map_or("", |state| state.code().get(..2).unwrap_or_default());
-            !matches!(class, "25" | "42" | "53" | "55" | "57" | "58")
-        }
-        Kind::Protocol => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -145,6 +144,8 @@ mod tests {
             (Table::ConnectionMetrics, 49, Reason::Age),
             (Table::AuditLogs, 95, Reason::Damaged),
             (Table::AuditLogs, 97, Reason::Age),
+            (Table::AuditLogs, -14 * 24, Reason::Damaged),
+            (Table::AuditLogs, -16 * 24, Reason::Future),
         ] {
             assert_eq!(
                 sort(&[aged(table, hours)], now, keep),
