@@ -62,6 +62,13 @@ impl TxOptions {
         self
     }
 
+    /// The same, where each statement sees what was committed before it, whatever isolation level
+    /// the database has by default.
+    pub fn read_committed(mut self) -> TxOptions {
+        self.prelude.push_str("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; ");
+        self
+    }
+
     /// The same, with this bound for each lock.
     pub fn lock_timeout(mut self, lock_timeout: Duration) -> TxOptions {
         self.lock_timeout = lock_timeout;

@@ -11,6 +11,7 @@ use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
 use super::{Context, Report};
 use crate::config::Mode;
 use crate::db::{Error, Kind, quote_ident};
+use crate::observe::tables::identity;
 use crate::observe::tables::partitions::{Partition, ahead, pending};
 use crate::observe::tables::relation::{Relation, find};
 use crate::store;
@@ -52,7 +53,7 @@ async fn supply(ctx: &mut Context<'_>, table: Supplied) -> Result<(i32, i64), Er
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let relation = find(tx, table.schema, table.table, None).await?;
-                Ok(pending(tx, relation.oid).await?.map(|partition| (relation, partition)))
+                Ok(pending(tx, relation.id.oid).await?.map(|partition| (relation, partition)))
             })
         })
         .await?;
@@ -109,17 +110,21 @@ pub(super) async fn finalize(
 ) -> Result<(), Error> {
     let sql = format!(
         "ALTER TABLE {} DETACH PARTITION {} FINALIZE",
-        relation.quoted(),
-        partition.quoted()
+        relation.id.quoted(),
+        partition.id.quoted()
     );
     let sql = &sql;
     let mut attempts = LockAttempts::new();
     loop {
-        let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
+        let options = short(ctx).lock_timeout(LOCK_TIMEOUT).read_committed();
         let done = ctx
             .transaction(&options, |tx| {
                 Box::pin(async move {
-                    store::retirements::confirm(tx, partition.oid).await?;
+                    for table in [&relation.id, &partition.id] {
+                        identity::lock(tx, table, "SHARE UPDATE EXCLUSIVE").await?;
+                        identity::compare(tx, table, None).await?;
+                    }
+                    store::retirements::confirm(tx, partition.id.oid).await?;
                     tx.batch("finish detaching", sql).await
                 })
             })
@@ -129,7 +134,7 @@ pub(super) async fn finalize(
             Err(error) => {
                 let error = error.context(format!(
                     "partition {} is pending detach",
-                    quote_ident(&partition.table)
+                    quote_ident(&partition.id.table)
                 ));
                 attempts.after(ctx, error).await?;
             }

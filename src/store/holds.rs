@@ -102,10 +102,9 @@ pub enum Released {
 
 /// Options for a transaction that purges, or that looks for holds. Without the second setting, row security
 /// would hide holds from a role that does not own them.
-pub fn purging(mut options: TxOptions) -> TxOptions {
-    options
-        .prelude
-        .push_str("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL row_security = off; ");
+pub fn purging(options: TxOptions) -> TxOptions {
+    let mut options = options.read_committed();
+    options.prelude.push_str("SET LOCAL row_security = off; ");
     options
 }
 

@@ -10,8 +10,10 @@
 //!                  verify: the oldest row left is not before the cutoff, but for holds
 //! at last          the history of runs
 //! ```
-//! A table that fails does not stop the next; the run fails at the end and names each. Everything
-//! is safe to repeat: a run that was cut off anywhere is resumed by the next one.
+//! Each transaction that deletes, detaches or drops compares the identity of its tables first,
+//! under a lock (observe/tables/identity.rs). A table that fails does not stop the next; the run
+//! fails at the end and names each. Everything is safe to repeat: a run that was cut off anywhere
+//! is resumed by the next one.
 
 mod pace;
 pub mod preview;

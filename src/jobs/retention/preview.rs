@@ -57,9 +57,9 @@ async fn fill(tx: &Tx<'_>, target: &Target, preview: &mut Preview) -> Result<(),
     preview.cutoff = Some(instant(&table.cutoff));
     let parts = partitions::list(tx, &table.relation, table.stamp, &table.cutoff).await?;
     let past = parts.iter().filter(|part| part.past && part.owned && table.relation.owned);
-    preview.partitions = past.map(partitions::Partition::name).collect();
+    preview.partitions = past.map(|part| part.id.name()).collect();
     // Without an index each of these would read all rows of the table.
-    let leaves = leaves(tx, &[table.relation.oid], &table.column).await?;
+    let leaves = leaves(tx, &[table.relation.id.oid], &table.column).await?;
     if leaves.iter().all(|leaf| leaf.indexed || leaf.size_bytes <= super::purge::SMALL_BYTES) {
         preview.oldest = slices::oldest(tx, &table).await?.map(|(at, _)| instant(&at));
         let due = due(tx, &table).await?;
@@ -78,7 +78,7 @@ fn instant(text: &str) -> String {
 async fn due(tx: &Tx<'_>, table: &Table) -> Result<i64, Error> {
     let sql = format!(
         "SELECT count(*) FROM (SELECT FROM {relation} AS t WHERE t.{column} < $1::{stamp}{only} LIMIT {limit}) AS due",
-        relation = table.relation.quoted(),
+        relation = table.relation.id.quoted(),
         column = quote_ident(&table.column),
         stamp = table.stamp.sql(),
         only = table.and_only(),

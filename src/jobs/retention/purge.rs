@@ -7,6 +7,7 @@ use super::{ACTOR, Outcome, references, retire, trail};
 use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::jobs::Context;
 use crate::jobs::attempts::short;
+use crate::observe::tables::identity::{self, Identity};
 use crate::observe::tables::partitions::Stamp;
 use crate::observe::tables::references::references;
 use crate::observe::tables::relation::{Leaf, Relation, cutoff, find, leaves};
@@ -43,14 +44,35 @@ impl Table {
         self.only.map(|only| format!(" AND {only}")).unwrap_or_default()
     }
 
-    /// Options for a transaction that deletes or drops.
+    /// Options for a transaction that deletes or drops, or compares identities.
     pub fn purging(&self, options: TxOptions) -> TxOptions {
-        if self.only.is_some() { holds::purging(options) } else { options }
+        if self.only.is_some() { holds::purging(options) } else { options.read_committed() }
     }
 
     /// Comes first in such a transaction: what is on hold is so until its end.
     pub async fn keep_holds(&self, tx: &Tx<'_>) -> Result<(), Error> {
         if self.only.is_some() { holds::keep_out(tx).await } else { Ok(()) }
+    }
+
+    /// Locks `leaf`, to delete from it, and compares it and this table with what was looked up.
+    ///
+    /// ROW EXCLUSIVE is the lock that a DELETE takes anyway, and conflicts with RENAME, OWNER TO,
+    /// ALTER COLUMN and DETACH of the leaf.
+    pub async fn bind(&self, tx: &Tx<'_>, leaf: &Identity) -> Result<(), Error> {
+        let root = &self.relation.id;
+        let is_root = leaf.oid == root.oid;
+        if !is_root {
+            self.bind_root(tx).await?;
+        }
+        identity::lock(tx, leaf, "ROW EXCLUSIVE").await?;
+        identity::compare(tx, leaf, (!is_root).then_some(root)).await
+    }
+
+    /// Locks this table and compares it with what was looked up. ACCESS SHARE is the weakest lock
+    /// and conflicts with each statement that could change what is compared.
+    pub async fn bind_root(&self, tx: &Tx<'_>) -> Result<(), Error> {
+        identity::lock(tx, &self.relation.id, "ACCESS SHARE").await?;
+        identity::compare(tx, &self.relation.id, None).await
     }
 }
 
@@ -69,7 +91,7 @@ pub async fn table(
     outcome.column.clone_from(&table.column);
     outcome.cutoff.clone_from(&table.cutoff);
     let options = short(ctx).read_only();
-    let oid = table.relation.oid;
+    let oid = table.relation.id.oid;
     let keys = ctx
         .conn
         .transaction(&options, |tx| Box::pin(async move { references(tx, oid).await }))
@@ -154,9 +176,9 @@ pub async fn look_up_in(tx: &Tx<'_>, target: &Target) -> Result<Table, Error> {
 /// Refuses what cannot be purged safely.
 fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error> {
     let config = |what: String| Err(Error::new(Kind::Sql, what));
-    let name = relation.name();
-    if !matches!(relation.kind, 'r' | 'p') {
-        let kind = match relation.kind {
+    let name = relation.id.name();
+    if !matches!(relation.id.kind, 'r' | 'p') {
+        let kind = match relation.id.kind {
             'v' => "a view",
             'm' => "a materialized view",
             'f' => "a foreign table",
@@ -166,15 +188,15 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
             "{name} is {kind}; only tables can be purged: name the table that holds the rows"
         ));
     }
-    if relation.schema == "information_schema"
-        || relation.schema.starts_with("pg_")
+    if relation.id.schema == "information_schema"
+        || relation.id.schema.starts_with("pg_")
         || relation.temporary
     {
         return config(format!(
             "{name} belongs to the system or to a session; remove it from retention.tables"
         ));
     }
-    let Some(column) = &relation.column else {
+    let Some(column) = &relation.id.column else {
         return match &target.column {
             Some(column) => config(format!("{name} has no column {column}")),
             None => config(format!("{name} is not partitioned by RANGE of one column")),
@@ -189,7 +211,7 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
     if !relation.deletable {
         return Err(Error::new(
             Kind::Permission,
-            format!("needs GRANT SELECT, DELETE ON {} TO {}", relation.quoted(), relation.role),
+            format!("needs GRANT SELECT, DELETE ON {} TO {}", relation.id.quoted(), relation.role),
         ));
     }
     Ok((column.name.clone(), stamp))
@@ -207,10 +229,10 @@ async fn sliceable(
         .transaction(&options, |tx| Box::pin(async move { leaves(tx, roots, &table.column).await }))
         .await?;
     for leaf in &leaves {
-        if leaf.foreign {
+        if leaf.id.kind == 'f' {
             let what = format!(
                 "{} is a foreign table: rows elsewhere are not purged from here",
-                leaf.name()
+                leaf.id.name()
             );
             return Err(Error::new(Kind::Sql, what));
         }
@@ -221,9 +243,9 @@ async fn sliceable(
                 format!(
                     "{} has no usable B-tree index that begins with {column} and is too large ({} MiB) to be read \
                      whole for each slice: CREATE INDEX CONCURRENTLY ON {} ({column})",
-                    leaf.name(),
+                    leaf.id.name(),
                     leaf.size_bytes / (1024 * 1024),
-                    leaf.quoted(),
+                    leaf.id.quoted(),
                 ),
             ));
         }
@@ -237,10 +259,15 @@ async fn verify(
     table: &Table,
     outcome: &mut Outcome,
 ) -> Result<bool, Error> {
-    let options = options(ctx).read_only();
+    let options = table.purging(options(ctx).read_only());
     let oldest = ctx
         .conn
-        .transaction(&options, |tx| Box::pin(async move { slices::oldest(tx, table).await }))
+        .transaction(&options, |tx| {
+            Box::pin(async move {
+                table.bind_root(tx).await?;
+                slices::oldest(tx, table).await
+            })
+        })
         .await?;
     let past = oldest.as_ref().is_some_and(|(_, past)| *past);
     outcome.oldest_left = oldest.map(|(at, _)| at);

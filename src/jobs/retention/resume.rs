@@ -6,6 +6,7 @@ use super::retire::{cut_off, drop_detached, forget};
 use crate::db::Error;
 use crate::jobs::attempts::short;
 use crate::jobs::{Context, partitions};
+use crate::observe::tables::identity::Identity;
 use crate::observe::tables::partitions::{Former, former};
 use crate::store::retirements::{self, Retirement};
 
@@ -17,7 +18,9 @@ pub async fn finish(
 ) -> Result<(), Error> {
     if let Some(partition) = cut_off(ctx, table).await? {
         partitions::finalize(ctx, &table.relation, &partition).await?;
-        outcome.notes.push(format!("an interrupted detach of {} was finished", partition.name()));
+        outcome
+            .notes
+            .push(format!("an interrupted detach of {} was finished", partition.id.name()));
     }
     let options = short(ctx).read_only();
     let announced = ctx
@@ -25,7 +28,7 @@ pub async fn finish(
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let mut announced = Vec::new();
-                for row in retirements::of(tx, table.relation.oid).await? {
+                for row in retirements::of(tx, table.relation.id.oid).await? {
                     let now =
                         former(tx, row.partition, table.stamp, &row.upper, &table.cutoff).await?;
                     announced.push((row, now));
@@ -39,15 +42,16 @@ pub async fn finish(
             Next::Forget => forget(ctx, row.partition).await?,
             Next::Tell(note) => outcome.warn(note),
             // A partition of the trail is detached and dropped at once: this one is out of reach of holds.
-            Next::Drop(name) if table.only.is_some() => {
+            Next::Drop(id) if table.only.is_some() => {
                 outcome.warn(format!(
-                    "{name} was detached to be dropped, which is not done for it; attach or drop it"
+                    "{} was detached to be dropped, which is not done for it; attach or drop it",
+                    id.name()
                 ));
             }
-            Next::Drop(name) => {
-                if drop_detached(ctx, table, row.partition, &row.name, &name).await? {
+            Next::Drop(id) => {
+                if drop_detached(ctx, table, &id).await? {
                     outcome.strategy.insert("partitions");
-                    outcome.partitions.push(name);
+                    outcome.partitions.push(id.name());
                 }
             }
         }
@@ -58,7 +62,7 @@ pub async fn finish(
 /// What an announced partition needs.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
-    Drop(String),
+    Drop(Identity),
     Forget,
     Tell(String),
 }
@@ -66,10 +70,10 @@ enum Next {
 /// Judges what stands where a partition was announced.
 fn next(row: &Retirement, now: Option<&Former>) -> Next {
     let Some(now) = now else { return Next::Forget };
-    if now.quoted != row.name || now.attached {
+    if now.id.quoted() != row.name || now.attached {
         return Next::Forget;
     }
-    let name = &now.name;
+    let name = now.id.name();
     if !row.detached {
         Next::Tell(format!(
             "{name} was to be detached and dropped, a run was cut off, and it stands alone now: perhaps somebody else \
@@ -84,7 +88,7 @@ fn next(row: &Retirement, now: Option<&Former>) -> Next {
             "{name} was detached to be dropped, but its rows are no longer past the cutoff; drop or attach it"
         ))
     } else {
-        Next::Drop(name.clone())
+        Next::Drop(now.id.clone())
     }
 }
 
@@ -100,16 +104,19 @@ mod tests {
             upper: "2001-01-01".to_owned(),
             detached,
         };
-        let now = |quoted: &str, attached, owned, past| {
-            Some(Former {
-                quoted: quoted.to_owned(),
-                name: "s.p".to_owned(),
-                attached,
-                owned,
-                past,
-            })
+        let now = |table: &str, attached, owned, past| {
+            let id = Identity {
+                oid: 7,
+                schema: "s".to_owned(),
+                table: table.to_owned(),
+                kind: 'r',
+                owner: 10,
+                owner_name: "o".to_owned(),
+                column: None,
+            };
+            Some(Former { id, attached, owned, past })
         };
-        let p = "\"s\".\"p\"";
+        let p = "p";
         // (the row says so, what is there now) → wanted
         let table = [
             (true, now(p, false, true, true), "drop"),
@@ -118,7 +125,7 @@ mod tests {
             (true, now(p, false, true, false), "tell"),
             (true, now(p, true, true, true), "forget"),
             (false, now(p, true, true, true), "forget"),
-            (true, now("\"s\".\"kept\"", false, true, true), "forget"),
+            (true, now("kept", false, true, true), "forget"),
             (true, None, "forget"),
         ];
         for (detached, now, wanted) in table {

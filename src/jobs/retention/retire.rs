@@ -13,7 +13,8 @@
 //! ```
 //! With a default partition PostgreSQL refuses CONCURRENTLY; then, where the connection keeps no settings,
 //! and of the audit trail, both steps are one transaction. Nobody renames, attaches or detaches a table between
-//! the look at it and the act: SHARE UPDATE EXCLUSIVE is taken first, beside which others read and write.
+//! the look at it and the act: SHARE UPDATE EXCLUSIVE is taken first, beside which others read and
+//! write, and then its identity is compared.
 //! A partition with rows on hold is left to the slices.
 //!
 //! Every lock is given up after 20 ms and tried again. That holds for the DROP too: where the table
@@ -26,6 +27,7 @@ use super::{Outcome, resume};
 use crate::db::{Error, Kind, Tx};
 use crate::jobs::attempts::{LOCK_TIMEOUT, LockAttempts, short};
 use crate::jobs::{Context, partitions, unfenced};
+use crate::observe::tables::identity::{self, Identity};
 use crate::observe::tables::partitions::{Partition, attached, former, list, pending};
 use crate::store;
 use crate::store::holds;
@@ -47,23 +49,23 @@ pub async fn partitions(
 ) -> Result<Left, Error> {
     if table.relation.key.as_deref() != Some(table.column.as_str()) {
         // Not partitioned, or not by this column: rows of all ages lie everywhere.
-        return Ok(Left::Roots(vec![table.relation.oid]));
+        return Ok(Left::Roots(vec![table.relation.id.oid]));
     }
     resume::finish(ctx, table, outcome).await?;
     let mut roots = Vec::new();
     for partition in &parts(ctx, table).await? {
         if !partition.past {
             if partition.is_default || partition.begins_before {
-                roots.push(partition.oid);
+                roots.push(partition.id.oid);
             }
             continue;
         }
         if !(partition.owned && table.relation.owned) {
             outcome.warn(format!(
                 "{} is wholly past but not owned by this role: its rows are deleted, it is not dropped",
-                partition.name()
+                partition.id.name()
             ));
-            roots.push(partition.oid);
+            roots.push(partition.id.oid);
             continue;
         }
         if ctx.stopping() {
@@ -72,12 +74,12 @@ pub async fn partitions(
         match retire(ctx, table, partition).await? {
             Retired::Gone => {
                 outcome.strategy.insert("partitions");
-                outcome.partitions.push(partition.name());
+                outcome.partitions.push(partition.id.name());
             }
-            Retired::Held => roots.push(partition.oid),
+            Retired::Held => roots.push(partition.id.oid),
             Retired::Changed => {
                 let note = "was detached, renamed or given other bounds by somebody else meanwhile: it is left alone";
-                outcome.notes.push(format!("{} {note}", partition.name()));
+                outcome.notes.push(format!("{} {note}", partition.id.name()));
             }
         }
     }
@@ -104,7 +106,7 @@ async fn retire(
         return detach_and_drop(ctx, table, partition).await;
     }
     let gone = detach_concurrently(ctx, table, partition).await?
-        && drop_detached(ctx, table, partition.oid, &partition.quoted(), &partition.name()).await?;
+        && drop_detached(ctx, table, &partition.id).await?;
     Ok(if gone { Retired::Gone } else { Retired::Changed })
 }
 
@@ -121,7 +123,9 @@ async fn parts(ctx: &mut Context<'_>, table: &Table) -> Result<Vec<Partition>, E
 pub async fn cut_off(ctx: &mut Context<'_>, table: &Table) -> Result<Option<Partition>, Error> {
     let options = short(ctx).read_only();
     ctx.conn
-        .transaction(&options, |tx| Box::pin(async move { pending(tx, table.relation.oid).await }))
+        .transaction(&options, |tx| {
+            Box::pin(async move { pending(tx, table.relation.id.oid).await })
+        })
         .await
 }
 
@@ -133,8 +137,8 @@ async fn detach_concurrently(
 ) -> Result<bool, Error> {
     let alter = format!(
         "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY",
-        table.relation.quoted(),
-        partition.quoted()
+        table.relation.id.quoted(),
+        partition.id.quoted()
     );
     let mut attempts = LockAttempts::new();
     loop {
@@ -145,10 +149,11 @@ async fn detach_concurrently(
         let error = match unfenced::run(ctx, "detach partition", &alter, bound, LOCK_TIMEOUT).await
         {
             Ok(()) => {
-                confirm(ctx, partition.oid).await?;
+                detached_by_oid(ctx, table, partition).await?;
+                confirm(ctx, partition.id.oid).await?;
                 return Ok(true);
             }
-            Err(error) => error.context(partition.name()),
+            Err(error) => error.context(partition.id.name()),
         };
         if error.kind().is_connection() {
             return Err(error);
@@ -156,26 +161,49 @@ async fn detach_concurrently(
         // Where the first of its two transactions was done, FINALIZE does the rest; where not, nothing has
         // happened yet, and what happens to the table from now on is not our doing.
         if let Some(pending) =
-            cut_off(ctx, table).await?.filter(|pending| pending.oid == partition.oid)
+            cut_off(ctx, table).await?.filter(|pending| pending.id.oid == partition.id.oid)
         {
             // Ours for certain, since it is we who saw it begin; whoever finishes it.
-            confirm(ctx, partition.oid).await?;
+            confirm(ctx, partition.id.oid).await?;
             if error.kind() != Kind::LockTimeout {
                 return Err(error);
             }
             partitions::finalize(ctx, &table.relation, &pending).await?;
             return Ok(true);
         }
-        forget(ctx, partition.oid).await?;
+        forget(ctx, partition.id.oid).await?;
         if error.kind() == Kind::LockTimeout {
             // The next announcement looks whether it is still there.
             attempts.after(ctx, error).await?;
-        } else if parts(ctx, table).await?.iter().any(|now| now.oid == partition.oid) {
-            return Err(error);
         } else {
-            return Ok(false);
+            let options = short(ctx).read_only();
+            let unmoved = ctx
+                .conn
+                .transaction(&options, |tx| Box::pin(unmoved(tx, table, partition)))
+                .await?;
+            return if unmoved { Err(error) } else { Ok(false) };
         }
     }
+}
+
+/// Checks that DETACH … CONCURRENTLY took off the partition of this OID. It runs outside any
+/// transaction and by name, so no lock of ours keeps others from exchanging names before it.
+async fn detached_by_oid(
+    ctx: &mut Context<'_>,
+    table: &Table,
+    partition: &Partition,
+) -> Result<(), Error> {
+    let parts = parts(ctx, table).await?;
+    let Some(attached) = parts.iter().find(|now| now.id.oid == partition.id.oid) else {
+        return Ok(());
+    };
+    forget(ctx, partition.id.oid).await?;
+    partition.id.check(&attached.id).map_err(|error| {
+        error.context(format!(
+            "another table named {} was detached instead and is not dropped; attach it again",
+            partition.id.name()
+        ))
+    })
 }
 
 /// Journals the intent. False where the partition is no longer as it was read.
@@ -185,11 +213,11 @@ async fn announce(
     partition: &Partition,
 ) -> Result<bool, Error> {
     let (name, parent, upper) =
-        (partition.quoted(), table.relation.quoted(), partition.upper.as_deref());
+        (partition.id.quoted(), table.relation.id.quoted(), partition.upper.as_deref());
     let intent = &Intent {
-        partition: partition.oid,
+        partition: partition.id.oid,
         partition_name: &name,
-        parent: table.relation.oid,
+        parent: table.relation.id.oid,
         parent_name: &parent,
         upper: upper.unwrap_or_default(),
         run_id: ctx.run_id,
@@ -207,10 +235,21 @@ async fn announce(
     .await
 }
 
-/// Whether the table of this OID is still a partition of that name and wholly past the cutoff.
+/// Whether the table of this OID is still a partition and wholly past the cutoff.
+///
+/// # Errors
+/// [`Kind::Sql`] where it is, but has another name or owner, or where the parent is no longer what
+/// was looked up.
 async fn unmoved(tx: &Tx<'_>, table: &Table, partition: &Partition) -> Result<bool, Error> {
-    let now = attached(tx, &table.relation, table.stamp, &table.cutoff, partition.oid).await?;
-    Ok(now.is_some_and(|now| now.past && !now.detach_pending && now.quoted() == partition.quoted()))
+    identity::compare(tx, &table.relation.id, None).await?;
+    let now = attached(tx, &table.relation, table.stamp, &table.cutoff, partition.id.oid).await?;
+    match now {
+        Some(now) if now.past && !now.detach_pending => {
+            partition.id.check(&now.id)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
 }
 
 async fn confirm(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
@@ -236,14 +275,11 @@ async fn detach_and_drop(
     table: &Table,
     partition: &Partition,
 ) -> Result<Retired, Error> {
-    let (parent, child) = (table.relation.quoted(), &partition.quoted());
+    let (parent, child) = (table.relation.id.quoted(), &partition.id.quoted());
     // No row on hold may arrive after the look for some.
     let mode = if table.only.is_some() { "SHARE ROW EXCLUSIVE" } else { "SHARE UPDATE EXCLUSIVE" };
-    let hold = &format!(
-        "LOCK TABLE ONLY {parent} IN SHARE UPDATE EXCLUSIVE MODE; LOCK TABLE ONLY {child} IN {mode} MODE"
-    );
     let sql = &format!("ALTER TABLE {parent} DETACH PARTITION {child}; DROP TABLE {child}");
-    let (details, resource) = record(ctx, table, &partition.name());
+    let (details, resource) = record(ctx, table, &partition.id.name());
     let (details, resource) = (&details, &resource);
     let mut attempts = LockAttempts::new();
     loop {
@@ -256,7 +292,8 @@ async fn detach_and_drop(
                     if !unmoved(tx, table, partition).await? {
                         return Ok(Retired::Changed);
                     }
-                    tx.batch("hold partition", hold).await?;
+                    identity::lock(tx, &table.relation.id, "SHARE UPDATE EXCLUSIVE").await?;
+                    identity::lock(tx, &partition.id, mode).await?;
                     if !unmoved(tx, table, partition).await? {
                         return Ok(Retired::Changed);
                     }
@@ -278,21 +315,21 @@ async fn detach_and_drop(
     }
 }
 
-/// Drops a table whose detach is confirmed, and its row in the journal. False where the journal no longer allows it.
+/// Drops a table whose detach is confirmed, and its row in the journal. False where the journal no
+/// longer allows it. The parent is not compared: a table that the job detached must not be left
+/// behind because the parent has changed since.
 pub async fn drop_detached(
     ctx: &mut Context<'_>,
     table: &Table,
-    oid: u32,
-    quoted: &str,
-    name: &str,
+    id: &Identity,
 ) -> Result<bool, Error> {
-    let hold = &format!("LOCK TABLE ONLY {quoted} IN SHARE UPDATE EXCLUSIVE MODE");
-    let sql = &format!("DROP TABLE {quoted}");
+    let (oid, name) = (id.oid, &id.name());
+    let sql = &format!("DROP TABLE {}", id.quoted());
     let (details, resource) = record(ctx, table, name);
     let (details, resource) = (&details, &resource);
     let mut attempts = LockAttempts::new();
     loop {
-        let options = short(ctx).lock_timeout(LOCK_TIMEOUT);
+        let options = short(ctx).lock_timeout(LOCK_TIMEOUT).read_committed();
         let done = ctx
             .transaction(&options, |tx| {
                 Box::pin(async move {
@@ -301,12 +338,12 @@ pub async fn drop_detached(
                     }
                     store::audit::record(tx, &event("retention.dropped", resource, details))
                         .await?;
-                    tx.batch("hold partition", hold).await?;
+                    identity::lock(tx, id, "SHARE UPDATE EXCLUSIVE").await?;
+                    identity::compare(tx, id, None).await?;
                     let now = former(tx, oid, table.stamp, &table.cutoff, &table.cutoff).await?;
-                    if !now.is_some_and(|now| !now.attached && now.quoted == quoted) {
-                        let what = format!(
-                            "{name} was attached or renamed by somebody else: it is left alone"
-                        );
+                    if !now.is_some_and(|now| !now.attached) {
+                        let what =
+                            format!("{name} was attached by somebody else: it is left alone");
                         return Err(Error::new(Kind::Sql, what));
                     }
                     tx.batch("drop partition", sql).await?;
@@ -326,5 +363,5 @@ fn record(ctx: &Context<'_>, table: &Table, partition: &str) -> (serde_json::Val
     let details = json!({
         "run_id": ctx.run_id, "column": table.column, "cutoff": table.cutoff, "partition": partition,
     });
-    (details, table.relation.name())
+    (details, table.relation.id.name())
 }

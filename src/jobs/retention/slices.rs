@@ -57,7 +57,7 @@ enum Locked {
 /// How one slice ended.
 enum Sliced {
     Done(Slice),
-    /// Not begun: a hold is being placed or released.
+    /// Not started: a hold is being placed or released, or the table is locked.
     HeldUp(Error),
 }
 
@@ -89,7 +89,7 @@ impl<'t> Slicing<'t> {
             "rows": outcome.rows,
             "oldest_left": outcome.oldest_left,
         });
-        let name = &self.table.relation.name();
+        let name = &self.table.relation.id.name();
         let options = short(ctx);
         ctx.transaction(&options, |tx| {
             Box::pin(async move {
@@ -141,7 +141,7 @@ async fn pass(
         if ctx.time_left().is_zero() {
             let what = format!(
                 "the job's deadline passed with rows left in {}; the next run goes on",
-                leaf.name()
+                leaf.id.name()
             );
             return Err(Error::new(Kind::Timeout, what));
         }
@@ -149,7 +149,9 @@ async fn pass(
         let slice = match slice(ctx, slicing, leaf, &lo, locked).await {
             Ok(Sliced::Done(slice)) => slice,
             Ok(Sliced::HeldUp(error)) => {
-                held_up.get_or_insert_with(LockAttempts::new).after(ctx, error).await?;
+                let attempts = held_up.get_or_insert_with(LockAttempts::new);
+                let waited = attempts.after(ctx, error).await;
+                waited.map_err(|error| error.context(leaf.id.name()))?;
                 continue;
             }
             Err(error)
@@ -164,11 +166,11 @@ async fn pass(
             Err(error) if error.kind() == Kind::LockTimeout => {
                 return Err(error.context(format!(
                     "rows of {} are locked by another transaction",
-                    leaf.name()
+                    leaf.id.name()
                 )));
             }
             Err(error) if error.kind() == Kind::Timeout && slicing.pace.halve() => continue,
-            Err(error) => return Err(error.context(leaf.name())),
+            Err(error) => return Err(error.context(leaf.id.name())),
         };
         (locked, held_up) = (Locked::Wait, None);
         let elapsed = started.elapsed();
@@ -199,7 +201,7 @@ async fn slice(
     let table = slicing.table;
     let rows = slicing.pace.rows();
     let details = json!({ "run_id": ctx.run_id, "column": table.column, "cutoff": table.cutoff });
-    let (name, relation) = (table.relation.name(), leaf.quoted());
+    let (name, relation) = (table.relation.id.name(), leaf.id.quoted());
     let (details, name, relation) = (&details, &name, &relation);
     let announced = slicing.announced;
     let held_up = &AtomicBool::new(false);
@@ -208,6 +210,7 @@ async fn slice(
         Box::pin(async move {
             held_up.store(true, Ordering::Relaxed);
             table.keep_holds(tx).await?;
+            table.bind(tx, &leaf.id).await?;
             held_up.store(false, Ordering::Relaxed);
             let (deleted, next) = delete(tx, table, relation, lo, rows, locked).await?;
             if deleted > 0 && !announced {
@@ -340,7 +343,7 @@ pub async fn oldest(tx: &Tx<'_>, table: &Table) -> Result<Option<(String, bool)>
         only = table.and_only(),
         column = quote_ident(&table.column),
         stamp = table.stamp.sql(),
-        relation = table.relation.quoted(),
+        relation = table.relation.id.quoted(),
     );
     let row = tx.row_opt("read the oldest row", &sql, &[(&table.cutoff, Type::TEXT)]).await?;
     Ok(row.map(|row| (row.get(0), row.get(1))))

@@ -4,6 +4,7 @@
 //! Instants are ISO text in UTC (the caller's transaction sets `datestyle` and `timezone`), not a Rust
 //! type: `infinity`, microseconds and dates before Christ then survive the way there and back.
 
+pub mod identity;
 pub mod partitions;
 pub mod pressure;
 pub mod references;

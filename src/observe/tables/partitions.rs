@@ -2,8 +2,9 @@
 
 use tokio_postgres::types::Type;
 
+use super::identity::{COLUMNS, Identity, WITHOUT_COLUMN};
 use super::relation::Relation;
-use crate::db::{Error, Tx, quote_ident};
+use crate::db::{Error, Tx};
 
 /// The types of a column of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +38,7 @@ impl Stamp {
 /// A direct partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    pub oid: u32,
-    pub schema: String,
-    pub table: String,
+    pub id: Identity,
     pub is_default: bool,
     /// A DETACH CONCURRENTLY was cut off: only FINALIZE moves it now.
     pub detach_pending: bool,
@@ -50,18 +49,6 @@ pub struct Partition {
     pub past: bool,
     /// It may hold rows before the cutoff.
     pub begins_before: bool,
-}
-
-impl Partition {
-    /// `"schema"."table"`, for SQL.
-    pub fn quoted(&self) -> String {
-        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
-    }
-
-    /// `schema.table`, for people.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
-    }
 }
 
 /// The bounds `lo` and `hi` of partition `c`, read from the one place that has them.
@@ -109,7 +96,7 @@ async fn read(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT c.oid, n.nspname::text, c.relname::text, x.expr = 'DEFAULT', i.inhdetachpending,
+        "SELECT {WITHOUT_COLUMN}, x.expr = 'DEFAULT', i.inhdetachpending,
                 pg_has_role(c.relowner, 'USAGE'),
                 CASE WHEN x.expr <> 'DEFAULT' THEN b.hi::text END,
                 x.expr <> 'DEFAULT' AND b.hi <= $2::{stamp},
@@ -124,40 +111,38 @@ async fn read(
         stamp = stamp.sql(),
     );
     let params: [crate::db::Param<'_>; 3] =
-        [(&relation.oid, Type::OID), (&cutoff, Type::TEXT), (&only, Type::OID)];
+        [(&relation.id.oid, Type::OID), (&cutoff, Type::TEXT), (&only, Type::OID)];
     let rows = tx.rows("list partitions", &sql, &params).await?;
     Ok(rows
         .iter()
         .map(|row| Partition {
-            oid: row.get(0),
-            schema: row.get(1),
-            table: row.get(2),
-            is_default: row.get(3),
-            detach_pending: row.get(4),
-            owned: row.get(5),
-            upper: row.get(6),
-            past: row.get(7),
-            begins_before: row.get(8),
+            id: Identity::read(row),
+            is_default: row.get(COLUMNS),
+            detach_pending: row.get(COLUMNS + 1),
+            owned: row.get(COLUMNS + 2),
+            upper: row.get(COLUMNS + 3),
+            past: row.get(COLUMNS + 4),
+            begins_before: row.get(COLUMNS + 5),
         })
         .collect())
 }
 
 /// A partition whose detaching is unfinished, whatever the type of its key.
 pub async fn pending(tx: &Tx<'_>, parent: u32) -> Result<Option<Partition>, Error> {
-    let sql = "
-        SELECT c.oid, n.nspname::text, c.relname::text, pg_has_role(c.relowner, 'USAGE')
+    let sql = format!(
+        "
+        SELECT {WITHOUT_COLUMN}, pg_has_role(c.relowner, 'USAGE')
           FROM pg_inherits i
           JOIN pg_class c ON c.oid = i.inhrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE i.inhparent = $1 AND i.inhdetachpending";
-    let row = tx.row_opt("look for pending detach", sql, &[(&parent, Type::OID)]).await?;
+         WHERE i.inhparent = $1 AND i.inhdetachpending"
+    );
+    let row = tx.row_opt("look for pending detach", &sql, &[(&parent, Type::OID)]).await?;
     Ok(row.map(|row| Partition {
-        oid: row.get(0),
-        schema: row.get(1),
-        table: row.get(2),
+        id: Identity::read(&row),
         is_default: false,
         detach_pending: true,
-        owned: row.get(3),
+        owned: row.get(COLUMNS),
         upper: None,
         past: false,
         begins_before: false,
@@ -190,10 +175,7 @@ pub async fn ahead(tx: &Tx<'_>, schema: &str, table: &str) -> Result<i64, Error>
 /// A table that was a partition once, as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Former {
-    /// `"schema"."table"`, for SQL.
-    pub quoted: String,
-    /// `schema.table`, for people.
-    pub name: String,
+    pub id: Identity,
     /// It is a partition or inherits, be it of another table.
     pub attached: bool,
     pub owned: bool,
@@ -210,7 +192,7 @@ pub async fn former(
     cutoff: &str,
 ) -> Result<Option<Former>, Error> {
     let sql = format!(
-        "SELECT n.nspname::text, c.relname::text,
+        "SELECT {WITHOUT_COLUMN},
                 c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
                 pg_has_role(c.relowner, 'USAGE'),
                 $2::{stamp} <= $3::{stamp}
@@ -221,14 +203,10 @@ pub async fn former(
     );
     let params: [crate::db::Param<'_>; 3] =
         [(&oid, Type::OID), (&upper, Type::TEXT), (&cutoff, Type::TEXT)];
-    Ok(tx.row_opt("look for a detached partition", &sql, &params).await?.map(|row| {
-        let (schema, table): (String, String) = (row.get(0), row.get(1));
-        Former {
-            quoted: format!("{}.{}", quote_ident(&schema), quote_ident(&table)),
-            name: format!("{schema}.{table}"),
-            attached: row.get(2),
-            owned: row.get(3),
-            past: row.get(4),
-        }
+    Ok(tx.row_opt("look for a detached partition", &sql, &params).await?.map(|row| Former {
+        id: Identity::read(&row),
+        attached: row.get(COLUMNS),
+        owned: row.get(COLUMNS + 1),
+        past: row.get(COLUMNS + 2),
     }))
 }

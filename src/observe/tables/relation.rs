@@ -2,17 +2,15 @@
 
 use tokio_postgres::types::Type;
 
+use super::identity::{COLUMNS, Identity, WITH_COLUMN};
 use super::partitions::Stamp;
-use crate::db::{Error, Kind, Tx, quote_ident};
+use crate::db::{Error, Kind, Tx};
 
 /// A relation as the catalog shows it to this role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
-    pub oid: u32,
-    pub schema: String,
-    pub table: String,
-    /// `pg_class.relkind`
-    pub kind: char,
+    /// With the column that was asked for, or else the key.
+    pub id: Identity,
     pub temporary: bool,
     /// Whether this role may act as the owner.
     pub owned: bool,
@@ -24,27 +22,6 @@ pub struct Relation {
     pub key: Option<String>,
     /// Whether it has a default partition.
     pub default_partition: bool,
-    /// The column that was asked for, or else the key.
-    pub column: Option<Column>,
-}
-
-/// A column and its type, as PostgreSQL writes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
-    pub name: String,
-    pub data_type: String,
-}
-
-impl Relation {
-    /// `"schema"."table"`, for SQL.
-    pub fn quoted(&self) -> String {
-        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
-    }
-
-    /// `schema.table`, for people.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
-    }
 }
 
 /// Finds a relation by its exact name, with `column` or else the column of its partition key.
@@ -57,14 +34,14 @@ pub async fn find(
     table: &str,
     column: Option<&str>,
 ) -> Result<Relation, Error> {
-    let sql = "
-        SELECT c.oid, c.relkind::text, c.relpersistence = 't',
+    let sql = format!(
+        "
+        SELECT {WITH_COLUMN},
+               c.relpersistence = 't',
                pg_has_role(c.relowner, 'USAGE'),
                has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'DELETE'),
                k.attname::text,
                coalesce(p.partdefid, 0) <> 0,
-               a.attname::text,
-               format_type(a.atttypid, NULL),
                quote_ident(current_user)
           FROM pg_class c
           JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -73,11 +50,12 @@ pub async fn find(
             ON k.attrelid = c.oid AND k.attnum = p.partattrs[0] AND p.partstrat = 'r' AND p.partnatts = 1
           LEFT JOIN pg_attribute a
             ON a.attrelid = c.oid AND a.attname = coalesce($3, k.attname) AND a.attnum > 0 AND NOT a.attisdropped
-         WHERE n.nspname = $1 AND c.relname = $2";
+         WHERE n.nspname = $1 AND c.relname = $2"
+    );
     let row = tx
         .row_opt(
             "look up table",
-            sql,
+            &sql,
             &[(&schema, Type::TEXT), (&table, Type::TEXT), (&column, Type::TEXT)],
         )
         .await?
@@ -88,20 +66,13 @@ pub async fn find(
             Error::new(Kind::Sql, what)
         })?;
     Ok(Relation {
-        oid: row.get(0),
-        schema: schema.to_owned(),
-        table: table.to_owned(),
-        kind: row.get::<_, String>(1).chars().next().unwrap_or(' '),
-        temporary: row.get(2),
-        owned: row.get(3),
-        deletable: row.get(4),
-        role: row.get(9),
-        key: row.get(5),
-        default_partition: row.get(6),
-        column: row.get::<_, Option<String>>(7).map(|name| Column {
-            name,
-            data_type: row.get::<_, Option<String>>(8).unwrap_or_default(),
-        }),
+        id: Identity::read(&row),
+        temporary: row.get(COLUMNS),
+        owned: row.get(COLUMNS + 1),
+        deletable: row.get(COLUMNS + 2),
+        key: row.get(COLUMNS + 3),
+        default_partition: row.get(COLUMNS + 4),
+        role: row.get(COLUMNS + 5),
     })
 }
 
@@ -118,35 +89,23 @@ pub(in crate::observe) const MAINTAIN_GRANT: &str = "
 /// A table that holds rows itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
-    pub schema: String,
-    pub table: String,
-    pub foreign: bool,
+    /// With the column.
+    pub id: Identity,
     pub size_bytes: i64,
     /// Whether a whole (not partial), usable B-tree index begins with the column.
     pub indexed: bool,
 }
 
-impl Leaf {
-    /// `"schema"."table"`, for SQL.
-    pub fn quoted(&self) -> String {
-        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
-    }
-
-    /// `schema.table`, for people.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
-    }
-}
-
 /// The tables at and beneath these roots, through partitions and inheritance, that hold rows.
 pub async fn leaves(tx: &Tx<'_>, roots: &[u32], column: &str) -> Result<Vec<Leaf>, Error> {
-    let sql = "
+    let sql = format!(
+        "
         WITH RECURSIVE tree (oid) AS (
             SELECT unnest($1::oid[])
             UNION
             SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid WHERE NOT i.inhdetachpending
         )
-        SELECT n.nspname::text, c.relname::text, c.relkind = 'f',
+        SELECT {WITH_COLUMN},
                CASE WHEN c.relkind = 'f' THEN 0 ELSE pg_relation_size(c.oid) END,
                EXISTS (SELECT FROM pg_index i
                          JOIN pg_class x ON x.oid = i.indexrelid
@@ -157,20 +116,21 @@ pub async fn leaves(tx: &Tx<'_>, roots: &[u32], column: &str) -> Result<Vec<Leaf
           FROM tree
           JOIN pg_class c ON c.oid = tree.oid
           JOIN pg_namespace n ON n.oid = c.relnamespace
+          LEFT JOIN pg_attribute a
+            ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
          WHERE c.relkind <> 'p'
-         ORDER BY n.nspname, c.relname";
+         ORDER BY n.nspname, c.relname"
+    );
     let rows = tx
-        .rows("look up tables beneath", sql, &[(&roots, Type::OID_ARRAY), (&column, Type::TEXT)])
+        .rows("look up tables beneath", &sql, &[(&roots, Type::OID_ARRAY), (&column, Type::TEXT)])
         .await?;
     Ok(rows
         .iter()
         .map(|row| Leaf {
-            schema: row.get(0),
-            table: row.get(1),
-            foreign: row.get(2),
+            id: Identity::read(row),
             // NULL when it was dropped a moment ago.
-            size_bytes: row.get::<_, Option<i64>>(3).unwrap_or_default(),
-            indexed: row.get(4),
+            size_bytes: row.get::<_, Option<i64>>(COLUMNS).unwrap_or_default(),
+            indexed: row.get(COLUMNS + 1),
         })
         .collect())
 }
