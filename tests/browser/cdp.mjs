@@ -12,11 +12,28 @@ export class Browser {
   static async start() {
     const browser = new Browser();
     browser.profile = await mkdtemp(join(tmpdir(), "page-test-"));
-    const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions", "--disable-background-networking",
-      "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe", `--user-data-dir=${browser.profile}`, "about:blank"];
-    browser.process = spawn(CHROMIUM, flags, { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"], detached: true });
+    const flags = [
+      "--headless=new",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-dev-shm-usage",
+      "--no-first-run",
+      "--disable-extensions",
+      "--disable-background-networking",
+      "--mute-audio",
+      "--hide-scrollbars",
+      "--remote-debugging-pipe",
+      `--user-data-dir=${browser.profile}`,
+      "about:blank",
+    ];
+    browser.process = spawn(CHROMIUM, flags, {
+      stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
+      detached: true,
+    });
     browser.ended = new Promise((resolve) => browser.process.once("exit", resolve));
-    browser.process.once("error", (error) => browser.fail(new Error(`${CHROMIUM}: ${error.message}`)));
+    browser.process.once("error", (error) =>
+      browser.fail(new Error(`${CHROMIUM}: ${error.message}`)),
+    );
     browser.ended.then(() => browser.fail(new Error("the browser ended")));
     browser.listen();
     return browser;
@@ -98,7 +115,9 @@ export class Browser {
   kill() {
     try {
       process.kill(-this.process.pid, "SIGKILL");
-    } catch { /* it has ended */ }
+    } catch {
+      /* it has ended */
+    }
   }
 }
 
@@ -114,9 +133,24 @@ export class Page {
   async begin() {
     const on = (method, call) => this.browser.on(this.sessionId, method, call);
     // `network` entries tell that an answer was a refusal: wanted in some tests, so they say their status.
-    on("Log.entryAdded", ({ entry }) => entry.level === "error" && this.problems.push({ kind: entry.source, text: `${entry.text} ${entry.url ?? ""}` }));
-    on("Runtime.consoleAPICalled", ({ type, args }) => ["error", "assert", "warning"].includes(type) && this.problems.push({ kind: "console", text: args.map((arg) => arg.value ?? arg.description).join(" ") }));
-    on("Runtime.exceptionThrown", ({ exceptionDetails: { text, exception } }) => this.problems.push({ kind: "exception", text: exception?.description ?? text }));
+    on(
+      "Log.entryAdded",
+      ({ entry }) =>
+        entry.level === "error" &&
+        this.problems.push({ kind: entry.source, text: `${entry.text} ${entry.url ?? ""}` }),
+    );
+    on(
+      "Runtime.consoleAPICalled",
+      ({ type, args }) =>
+        ["error", "assert", "warning"].includes(type) &&
+        this.problems.push({
+          kind: "console",
+          text: args.map((arg) => arg.value ?? arg.description).join(" "),
+        }),
+    );
+    on("Runtime.exceptionThrown", ({ exceptionDetails: { text, exception } }) =>
+      this.problems.push({ kind: "exception", text: exception?.description ?? text }),
+    );
     on("Page.javascriptDialogOpening", () => {
       this.dialogs += 1;
       this.send("Page.handleJavaScriptDialog", { accept: false }).catch(() => {});
@@ -135,8 +169,16 @@ export class Page {
   }
 
   async eval(expression) {
-    const { result, exceptionDetails } = await this.send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true, userGesture: true });
-    if (exceptionDetails) throw new Error(`${expression}: ${exceptionDetails.exception?.description ?? exceptionDetails.text}`);
+    const { result, exceptionDetails } = await this.send("Runtime.evaluate", {
+      expression,
+      awaitPromise: true,
+      returnByValue: true,
+      userGesture: true,
+    });
+    if (exceptionDetails)
+      throw new Error(
+        `${expression}: ${exceptionDetails.exception?.description ?? exceptionDetails.text}`,
+      );
     return result.value;
   }
 
@@ -144,7 +186,9 @@ export class Page {
   async until(expression, what, ms = 15000) {
     const end = Date.now() + ms;
     for (;;) {
-      const value = await this.eval(expression).catch((error) => (/context|navigat/i.test(error.message) ? null : Promise.reject(error)));
+      const value = await this.eval(expression).catch((error) =>
+        /context|navigat/i.test(error.message) ? null : Promise.reject(error),
+      );
       if (value) return value;
       if (Date.now() > end) throw new Error(`waited ${ms / 1000} s for ${what}`);
       await new Promise((done) => setTimeout(done, 150));
@@ -155,35 +199,56 @@ export class Page {
     const found = JSON.stringify(selector);
     await this.until(`document.querySelector(${found}) !== null`, selector);
     await this.eval(`document.querySelector(${found}).scrollIntoView({ block: "center" })`);
-    const box = await this.eval(`(() => { const { x, y, width, height } = document.querySelector(${found}).getBoundingClientRect(); return { x: x + width / 2, y: y + height / 2 }; })()`);
+    const box = await this.eval(
+      `(() => { const { x, y, width, height } = document.querySelector(${found}).getBoundingClientRect(); return { x: x + width / 2, y: y + height / 2 }; })()`,
+    );
     const event = { ...box, button: "left", clickCount: 1 };
     await this.send("Input.dispatchMouseEvent", { type: "mousePressed", ...event });
     await this.send("Input.dispatchMouseEvent", { type: "mouseReleased", ...event });
   }
 
   async type(selector, text) {
-    await this.eval(`document.querySelector(${JSON.stringify(selector)}).focus(), document.querySelector(${JSON.stringify(selector)}).select()`);
+    await this.eval(
+      `document.querySelector(${JSON.stringify(selector)}).focus(), document.querySelector(${JSON.stringify(selector)}).select()`,
+    );
     await this.send("Input.insertText", { text });
   }
 
-  async key(key, code = key, windowsVirtualKeyCode = { Tab: 9, Enter: 13, Escape: 27, ArrowLeft: 37 }[key]) {
+  async key(
+    key,
+    code = key,
+    windowsVirtualKeyCode = { Tab: 9, Enter: 13, Escape: 27, ArrowLeft: 37 }[key],
+  ) {
     const event = { key, code, windowsVirtualKeyCode, text: key === "Enter" ? "\r" : undefined };
     await this.send("Input.dispatchKeyEvent", { type: "keyDown", ...event });
     await this.send("Input.dispatchKeyEvent", { type: "keyUp", ...event });
   }
 
   async size(width, height = 900) {
-    await this.send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: false });
+    await this.send("Emulation.setDeviceMetricsOverride", {
+      width,
+      height,
+      deviceScaleFactor: 1,
+      mobile: false,
+    });
   }
 
   async scheme(value) {
-    await this.send("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value }] });
+    await this.send("Emulation.setEmulatedMedia", {
+      features: [{ name: "prefers-color-scheme", value }],
+    });
   }
 
   async screenshot(full = true) {
-    const { cssContentSize: { width, height } } = await this.send("Page.getLayoutMetrics");
+    const {
+      cssContentSize: { width, height },
+    } = await this.send("Page.getLayoutMetrics");
     const clip = { x: 0, y: 0, width, height: Math.min(height, 6000), scale: 1 };
-    const { data } = await this.send("Page.captureScreenshot", { format: "png", captureBeyondViewport: full, ...(full ? { clip } : {}) });
+    const { data } = await this.send("Page.captureScreenshot", {
+      format: "png",
+      captureBeyondViewport: full,
+      ...(full ? { clip } : {}),
+    });
     return Buffer.from(data, "base64");
   }
 }

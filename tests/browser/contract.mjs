@@ -10,11 +10,13 @@ export function watch() {
   const silent = /^(then|toJSON|length|\d+)$/;
   const watched = (it, path) => {
     if (it === null || typeof it !== "object") return it;
-    if (!seen.has(it)) seen.set(it, new Proxy(it, { get: (target, name) => read(target, name, path) }));
+    if (!seen.has(it))
+      seen.set(it, new Proxy(it, { get: (target, name) => read(target, name, path) }));
     return seen.get(it);
   };
   const read = (target, name, path) => {
-    if (typeof name === "symbol" || silent.test(name)) return watched(Reflect.get(target, name), path);
+    if (typeof name === "symbol" || silent.test(name))
+      return watched(Reflect.get(target, name), path);
     if (!(name in target)) missed.set(`${path.join(".")}/${name}`, { name, path });
     const value = Reflect.get(target, name);
     return Object.hasOwn(target, name) ? watched(value, [...path, name]) : value;
@@ -29,10 +31,15 @@ export function watch() {
 
 /** What was read in vain and is no field of that answer, by the document. */
 export function wrong(missed, document) {
-  return missed.filter(({ name, path: [asked, ...inside] }) => {
-    const at = inside.reduce((shapes, part) => (shapes ? below(shapes, part, document) : null), answers(asked, document));
-    return at !== null && below(at, name, document)?.length === 0;
-  }).map(({ name, path }) => `${path.join(".")} has no ${name}`);
+  return missed
+    .filter(({ name, path: [asked, ...inside] }) => {
+      const at = inside.reduce(
+        (shapes, part) => (shapes ? below(shapes, part, document) : null),
+        answers(asked, document),
+      );
+      return at !== null && below(at, name, document)?.length === 0;
+    })
+    .map(({ name, path }) => `${path.join(".")} has no ${name}`);
 }
 
 /** The shapes of all answers of an address. */
@@ -40,16 +47,26 @@ function answers(asked, document) {
   const matches = (path) => new RegExp(`^${path.replace(/\{[^}]+\}/g, "[^/]+")}$`).test(asked);
   const found = Object.entries(document.paths).filter(([path]) => matches(path));
   // What has a name of its own goes before what is a parameter.
-  const [, methods] = found.sort(([one], [other]) => one.split("{").length - other.split("{").length)[0] ?? [];
+  const [, methods] =
+    found.sort(([one], [other]) => one.split("{").length - other.split("{").length)[0] ?? [];
   if (!methods) throw new Error(`the document has no ${asked}`);
-  const contents = Object.values(methods).flatMap(({ responses }) => Object.values(responses ?? {})).flatMap(({ content }) => Object.values(content ?? {}));
+  const contents = Object.values(methods)
+    .flatMap(({ responses }) => Object.values(responses ?? {}))
+    .flatMap(({ content }) => Object.values(content ?? {}));
   return contents.flatMap(({ schema }) => shapesOf(schema, document));
 }
 
 /** What a schema is made of: references followed, choices taken apart, lists by what they hold. */
 function shapesOf(schema, document) {
   if (schema === undefined) return [];
-  if (schema.$ref) return shapesOf(schema.$ref.slice(2).split("/").reduce((at, name) => at[name], document), document);
+  if (schema.$ref)
+    return shapesOf(
+      schema.$ref
+        .slice(2)
+        .split("/")
+        .reduce((at, name) => at[name], document),
+      document,
+    );
   const several = [schema.anyOf, schema.oneOf, schema.allOf].flatMap((list) => list ?? []);
   if (several.length > 0) return several.flatMap((one) => shapesOf(one, document));
   return schema.items ? shapesOf(schema.items, document) : [schema];
@@ -57,10 +74,14 @@ function shapesOf(schema, document) {
 
 /** The shapes of a field, none if there is no such field; null where anything may be. */
 function below(shapes, name, document) {
-  const open = (shape) => !shape.properties && !shape.additionalProperties && (!shape.type || [shape.type].flat().includes("object"));
+  const open = (shape) =>
+    !shape.properties &&
+    !shape.additionalProperties &&
+    (!shape.type || [shape.type].flat().includes("object"));
   if (shapes.some(open)) return null;
   return shapes.flatMap(({ properties, additionalProperties }) => {
-    const field = properties && Object.hasOwn(properties, name) ? properties[name] : additionalProperties;
+    const field =
+      properties && Object.hasOwn(properties, name) ? properties[name] : additionalProperties;
     return field ? shapesOf(field, document) : [];
   });
 }

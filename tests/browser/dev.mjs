@@ -8,23 +8,41 @@ import { createServer, request } from "node:http";
 import { extname } from "node:path";
 
 const PAGE = new URL("../../src/http/page/", import.meta.url);
-const TYPES = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml" };
+const TYPES = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".svg": "image/svg+xml",
+};
 // As in src/http/page.rs.
-const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY =
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const { PORT = "8499", DAEMON = "http://127.0.0.1:8432" } = process.env;
 
 async function file(name, answer) {
   const content = await readFile(new URL(name, PAGE)).catch(() => null);
-  answer.writeHead(content ? 200 : 404, { "Content-Type": TYPES[extname(name)] ?? "text/plain", "Content-Security-Policy": POLICY, "Cache-Control": "no-store" });
+  answer.writeHead(content ? 200 : 404, {
+    "Content-Type": TYPES[extname(name)] ?? "text/plain",
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-store",
+  });
   answer.end(content ?? "no such file");
 }
 
 function pass(asked, answer) {
-  const onward = request(new URL(asked.url, DAEMON), { method: asked.method, headers: { ...asked.headers, host: new URL(DAEMON).host } }, (given) => {
-    answer.writeHead(given.statusCode, given.headers);
-    given.pipe(answer);
-  });
-  onward.on("error", (error) => answer.writableEnded || answer.headersSent ? answer.destroy() : answer.writeHead(502).end(error.message));
+  const onward = request(
+    new URL(asked.url, DAEMON),
+    { method: asked.method, headers: { ...asked.headers, host: new URL(DAEMON).host } },
+    (given) => {
+      answer.writeHead(given.statusCode, given.headers);
+      given.pipe(answer);
+    },
+  );
+  onward.on("error", (error) =>
+    answer.writableEnded || answer.headersSent
+      ? answer.destroy()
+      : answer.writeHead(502).end(error.message),
+  );
   answer.on("close", () => onward.destroy());
   asked.pipe(onward);
 }

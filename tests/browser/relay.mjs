@@ -8,7 +8,10 @@ const [port, path] = process.argv.slice(2);
 
 const server = createServer((near) => {
   const far = connect(path);
-  for (const [one, other] of [[near, far], [far, near]]) {
+  for (const [one, other] of [
+    [near, far],
+    [far, near],
+  ]) {
     one.on("error", () => other.destroy());
     one.on("close", () => other.destroy());
     one.pipe(other);

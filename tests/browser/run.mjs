@@ -31,7 +31,8 @@ if (!BASE || !TOKEN) {
 }
 
 const shell = (command) => promisify(execFile)("/bin/sh", ["-c", command], { timeout: COMMAND_MS });
-const text = (selector) => `(document.querySelector(${JSON.stringify(selector)})?.textContent ?? "")`;
+const text = (selector) =>
+  `(document.querySelector(${JSON.stringify(selector)})?.textContent ?? "")`;
 const has = (selector) => `document.querySelector(${JSON.stringify(selector)}) !== null`;
 const row = (job) => `#job-list tr[data-key="${job}"]`;
 
@@ -51,18 +52,26 @@ async function step(name, work) {
 
 /** Everything that a browser complained of, but answers that were refusals on purpose. */
 function complaints(page, allowed = []) {
-  return page.problems.filter(({ kind, text: said }) => kind !== "network" || !allowed.some((status) => said.includes(`status of ${status}`)));
+  return page.problems.filter(
+    ({ kind, text: said }) =>
+      kind !== "network" || !allowed.some((status) => said.includes(`status of ${status}`)),
+  );
 }
 
 async function go(page, view) {
   await page.click(`#views a[href^="#${view}"]`);
-  await page.until(`${has(`#views a[href^="#${view}"][aria-current]`)} && ${has("#content .panel")}`, `the view ${view}`);
+  await page.until(
+    `${has(`#views a[href^="#${view}"][aria-current]`)} && ${has("#content .panel")}`,
+    `the view ${view}`,
+  );
 }
 
 async function noOverflow(page, width) {
   await page.size(width);
   await page.until(`innerWidth === ${width}`, "the new width");
-  const [over, who] = await page.eval(`[document.documentElement.scrollWidth - innerWidth, [...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, pre")).slice(0, 3).map((e) => e.tagName + "." + e.className).join(", ")]`);
+  const [over, who] = await page.eval(
+    `[document.documentElement.scrollWidth - innerWidth, [...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, pre")).slice(0, 3).map((e) => e.tagName + "." + e.className).join(", ")]`,
+  );
   insist(over <= 0, `at ${width} px the page is ${over} px too wide (${who})`);
 }
 
@@ -97,7 +106,7 @@ async function tabTo(page, selector, what, most = 80) {
 }
 
 async function signIn(page, token) {
-  if (!await page.eval(has("#sign-in-dialog[open]"))) await page.click("#sign-in");
+  if (!(await page.eval(has("#sign-in-dialog[open]")))) await page.click("#sign-in");
   await page.until(has("#sign-in-dialog[open]"), "the sign-in");
   await page.type("#token", token);
   await page.click("#sign-in-send");
@@ -106,10 +115,19 @@ async function signIn(page, token) {
 async function openView(page) {
   await page.size(1440);
   await page.open(BASE);
-  await page.until(`${has("#overall")} && ${has("#component-list tbody tr")}`, "the status and the components without a token");
+  await page.until(
+    `${has("#overall")} && ${has("#component-list tbody tr")}`,
+    "the status and the components without a token",
+  );
   const status = await page.eval("document.querySelector('#overall').dataset.status");
-  insist(["healthy", "degraded"].includes(status), `the database is to be well before the test, and is ${status}`);
-  insist(/Sign in/.test(await page.eval(text("#content"))), "the page does not say what a sign-in shows");
+  insist(
+    ["healthy", "degraded"].includes(status),
+    `the database is to be well before the test, and is ${status}`,
+  );
+  insist(
+    /Sign in/.test(await page.eval(text("#content"))),
+    "the page does not say what a sign-in shows",
+  );
   await new Promise((done) => setTimeout(done, 1000));
   insist(page.problems.length === 0, `the browser complains: ${JSON.stringify(page.problems)}`);
 }
@@ -117,31 +135,61 @@ async function openView(page) {
 async function wrongToken(page) {
   await signIn(page, "not-a-token-of-this-daemon");
   await page.until(`/not valid/.test(${text("#sign-in-said")})`, "a readable refusal");
-  insist(await page.eval("localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null"), "a refused token was stored");
+  insist(
+    await page.eval(
+      "localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null",
+    ),
+    "a refused token was stored",
+  );
 }
 
 async function rightToken(page) {
   await signIn(page, TOKEN);
   await page.until(has("#sign-out"), "to be signed in");
-  insist(await page.eval("localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null"), "the token is stored although that was not asked for");
+  insist(
+    await page.eval(
+      "localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null",
+    ),
+    "the token is stored although that was not asked for",
+  );
 }
 
 async function liveData(page) {
-  await page.until(has(".stage.line .line, .stage.line .dot"), "points in the chart of response times", 40e3);
+  await page.until(
+    has(".stage.line .line, .stage.line .dot"),
+    "points in the chart of response times",
+    40e3,
+  );
   await page.until(has(".stage.strip .level"), "the strip of statuses");
-  insist(await page.eval("document.querySelectorAll('#component-list tbody tr').length >= 8"), "components are missing");
+  insist(
+    await page.eval("document.querySelectorAll('#component-list tbody tr').length >= 8"),
+    "components are missing",
+  );
   await page.eval("document.querySelector('.stage.line').focus()");
   await page.key("ArrowLeft");
-  await page.until("/average/.test(document.querySelector('.stage.line').closest('figure').querySelector('output').textContent)", "a value read out by the keyboard", 3000);
-  await page.eval("document.querySelector('.stage.line').closest('figure').querySelector('summary').click()");
-  await page.until("document.querySelectorAll('figure details[open] tbody tr').length > 0", "the chart as a table");
+  await page.until(
+    "/average/.test(document.querySelector('.stage.line').closest('figure').querySelector('output').textContent)",
+    "a value read out by the keyboard",
+    3000,
+  );
+  await page.eval(
+    "document.querySelector('.stage.line').closest('figure').querySelector('summary').click()",
+  );
+  await page.until(
+    "document.querySelectorAll('figure details[open] tbody tr').length > 0",
+    "the chart as a table",
+  );
   await go(page, "tables");
   await page.until(has("#table-list tbody tr"), "tables", 30e3);
 }
 
 async function runVacuum(page) {
   await go(page, "jobs");
-  await page.until(has(`${row("vacuum")} [data-act=run]:not([aria-disabled])`), "the job vacuum", 30e3);
+  await page.until(
+    has(`${row("vacuum")} [data-act=run]:not([aria-disabled])`),
+    "the job vacuum",
+    30e3,
+  );
   await page.click(`${row("vacuum")} [data-act=run]`);
   await page.until(`/vacuum succeeded/.test(${text("#notes")})`, "vacuum to succeed", RUN_MS);
   await page.until(`/succeeded/.test(${text(row("vacuum"))})`, "the list to show that");
@@ -164,8 +212,14 @@ async function searchAudit(page) {
   await page.until(has("#audit-form [name=action]"), "the search");
   await page.type("#audit-form [name=action]", "job.run");
   await page.click("#audit-search");
-  await page.until("document.querySelectorAll('#event-list tbody tr').length > 0 && [...document.querySelectorAll('#event-list tbody tr code')].every((e) => e.textContent === 'job.run')", "events of job.run only");
-  insist(/vacuum/.test(await page.eval(text("#event-list tbody tr"))), "the newest event is not the run of vacuum");
+  await page.until(
+    "document.querySelectorAll('#event-list tbody tr').length > 0 && [...document.querySelectorAll('#event-list tbody tr code')].every((e) => e.textContent === 'job.run')",
+    "events of job.run only",
+  );
+  insist(
+    /vacuum/.test(await page.eval(text("#event-list tbody tr"))),
+    "the newest event is not the run of vacuum",
+  );
   await page.click("#event-list tbody tr [aria-expanded=false]");
   await page.until(has("#event-list .more .below"), "the event's details");
 }
@@ -176,11 +230,22 @@ async function optimize(page) {
   await page.until(has("#optimize-form [name=tables]"), "the form");
   await page.type("#optimize-form [name=tables]", "public.worn");
   await page.click("#optimize-form [type=submit]");
-  await page.until(`${has("#optimize-apply")} && /public.worn/.test(${text("#optimize table")})`, "the plan of a dry run", 30e3);
+  await page.until(
+    `${has("#optimize-apply")} && /public.worn/.test(${text("#optimize table")})`,
+    "the plan of a dry run",
+    30e3,
+  );
   await page.click("#optimize-apply");
   await page.click("#confirm");
-  await page.until(`/succeeded/.test(${text("#optimize")}) && /public.worn/.test(${text("#optimize")})`, "what was done to the table", RUN_MS);
-  insist(!await page.eval(has("#optimize-apply")), "a plan that was carried out is still to be applied");
+  await page.until(
+    `/succeeded/.test(${text("#optimize")}) && /public.worn/.test(${text("#optimize")})`,
+    "what was done to the table",
+    RUN_MS,
+  );
+  insist(
+    !(await page.eval(has("#optimize-apply"))),
+    "a plan that was carried out is still to be applied",
+  );
 }
 
 async function cancelRun(page) {
@@ -208,7 +273,10 @@ async function noScroll(page) {
     await page.size(1440);
     await go(page, view);
     await new Promise((done) => setTimeout(done, 500));
-    insist(await page.eval("document.querySelectorAll('h1').length") === 1, `the view ${view} is to have one h1`);
+    insist(
+      (await page.eval("document.querySelectorAll('h1').length")) === 1,
+      `the view ${view} is to have one h1`,
+    );
     for (const width of WIDTHS) {
       await noOverflow(page, width);
       await nothingCutOff(page, width);
@@ -232,8 +300,13 @@ async function keepsTheContract(page) {
   const found = async () => wrong(await page.eval("missedFields()"), document);
   const before = await found();
   insist(before.length === 0, `the page reads what the API does not send: ${before.join("; ")}`);
-  await page.eval("fetch('health/').then((answer) => answer.json()).then((health) => health.planted_by_the_test)");
-  insist((await found()).some((one) => one.includes("planted_by_the_test")), "a name that is wrong is not found");
+  await page.eval(
+    "fetch('health/').then((answer) => answer.json()).then((health) => health.planted_by_the_test)",
+  );
+  insist(
+    (await found()).some((one) => one.includes("planted_by_the_test")),
+    "a name that is wrong is not found",
+  );
 }
 
 async function keyboard(page) {
@@ -247,24 +320,47 @@ async function outage(page) {
   await go(page, "overview");
   await page.eval("globalThis.notReloaded = true");
   await shell(BREAK_CMD);
-  await page.until(`${has("#banner-outage")} && document.querySelector("#overall").dataset.status === "unhealthy"`, "the outage to be told", OUTAGE_MS);
-  insist(/cannot be reached.*since/s.test(await page.eval(text("#banner-outage"))), "the banner does not say since when");
+  await page.until(
+    `${has("#banner-outage")} && document.querySelector("#overall").dataset.status === "unhealthy"`,
+    "the outage to be told",
+    OUTAGE_MS,
+  );
+  insist(
+    /cannot be reached.*since/s.test(await page.eval(text("#banner-outage"))),
+    "the banner does not say since when",
+  );
   insist(await page.eval(has("#component-list tbody tr")), "the components are gone");
   await page.until(`/cannot be reached/.test(${text("#wrong")})`, "what is wrong");
   await shots(page, "outage");
   // What was measured lately is still shown, with its age; what only the database knows says why it is not.
   await go(page, "tables");
-  await page.until(`/Measured .* ago/.test(${text("#tables")})`, "the tables as measured before", 30e3);
+  await page.until(
+    `/Measured .* ago/.test(${text("#tables")})`,
+    "the tables as measured before",
+    30e3,
+  );
   await go(page, "migrations");
-  await page.until(`/database is away/.test(${text("#content")})`, "the migrations to say why they are not told", 30e3);
+  await page.until(
+    `/database is away/.test(${text("#content")})`,
+    "the migrations to say why they are not told",
+    30e3,
+  );
   for (const width of WIDTHS) await noOverflow(page, width);
   await page.size(1440);
 }
 
 async function recovery(page) {
   await shell(MEND_CMD);
-  await page.until(`!${has("#banner-outage")} && document.querySelector("#overall").dataset.status !== "unhealthy"`, "the recovery to be told", RECOVERY_MS);
-  await page.until(`!/database is away/.test(${text("#content")})`, "migrations to be told again by themselves", 60e3);
+  await page.until(
+    `!${has("#banner-outage")} && document.querySelector("#overall").dataset.status !== "unhealthy"`,
+    "the recovery to be told",
+    RECOVERY_MS,
+  );
+  await page.until(
+    `!/database is away/.test(${text("#content")})`,
+    "migrations to be told again by themselves",
+    60e3,
+  );
   insist(await page.eval("globalThis.notReloaded === true"), "the page was reloaded");
 }
 

@@ -40,7 +40,19 @@ function address(path, query) {
   return url;
 }
 
-async function send(path, { method = "GET", query, body, accept = "application/json", prefer, signal, as = token, timeout = TIMEOUT_MS } = {}) {
+async function send(
+  path,
+  {
+    method = "GET",
+    query,
+    body,
+    accept = "application/json",
+    prefer,
+    signal,
+    as = token,
+    timeout = TIMEOUT_MS,
+  } = {},
+) {
   const headers = { Accept: accept };
   if (as) headers.Authorization = `Bearer ${as}`;
   if (prefer) headers.Prefer = prefer;
@@ -54,14 +66,21 @@ async function send(path, { method = "GET", query, body, accept = "application/j
   signal?.addEventListener("abort", stop);
   try {
     const answer = await fetch(address(path, query), {
-      method, headers, body: body === undefined ? undefined : JSON.stringify(body),
-      signal: late.signal, cache: "no-store", redirect: "error", credentials: "same-origin",
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal: late.signal,
+      cache: "no-store",
+      redirect: "error",
+      credentials: "same-origin",
     });
     readClock(answer);
     return answer;
   } catch (error) {
     if (signal?.aborted) throw error;
-    const why = late.signal.aborted ? `no answer within ${timeout / 1000} s` : "the connection failed";
+    const why = late.signal.aborted
+      ? `no answer within ${timeout / 1000} s`
+      : "the connection failed";
     throw new ApiError({ code: "unreachable", detail: `pgsteward does not answer: ${why}` });
   } finally {
     clearTimeout(timer);
@@ -71,7 +90,9 @@ async function send(path, { method = "GET", query, body, accept = "application/j
 
 // crypto.randomUUID exists in secure contexts only, and this page is often plain HTTP inside a cluster.
 function randomKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+    byte.toString(16).padStart(2, "0"),
+  ).join("");
 }
 
 function readClock(answer) {
@@ -85,9 +106,17 @@ async function problem(answer, used) {
   // No JSON: a proxy's page, most likely.
   const body = await answer.json().catch(() => null);
   const code = body?.code ?? (answer.status >= 502 ? "unreachable" : `http_${answer.status}`);
-  const detail = body?.detail ?? body?.title ?? `the answer was ${answer.status} ${answer.statusText}`;
+  const detail =
+    body?.detail ?? body?.title ?? `the answer was ${answer.status} ${answer.statusText}`;
   const retryAfter = Number(answer.headers.get("Retry-After")) || null;
-  const error = new ApiError({ status: answer.status, code, detail, requestId: body?.request_id ?? null, retryAfter, body });
+  const error = new ApiError({
+    status: answer.status,
+    code,
+    detail,
+    requestId: body?.request_id ?? null,
+    retryAfter,
+    body,
+  });
   if (answer.status === 401 && used !== null && used === token) {
     useToken(null, false);
     refused(error);
@@ -105,12 +134,17 @@ export async function request(path, options = {}) {
   try {
     return await answer.json();
   } catch {
-    throw new ApiError({ status: answer.status, code: "unreadable", detail: "the answer is not JSON: is this address pgsteward's?" });
+    throw new ApiError({
+      status: answer.status,
+      code: "unreadable",
+      detail: "the answer is not JSON: is this address pgsteward's?",
+    });
   }
 }
 
 export const get = (path, query, signal) => request(path, { query, signal });
-export const post = (path, query, body = {}) => request(path, { method: "POST", query, body, timeout: 60000 });
+export const post = (path, query, body = {}) =>
+  request(path, { method: "POST", query, body, timeout: 60000 });
 
 /** An answer that comes piece by piece, until its end or the caller's. */
 async function* pieces(path, options) {
@@ -137,11 +171,22 @@ async function* pieces(path, options) {
 export async function follow(id, query, signal, seen) {
   const decoder = new TextDecoder();
   let text = "";
-  for await (const piece of pieces(`runs/${encodeURIComponent(id)}/events`, { query, accept: "text/event-stream", signal })) {
-    const events = (text + decoder.decode(piece, { stream: true }).replaceAll("\r", "")).split("\n\n");
+  for await (const piece of pieces(`runs/${encodeURIComponent(id)}/events`, {
+    query,
+    accept: "text/event-stream",
+    signal,
+  })) {
+    const events = (text + decoder.decode(piece, { stream: true }).replaceAll("\r", "")).split(
+      "\n\n",
+    );
     text = events.pop();
     for (const event of events) {
-      const field = (name) => event.split("\n").filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trim()).join("\n");
+      const field = (name) =>
+        event
+          .split("\n")
+          .filter((line) => line.startsWith(`${name}:`))
+          .map((line) => line.slice(name.length + 1).trim())
+          .join("\n");
       if (field("event") === "run") seen(JSON.parse(field("data")));
       if (field("event") === "end") return;
     }
@@ -152,10 +197,20 @@ export async function follow(id, query, signal, seen) {
 export async function exportAs(type, query, signal) {
   const parts = [];
   let size = 0;
-  for await (const piece of pieces("health/audit", { query, accept: type, signal, timeout: 60000 })) {
+  for await (const piece of pieces("health/audit", {
+    query,
+    accept: type,
+    signal,
+    timeout: 60000,
+  })) {
     parts.push(piece);
     size += piece.length;
-    if (size > EXPORT_BYTES) throw new ApiError({ code: "too_large", detail: "the export is larger than a page should hold; narrow the search, or use `pgsteward audit export`" });
+    if (size > EXPORT_BYTES)
+      throw new ApiError({
+        code: "too_large",
+        detail:
+          "the export is larger than a page should hold; narrow the search, or use `pgsteward audit export`",
+      });
   }
   return new Blob(parts, { type });
 }

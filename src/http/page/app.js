@@ -29,17 +29,27 @@ const ctx = {
   can: (role) => (RANK[ctx.who?.role] ?? 0) >= RANK[role],
   role: () => ctx.who?.role ?? null,
   /** Why somebody may not, or null: for buttons. */
-  lacks: (role) => (ctx.can(role) ? null : ctx.who ? `needs the role ${role}; yours is ${ctx.who.role}` : `needs a sign-in as ${role}`),
+  lacks: (role) =>
+    ctx.can(role)
+      ? null
+      : ctx.who
+        ? `needs the role ${role}; yours is ${ctx.who.role}`
+        : `needs a sign-in as ${role}`,
   query: (more) => ({ target: ctx.target, ...more }),
   rerender: schedule,
-  go: (changes) => { location.hash = hashOf({ ...place(), ...changes }); },
+  go: (changes) => {
+    location.hash = hashOf({ ...place(), ...changes });
+  },
   /** A link's: to a view, or to one row (`at`) of its table. */
   address: (changes) => `#${hashOf({ ...place(), at: null, ...changes })}`,
   /** Whether pgsteward itself does not answer. */
   lost: () => reachable.since !== null,
   /** The components as they were when they could be measured. */
   kept: new Map(),
-  notify, confirm, signIn, failed,
+  notify,
+  confirm,
+  signIn,
+  failed,
 };
 
 let view = null;
@@ -49,8 +59,15 @@ let sought = null;
 
 // ---- what is asked for all the time
 
-const health = new Poll((signal) => get("health/", {}, signal), HEALTH_MS, onHealth, { patient: false });
-const database = new Poll((signal) => get("health/database", ctx.query(), signal), HEALTH_MS, onDatabase, { patient: false });
+const health = new Poll((signal) => get("health/", {}, signal), HEALTH_MS, onHealth, {
+  patient: false,
+});
+const database = new Poll(
+  (signal) => get("health/database", ctx.query(), signal),
+  HEALTH_MS,
+  onDatabase,
+  { patient: false },
+);
 ctx.health = health;
 ctx.database = database;
 
@@ -59,14 +76,18 @@ function onHealth() {
   if (lost && !reachable.since) reachable = { since: health.at ?? Date.now() };
   if (!lost) reachable = { since: null };
   const names = Object.keys(health.data?.targets ?? {});
-  if (names.length > 0 && !names.includes(ctx.target)) choose(names.includes(place().target) ? place().target : names[0]);
+  if (names.length > 0 && !names.includes(ctx.target))
+    choose(names.includes(place().target) ? place().target : names[0]);
   announce();
   schedule();
 }
 
 function onDatabase() {
   const { data, error } = database;
-  if (!error) for (const part of data.components) if (part.reason !== "not_measured") ctx.kept.set(part.name, { ...part, last: data.checked_at });
+  if (!error)
+    for (const part of data.components)
+      if (part.reason !== "not_measured")
+        ctx.kept.set(part.name, { ...part, last: data.checked_at });
   schedule();
 }
 
@@ -104,11 +125,18 @@ function watch() {
 function place() {
   const [name, query] = location.hash.slice(1).split("?");
   const params = new URLSearchParams(query);
-  return { view: Object.hasOwn(VIEWS, name) ? name : "overview", target: params.get("target"), range: params.get("range"), at: params.get("at") };
+  return {
+    view: Object.hasOwn(VIEWS, name) ? name : "overview",
+    target: params.get("target"),
+    range: params.get("range"),
+    at: params.get("at"),
+  };
 }
 
 function hashOf({ view: name, target, range, at: key }) {
-  const params = new URLSearchParams(Object.entries({ target, range, at: key }).filter(([, value]) => value));
+  const params = new URLSearchParams(
+    Object.entries({ target, range, at: key }).filter(([, value]) => value),
+  );
   return `${name}${params.size ? `?${params}` : ""}`;
 }
 
@@ -156,13 +184,33 @@ function draw() {
   patch(at("version"), [health.data?.version ?? ""]);
   patch(at("chooser"), chooser());
   patch(at("tools"), tools());
-  patch(at("views"), Object.keys(VIEWS).filter((name) => !ctx.who || ctx.can("viewer") || OWN.includes(name) || name === here).map((name) =>
-    h("a", { key: name, href: ctx.address({ view: name }), "aria-current": here === name ? "page" : null }, capital(name))));
+  patch(
+    at("views"),
+    Object.keys(VIEWS)
+      .filter((name) => !ctx.who || ctx.can("viewer") || OWN.includes(name) || name === here)
+      .map((name) =>
+        h(
+          "a",
+          {
+            key: name,
+            href: ctx.address({ view: name }),
+            "aria-current": here === name ? "page" : null,
+          },
+          capital(name),
+        ),
+      ),
+  );
   patch(at("status"), [...banners(), bar()]);
-  patch(at("content"), [h("h1", { key: "title", class: "unseen" }, `${title}${ctx.target ? ` of ${ctx.target}` : ""}`),
-    view && health.data ? view.render() : health.error ? h("p", { class: "muted", key: "nothing" }, "Nothing is known before pgsteward answers.") : loading()]);
+  patch(at("content"), [
+    h("h1", { key: "title", class: "unseen" }, `${title}${ctx.target ? ` of ${ctx.target}` : ""}`),
+    view && health.data
+      ? view.render()
+      : health.error
+        ? h("p", { class: "muted", key: "nothing" }, "Nothing is known before pgsteward answers.")
+        : loading(),
+  ]);
   document.body.classList.toggle("lost", ctx.lost());
-  document.title = `${ctx.lost() ? "no answer" : is ? standsBy() ? "stands by" : is.status : "…"} · ${title} · ${ctx.target ?? ""} · pgsteward`;
+  document.title = `${ctx.lost() ? "no answer" : is ? (standsBy() ? "stands by" : is.status) : "…"} · ${title} · ${ctx.target ?? ""} · pgsteward`;
   scrollers();
   seek();
 }
@@ -170,7 +218,12 @@ function draw() {
 /** What scrolls sideways is reached by keys, and shows that it goes on. */
 function scrollers() {
   for (const place of document.querySelectorAll("main .scroll:not(.tall)")) {
-    if (place.scrollWidth > place.clientWidth + 1) Object.assign(place, { tabIndex: 0, role: "group", ariaLabel: place.querySelector("caption")?.textContent ?? "Table" });
+    if (place.scrollWidth > place.clientWidth + 1)
+      Object.assign(place, {
+        tabIndex: 0,
+        role: "group",
+        ariaLabel: place.querySelector("caption")?.textContent ?? "Table",
+      });
   }
 }
 
@@ -187,20 +240,59 @@ function seek() {
 
 function chooser() {
   const names = Object.keys(health.data?.targets ?? {});
-  if (names.length < 2) return [ctx.target && h("span", { class: "target", title: "the database that is shown" }, ctx.target)];
-  return [h("label", {}, h("span", { class: "unseen" }, "Database"), h("select", { id: "target", value: ctx.target, onchange: (event) => ctx.go({ target: event.target.value }) },
-    names.map((name) => h("option", { value: name }, `${name}${health.data.targets[name].status === "healthy" ? "" : ` (${health.data.targets[name].status})`}`))))];
+  if (names.length < 2)
+    return [
+      ctx.target && h("span", { class: "target", title: "the database that is shown" }, ctx.target),
+    ];
+  return [
+    h(
+      "label",
+      {},
+      h("span", { class: "unseen" }, "Database"),
+      h(
+        "select",
+        {
+          id: "target",
+          value: ctx.target,
+          onchange: (event) => ctx.go({ target: event.target.value }),
+        },
+        names.map((name) =>
+          h(
+            "option",
+            { value: name },
+            `${name}${health.data.targets[name].status === "healthy" ? "" : ` (${health.data.targets[name].status})`}`,
+          ),
+        ),
+      ),
+    ),
+  ];
 }
 
 function tools() {
   const theme = document.documentElement.dataset.theme ?? "auto";
   const next = { auto: "light", light: "dark", dark: "auto" }[theme];
   const person = ctx.who
-    ? [h("span", { class: "who", title: `signed in as ${ctx.who.actor}` }, `${ctx.who.actor} · ${ctx.who.role}`), button("Sign out", leave, { id: "sign-out" })]
+    ? [
+        h(
+          "span",
+          { class: "who", title: `signed in as ${ctx.who.actor}` },
+          `${ctx.who.actor} · ${ctx.who.role}`,
+        ),
+        button("Sign out", leave, { id: "sign-out" }),
+      ]
     : button("Sign in", signIn, { kind: "main", id: "sign-in" });
   return [
-    button(zone(), () => keep("clock", clock.utc ? "local" : "utc"), { kind: "quiet", id: "clock", title: `Times are shown in this zone; change to ${clock.utc ? "this machine's" : "UTC"}`, "aria-label": `Times are in ${zone()}; change` }),
-    button(`Theme: ${theme}`, () => keep("theme", next), { kind: "quiet", id: "theme", "aria-label": `Theme: ${theme}; change to ${next}` }),
+    button(zone(), () => keep("clock", clock.utc ? "local" : "utc"), {
+      kind: "quiet",
+      id: "clock",
+      title: `Times are shown in this zone; change to ${clock.utc ? "this machine's" : "UTC"}`,
+      "aria-label": `Times are in ${zone()}; change`,
+    }),
+    button(`Theme: ${theme}`, () => keep("theme", next), {
+      kind: "quiet",
+      id: "theme",
+      "aria-label": `Theme: ${theme}; change to ${next}`,
+    }),
     person,
   ];
 }
@@ -210,18 +302,54 @@ function outage() {
   const is = current();
   const reach = is?.components.connectivity;
   if (ctx.lost()) {
-    return ["lost", "pgsteward does not answer", null, reachable.since, `${health.error.status ? `A proxy answered ${health.error.status}. ` : ""}What is shown is of then. It is tried again every few seconds.`];
+    return [
+      "lost",
+      "pgsteward does not answer",
+      null,
+      reachable.since,
+      `${health.error.status ? `A proxy answered ${health.error.status}. ` : ""}What is shown is of then. It is tried again every few seconds.`,
+    ];
   }
   if (reach?.status !== "unhealthy") return null;
-  return ["outage", `The database ${ctx.target} cannot be reached`, words(reach.reason), reach.since, "Health and what is kept in memory go on below; what needs the database says so, and comes back by itself."];
+  return [
+    "outage",
+    `The database ${ctx.target} cannot be reached`,
+    words(reach.reason),
+    reach.since,
+    "Health and what is kept in memory go on below; what needs the database says so, and comes back by itself.",
+  ];
 }
 
 function banners() {
   const is = current();
-  if (health.error && !ctx.lost()) return [h("div", { key: "error", class: "banner bad" }, prose(explain(health.error, null, { again: true })))];
-  if (ctx.lost() && !is) return [h("div", { key: "lost", class: "banner bad", id: "banner-lost" }, h("strong", {}, "pgsteward does not answer."), " It is tried again every few seconds.")];
+  if (health.error && !ctx.lost())
+    return [
+      h(
+        "div",
+        { key: "error", class: "banner bad" },
+        prose(explain(health.error, null, { again: true })),
+      ),
+    ];
+  if (ctx.lost() && !is)
+    return [
+      h(
+        "div",
+        { key: "lost", class: "banner bad", id: "banner-lost" },
+        h("strong", {}, "pgsteward does not answer."),
+        " It is tried again every few seconds.",
+      ),
+    ];
   if (is?.stale && !outage()) {
-    return [h("div", { key: "stale", class: "banner warn", id: "banner-stale" }, h("strong", {}, "The last measurement is too old to be believed."), " It was taken ", ago(is.checked_at), ".")];
+    return [
+      h(
+        "div",
+        { key: "stale", class: "banner warn", id: "banner-stale" },
+        h("strong", {}, "The last measurement is too old to be believed."),
+        " It was taken ",
+        ago(is.checked_at),
+        ".",
+      ),
+    ];
   }
   return [];
 }
@@ -233,30 +361,75 @@ function bar() {
   const is = current();
   if (!is) return null;
   const out = outage();
-  const { server, observer, observed_by: holder, paused } = database.data?.target === ctx.target ? database.data : {};
-  const measured = new Date(now() - ((is.age_seconds ?? 0) * 1000 + (health.at ? Date.now() - health.at : 0)));
+  const {
+    server,
+    observer,
+    observed_by: holder,
+    paused,
+  } = database.data?.target === ctx.target ? database.data : {};
+  const measured = new Date(
+    now() - ((is.age_seconds ?? 0) * 1000 + (health.at ? Date.now() - health.at : 0)),
+  );
   const facts = [
     ["Measured", is.age_seconds == null ? "not yet" : ago(measured)],
     ["Response", millis(is.response_ms)],
     server && ["PostgreSQL", `${server.version}, ${server.in_recovery ? "standby" : "primary"}`],
-    observer !== undefined && ["This instance", observer ? "runs the jobs" : holder ? "stands by" : "does not observe"],
+    observer !== undefined && [
+      "This instance",
+      observer ? "runs the jobs" : holder ? "stands by" : "does not observe",
+    ],
   ].filter(Boolean);
   const level = out ? "unhealthy" : standsBy() ? "unknown" : is.status;
-  return h("div", { key: "bar", class: `bar ${level}`, id: "overall", "data-status": is.status, "data-reason": is.reason ?? "" },
+  return h(
+    "div",
+    {
+      key: "bar",
+      class: `bar ${level}`,
+      id: "overall",
+      "data-status": is.status,
+      "data-reason": is.reason ?? "",
+    },
     out ? trouble(out) : h("div", { class: "verdict" }, verdict(is, level, holder)),
-    paused && h("div", { id: "all-paused" }, status("paused", "jobs paused"), muted(` by ${paused.by}`)),
-    h("dl", {}, facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown)))));
+    paused &&
+      h("div", { id: "all-paused" }, status("paused", "jobs paused"), muted(` by ${paused.by}`)),
+    h(
+      "dl",
+      {},
+      facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown))),
+    ),
+  );
 }
 
 function verdict(is, level, holder) {
   const alone = Object.keys(is.components).length === 1 ? "as far as the connection goes" : null;
-  const [name, because, since] = standsBy() ? ["stands by", holder ? `judged by ${holder}` : "no instance judges the database"] : [is.status, is.status === "healthy" ? alone : words(is.reason ?? ""), is.since];
-  return [status(level, name), because && h("strong", {}, because), since && muted("since ", brief(since), " (", lasting(since), ")")];
+  const [name, because, since] = standsBy()
+    ? ["stands by", holder ? `judged by ${holder}` : "no instance judges the database"]
+    : [is.status, is.status === "healthy" ? alone : words(is.reason ?? ""), is.since];
+  return [
+    status(level, name),
+    because && h("strong", {}, because),
+    since && muted("since ", brief(since), " (", lasting(since), ")"),
+  ];
 }
 
 /** An outage is told once, in place of the verdict. */
 function trouble([kind, what, reason, since, meanwhile]) {
-  return h("div", { class: "trouble", id: `banner-${kind}` }, h("p", {}, status("unhealthy", what), reason && ` (${reason})`, " since ", brief(since), " (", lasting(since), "). "), h("p", { class: "muted" }, meanwhile));
+  return h(
+    "div",
+    { class: "trouble", id: `banner-${kind}` },
+    h(
+      "p",
+      {},
+      status("unhealthy", what),
+      reason && ` (${reason})`,
+      " since ",
+      brief(since),
+      " (",
+      lasting(since),
+      "). ",
+    ),
+    h("p", { class: "muted" }, meanwhile),
+  );
 }
 
 // ---- what a person prefers, for as long as the tab lives
@@ -278,12 +451,23 @@ function prefer() {
 // ---- notices and questions
 
 function notify(text, kind = "", stay = false, act = null) {
-  const note = h("div", { class: `notice ${kind}` }, h("span", {}, prose(text)), act, button("Dismiss", () => note.remove(), { kind: "quiet", "aria-label": `Dismiss: ${text.slice(0, 60)}` }));
+  const note = h(
+    "div",
+    { class: `notice ${kind}` },
+    h("span", {}, prose(text)),
+    act,
+    button("Dismiss", () => note.remove(), {
+      kind: "quiet",
+      "aria-label": `Dismiss: ${text.slice(0, 60)}`,
+    }),
+  );
   at("notes").append(note);
   while (at("notes").children.length > NOTES) at("notes").firstChild.remove();
   if (stay) return note;
   let timer;
-  const leave = () => { timer = setTimeout(() => note.remove(), kind === "bad" ? NOTE_MS * 2 : NOTE_MS); };
+  const leave = () => {
+    timer = setTimeout(() => note.remove(), kind === "bad" ? NOTE_MS * 2 : NOTE_MS);
+  };
   // Not while somebody reads it.
   note.onpointerenter = note.onfocusin = () => clearTimeout(timer);
   note.onpointerleave = note.onfocusout = leave;
@@ -306,10 +490,37 @@ function confirm({ title, content, act, danger = false, read = () => true }) {
       answer = read();
       dialog.close();
     };
-    const dialog = h("dialog", { "aria-labelledby": "question", onclose: () => { dialog.remove(); resolve(answer); } },
-      h("h2", { id: "question" }, title), h("form", { method: "dialog", onsubmit: submit }, content,
-        h("div", { class: "buttons" }, button("Cancel", () => dialog.close(), { autofocus: danger }),
-          h("button", { type: "submit", class: danger ? "main danger" : "main", id: "confirm", autofocus: !danger }, act))));
+    const dialog = h(
+      "dialog",
+      {
+        "aria-labelledby": "question",
+        onclose: () => {
+          dialog.remove();
+          resolve(answer);
+        },
+      },
+      h("h2", { id: "question" }, title),
+      h(
+        "form",
+        { method: "dialog", onsubmit: submit },
+        content,
+        h(
+          "div",
+          { class: "buttons" },
+          button("Cancel", () => dialog.close(), { autofocus: danger }),
+          h(
+            "button",
+            {
+              type: "submit",
+              class: danger ? "main danger" : "main",
+              id: "confirm",
+              autofocus: !danger,
+            },
+            act,
+          ),
+        ),
+      ),
+    );
     document.body.append(dialog);
     dialog.showModal();
   });
@@ -319,8 +530,20 @@ function confirm({ title, content, act, danger = false, read = () => true }) {
 
 async function signIn() {
   const said = h("p", { class: "said", role: "alert", id: "sign-in-said" });
-  const hint = h("p", { class: "muted" }, prose("A token is made on the server with `pgsteward token new NAME --role viewer`."));
-  const token = h("input", { type: "password", id: "token", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "sign-in-said", autofocus: true });
+  const hint = h(
+    "p",
+    { class: "muted" },
+    prose("A token is made on the server with `pgsteward token new NAME --role viewer`."),
+  );
+  const token = h("input", {
+    type: "password",
+    id: "token",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    "aria-describedby": "sign-in-said",
+    autofocus: true,
+  });
   const tab = h("input", { type: "checkbox", id: "keep" });
   const send = h("button", { type: "submit", class: "main", id: "sign-in-send" }, "Sign in");
   const submit = async (event) => {
@@ -340,12 +563,25 @@ async function signIn() {
     }
     send.disabled = false;
   };
-  const dialog = h("dialog", { id: "sign-in-dialog", "aria-labelledby": "sign-in-title", onclose: () => dialog.remove() },
+  const dialog = h(
+    "dialog",
+    { id: "sign-in-dialog", "aria-labelledby": "sign-in-title", onclose: () => dialog.remove() },
     h("h2", { id: "sign-in-title" }, "Sign in"),
-    h("form", { method: "dialog", onsubmit: submit },
+    h(
+      "form",
+      { method: "dialog", onsubmit: submit },
       h("label", { class: "field" }, h("span", {}, "Token"), token),
-      h("label", { class: "check" }, tab, h("span", {}, "Keep for this tab (until it is closed)")), said, hint,
-      h("div", { class: "buttons" }, button("Cancel", () => dialog.close()), send)));
+      h("label", { class: "check" }, tab, h("span", {}, "Keep for this tab (until it is closed)")),
+      said,
+      hint,
+      h(
+        "div",
+        { class: "buttons" },
+        button("Cancel", () => dialog.close()),
+        send,
+      ),
+    ),
+  );
   document.body.append(dialog);
   dialog.showModal();
   // Asked without a token: whether there is any, and whether one is needed at all.
@@ -354,7 +590,8 @@ async function signIn() {
     dialog.close();
     became(who);
   } catch (error) {
-    if (error.code === "no_credentials_configured") said.replaceChildren(...[prose(explain(error))].flat());
+    if (error.code === "no_credentials_configured")
+      said.replaceChildren(...[prose(explain(error))].flat());
   }
 }
 
@@ -393,7 +630,14 @@ function expired(error) {
   schedule();
   if (!had) return;
   const again = button("Sign in", signIn, { kind: "main" });
-  notify(error.status === 401 ? "Signed out: your token is no longer accepted. It expired, or was removed." : `Signed out: ${explain(error)}`, "bad expired", true, again);
+  notify(
+    error.status === 401
+      ? "Signed out: your token is no longer accepted. It expired, or was removed."
+      : `Signed out: ${explain(error)}`,
+    "bad expired",
+    true,
+    again,
+  );
   again.focus();
 }
 

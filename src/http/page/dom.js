@@ -21,8 +21,10 @@ function build(element, props, children) {
     if (value == null || value === false) continue;
     if (name.startsWith("on")) (element.handlers ??= {})[name] = element[name] = value;
     else if (name === "key") element.key = String(value);
-    else if (name === "css") for (const [property, to] of Object.entries(value)) element.style.setProperty(property, to);
-    else if (name === "value" || name === "checked") element.pending = { ...element.pending, [name]: value };
+    else if (name === "css")
+      for (const [property, to] of Object.entries(value)) element.style.setProperty(property, to);
+    else if (name === "value" || name === "checked")
+      element.pending = { ...element.pending, [name]: value };
     else element.setAttribute(name, value === true ? "" : value);
   }
   append(element, children);
@@ -47,7 +49,9 @@ export function slot(key, content) {
 
 /** Makes `parent`'s children equal to `nodes`. */
 export function patch(parent, nodes) {
-  const wanted = [nodes].flat(Infinity).filter((node) => node != null && node !== false)
+  const wanted = [nodes]
+    .flat(Infinity)
+    .filter((node) => node != null && node !== false)
     .map((node) => (node instanceof Node ? node : document.createTextNode(String(node))));
   const keys = new Set(wanted.map((node) => node.key));
   const keyed = new Map();
@@ -60,7 +64,10 @@ export function patch(parent, nodes) {
   let at = parent.firstChild;
   for (const node of wanted) {
     const candidate = node.key != null ? keyed.get(node.key) : at;
-    const match = candidate && candidate.key === node.key && candidate.nodeName === node.nodeName ? candidate : null;
+    const match =
+      candidate && candidate.key === node.key && candidate.nodeName === node.nodeName
+        ? candidate
+        : null;
     if (!match) {
       parent.insertBefore(node, at);
       fill(node);
@@ -79,7 +86,8 @@ export function patch(parent, nodes) {
 
 function fill(node) {
   if (!(node instanceof Element)) return;
-  for (const place of [node, ...node.querySelectorAll(".slot")]) if (place.content) place.append(place.content);
+  for (const place of [node, ...node.querySelectorAll(".slot")])
+    if (place.content) place.append(place.content);
 }
 
 function align(old, node) {
@@ -92,7 +100,8 @@ function align(old, node) {
     return;
   }
   attributes(old, node);
-  for (const name of Object.keys({ ...old.handlers, ...node.handlers })) old[name] = node.handlers?.[name] ?? null;
+  for (const name of Object.keys({ ...old.handlers, ...node.handlers }))
+    old[name] = node.handlers?.[name] ?? null;
   old.handlers = node.handlers;
   patch(old, [...node.childNodes]);
   if (node.pending && old !== document.activeElement) Object.assign(old, node.pending);
@@ -104,7 +113,8 @@ function attributes(old, node) {
     if (name !== "open" && name !== "style" && !node.hasAttribute(name)) old.removeAttribute(name);
   }
   for (const { name, value } of node.attributes) {
-    if (name !== "style" && name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (name !== "style" && name !== "open" && old.getAttribute(name) !== value)
+      old.setAttribute(name, value);
   }
   // Through CSSOM: the attribute itself is inline style to a content security policy.
   if (old.style.cssText !== node.style.cssText) old.style.cssText = node.style.cssText;

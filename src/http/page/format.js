@@ -33,13 +33,21 @@ export function millis(value) {
   return value < 59950 ? `${(value / 1000).toFixed(1)} s` : span(value / 1000);
 }
 
-const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+const UNITS = [
+  [86400, "d"],
+  [3600, "h"],
+  [60, "min"],
+  [1, "s"],
+];
 
 /** A duration in two units at most, the second one while the first is small. */
 export function span(seconds) {
   if (seconds == null) return NOTHING;
   const whole = Math.max(0, Math.round(seconds));
-  const at = Math.max(0, UNITS.findIndex(([size]) => whole >= size));
+  const at = Math.max(
+    0,
+    UNITS.findIndex(([size]) => whole >= size),
+  );
   if (whole === 0) return "0 s";
   const [[size, unit], [less, smaller] = []] = UNITS.slice(at);
   const [first, second] = [Math.floor(whole / size), less ? Math.floor((whole % size) / less) : 0];
@@ -51,7 +59,8 @@ export function percent(share, digits = 0) {
   return share > 0 && share < 0.005 ? "<1 %" : `${(share * 100).toFixed(digits)} %`;
 }
 
-export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
+export const plural = (count, one, many = `${one}s`) =>
+  `${number(count)} ${count === 1 ? one : many}`;
 
 /** `idle_in_transaction` → `idle in transaction`. */
 export const words = (name) => String(name).replaceAll("_", " ");
@@ -70,7 +79,14 @@ const made = new Map();
 export function instant(at, style = "full") {
   if (style === "full") return `${instant(at, "date")}, ${instant(at, "time")} ${offset(at)}`;
   const name = `${style} ${clock.utc}`;
-  if (!made.has(name)) made.set(name, new Intl.DateTimeFormat("en-GB", { ...styles[style], ...(clock.utc ? { timeZone: "UTC" } : {}) }));
+  if (!made.has(name))
+    made.set(
+      name,
+      new Intl.DateTimeFormat("en-GB", {
+        ...styles[style],
+        ...(clock.utc ? { timeZone: "UTC" } : {}),
+      }),
+    );
   return made.get(name).format(new Date(at));
 }
 
@@ -104,7 +120,11 @@ function distance(at) {
 export function ago(at) {
   if (at == null) return h("span", { class: "muted" }, NOTHING);
   const iso = new Date(at).toISOString();
-  return h("time", { datetime: iso, "data-ago": "", title: `${instant(at)} (${iso})` }, distance(at));
+  return h(
+    "time",
+    { datetime: iso, "data-ago": "", title: `${instant(at)} (${iso})` },
+    distance(at),
+  );
 }
 
 /** An instant as such. */
@@ -133,15 +153,20 @@ const SHOWN = 50;
 
 // What is known to be a field of the daemon's, so that its name can be made readable. Any other name may
 // be a table's or a column's, and stays as it is.
-const FIELDS = new Set(`failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run longest_wait max_connections mxid_age not_permitted
+const FIELDS = new Set(
+  `failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run longest_wait max_connections mxid_age not_permitted
   oldest_idle_in_transaction oldest_left oldest_prepared oldest_transaction refreshed_at replay_lag_seconds response_ms retained_bytes rows_deleted
-  since_success_seconds started_at unsealed_seconds unseen_sessions wal_status xid_age`.split(/\s+/));
+  since_success_seconds started_at unsealed_seconds unseen_sessions wal_status xid_age`.split(
+    /\s+/,
+  ),
+);
 const IDS = /(^|_)(id|pid|xid|oid|xmin|num|seal)$/;
 
 function scalar(name, value) {
   if (value == null) return NOTHING;
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "string") return INSTANT.test(value) && !Number.isNaN(Date.parse(value)) ? when(value) : value;
+  if (typeof value === "string")
+    return INSTANT.test(value) && !Number.isNaN(Date.parse(value)) ? when(value) : value;
   if (IDS.test(name)) return String(value);
   if (/(^|_)ms$/.test(name)) return millis(value);
   if (/(^|_)seconds$/.test(name)) return span(value);
@@ -149,7 +174,8 @@ function scalar(name, value) {
   return number(value);
 }
 
-const label = (name) => (FIELDS.has(name) ? words(name.replace(/_(ms|seconds|bytes|at)$/, "")) : name);
+const label = (name) =>
+  FIELDS.has(name) ? words(name.replace(/_(ms|seconds|bytes|at)$/, "")) : name;
 const isRecord = (it) => it != null && typeof it === "object" && !Array.isArray(it);
 const rest = (count) => count > SHOWN && h("p", { class: "muted" }, `and ${count - SHOWN} more`);
 
@@ -160,21 +186,64 @@ export function value(it, name = "", depth = 0) {
   const items = Array.isArray(it) ? it : Object.entries(it);
   if (items.length === 0) return h("span", { class: "muted" }, "none");
   if (Array.isArray(it)) {
-    if (it.every(isRecord)) return records(it.map((row) => [null, row]), depth);
-    return h("ul", { class: "plain" }, it.slice(0, SHOWN).map((item) => h("li", {}, value(item, name, depth + 1))), rest(it.length));
+    if (it.every(isRecord))
+      return records(
+        it.map((row) => [null, row]),
+        depth,
+      );
+    return h(
+      "ul",
+      { class: "plain" },
+      it.slice(0, SHOWN).map((item) => h("li", {}, value(item, name, depth + 1))),
+      rest(it.length),
+    );
   }
-  if (items.every(([, item]) => isRecord(item) && Object.keys(item).length > 0)) return records(items, depth);
-  return h("dl", { class: "facts" }, items.slice(0, SHOWN).map(([key, item]) =>
-    h("div", {}, h("dt", {}, label(key) || "(all)"), h("dd", {}, value(item, key, depth + 1)))), rest(items.length));
+  if (items.every(([, item]) => isRecord(item) && Object.keys(item).length > 0))
+    return records(items, depth);
+  return h(
+    "dl",
+    { class: "facts" },
+    items
+      .slice(0, SHOWN)
+      .map(([key, item]) =>
+        h("div", {}, h("dt", {}, label(key) || "(all)"), h("dd", {}, value(item, key, depth + 1))),
+      ),
+    rest(items.length),
+  );
 }
 
 function records(rows, depth) {
   const columns = [...new Set(rows.flatMap(([, row]) => Object.keys(row)))];
   const named = rows.some(([name]) => name != null);
-  return h("div", { class: "scroll" }, h("table", { class: "small" },
-    h("thead", {}, h("tr", {}, named && h("th", { scope: "col" }, "object"), columns.map((c) => h("th", { scope: "col" }, label(c))))),
-    h("tbody", {}, rows.slice(0, SHOWN).map(([name, row]) => h("tr", {},
-      named && h("th", { scope: "row" }, name),
-      columns.map((c) => h("td", {}, c in row ? value(row[c], c, depth + 1) : ""))))),
-  ), rest(rows.length));
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: "small" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          named && h("th", { scope: "col" }, "object"),
+          columns.map((c) => h("th", { scope: "col" }, label(c))),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.slice(0, SHOWN).map(([name, row]) =>
+          h(
+            "tr",
+            {},
+            named && h("th", { scope: "row" }, name),
+            columns.map((c) => h("td", {}, c in row ? value(row[c], c, depth + 1) : "")),
+          ),
+        ),
+      ),
+    ),
+    rest(rows.length),
+  );
 }

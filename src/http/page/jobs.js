@@ -3,7 +3,22 @@
 import { get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, brief, millis, now, number, when, words } from "./format.js";
-import { aside, button, explain, field, flip, loading, muted, opener, panel, prose, refusal, small, status, table } from "./parts.js";
+import {
+  aside,
+  button,
+  explain,
+  field,
+  flip,
+  loading,
+  muted,
+  opener,
+  panel,
+  prose,
+  refusal,
+  small,
+  status,
+  table,
+} from "./parts.js";
 import { Poll } from "./poll.js";
 import { Watches, because, details, did, fault, isOver, progress } from "./runs.js";
 
@@ -28,7 +43,15 @@ export function jobs(ctx) {
     return data;
   };
   const list = new Poll(load, EVERY, () => {
-    for (const job of list.data?.jobs ?? []) if (job.running) watches.add(job.running.id, { job: job.name, state: "running", started_at: job.running.since, instance: job.running.instance, actor: job.running.actor });
+    for (const job of list.data?.jobs ?? [])
+      if (job.running)
+        watches.add(job.running.id, {
+          job: job.name,
+          state: "running",
+          started_at: job.running.since,
+          instance: job.running.instance,
+          actor: job.running.actor,
+        });
     ctx.rerender();
   });
   const opened = new Map();
@@ -43,7 +66,16 @@ export function jobs(ctx) {
     },
     render() {
       look(state, of);
-      return [panel(ctx, { id: "jobs", title: "Jobs", poll: list, actions: list.data && whole(state), about: about(state), body: () => body(state) })];
+      return [
+        panel(ctx, {
+          id: "jobs",
+          title: "Jobs",
+          poll: list,
+          actions: list.data && whole(state),
+          about: about(state),
+          body: () => body(state),
+        }),
+      ];
     },
   };
 }
@@ -54,24 +86,55 @@ function look(state, of) {
   const away = list.data?.source === "memory";
   const old = away && kept?.of === of ? kept : null;
   Object.assign(state, {
-    away, old, shown: old?.data ?? list.data, unknown: away && !old, current: !away && !list.error, soonest: Infinity,
+    away,
+    old,
+    shown: old?.data ?? list.data,
+    unknown: away && !old,
+    current: !away && !list.error,
+    soonest: Infinity,
     lacks: ctx.lacks("operator") ?? (away ? "needs the database, which is away" : null),
   });
 }
 
 function about({ list, away }) {
   if (!list.data || away) return null;
-  return list.data.observer ? `Run by ${list.data.observer}.` : "No instance observes this database at the moment, so nothing runs.";
+  return list.data.observer
+    ? `Run by ${list.data.observer}.`
+    : "No instance observes this database at the moment, so nothing runs.";
 }
 
 function body(state) {
   const { ctx, list, away, old, shown } = state;
   const { paused } = shown;
   const content = [
-    away && h("p", { class: "note", key: "away" }, old && [h("strong", {}, "As of ", brief(old.at)), ". "],
-      prose(explain({ code: "database_unavailable", detail: list.data.reason }, ctx.role(), { again: true })), !old && " Until then only the plan is known."),
-    paused && h("p", { class: "note", key: "paused" }, status("paused", "All jobs are paused"), paused.by && ` by ${paused.by}`, paused.at && [", ", ago(paused.at)], paused.reason && `: ${paused.reason}`, ". What is measured on each tick goes on."),
-    !ctx.can("operator") && h("p", { class: "muted", key: "role" }, `To run, pause or cancel needs the role operator; yours is ${ctx.role()}.`),
+    away &&
+      h(
+        "p",
+        { class: "note", key: "away" },
+        old && [h("strong", {}, "As of ", brief(old.at)), ". "],
+        prose(
+          explain({ code: "database_unavailable", detail: list.data.reason }, ctx.role(), {
+            again: true,
+          }),
+        ),
+        !old && " Until then only the plan is known.",
+      ),
+    paused &&
+      h(
+        "p",
+        { class: "note", key: "paused" },
+        status("paused", "All jobs are paused"),
+        paused.by && ` by ${paused.by}`,
+        paused.at && [", ", ago(paused.at)],
+        paused.reason && `: ${paused.reason}`,
+        ". What is measured on each tick goes on.",
+      ),
+    !ctx.can("operator") &&
+      h(
+        "p",
+        { class: "muted", key: "role" },
+        `To run, pause or cancel needs the role operator; yours is ${ctx.role()}.`,
+      ),
     h("div", { key: "list", class: old ? "aged" : null }, overviewOf(state)),
   ];
   // A countdown that is over says so, without waiting for the next answer.
@@ -83,7 +146,11 @@ function body(state) {
 
 function whole(state) {
   const paused = state.shown.paused != null;
-  return button(paused ? "Resume all" : "Pause all", () => turn(state, "*", paused ? "resume" : "pause"), { lacks: state.lacks, id: "all-jobs" });
+  return button(
+    paused ? "Resume all" : "Pause all",
+    () => turn(state, "*", paused ? "resume" : "pause"),
+    { lacks: state.lacks, id: "all-jobs" },
+  );
 }
 
 /** A run of it that waits or goes on: what is followed is known earlier than the list. */
@@ -91,11 +158,13 @@ function going(state, job) {
   const followed = liveOf(state, job)[0];
   if (followed) return followed;
   const { running } = job;
-  if (running && !state.watches.get(running.id)) return { state: "running", started_at: running.since, instance: running.instance };
+  if (running && !state.watches.get(running.id))
+    return { state: "running", started_at: running.since, instance: running.instance };
   return job.queued && !state.watches.get(job.queued.id) ? { state: "queued" } : null;
 }
 
-const liveOf = (state, job) => [...state.watches.runs.values()].filter((one) => one.job === job.name && !isOver(one));
+const liveOf = (state, job) =>
+  [...state.watches.runs.values()].filter((one) => one.job === job.name && !isOver(one));
 
 /** What somebody should look at stands first. */
 function rank(job) {
@@ -105,13 +174,27 @@ function rank(job) {
 
 function overviewOf(state) {
   return table({
-    caption: "Jobs", name: "job-list", rows: [...state.shown.jobs].sort((a, b) => rank(a) - rank(b)), key: (job) => job.name,
+    caption: "Jobs",
+    name: "job-list",
+    rows: [...state.shown.jobs].sort((a, b) => rank(a) - rank(b)),
+    key: (job) => job.name,
     columns: [
       ["Job", "lead", (job) => [h("strong", {}, job.name), small(kind(job)), notes(job)]],
       ["Schedule", "", schedule],
       ["Next", "", (job) => next(state, job)],
       ["Last", "wide", (job) => last(state, job)],
-      ["Average", "number", (job) => (job.average_ms == null ? "–" : [millis(job.average_ms), job.p95_ms != null && h("small", { title: "95 of 100 runs take less" }, `p95 ${millis(job.p95_ms)}`)])],
+      [
+        "Average",
+        "number",
+        (job) =>
+          job.average_ms == null
+            ? "–"
+            : [
+                millis(job.average_ms),
+                job.p95_ms != null &&
+                  h("small", { title: "95 of 100 runs take less" }, `p95 ${millis(job.p95_ms)}`),
+              ],
+      ],
       ["Runs", "number", (job) => counts(state, job)],
       ["", "acts", (job) => acts(state, job)],
     ],
@@ -126,19 +209,36 @@ function kind(job) {
 
 const notes = (job) => [
   job.enabled === false && job.state !== "not_configured" && status("paused", "disabled"),
-  job.differs && h("small", { class: "error" }, "The instance that observes goes by another schedule or content."),
-  job.quarantined && small("A former run may still work on the server; the next one waits for its end."),
+  job.differs &&
+    h(
+      "small",
+      { class: "error" },
+      "The instance that observes goes by another schedule or content.",
+    ),
+  job.quarantined &&
+    small("A former run may still work on the server; the next one waits for its end."),
 ];
 
 function schedule(job) {
   const follows = job.after?.length > 0 && `after ${job.after.join(", ")}`;
   if (job.state === "not_configured") return muted("not known here");
-  return [h("span", {}, job.schedule ? h("code", { class: "cron" }, job.schedule) : follows || "on request"), job.schedule && job.timezone !== "UTC" && small(job.timezone)];
+  return [
+    h(
+      "span",
+      {},
+      job.schedule ? h("code", { class: "cron" }, job.schedule) : follows || "on request",
+    ),
+    job.schedule && job.timezone !== "UTC" && small(job.timezone),
+  ];
 }
 
 function next(state, job) {
   if (job.ticks) return muted("on each tick");
-  if (job.paused) return [status("paused"), small(`by ${job.paused.by}`, job.paused.reason && `: ${job.paused.reason}`)];
+  if (job.paused)
+    return [
+      status("paused"),
+      small(`by ${job.paused.by}`, job.paused.reason && `: ${job.paused.reason}`),
+    ];
   if (state.shown.paused) return [status("paused"), small("with all jobs")];
   if (job.quarantined) return status("degraded", "quarantined");
   if (going(state, job)?.state === "queued") return status("queued");
@@ -158,43 +258,94 @@ function due(state, at) {
 function later(job) {
   const dues = (job.next_dues ?? []).slice(1);
   if (dues.length === 0 || job.schedule?.startsWith("@every")) return null;
-  return h("details", {}, h("summary", {}, `and ${dues.length} later`), dues.map((at) => small(when(at))));
+  return h(
+    "details",
+    {},
+    h("summary", {}, `and ${dues.length} later`),
+    dues.map((at) => small(when(at))),
+  );
 }
 
 function last(state, job) {
   const run = going(state, job);
-  if (run?.state === "running") return [status("running"), small("since ", when(run.started_at), run.instance && ` on ${run.instance}`)];
+  if (run?.state === "running")
+    return [
+      status("running"),
+      small("since ", when(run.started_at), run.instance && ` on ${run.instance}`),
+    ];
   if (job.ticks) return muted("measures on each tick; no runs are recorded");
   if (state.unknown) return muted(AWAY);
   return job.last ? ended(job, job.last) : muted("has not run yet");
 }
 
 function ended(job, run) {
-  const succeeded = run.state !== "succeeded" && (job.last_success_at ? small("last succeeded ", ago(job.last_success_at)) : small("has never succeeded"));
-  return [h("span", { class: "line" }, status(run.state), run.finished_at && muted(ago(run.finished_at))),
-    small([run.duration_ms != null && millis(run.duration_ms), did(job.name, run.rows_affected), because(run)].filter(Boolean).join(" · ")),
-    fault(run), succeeded];
+  const succeeded =
+    run.state !== "succeeded" &&
+    (job.last_success_at
+      ? small("last succeeded ", ago(job.last_success_at))
+      : small("has never succeeded"));
+  return [
+    h("span", { class: "line" }, status(run.state), run.finished_at && muted(ago(run.finished_at))),
+    small(
+      [
+        run.duration_ms != null && millis(run.duration_ms),
+        did(job.name, run.rows_affected),
+        because(run),
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    ),
+    fault(run),
+    succeeded,
+  ];
 }
 
 function counts(state, job) {
   if (job.ticks || state.unknown) return "–";
-  const { succeeded_total: good, failed_total: bad, skipped_total: skipped, failures_in_a_row: row } = job;
+  const {
+    succeeded_total: good,
+    failed_total: bad,
+    skipped_total: skipped,
+    failures_in_a_row: row,
+  } = job;
   if (!good && !bad && !skipped) return muted("none");
-  return [h("span", {}, `${number(good)} ok`), h("small", { class: row > 0 ? "error" : null },
-    [bad > 0 && `${number(bad)} failed${row > 0 ? `, ${row} in a row` : ""}`, skipped > 0 && `${number(skipped)} skipped`].filter(Boolean).join(", "))];
+  return [
+    h("span", {}, `${number(good)} ok`),
+    h(
+      "small",
+      { class: row > 0 ? "error" : null },
+      [
+        bad > 0 && `${number(bad)} failed${row > 0 ? `, ${row} in a row` : ""}`,
+        skipped > 0 && `${number(skipped)} skipped`,
+      ]
+        .filter(Boolean)
+        .join(", "),
+    ),
+  ];
 }
 
 function acts(state, job) {
   const { lacks } = state;
   const open = state.opened.has(job.name);
   const name = (verb) => [verb, aside(` ${job.name}`)];
-  const busy = { running: "it is running", queued: "a run of it waits already" }[going(state, job)?.state]
-    ?? (job.paused ? "it is paused" : state.shown.paused ? "all jobs are paused" : null);
+  const busy =
+    { running: "it is running", queued: "a run of it waits already" }[going(state, job)?.state] ??
+    (job.paused ? "it is paused" : state.shown.paused ? "all jobs are paused" : null);
   const verb = job.paused ? "resume" : "pause";
   // What measures on each tick is neither run nor paused.
   return [
-    !job.ticks && button(name("Run"), () => run(state, job), { kind: job.failures_in_a_row > 0 ? "main" : "", lacks: lacks ?? busy, "data-act": "run" }),
-    (!job.ticks || job.paused) && button(name(job.paused ? "Resume" : "Pause"), () => turn(state, job.name, verb), { kind: job.paused ? "" : "quiet", lacks, "data-act": verb }),
+    !job.ticks &&
+      button(name("Run"), () => run(state, job), {
+        kind: job.failures_in_a_row > 0 ? "main" : "",
+        lacks: lacks ?? busy,
+        "data-act": "run",
+      }),
+    (!job.ticks || job.paused) &&
+      button(name(job.paused ? "Resume" : "Pause"), () => turn(state, job.name, verb), {
+        kind: job.paused ? "" : "quiet",
+        lacks,
+        "data-act": verb,
+      }),
     !job.ticks && opener(name("History"), open, () => toggle(state, job.name)),
   ];
 }
@@ -208,7 +359,16 @@ function toggle(state, name) {
   } else {
     // Each opened history asks again and again: the oldest gives way.
     if (opened.size >= MOST_OPEN) toggle(state, opened.keys().next().value);
-    const fresh = new Poll((signal) => get(`jobs/${encodeURIComponent(name)}/runs`, ctx.query({ limit: fresh.limit ?? RUNS, failed: fresh.failed && "true" }), signal), HISTORY_EVERY, ctx.rerender);
+    const fresh = new Poll(
+      (signal) =>
+        get(
+          `jobs/${encodeURIComponent(name)}/runs`,
+          ctx.query({ limit: fresh.limit ?? RUNS, failed: fresh.failed && "true" }),
+          signal,
+        ),
+      HISTORY_EVERY,
+      ctx.rerender,
+    );
     opened.set(name, fresh.start());
   }
   ctx.rerender();
@@ -221,7 +381,8 @@ async function run(state, job) {
     ctx.notify(`${job.name} is asked for.`);
     watches.add(id, { job: job.name });
   } catch (error) {
-    if (error.code === "waiting" && error.body?.run_id) watches.add(error.body.run_id, { job: job.name });
+    if (error.code === "waiting" && error.body?.run_id)
+      watches.add(error.body.run_id, { job: job.name });
     ctx.failed(`${job.name} was not started`, error);
   }
   list.now();
@@ -234,8 +395,13 @@ async function turn(state, name, verb) {
   if (verb === "pause") {
     const reason = field("Reason (optional)", { id: "pause-reason", maxlength: "200" });
     const sure = await ctx.confirm({
-      title: `Pause ${what}?`, act: "Pause", read: () => ({ reason: reason.querySelector("input").value.trim() }),
-      content: [h("p", {}, "What runs now goes on to its end. Nothing is run until it is resumed."), reason],
+      title: `Pause ${what}?`,
+      act: "Pause",
+      read: () => ({ reason: reason.querySelector("input").value.trim() }),
+      content: [
+        h("p", {}, "What runs now goes on to its end. Nothing is run until it is resumed."),
+        reason,
+      ],
     });
     if (!sure) return;
     body = sure.reason ? sure : {};
@@ -255,29 +421,61 @@ function below(state, job) {
   const live = liveOf(state, job);
   const history = opened.get(job.name);
   if (live.length === 0 && !history) return null;
-  return h("div", { class: "below" }, live.map((one) => h("div", { key: one.id }, progress(ctx, one))), history && runsOf(state, job, history));
+  return h(
+    "div",
+    { class: "below" },
+    live.map((one) => h("div", { key: one.id }, progress(ctx, one))),
+    history && runsOf(state, job, history),
+  );
 }
 
 function runsOf(state, job, poll) {
   const { ctx, read } = state;
   if (poll.data === null) return refusal(ctx, poll.error, { again: true }) ?? loading();
   const { runs } = poll.data;
-  const only = h("label", { class: "check" }, h("input", { type: "checkbox", onchange: (event) => {
-    poll.failed = event.target.checked;
-    poll.now();
-  } }), h("span", {}, "only what failed"));
+  const only = h(
+    "label",
+    { class: "check" },
+    h("input", {
+      type: "checkbox",
+      onchange: (event) => {
+        poll.failed = event.target.checked;
+        poll.now();
+      },
+    }),
+    h("span", {}, "only what failed"),
+  );
   // The same error again and again is told once.
   const same = new Set(runs.filter((one, i) => one.error && one.error === runs[i - 1]?.error));
   const note = (one) => {
     if (one.progress && !isOver(one)) return one.progress.object;
-    return [because(one), !read.has(one.id) && (same.has(one) ? small("the same as above") : fault(one))];
+    return [
+      because(one),
+      !read.has(one.id) && (same.has(one) ? small("the same as above") : fault(one)),
+    ];
   };
-  return h("div", { key: "history", class: "history" }, h("header", {}, h("h3", {}, `Runs of ${job.name}, newest first`), only),
+  return h(
+    "div",
+    { key: "history", class: "history" },
+    h("header", {}, h("h3", {}, `Runs of ${job.name}, newest first`), only),
     refusal(ctx, poll.error, { again: true }),
     table({
-      caption: `Runs of ${job.name}`, rows: runs, key: (one) => one.id, empty: poll.failed ? "None failed." : "None yet.",
+      caption: `Runs of ${job.name}`,
+      rows: runs,
+      key: (one) => one.id,
+      empty: poll.failed ? "None failed." : "None yet.",
       columns: [
-        ["Outcome", "lead", (one) => opener(status(one.state), read.has(one.id), () => flip(ctx, read, one.id), `${words(one.state)}: details`)],
+        [
+          "Outcome",
+          "lead",
+          (one) =>
+            opener(
+              status(one.state),
+              read.has(one.id),
+              () => flip(ctx, read, one.id),
+              `${words(one.state)}: details`,
+            ),
+        ],
         ["Started", "", (one) => when(one.started_at ?? one.due_at)],
         ["Took", "number", (one) => millis(one.duration_ms)],
         ["Result", "number", (one) => did(job.name, one.rows_affected) || "–"],
@@ -286,15 +484,25 @@ function runsOf(state, job, poll) {
       ],
       more: (one) => read.has(one.id) && details(one),
     }),
-    rest(poll));
+    rest(poll),
+  );
 }
 
 function rest(poll) {
   const { length } = poll.data.runs;
-  if (length >= MOST_RUNS) return h("p", { class: "muted" }, prose(`The newest ${MOST_RUNS}; \`steward.job_runs\` has them all.`));
+  if (length >= MOST_RUNS)
+    return h(
+      "p",
+      { class: "muted" },
+      prose(`The newest ${MOST_RUNS}; \`steward.job_runs\` has them all.`),
+    );
   if (length < RUNS || poll.limit) return null;
-  return h("p", {}, button("More", () => {
-    poll.limit = MOST_RUNS;
-    poll.now();
-  }));
+  return h(
+    "p",
+    {},
+    button("More", () => {
+      poll.limit = MOST_RUNS;
+      poll.now();
+    }),
+  );
 }

@@ -59,7 +59,9 @@ export class Poll {
 
   plan() {
     if (!this.active) return;
-    const slower = this.patient ? Math.min(2 ** Math.min(this.failures, 4) / 2, SLOWEST_MS / this.every) : 1;
+    const slower = this.patient
+      ? Math.min(2 ** Math.min(this.failures, 4) / 2, SLOWEST_MS / this.every)
+      : 1;
     let wait = this.failures > 0 ? Math.max(this.every * slower, this.every) : this.every;
     if (this.error?.retryAfter) wait = Math.max(wait, this.error.retryAfter * 1000);
     if (this.again) wait = 0;

@@ -17,11 +17,15 @@ const ORDERS = {
 
 export function tables(ctx) {
   const state = { order: "total", all: false, find: "", asked: false };
-  const poll = new Poll((signal) => {
-    const refresh = state.asked && "true";
-    state.asked = false;
-    return get("health/database/statistics", ctx.query({ refresh }), signal);
-  }, EVERY, ctx.rerender);
+  const poll = new Poll(
+    (signal) => {
+      const refresh = state.asked && "true";
+      state.asked = false;
+      return get("health/database/statistics", ctx.query({ refresh }), signal);
+    },
+    EVERY,
+    ctx.rerender,
+  );
   const refresh = () => {
     state.asked = true;
     poll.now();
@@ -36,12 +40,22 @@ export function tables(ctx) {
     stop: () => poll.stop(),
     render: () => [
       panel(ctx, {
-        id: "tables", title: "Tables", poll,
-        about: poll.data && ["Measured ", ago(poll.data.measured_at), ". Counters since ", poll.data.stats_reset_at ? ago(poll.data.stats_reset_at) : "the database was made", "."],
+        id: "tables",
+        title: "Tables",
+        poll,
+        about: poll.data && [
+          "Measured ",
+          ago(poll.data.measured_at),
+          ". Counters since ",
+          poll.data.stats_reset_at ? ago(poll.data.stats_reset_at) : "the database was made",
+          ".",
+        ],
         actions: button("Refresh", refresh, { lacks: ctx.lacks("operator"), id: "refresh" }),
         body: (data) => [sums(data), pick(state, set), list(state, set, data), unseen(ctx, data)],
       }),
-      ctx.can("viewer") && poll.data && panel(ctx, { id: "indexes", title: "Indexes", poll, body: (data) => indexes(ctx, data) }),
+      ctx.can("viewer") &&
+        poll.data &&
+        panel(ctx, { id: "indexes", title: "Indexes", poll, body: (data) => indexes(ctx, data) }),
     ],
   };
 }
@@ -49,44 +63,127 @@ export function tables(ctx) {
 function sums(data) {
   const dead = data.tables.reduce((sum, t) => sum + (t.dead_rows ?? 0), 0);
   const bloat = data.tables.reduce((sum, t) => sum + (t.bloat_bytes ?? 0), 0);
-  return h("dl", { class: "figures", key: "sums" }, figure("Database", bytes(data.size_bytes)), figure("Tables", number(data.tables_total)),
-    figure("Dead rows", number(dead)), figure("Bloat, estimated", bytes(bloat)),
-    data.tables_left_out > 0 && figure("Not listed", `${number(data.tables_left_out)} smaller`));
+  return h(
+    "dl",
+    { class: "figures", key: "sums" },
+    figure("Database", bytes(data.size_bytes)),
+    figure("Tables", number(data.tables_total)),
+    figure("Dead rows", number(dead)),
+    figure("Bloat, estimated", bytes(bloat)),
+    data.tables_left_out > 0 && figure("Not listed", `${number(data.tables_left_out)} smaller`),
+  );
 }
 
 function pick(state, set) {
-  return h("div", { class: "row", key: "pick" }, choices("Order", Object.entries(ORDERS).map(([key, [text]]) => [key, text]), state.order, (order) => set({ order })),
-    h("label", { class: "field inline" }, h("span", { class: "unseen" }, "Find a table"),
-      h("input", { type: "search", placeholder: "Find a table", oninput: (event) => set({ find: event.target.value.toLowerCase() }) })));
+  return h(
+    "div",
+    { class: "row", key: "pick" },
+    choices(
+      "Order",
+      Object.entries(ORDERS).map(([key, [text]]) => [key, text]),
+      state.order,
+      (order) => set({ order }),
+    ),
+    h(
+      "label",
+      { class: "field inline" },
+      h("span", { class: "unseen" }, "Find a table"),
+      h("input", {
+        type: "search",
+        placeholder: "Find a table",
+        oninput: (event) => set({ find: event.target.value.toLowerCase() }),
+      }),
+    ),
+  );
 }
 
 const nameOf = (t) => `${t.schema}.${t.name}`;
 
 function list(state, set, data) {
   const by = ORDERS[state.order][1];
-  const found = data.tables.filter((t) => nameOf(t).toLowerCase().includes(state.find)).sort((a, b) => by(b) - by(a));
+  const found = data.tables
+    .filter((t) => nameOf(t).toLowerCase().includes(state.find))
+    .sort((a, b) => by(b) - by(a));
   const shown = state.all ? found : found.slice(0, FIRST);
   const largest = Math.max(1, ...data.tables.map((t) => t.total_bytes));
-  return [table({
-    caption: "Tables", name: "table-list", rows: shown, key: nameOf, empty: state.find ? "No table has this in its name." : "No tables.",
-    columns: [
-      ["Table", "lead", (t) => [muted(`${t.schema}.`), t.name, t.kind !== "table" && small(words(t.kind))]],
-      ["Size", "number", (t) => [bytes(t.total_bytes), sizes(t, largest)]],
-      ["Rows", "number", (t) => number(t.rows_estimate)],
-      ["Dead", "number", (t) => [number(t.dead_rows), t.dead_ratio != null && small(percent(t.dead_ratio))]],
-      ["Bloat", "number", (t) => [bytes(t.bloat_bytes), t.bloat_bytes > 0 && t.table_bytes > 0 && small(percent(t.bloat_bytes / t.table_bytes))]],
-      ["Vacuumed", "", (t) => latest(t.last_vacuum, t.last_autovacuum)],
-      ["Analyzed", "", (t) => [latest(t.last_analyze, t.last_autoanalyze), t.changed_since_analyze > 0 && small(`${number(t.changed_since_analyze)} changed since`)]],
-      ["Scans", "number", (t) => [h("span", {}, `${number(t.index_scans)} by index`), small(`${number(t.seq_scans)} sequential`)]],
-      ["Id age", "number", (t) => [number(t.xid_age), t.xid_age != null && small("transactions")]],
-    ],
-  }), found.length > FIRST && h("p", { key: "more" }, button(state.all ? `Only the first ${FIRST}` : `All ${number(found.length)}`, () => set({ all: !state.all })))];
+  return [
+    table({
+      caption: "Tables",
+      name: "table-list",
+      rows: shown,
+      key: nameOf,
+      empty: state.find ? "No table has this in its name." : "No tables.",
+      columns: [
+        [
+          "Table",
+          "lead",
+          (t) => [muted(`${t.schema}.`), t.name, t.kind !== "table" && small(words(t.kind))],
+        ],
+        ["Size", "number", (t) => [bytes(t.total_bytes), sizes(t, largest)]],
+        ["Rows", "number", (t) => number(t.rows_estimate)],
+        [
+          "Dead",
+          "number",
+          (t) => [number(t.dead_rows), t.dead_ratio != null && small(percent(t.dead_ratio))],
+        ],
+        [
+          "Bloat",
+          "number",
+          (t) => [
+            bytes(t.bloat_bytes),
+            t.bloat_bytes > 0 && t.table_bytes > 0 && small(percent(t.bloat_bytes / t.table_bytes)),
+          ],
+        ],
+        ["Vacuumed", "", (t) => latest(t.last_vacuum, t.last_autovacuum)],
+        [
+          "Analyzed",
+          "",
+          (t) => [
+            latest(t.last_analyze, t.last_autoanalyze),
+            t.changed_since_analyze > 0 &&
+              small(`${number(t.changed_since_analyze)} changed since`),
+          ],
+        ],
+        [
+          "Scans",
+          "number",
+          (t) => [
+            h("span", {}, `${number(t.index_scans)} by index`),
+            small(`${number(t.seq_scans)} sequential`),
+          ],
+        ],
+        [
+          "Id age",
+          "number",
+          (t) => [number(t.xid_age), t.xid_age != null && small("transactions")],
+        ],
+      ],
+    }),
+    found.length > FIRST &&
+      h(
+        "p",
+        { key: "more" },
+        button(state.all ? `Only the first ${FIRST}` : `All ${number(found.length)}`, () =>
+          set({ all: !state.all }),
+        ),
+      ),
+  ];
 }
 
 /** What a size is made of, against the largest table. */
 function sizes(t, largest) {
-  const part = (name, of) => h("i", { class: name, css: { width: `${((of ?? 0) / largest) * 100}%` } });
-  return h("span", { class: "sizes", title: `table ${bytes(t.table_bytes)}, indexes ${bytes(t.index_bytes)}, TOAST ${bytes(t.toast_bytes)}` }, part("active", t.table_bytes), part("idle", t.index_bytes), part("toast", t.toast_bytes));
+  const part = (name, of) =>
+    h("i", { class: name, css: { width: `${((of ?? 0) / largest) * 100}%` } });
+  return h(
+    "span",
+    {
+      class: "sizes",
+      title: `table ${bytes(t.table_bytes)}, indexes ${bytes(t.index_bytes)}, TOAST ${bytes(t.toast_bytes)}`,
+    },
+    part("active", t.table_bytes),
+    part("idle", t.index_bytes),
+    part("toast", t.toast_bytes),
+  );
 }
 
 function latest(manual, auto) {
@@ -96,20 +193,80 @@ function latest(manual, auto) {
 
 function unseen(ctx, data) {
   if (!data.unseen?.length) return null;
-  return h("ul", { class: "findings", key: "unseen" }, data.unseen.map((one) => h("li", {}, h("div", {}, h("p", {}, h("strong", {}, `${one.what} cannot be seen: `), prose(one.reason)), one.mend && h("p", {}, sql(one.mend, ctx))))));
+  return h(
+    "ul",
+    { class: "findings", key: "unseen" },
+    data.unseen.map((one) =>
+      h(
+        "li",
+        {},
+        h(
+          "div",
+          {},
+          h("p", {}, h("strong", {}, `${one.what} cannot be seen: `), prose(one.reason)),
+          one.mend && h("p", {}, sql(one.mend, ctx)),
+        ),
+      ),
+    ),
+  );
 }
 
 function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
   const of = (one) => h("span", {}, muted(`${one.schema}.`), one.table);
-  const mending = ["What mends it", "wide", (one) => (one.being_built ? "It is being built: wait for it." : one.mend ? sql(one.mend, ctx) : "Each backs a constraint of its own: drop one of these.")];
+  const mending = [
+    "What mends it",
+    "wide",
+    (one) =>
+      one.being_built
+        ? "It is being built: wait for it."
+        : one.mend
+          ? sql(one.mend, ctx)
+          : "Each backs a constraint of its own: drop one of these.",
+  ];
   const size = ["Size", "number", (one) => bytes(one.bytes)];
   const index = ["Index", "lead", (one) => one.name];
-  const pair = ["Index", "lead", ({ names: [keep, ...others], mend }) => [h("div", {}, keep, small("stays")), others.map((name) => h("div", {}, name, small(mend ? "the same: can go" : "the same")))]];
-  const kind = (title, about, rows, columns) => [h("h3", { key: title }, `${title} (${rows.length})`), rows.length > 0 && h("p", { class: "muted", key: `${title}-about` }, about), table({ caption: `${title} indexes`, rows, key: (one) => `${one.schema}.${one.name ?? one.names}`, columns })];
+  const pair = [
+    "Index",
+    "lead",
+    ({ names: [keep, ...others], mend }) => [
+      h("div", {}, keep, small("stays")),
+      others.map((name) => h("div", {}, name, small(mend ? "the same: can go" : "the same"))),
+    ],
+  ];
+  const kind = (title, about, rows, columns) => [
+    h("h3", { key: title }, `${title} (${rows.length})`),
+    rows.length > 0 && h("p", { class: "muted", key: `${title}-about` }, about),
+    table({
+      caption: `${title} indexes`,
+      rows,
+      key: (one) => `${one.schema}.${one.name ?? one.names}`,
+      columns,
+    }),
+  ];
   return [
-    kind("Invalid", "A build that failed, or goes on: it costs writes and answers nothing.", invalid, [index, ["Table", "", of], size, mending]),
-    kind("Duplicate", "One of each is enough.", duplicate, [pair, ["Table", "", of], size, mending]),
-    kind("Unused", "Not scanned since its counters began. A standby counts its own scans: look there too.", unused,
-      [index, ["Table", "", of], size, ["Scans", "number", (one) => number(one.scans)], ["Counted since", "", (one) => (one.since ? ago(one.since) : "the database was made")]]),
+    kind(
+      "Invalid",
+      "A build that failed, or goes on: it costs writes and answers nothing.",
+      invalid,
+      [index, ["Table", "", of], size, mending],
+    ),
+    kind("Duplicate", "One of each is enough.", duplicate, [
+      pair,
+      ["Table", "", of],
+      size,
+      mending,
+    ]),
+    kind(
+      "Unused",
+      "Not scanned since its counters began. A standby counts its own scans: look there too.",
+      unused,
+      [
+        index,
+        ["Table", "", of],
+        size,
+        ["Scans", "number", (one) => number(one.scans)],
+        ["Counted since", "", (one) => (one.since ? ago(one.since) : "the database was made")],
+      ],
+    ),
   ];
 }
