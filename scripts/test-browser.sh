@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Opens the dashboard of a running daemon in a headless Chromium, as a person would: signs in, looks, runs a job, and
-# watches the database go away and come back. Screenshots are kept.
+# Tests the dashboard of a running daemon in a headless Chromium: signs in, reads each view, runs a job,
+# and interrupts the connection to the database. Keeps screenshots.
 #
 # BROWSER_OUT  where the screenshots go (target/browser)
 # CHROMIUM     the browser (/usr/bin/chromium)
@@ -8,13 +8,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly out=${BROWSER_OUT:-target/browser}
-readonly port=${BROWSER_PORT:-8495} wire=${BROWSER_WIRE_PORT:-8496}
+readonly port=${BROWSER_PORT:-8495} relay=${BROWSER_RELAY_PORT:-8496}
 fail() {
     printf 'test-browser: %s\n' "$*" >&2
     exit 1
 }
-command -v node >/dev/null || fail "node 20 or newer is wanted"
-[ -x "${CHROMIUM:-/usr/bin/chromium}" ] || fail "a Chromium is wanted: apt-get install chromium, or CHROMIUM=PATH"
+command -v node >/dev/null || fail "node is missing: install version 20 or newer"
+[ -x "${CHROMIUM:-/usr/bin/chromium}" ] || fail "Chromium is missing: apt-get install chromium, or set CHROMIUM=PATH"
 
 folder=$(mktemp -d)
 daemon=
@@ -35,10 +35,10 @@ trap finish EXIT
 cargo build --locked --quiet --bin pgsteward --example throwaway
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-# A server of its own behind a wire that can be cut.
+# A PostgreSQL server behind a relay that the test can interrupt.
 coproc SERVER { exec "$target/debug/examples/throwaway"; }
 keep=${SERVER[1]}
-IFS= read -r -t 90 named <&"${SERVER[0]}" || fail "no server; the reason stands above"
+IFS= read -r -t 90 named <&"${SERVER[0]}" || fail "no server: see the error above"
 connection=${named#PGSTEWARD_TEST_SERVER=}
 set -a
 # shellcheck disable=SC1090
@@ -46,13 +46,13 @@ set -a
 set +a
 socket=$(dirname "$connection")/.s.PGSQL.$PGPORT
 
-cat >"$folder/mend" <<SH
-node tests/browser/relay.mjs $wire "$socket" >/dev/null 2>&1 </dev/null & echo \$! >"$folder/relay.pid"
+cat >"$folder/repair" <<SH
+node tests/browser/relay.mjs $relay "$socket" >/dev/null 2>&1 </dev/null & echo \$! >"$folder/relay.pid"
 SH
 printf 'kill "$(cat "%s")"\n' "$folder/relay.pid" >"$folder/break"
-sh "$folder/mend"
+sh "$folder/repair"
 
-# Rows that are all dead, for an optimization to do something.
+# A table with dead rows only, so that an optimization has something to do.
 mkdir "$folder/migrations"
 printf 'CREATE TABLE public.worn AS SELECT n FROM generate_series(1, 20000) AS n;\nDELETE FROM public.worn;\n' \
     >"$folder/migrations/001_worn.sql"
@@ -60,7 +60,7 @@ printf 'CREATE TABLE public.worn AS SELECT n FROM generate_series(1, 20000) AS n
 token=pgs_of_the_browser_0123456789abcdef0123456789
 cat >"$folder/config.toml" <<TOML
 [database]
-url = "postgresql://$PGUSER@127.0.0.1:$wire/$PGDATABASE?sslmode=disable&passfile=$(dirname "$connection")/pgpass"
+url = "postgresql://$PGUSER@127.0.0.1:$relay/$PGDATABASE?sslmode=disable&passfile=$(dirname "$connection")/pgpass"
 connect_timeout = "2s"
 [migrations]
 sets = ["zentry"]
@@ -82,11 +82,11 @@ daemon=$!
 for ((waited = 0; ; waited++)); do
     (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET /readyz HTTP/1.0\r\nHost: x\r\n\r\n' >&3 &&
         grep -q '^HTTP/1.0 200' <&3) 2>/dev/null && break
-    kill -0 "$daemon" 2>/dev/null && [ "$waited" -lt 120 ] || fail "the daemon is not ready"
+    kill -0 "$daemon" 2>/dev/null && [ "$waited" -lt 120 ] || fail "the daemon did not become ready within 60 s"
     sleep 0.5
 done
 
 mkdir -p "$out"
-BASE=http://127.0.0.1:$port/ TOKEN=$token OUT=$out BREAK_CMD="sh $folder/break" MEND_CMD="sh $folder/mend" \
+BASE=http://127.0.0.1:$port/ TOKEN=$token OUT=$out BREAK_CMD="sh $folder/break" REPAIR_CMD="sh $folder/repair" \
     timeout 600 node tests/browser/run.mjs
 printf 'screenshots: %s\n' "$out"

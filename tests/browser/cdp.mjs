@@ -1,4 +1,5 @@
-// A browser by its DevTools protocol, over a pair of pipes: no port, no dependency, every wait bounded.
+// Controls a browser by its DevTools protocol over a pair of pipes: no port, no dependency, and a
+// timeout for every wait.
 
 import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -132,7 +133,8 @@ export class Page {
 
   async begin() {
     const on = (method, call) => this.browser.on(this.sessionId, method, call);
-    // `network` entries tell that an answer was a refusal: wanted in some tests, so they say their status.
+    // A `network` entry is a response with an error status. Some tests provoke these, so the text
+    // has the status.
     on(
       "Log.entryAdded",
       ({ entry }) =>
@@ -200,7 +202,10 @@ export class Page {
     await this.until(`document.querySelector(${found}) !== null`, selector);
     await this.eval(`document.querySelector(${found}).scrollIntoView({ block: "center" })`);
     const box = await this.eval(
-      `(() => { const { x, y, width, height } = document.querySelector(${found}).getBoundingClientRect(); return { x: x + width / 2, y: y + height / 2 }; })()`,
+      `(() => {
+        const { x, y, width, height } = document.querySelector(${found}).getBoundingClientRect();
+        return { x: x + width / 2, y: y + height / 2 };
+      })()`,
     );
     const event = { ...box, button: "left", clickCount: 1 };
     await this.send("Input.dispatchMouseEvent", { type: "mousePressed", ...event });
@@ -209,7 +214,11 @@ export class Page {
 
   async type(selector, text) {
     await this.eval(
-      `document.querySelector(${JSON.stringify(selector)}).focus(), document.querySelector(${JSON.stringify(selector)}).select()`,
+      `(() => {
+        const input = document.querySelector(${JSON.stringify(selector)});
+        input.focus();
+        input.select();
+      })()`,
     );
     await this.send("Input.insertText", { text });
   }

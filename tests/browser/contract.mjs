@@ -1,9 +1,9 @@
-// What the page reads of the API's answers must be what the API's document says it sends.
+// Checks that the page reads only fields that the API's OpenAPI document has.
 //
-// A field that an answer lacks reads as `undefined`, and the page would show that there is none: a wrong name
-// looks like good news. So answers are watched, and each name that was read in vain is looked up.
+// A missing field reads as `undefined`, and the page would show an empty value: a wrong name looks
+// like good news. So the test wraps responses, and looks up each name that was read in vain.
 
-/** Runs in the page, before its scripts: answers note what is read of them that they do not have. */
+/** Runs in the page before its scripts: wraps responses, and records reads of missing fields. */
 export function watch() {
   const missed = new Map();
   const seen = new WeakMap();
@@ -29,7 +29,7 @@ export function watch() {
   globalThis.missedFields = () => [...missed.values()];
 }
 
-/** What was read in vain and is no field of that answer, by the document. */
+/** The missed reads whose names are not in the document either. */
 export function wrong(missed, document) {
   return missed
     .filter(({ name, path: [asked, ...inside] }) => {
@@ -42,11 +42,11 @@ export function wrong(missed, document) {
     .map(({ name, path }) => `${path.join(".")} has no ${name}`);
 }
 
-/** The shapes of all answers of an address. */
+/** The shapes of all responses of an address. */
 function answers(asked, document) {
   const matches = (path) => new RegExp(`^${path.replace(/\{[^}]+\}/g, "[^/]+")}$`).test(asked);
   const found = Object.entries(document.paths).filter(([path]) => matches(path));
-  // What has a name of its own goes before what is a parameter.
+  // A literal path takes precedence over one with a parameter.
   const [, methods] =
     found.sort(([one], [other]) => one.split("{").length - other.split("{").length)[0] ?? [];
   if (!methods) throw new Error(`the document has no ${asked}`);
@@ -56,7 +56,7 @@ function answers(asked, document) {
   return contents.flatMap(({ schema }) => shapesOf(schema, document));
 }
 
-/** What a schema is made of: references followed, choices taken apart, lists by what they hold. */
+/** The object shapes of a schema, with references, alternatives and arrays resolved. */
 function shapesOf(schema, document) {
   if (schema === undefined) return [];
   if (schema.$ref)
@@ -72,7 +72,7 @@ function shapesOf(schema, document) {
   return schema.items ? shapesOf(schema.items, document) : [schema];
 }
 
-/** The shapes of a field, none if there is no such field; null where anything may be. */
+/** The shapes of a field: empty if there is no such field, null if the schema allows any. */
 function below(shapes, name, document) {
   const open = (shape) =>
     !shape.properties &&

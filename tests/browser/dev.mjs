@@ -1,4 +1,5 @@
-// To develop the page with: its files from the working copy, and everything else from a daemon that runs.
+// A development server: serves the page's files from the working copy, and passes all other
+// requests to a running daemon.
 //
 //   make demo                                    # in another terminal
 //   PORT=8499 DAEMON=http://127.0.0.1:8432 node tests/browser/dev.mjs
@@ -14,9 +15,10 @@ const TYPES = {
   ".css": "text/css; charset=utf-8",
   ".svg": "image/svg+xml",
 };
-// As in src/http/page.rs.
+// Equal to the policy in src/http/page.rs.
 const POLICY =
-  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
+  "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const { PORT = "8499", DAEMON = "http://127.0.0.1:8432" } = process.env;
 
 async function file(name, answer) {

@@ -1,4 +1,4 @@
-// A wire between a TCP port and a server's Unix socket, which a test can cut by ending this process.
+// Relays a TCP port to the Unix socket of a server. A test interrupts it by ending this process.
 //
 //   node tests/browser/relay.mjs PORT SOCKET
 

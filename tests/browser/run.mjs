@@ -1,12 +1,13 @@
-// Drives the page in a browser against a live daemon, as a person would.
+// Tests the dashboard in a browser against a running daemon.
 //
-//   BASE=http://127.0.0.1:8432/ TOKEN=… OUT=/tmp/shots BREAK_CMD='…' MEND_CMD='…' node tests/browser/run.mjs
+//   BASE=http://127.0.0.1:8432/ TOKEN=… node tests/browser/run.mjs
 //
-// BASE       where the page is
-// TOKEN      a token with the role operator or admin
-// OUT        where screenshots go; none without it
-// BREAK_CMD, MEND_CMD   shell commands that take the database away and bring it back; without them the outage is left out
-// CHROMIUM   the browser (/usr/bin/chromium)
+// BASE        the address of the page
+// TOKEN       a token with the role operator or admin
+// OUT         the folder for screenshots; without it none are taken
+// BREAK_CMD   a shell command that makes the database unreachable
+// REPAIR_CMD  a shell command that makes it reachable again; without both no outage is tested
+// CHROMIUM    the browser (/usr/bin/chromium)
 
 import { execFile } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -16,17 +17,17 @@ import { promisify } from "node:util";
 import { Browser } from "./cdp.mjs";
 import { watch, wrong } from "./contract.mjs";
 
-const { BASE, TOKEN, OUT, BREAK_CMD, MEND_CMD } = process.env;
+const { BASE, TOKEN, OUT, BREAK_CMD, REPAIR_CMD } = process.env;
 const WHOLE_MS = 8 * 60e3;
 const COMMAND_MS = 60e3;
 const OUTAGE_MS = 40e3;
 const RECOVERY_MS = 60e3;
 const RUN_MS = 120e3;
 const WIDTHS = [320, 360, 768, 900, 1024, 1440, 2560];
-const VIEWS = ["overview", "jobs", "tables", "upkeep", "migrations", "audit"];
+const VIEWS = ["overview", "jobs", "tables", "maintenance", "migrations", "audit"];
 
 if (!BASE || !TOKEN) {
-  console.error("BASE (the page's address) and TOKEN (an operator's or admin's) are needed");
+  console.error("set BASE (the address of the page) and TOKEN (of an operator or admin)");
   process.exit(2);
 }
 
@@ -50,11 +51,11 @@ async function step(name, work) {
   console.log(`ok   ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
 }
 
-/** Everything that a browser complained of, but answers that were refusals on purpose. */
-function complaints(page, allowed = []) {
+/** The browser's errors, except responses with a status that the test provoked. */
+function errorsOf(page, allowed = []) {
   return page.problems.filter(
-    ({ kind, text: said }) =>
-      kind !== "network" || !allowed.some((status) => said.includes(`status of ${status}`)),
+    ({ kind, text: message }) =>
+      kind !== "network" || !allowed.some((status) => message.includes(`status of ${status}`)),
   );
 }
 
@@ -69,21 +70,36 @@ async function go(page, view) {
 async function noOverflow(page, width) {
   await page.size(width);
   await page.until(`innerWidth === ${width}`, "the new width");
-  const [over, who] = await page.eval(
-    `[document.documentElement.scrollWidth - innerWidth, [...document.querySelectorAll("body *")].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, pre")).slice(0, 3).map((e) => e.tagName + "." + e.className).join(", ")]`,
-  );
+  const [over, who] = await page.eval(`(() => {
+    const wide = [...document.querySelectorAll("body *")].filter(
+      (e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, pre"),
+    );
+    const names = wide.slice(0, 3).map((e) => e.tagName + "." + e.className).join(", ");
+    return [document.documentElement.scrollWidth - innerWidth, names];
+  })()`);
   insist(over <= 0, `at ${width} px the page is ${over} px too wide (${who})`);
+}
+
+/** Waits until the view has loaded its data, and the charts fit the width. */
+async function drawn(page) {
+  const fits = `[...document.querySelectorAll(".stage")].every(
+    (stage) => Number(stage.firstChild?.getAttribute("width")) === stage.clientWidth,
+  )`;
+  await page.until(`!${has("#content .loading")} && ${fits}`, "the view to be drawn");
+  await page.eval(
+    "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))",
+  );
 }
 
 async function shots(page, state) {
   if (!OUT) return;
   await mkdir(OUT, { recursive: true });
+  await page.eval("document.querySelector('#notes').replaceChildren()");
   for (const scheme of ["light", "dark"]) {
     await page.scheme(scheme);
     for (const width of [360, 1440]) {
       await page.size(width);
-      // Charts are drawn anew for the width, and polls bring what belongs to it.
-      await new Promise((done) => setTimeout(done, 700));
+      await drawn(page);
       await writeFile(join(OUT, `${state}-${scheme}-${width}.png`), await page.screenshot());
     }
   }
@@ -91,14 +107,14 @@ async function shots(page, state) {
   await page.size(1440);
 }
 
-/** Tabs on until the focus is on what is looked for. */
+/** Presses Tab until the focus is on the selector. */
 async function tabTo(page, selector, what, most = 80) {
   await page.eval("document.activeElement?.blur()");
   for (let i = 0; i < most; i += 1) {
     await page.key("Tab");
     if (await page.eval(`document.activeElement?.matches(${JSON.stringify(selector)}) ?? false`)) {
       const outline = await page.eval("getComputedStyle(document.activeElement).outlineStyle");
-      insist(outline !== "none", `the focus on ${what} cannot be seen`);
+      insist(outline !== "none", `the focus on ${what} is not visible`);
       return;
     }
   }
@@ -122,24 +138,27 @@ async function openView(page) {
   const status = await page.eval("document.querySelector('#overall').dataset.status");
   insist(
     ["healthy", "degraded"].includes(status),
-    `the database is to be well before the test, and is ${status}`,
+    `expected a healthy or degraded database before the test, found ${status}`,
   );
+  insist(/Sign in/.test(await page.eval(text("#content"))), "the page does not offer to sign in");
+  const polled = `performance.getEntriesByType("resource").filter(
+    ({ name, responseStatus }) => name.endsWith("/health/") && responseStatus > 0,
+  ).length > 1`;
+  await page.until(polled, "the second poll");
   insist(
-    /Sign in/.test(await page.eval(text("#content"))),
-    "the page does not say what a sign-in shows",
+    page.problems.length === 0,
+    `the browser reports errors: ${JSON.stringify(page.problems)}`,
   );
-  await new Promise((done) => setTimeout(done, 1000));
-  insist(page.problems.length === 0, `the browser complains: ${JSON.stringify(page.problems)}`);
 }
 
 async function wrongToken(page) {
   await signIn(page, "not-a-token-of-this-daemon");
-  await page.until(`/not valid/.test(${text("#sign-in-said")})`, "a readable refusal");
+  await page.until(`/not valid/.test(${text("#sign-in-message")})`, "a readable error");
   insist(
     await page.eval(
       "localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null",
     ),
-    "a refused token was stored",
+    "a refused token is stored",
   );
 }
 
@@ -150,7 +169,7 @@ async function rightToken(page) {
     await page.eval(
       "localStorage.length === 0 && sessionStorage.getItem('pgsteward.token') === null",
     ),
-    "the token is stored although that was not asked for",
+    "the token is stored without a request to keep it",
   );
 }
 
@@ -168,7 +187,7 @@ async function liveData(page) {
   await page.eval("document.querySelector('.stage.line').focus()");
   await page.key("ArrowLeft");
   await page.until(
-    "/average/.test(document.querySelector('.stage.line').closest('figure').querySelector('output').textContent)",
+    `/average/.test(${text("figure:has(.stage.line) output")})`,
     "a value read out by the keyboard",
     3000,
   );
@@ -186,11 +205,11 @@ async function liveData(page) {
 async function runVacuum(page) {
   await go(page, "jobs");
   await page.until(
-    has(`${row("vacuum")} [data-act=run]:not([aria-disabled])`),
+    has(`${row("vacuum")} [data-action=run]:not([aria-disabled])`),
     "the job vacuum",
     30e3,
   );
-  await page.click(`${row("vacuum")} [data-act=run]`);
+  await page.click(`${row("vacuum")} [data-action=run]`);
   await page.until(`/vacuum succeeded/.test(${text("#notes")})`, "vacuum to succeed", RUN_MS);
   await page.until(`/succeeded/.test(${text(row("vacuum"))})`, "the list to show that");
   await page.click(`${row("vacuum")} [aria-expanded=false]`);
@@ -198,13 +217,13 @@ async function runVacuum(page) {
 }
 
 async function pauseAndResume(page) {
-  await page.click(`${row("refresh")} [data-act=pause]`);
+  await page.click(`${row("refresh")} [data-action=pause]`);
   await page.until(has("dialog[open] input"), "to be asked for a reason");
   await page.type("dialog[open] input", "the browser test");
   await page.key("Enter");
-  await page.until(has(`${row("refresh")} [data-act=resume]`), "refresh to be paused");
-  await page.click(`${row("refresh")} [data-act=resume]`);
-  await page.until(has(`${row("refresh")} [data-act=pause]`), "refresh to be resumed");
+  await page.until(has(`${row("refresh")} [data-action=resume]`), "refresh to be paused");
+  await page.click(`${row("refresh")} [data-action=resume]`);
+  await page.until(has(`${row("refresh")} [data-action=pause]`), "refresh to be resumed");
 }
 
 async function searchAudit(page) {
@@ -213,7 +232,10 @@ async function searchAudit(page) {
   await page.type("#audit-form [name=action]", "job.run");
   await page.click("#audit-search");
   await page.until(
-    "document.querySelectorAll('#event-list tbody tr').length > 0 && [...document.querySelectorAll('#event-list tbody tr code')].every((e) => e.textContent === 'job.run')",
+    `(() => {
+      const actions = [...document.querySelectorAll("#event-list tbody tr code")];
+      return actions.length > 0 && actions.every((e) => e.textContent === "job.run");
+    })()`,
     "events of job.run only",
   );
   insist(
@@ -224,9 +246,9 @@ async function searchAudit(page) {
   await page.until(has("#event-list .more .below"), "the event's details");
 }
 
-// The table was made by the test's own migration: all of its rows are dead.
+// The migration of the test creates this table with dead rows only.
 async function optimize(page) {
-  await go(page, "upkeep");
+  await go(page, "maintenance");
   await page.until(has("#optimize-form [name=tables]"), "the form");
   await page.type("#optimize-form [name=tables]", "public.worn");
   await page.click("#optimize-form [type=submit]");
@@ -239,21 +261,22 @@ async function optimize(page) {
   await page.click("#confirm");
   await page.until(
     `/succeeded/.test(${text("#optimize")}) && /public.worn/.test(${text("#optimize")})`,
-    "what was done to the table",
+    "the result for the table",
     RUN_MS,
   );
-  insist(
-    !(await page.eval(has("#optimize-apply"))),
-    "a plan that was carried out is still to be applied",
-  );
+  insist(!(await page.eval(has("#optimize-apply"))), "a plan that was applied is still offered");
 }
 
 async function cancelRun(page) {
   await go(page, "jobs");
-  await page.until(has(`${row("sleeper")} [data-act=run]`), "the job sleeper");
-  await page.click(`${row("sleeper")} [data-act=run]`);
-  await page.until(has(`${row("sleeper")} + .more [data-act=cancel]`), "the run under way", RUN_MS);
-  await page.click(`${row("sleeper")} + .more [data-act=cancel]`);
+  await page.until(has(`${row("sleeper")} [data-action=run]`), "the job sleeper");
+  await page.click(`${row("sleeper")} [data-action=run]`);
+  await page.until(
+    has(`${row("sleeper")} + .more [data-action=cancel]`),
+    "the run under way",
+    RUN_MS,
+  );
+  await page.click(`${row("sleeper")} + .more [data-action=cancel]`);
   await page.click("#confirm");
   await page.until(`/cancelled/.test(${text(row("sleeper"))})`, "the run to be cancelled", RUN_MS);
 }
@@ -272,10 +295,10 @@ async function noScroll(page) {
   for (const view of VIEWS) {
     await page.size(1440);
     await go(page, view);
-    await new Promise((done) => setTimeout(done, 500));
+    await drawn(page);
     insist(
       (await page.eval("document.querySelectorAll('h1').length")) === 1,
-      `the view ${view} is to have one h1`,
+      `the view ${view} must have exactly one h1`,
     );
     for (const width of WIDTHS) {
       await noOverflow(page, width);
@@ -285,35 +308,39 @@ async function noScroll(page) {
   await page.size(1440);
 }
 
-/** What can be done in a table is seen without scrolling it. */
+/** The buttons of a table are visible without scrolling. */
 async function nothingCutOff(page, width) {
-  const cut = await page.eval(`[...document.querySelectorAll(".scroll [data-act]")].filter((e) => {
+  const cut =
+    await page.eval(`[...document.querySelectorAll(".scroll [data-action]")].filter((e) => {
     const [own, around] = [e.getBoundingClientRect(), e.closest(".scroll").getBoundingClientRect()];
     return own.right > around.right + 1 || own.left < around.left - 1;
   }).map((e) => e.textContent)`);
   insist(cut.length === 0, `at ${width} px a table cuts off ${cut.slice(0, 3).join(", ")}`);
 }
 
-/** No field is read of an answer that no answer has; and a name that is wrong would have been found. */
+/** The page reads no field that the API does not have; and the test finds a wrong name. */
 async function keepsTheContract(page) {
   const document = await (await fetch(new URL("openapi.json", BASE))).json();
   const found = async () => wrong(await page.eval("missedFields()"), document);
   const before = await found();
-  insist(before.length === 0, `the page reads what the API does not send: ${before.join("; ")}`);
+  insist(
+    before.length === 0,
+    `the page reads fields that the API does not have: ${before.join("; ")}`,
+  );
   await page.eval(
     "fetch('health/').then((answer) => answer.json()).then((health) => health.planted_by_the_test)",
   );
   insist(
     (await found()).some((one) => one.includes("planted_by_the_test")),
-    "a name that is wrong is not found",
+    "the test does not find a wrong name",
   );
 }
 
 async function keyboard(page) {
   await go(page, "jobs");
-  await page.until(has(`${row("vacuum")} [data-act=run]`), "the job list");
+  await page.until(has(`${row("vacuum")} [data-action=run]`), "the job list");
   await tabTo(page, "#sign-out", "sign-out");
-  await tabTo(page, "[data-act=run]", "a job's run button");
+  await tabTo(page, "[data-action=run]", "a job's run button");
 }
 
 async function outage(page) {
@@ -322,17 +349,17 @@ async function outage(page) {
   await shell(BREAK_CMD);
   await page.until(
     `${has("#banner-outage")} && document.querySelector("#overall").dataset.status === "unhealthy"`,
-    "the outage to be told",
+    "the outage to be shown",
     OUTAGE_MS,
   );
   insist(
     /cannot be reached.*since/s.test(await page.eval(text("#banner-outage"))),
-    "the banner does not say since when",
+    "the banner does not show since when",
   );
   insist(await page.eval(has("#component-list tbody tr")), "the components are gone");
-  await page.until(`/cannot be reached/.test(${text("#wrong")})`, "what is wrong");
+  await page.until(`/cannot be reached/.test(${text("#problems")})`, "the problem");
   await shots(page, "outage");
-  // What was measured lately is still shown, with its age; what only the database knows says why it is not.
+  // Recent measurements stay with their age; data of the database is replaced by the reason.
   await go(page, "tables");
   await page.until(
     `/Measured .* ago/.test(${text("#tables")})`,
@@ -341,8 +368,8 @@ async function outage(page) {
   );
   await go(page, "migrations");
   await page.until(
-    `/database is away/.test(${text("#content")})`,
-    "the migrations to say why they are not told",
+    `/database is unavailable/.test(${text("#content")})`,
+    "the migrations to show the outage",
     30e3,
   );
   for (const width of WIDTHS) await noOverflow(page, width);
@@ -350,61 +377,64 @@ async function outage(page) {
 }
 
 async function recovery(page) {
-  await shell(MEND_CMD);
+  await shell(REPAIR_CMD);
   await page.until(
-    `!${has("#banner-outage")} && document.querySelector("#overall").dataset.status !== "unhealthy"`,
-    "the recovery to be told",
+    `!${has("#banner-outage")} && ${has("#overall:not([data-status=unhealthy])")}`,
+    "the recovery to be shown",
     RECOVERY_MS,
   );
   await page.until(
-    `!/database is away/.test(${text("#content")})`,
-    "migrations to be told again by themselves",
+    `!/database is unavailable/.test(${text("#content")})`,
+    "the migrations to be loaded again",
     60e3,
   );
   insist(await page.eval("globalThis.notReloaded === true"), "the page was reloaded");
 }
 
 async function all(page) {
-  await step("opens without a token, and without a complaint of the browser", () => openView(page));
+  await step("opens without a token and without errors in the browser", () => openView(page));
   await step("Tab reaches the sign-in", () => tabTo(page, "#sign-in", "the sign-in"));
-  await step("a wrong token is refused readably", () => wrongToken(page));
+  await step("shows why a wrong token is refused", () => wrongToken(page));
   await step("signs in", () => rightToken(page));
   await step("shows live data", () => liveData(page));
-  await step("plans an optimization, and carries it out", () => optimize(page));
+  await step("previews and runs an optimization", () => optimize(page));
   await step("runs vacuum to its end", () => runVacuum(page));
   await step("pauses and resumes a job", () => pauseAndResume(page));
-  await step("finds that in the audit trail", () => searchAudit(page));
-  await step("exports the audit trail", () => exportAudit(page));
+  await step("finds the run in the audit log", () => searchAudit(page));
+  await step("exports the audit log", () => exportAudit(page));
   await step("cancels a run", () => cancelRun(page));
   await step("Tab reaches a job's run button", () => keyboard(page));
   await step(`needs no horizontal scrolling at ${WIDTHS.join(", ")} px`, () => noScroll(page));
-  await step("screenshots while healthy", async () => {
-    await go(page, "overview");
-    await page.until(has(".stage.line .line, .stage.line .dot"), "the charts", 30e3);
-    await shots(page, "healthy");
+  await step("takes screenshots of each view", async () => {
+    for (const view of VIEWS) {
+      await go(page, view);
+      if (view === "overview")
+        await page.until(has(".stage.line .line, .stage.line .dot"), "the charts", 30e3);
+      await shots(page, view);
+    }
   });
   const allowed = [401, 403];
-  if (BREAK_CMD && MEND_CMD) {
+  if (BREAK_CMD && REPAIR_CMD) {
     allowed.push(503);
     let ended = false;
     try {
-      await step("tells an outage", () => outage(page));
+      await step("shows an outage", () => outage(page));
       ended = true;
-      await step("tells the recovery without being loaded again", () => recovery(page));
+      await step("shows the recovery without a reload", () => recovery(page));
     } finally {
-      if (!ended) await shell(MEND_CMD).catch(() => {});
+      if (!ended) await shell(REPAIR_CMD).catch(() => {});
     }
   }
   await step("reads no field that the API does not have", () => keepsTheContract(page));
-  const left = complaints(page, allowed);
-  insist(left.length === 0, `the browser complains: ${JSON.stringify(left)}`);
-  insist(page.dialogs === 0, "a script from data was run");
-  console.log("ok   no complaint of the browser in all of this");
+  const left = errorsOf(page, allowed);
+  insist(left.length === 0, `the browser reports errors: ${JSON.stringify(left)}`);
+  insist(page.dialogs === 0, "a script from data has run");
+  console.log("ok   no errors in the browser");
 }
 
 const browser = await Browser.start();
 const watchdog = setTimeout(() => {
-  console.error(`FAIL not done within ${WHOLE_MS / 60e3} min`);
+  console.error(`FAIL not finished within ${WHOLE_MS / 60e3} min`);
   browser.kill();
   process.exit(1);
 }, WHOLE_MS);
@@ -415,6 +445,7 @@ try {
   await all(page);
 } catch (error) {
   console.error(`FAIL ${error.message}`);
+  if (page?.problems.length > 0) console.error(JSON.stringify(page.problems));
   process.exitCode = 1;
   if (page && OUT) {
     await mkdir(OUT, { recursive: true });

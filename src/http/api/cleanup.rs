@@ -151,10 +151,8 @@ fn judge(
         ));
     }
     if !wanted.force {
-        return Err(unprocessable(
-            "shortening_wants_force",
-            format!("{what}: say \"force\": true if that is meant"),
-        ));
+        return Err(unprocessable("shortening_wants_force", what)
+            .with("remedy", "repeat the request with \"force\": true to confirm"));
     }
     if keep < config.retention.min_keep && covered().any(Target::is_trail) {
         let floor = config.retention.min_keep.as_secs() / 86_400;

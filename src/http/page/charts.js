@@ -1,4 +1,4 @@
-// Charts over time. What was not measured is a marked band, never a line drawn across it.
+// Charts over time. A time without measurements is a marked band; no line is drawn across it.
 
 import { h, s } from "./dom.js";
 import { clock, instant, number } from "./format.js";
@@ -10,26 +10,28 @@ const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map
 );
 
 /**
- * One chart of several that point to a time together (`peers`). What it shows comes with `update`:
+ * A chart. The charts in `peers` point to the same time together. `kind` is "line", "stack", or
+ * "strip" with `level(point)` → status. `update` takes the data:
  *   from, to, step     in milliseconds
- *   points             [{ t, begin, … }], t the middle of a bucket and begin its start, oldest first
- *   most               what is further apart has a gap between
- *   series             [{ name, mark, read(point) → number|null, show(point, bare) → text }]; without a mark: told, not drawn
+ *   points             [{ t, begin, … }], oldest first; t is the middle of a bucket
+ *   most               points further apart than this have a gap between them
+ *   series             [{ name, mark, read(point) → number|null, show(point, bare) → text }];
+ *                      a series without a mark is read out but not drawn
  *   bands              [{ from, to, kind: "outage" | "gap", label }]
  *   spread             (point) → [low, high], drawn behind a single line
  *   rule               { value, label }: a limit
- *   idle               what stands below while nothing is pointed to
- *   summary            how it is and was, for those who do not see the drawing
- * `kind`: "line", "stack", or "strip" with `level(point)` → status.
+ *   idle               the text below the chart while nothing is pointed to
+ *   summary            the text for a screen reader
  */
 export class Chart {
   constructor({ title, kind, format = number, peers }) {
     Object.assign(this, { title, kind, format, peers, at: null });
-    // Over the plot, not beside it: what is read out must not move the page.
+    // Over the plot, not beside it: the readout must not move the page.
     this.readout = h("output", { class: "readout", "aria-live": "off" });
     this.idle = h("p", { class: "muted" });
     this.legend = h("ul", { class: "legend" });
-    // A slider over time: the one role whose arrow keys a screen reader passes on, and whose value it reads.
+    // A slider over time: the only role whose arrow keys a screen reader passes on, and whose
+    // value it reads.
     this.stage = h("div", {
       class: `stage ${kind}`,
       tabindex: "0",
@@ -128,7 +130,7 @@ export class Chart {
           s(
             "text",
             { class: "empty", x: (inner.left + inner.right) / 2, y: height / 2 },
-            "nothing measured in this time",
+            "no measurements in this time",
           ),
         this.hair,
       ),
@@ -136,7 +138,7 @@ export class Chart {
     this.point(this.at);
   }
 
-  /** Shows what was measured at a time; null for nothing. */
+  /** Shows the values at a time; null hides them. */
   point(time) {
     this.at = time;
     this.hair?.replaceChildren();
@@ -153,21 +155,21 @@ export class Chart {
     const near = points[here];
     const point = near && Math.abs(near.t - time) <= step * 0.75 ? near : null;
     const t = point ? point.t : Math.min(Math.max(time, from), to);
-    const told = [
+    const values = [
       ...(point ? series.map((one) => one.show(point)) : []),
       marked.find((b) => b.from <= t && t < b.to)?.label,
     ].filter(Boolean);
-    const said = [moment(t, to - from > DAY), ...(told.length > 0 ? told : ["not measured"])];
-    this.stage.setAttribute("aria-valuetext", said.join(", "));
+    const lines = [moment(t, to - from > DAY), ...(values.length > 0 ? values : ["not measured"])];
+    this.stage.setAttribute("aria-valuetext", lines.join(", "));
     const { inner, x, y } = this.scale;
     this.readout.className = `readout ${x(t) > (inner.left + inner.right) / 2 ? "left" : "right"}`;
-    this.readout.append(...said.map((line) => h("span", {}, line)));
+    this.readout.append(...lines.map((line) => h("span", {}, line)));
     this.hair.append(s("line", { x1: x(t), x2: x(t), y1: inner.top, y2: inner.bottom }));
     const value = point && this.kind === "line" ? series[0].read(point) : null;
     if (value != null) this.hair.append(s("circle", { cx: x(t), cy: y(value), r: 3.5 }));
   }
 
-  // Made only when it is opened: a screen reader's way to the numbers, and a person's.
+  // Filled only while it is open.
   fillTable() {
     if (!this.table.open || !this.data) return;
     const { points, series, step, bands: marked } = this.data;
@@ -218,8 +220,8 @@ const moment = (t, day, seconds) =>
   `${day ? `${instant(t, "day")} ` : ""}${instant(t, seconds ? "time" : "minute")}`;
 
 /**
- * The times of `[from, to]` that no point covers. Measurements may be rarer than buckets are wide, so what is
- * a gap depends on how far apart they usually are.
+ * The times within `[from, to]` that no point covers. Measurements may be rarer than buckets, so
+ * the length of a gap depends on the usual distance between measurements.
  */
 export function gaps(points, from, to, step) {
   const apart = points
@@ -241,7 +243,7 @@ export function gaps(points, from, to, step) {
   return { gaps: found, most };
 }
 
-/** Runs of neighbouring points; a gap, an outage, or a value that is missing ends one. */
+/** Runs of adjacent points; a gap, an outage or a missing value ends a run. */
 function segments({ points, most, bands: marked }, read) {
   const outages = marked.filter((band) => band.kind === "outage");
   const apart = (one, other) =>
@@ -267,7 +269,7 @@ function nearest(points, time) {
   return high >= 0 && Math.abs(points[high].t - time) < Math.abs(points[low].t - time) ? high : low;
 }
 
-/** A round top for the value axis, and the distance of its lines. */
+/** A round maximum for the value axis, and the distance between its lines. */
 function ceiling({ points, series, spread, rule }, kind) {
   const drawn = series.filter((one) => one.mark);
   const top = (point) => {
@@ -278,7 +280,7 @@ function ceiling({ points, series, spread, rule }, kind) {
     );
   };
   let most = points.reduce((highest, point) => Math.max(highest, top(point)), 0);
-  // A limit that is near is worth seeing; one far above would press everything to the ground.
+  // A near limit is worth showing; a far one would flatten the data.
   if (rule && rule.value <= most * 3) most = Math.max(most, rule.value);
   most = most * 1.04 || 1;
   const power = 10 ** Math.floor(Math.log10(most / 4));
@@ -299,7 +301,7 @@ function valueAxis({ max, lines }, { inner, y }, format) {
 function timeAxis({ from, to }, { inner, x }) {
   const room = Math.max(2, (inner.right - inner.left) / 76);
   const every = TIME_STEPS.find((step) => (to - from) / step <= room) ?? TIME_STEPS.at(-1);
-  // Steps of hours begin at midnight of the zone that is shown.
+  // Steps of hours begin at midnight in the shown zone.
   const zone = clock.utc ? 0 : new Date(to).getTimezoneOffset() * 60e3;
   const marks = [];
   for (let t = Math.ceil((from - zone) / every) * every + zone; t <= to; t += every) {
@@ -320,7 +322,7 @@ function timeAxis({ from, to }, { inner, x }) {
   return marks;
 }
 
-// The same in each chart, so it does not matter whose a name leads to.
+// Equal in each chart, so it does not matter which one an id refers to.
 function hatches() {
   const hatch = (kind, size) =>
     s(
@@ -385,7 +387,7 @@ function line(data, { x, y }) {
 function stack(data, { x, y }) {
   const drawn = data.series.filter((one) => one.mark);
   return segments(data, drawn[0].read).map((run) => {
-    // A lone measurement still has a width.
+    // A single measurement needs a width, too.
     const across =
       run.length > 1
         ? run.map((p) => [p, x(p.t)])
@@ -411,7 +413,7 @@ function limit({ value, label }, { inner, y }) {
   );
 }
 
-// Worse is taller: read without colour.
+// A worse status is taller, so that it can be read without colour.
 const SHARE = { healthy: 0.4, unknown: 0.55, degraded: 0.75, unhealthy: 1 };
 
 function strip({ points, level, step }, { inner, x }) {

@@ -1,17 +1,17 @@
-// Elements, and bringing what stands on the page in line with what should stand there.
+// Creates elements, and updates the page to match them.
 //
-// A view describes itself anew each time; `patch` changes only what differs, so that focus, scroll
-// positions, selections and opened details survive a poll. Text goes in as text nodes only: nothing
-// that a database, a job or an audit row says is ever read as markup.
+// A view builds its elements anew on each draw. `patch` changes only what differs, so that focus,
+// scroll positions, selections and opened details survive a poll. Text becomes text nodes only: no
+// text of a database, a job or an audit event is ever parsed as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. `on…` are handlers, `css` custom properties, `key` tells siblings apart. */
+/** Creates an element. `on…` are handlers, `css` is its style, `key` tells siblings apart. */
 export function h(tag, props, ...children) {
   return build(document.createElement(tag), props, children);
 }
 
-/** The same for SVG. */
+/** Creates an SVG element. */
 export function s(tag, props, ...children) {
   return build(document.createElementNS(SVG, tag), props, children);
 }
@@ -28,7 +28,7 @@ function build(element, props, children) {
     else element.setAttribute(name, value === true ? "" : value);
   }
   append(element, children);
-  // A select's value can be set only once its options are there.
+  // The value of a select can be set only once its options exist.
   Object.assign(element, element.pending);
   return element;
 }
@@ -40,29 +40,29 @@ function append(element, children) {
   }
 }
 
-/** A place for an element with a life of its own (a chart, a form): filled once, then left alone. */
+/** A container for an element with its own state (a chart, a form): `patch` leaves it alone. */
 export function slot(key, content) {
-  const place = h("div", { key, class: "slot" });
-  place.content = content;
-  return place;
+  const container = h("div", { key, class: "slot" });
+  container.content = content;
+  return container;
 }
 
-/** Makes `parent`'s children equal to `nodes`. */
+/** Makes the children of `parent` equal to `nodes`. */
 export function patch(parent, nodes) {
-  const wanted = [nodes]
+  const expected = [nodes]
     .flat(Infinity)
     .filter((node) => node != null && node !== false)
     .map((node) => (node instanceof Node ? node : document.createTextNode(String(node))));
-  const keys = new Set(wanted.map((node) => node.key));
+  const keys = new Set(expected.map((node) => node.key));
   const keyed = new Map();
   for (const child of [...parent.childNodes]) {
     if (child.key == null) continue;
-    // Gone rows go first: else every row behind them would have to move, and lose the focus.
+    // Removed rows go first. Otherwise every row behind them would move and lose the focus.
     if (keys.has(child.key)) keyed.set(child.key, child);
     else child.remove();
   }
   let at = parent.firstChild;
-  for (const node of wanted) {
+  for (const node of expected) {
     const candidate = node.key != null ? keyed.get(node.key) : at;
     const match =
       candidate && candidate.key === node.key && candidate.nodeName === node.nodeName
@@ -86,8 +86,8 @@ export function patch(parent, nodes) {
 
 function fill(node) {
   if (!(node instanceof Element)) return;
-  for (const place of [node, ...node.querySelectorAll(".slot")])
-    if (place.content) place.append(place.content);
+  for (const container of [node, ...node.querySelectorAll(".slot")])
+    if (container.content) container.append(container.content);
 }
 
 function align(old, node) {
@@ -109,13 +109,13 @@ function align(old, node) {
 
 function attributes(old, node) {
   for (const { name } of [...old.attributes]) {
-    // What a person opened stays open.
+    // A person opened it: it stays open.
     if (name !== "open" && name !== "style" && !node.hasAttribute(name)) old.removeAttribute(name);
   }
   for (const { name, value } of node.attributes) {
     if (name !== "style" && name !== "open" && old.getAttribute(name) !== value)
       old.setAttribute(name, value);
   }
-  // Through CSSOM: the attribute itself is inline style to a content security policy.
+  // Through CSSOM: the content security policy forbids the attribute `style`.
   if (old.style.cssText !== node.style.cssText) old.style.cssText = node.style.cssText;
 }

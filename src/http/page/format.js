@@ -1,4 +1,4 @@
-// Numbers, instants and values as a person reads them.
+// Numbers, times and values as text.
 
 import { h } from "./dom.js";
 
@@ -7,23 +7,24 @@ const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 
 export const clock = { utc: false, skew: 0 };
 
-/** Now, by the daemon's clock: this machine's may be wrong by minutes. */
+/** Now, by the clock of the daemon: that of this machine may be wrong by minutes. */
 export const now = () => Date.now() + clock.skew;
 
 export const number = (value) => (value == null ? NOTHING : plain.format(value));
 
-/** Binary units, as in the daemon's own messages. */
+/** In binary units, as in the daemon's messages. */
 export function bytes(value) {
   if (value == null) return NOTHING;
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let at = 0;
   let left = Math.abs(value);
-  // What would be rounded up to the next unit is told in that.
+  // A value that would round up to 1024 uses the next unit.
   while (left >= 1023.5 && at < units.length - 1) {
     left /= 1024;
     at += 1;
   }
-  return `${value < 0 ? "−" : ""}${at === 0 || left >= 100 ? left.toFixed(0) : left.toFixed(1)} ${units[at]}`;
+  const digits = at === 0 || left >= 100 ? 0 : 1;
+  return `${value < 0 ? "−" : ""}${left.toFixed(digits)} ${units[at]}`;
 }
 
 export function millis(value) {
@@ -40,7 +41,7 @@ const UNITS = [
   [1, "s"],
 ];
 
-/** A duration in two units at most, the second one while the first is small. */
+/** A duration in at most two units; the second one only while the first is below 10. */
 export function span(seconds) {
   if (seconds == null) return NOTHING;
   const whole = Math.max(0, Math.round(seconds));
@@ -73,41 +74,44 @@ const styles = {
   day: { day: "numeric", month: "short" },
   date: { day: "numeric", month: "short", year: "numeric" },
 };
-// To make one costs more than to use it a hundred times.
-const made = new Map();
+// Creating a formatter costs more than using it a hundred times.
+const formatters = new Map();
 
 export function instant(at, style = "full") {
   if (style === "full") return `${instant(at, "date")}, ${instant(at, "time")} ${offset(at)}`;
   const name = `${style} ${clock.utc}`;
-  if (!made.has(name))
-    made.set(
+  if (!formatters.has(name))
+    formatters.set(
       name,
       new Intl.DateTimeFormat("en-GB", {
         ...styles[style],
         ...(clock.utc ? { timeZone: "UTC" } : {}),
       }),
     );
-  return made.get(name).format(new Date(at));
+  return formatters.get(name).format(new Date(at));
 }
 
-/** How far the shown zone was from UTC at that time. */
+/** The offset of the shown zone from UTC at that time. */
 function offset(at) {
   const minutes = clock.utc ? 0 : -new Date(at).getTimezoneOffset();
   const [hours, rest] = [Math.floor(Math.abs(minutes) / 60), Math.abs(minutes) % 60];
-  return `UTC${minutes === 0 ? "" : `${minutes < 0 ? "−" : "+"}${hours}${rest ? `:${String(rest).padStart(2, "0")}` : ""}`}`;
+  if (minutes === 0) return "UTC";
+  const minute = rest ? `:${String(rest).padStart(2, "0")}` : "";
+  return `UTC${minutes < 0 ? "−" : "+"}${hours}${minute}`;
 }
 
-/** The zone that times are shown in. */
+/** The zone in which times are shown. */
 export function zone() {
   const name = clock.utc ? "UTC" : new Intl.DateTimeFormat().resolvedOptions().timeZone;
   return name === "UTC" ? name : `${name}, ${offset(now())}`;
 }
 
-/** The time alone for what is of today, else with the day, and with the year unless it is this one. */
+/** The time alone if it is today, else with the day, and with the year if that differs. */
 export function brief(at, style = "time") {
   const [date, today] = [instant(at, "date"), instant(now(), "date")];
   if (date === today) return instant(at, style);
-  return `${date.slice(-4) === today.slice(-4) ? instant(at, "day") : date} ${instant(at, "minute")}`;
+  const day = date.slice(-4) === today.slice(-4) ? instant(at, "day") : date;
+  return `${day} ${instant(at, "minute")}`;
 }
 
 function distance(at) {
@@ -116,7 +120,7 @@ function distance(at) {
   return seconds > 0 ? `${span(seconds)} ago` : `in ${span(-seconds)}`;
 }
 
-/** An instant as its distance from now, kept current by `tick`. */
+/** A time as its distance from now, kept current by `tick`. */
 export function ago(at) {
   if (at == null) return h("span", { class: "muted" }, NOTHING);
   const iso = new Date(at).toISOString();
@@ -127,14 +131,14 @@ export function ago(at) {
   );
 }
 
-/** An instant as such. */
+/** A time as text. */
 export function when(at) {
   if (at == null) return h("span", { class: "muted" }, NOTHING);
   const iso = new Date(at).toISOString();
   return h("time", { datetime: iso, title: `${iso}, ${distance(at)}` }, brief(at));
 }
 
-/** For how long, kept current. */
+/** The duration since a time, kept current by `tick`. */
 export function lasting(since) {
   const at = new Date(since);
   return h("time", { datetime: at.toISOString(), "data-for": "" }, span((now() - at) / 1000));
@@ -151,14 +155,14 @@ export function tick() {
 const INSTANT = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/;
 const SHOWN = 50;
 
-// What is known to be a field of the daemon's, so that its name can be made readable. Any other name may
-// be a table's or a column's, and stays as it is.
+// The daemon's own field names, which can be shown as words. Any other name may be that of a table
+// or a column, and is shown unchanged.
 const FIELDS = new Set(
-  `failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run longest_wait max_connections mxid_age not_permitted
-  oldest_idle_in_transaction oldest_left oldest_prepared oldest_transaction refreshed_at replay_lag_seconds response_ms retained_bytes rows_deleted
-  since_success_seconds started_at unsealed_seconds unseen_sessions wal_status xid_age`.split(
-    /\s+/,
-  ),
+  `failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run
+  longest_wait max_connections mxid_age not_permitted oldest_idle_in_transaction oldest_left
+  oldest_prepared oldest_transaction refreshed_at replay_lag_seconds response_ms retained_bytes
+  rows_deleted since_success_seconds started_at unsealed_seconds unseen_sessions wal_status
+  xid_age`.split(/\s+/),
 );
 const IDS = /(^|_)(id|pid|xid|oid|xmin|num|seal)$/;
 
@@ -179,7 +183,7 @@ const label = (name) =>
 const isRecord = (it) => it != null && typeof it === "object" && !Array.isArray(it);
 const rest = (count) => count > SHOWN && h("p", { class: "muted" }, `and ${count - SHOWN} more`);
 
-/** Any JSON value, as lists and small tables; units are read from the names. */
+/** Any JSON value as lists and small tables. The unit is the suffix of the field's name. */
 export function value(it, name = "", depth = 0) {
   if (it == null || typeof it !== "object") return h("span", { class: "value" }, scalar(name, it));
   if (depth > 4) return h("code", {}, JSON.stringify(it));

@@ -1,77 +1,74 @@
-// Jobs: when they run, how they went, and running, pausing, cancelling them.
+// Jobs: their schedules and runs, with actions to run, pause and cancel them.
 
 import { get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, brief, millis, now, number, when, words } from "./format.js";
+import { Poll } from "./poll.js";
+import { Watches, amount, isOver, progress, reasonText, runDetails, runError } from "./runs.js";
 import {
-  aside,
   button,
-  explain,
+  describeError,
+  errorNote,
   field,
-  flip,
   loading,
   muted,
   opener,
   panel,
   prose,
-  refusal,
   small,
   status,
   table,
-} from "./parts.js";
-import { Poll } from "./poll.js";
-import { Watches, because, details, did, fault, isOver, progress } from "./runs.js";
+  toggleIn,
+  visuallyHidden,
+} from "./widgets.js";
 
 const EVERY = 5000;
 const HISTORY_EVERY = 15000;
-const RUNS = 20;
-const MOST_RUNS = 200;
-const MOST_OPEN = 4;
-// A job that runs for shorter stays where it is in the list.
+const PAGE_SIZE = 20;
+const MAX_RUNS = 200;
+const MAX_OPEN = 4;
+// A job that runs for less keeps its position in the list.
 const LONG_MS = 10000;
-const AWAY = "not known while the database is away";
+const UNAVAILABLE = "not known while the database is unavailable";
 
-// The last list that was read from the ledger. During an outage the API tells what is planned, and nothing
-// of how it went: then this is shown, as old as it is. `of` is whose and of which database.
-let kept = null;
+// The last list that came from the ledger. During an outage the API returns schedules without runs;
+// then the page shows this list with its age. `owner` is the person and the database it belongs to.
+let lastKnown = null;
 
 export function jobs(ctx) {
-  const of = `${ctx.target} ${ctx.who?.actor}`;
+  const owner = `${ctx.target} ${ctx.who?.actor}`;
   const load = async (signal) => {
     const data = await get("jobs", ctx.query(), signal);
-    if (data.source === "database") kept = { of, data, at: Date.now() };
+    if (data.source === "database") lastKnown = { owner, data, at: Date.now() };
     return data;
   };
   const list = new Poll(load, EVERY, () => {
-    for (const job of list.data?.jobs ?? [])
-      if (job.running)
-        watches.add(job.running.id, {
-          job: job.name,
-          state: "running",
-          started_at: job.running.since,
-          instance: job.running.instance,
-          actor: job.running.actor,
-        });
+    for (const { name, running } of list.data?.jobs ?? []) {
+      if (!running) continue;
+      const { since, instance, actor } = running;
+      watches.add(running.id, { job: name, state: "running", started_at: since, instance, actor });
+    }
     ctx.rerender();
   });
-  const opened = new Map();
-  const watches = new Watches(ctx, () => [list, ...opened.values()]);
-  const state = { ctx, list, opened, watches, read: new Set() };
+  const histories = new Map();
+  const polls = () => [list, ...histories.values()];
+  const watches = new Watches(ctx, polls);
+  const state = { ctx, list, histories, watches, openedRuns: new Set() };
   return {
-    polls: () => (ctx.can("viewer") ? [list, ...opened.values()] : []),
+    polls: () => (ctx.can("viewer") ? polls() : []),
     stop() {
-      for (const poll of [list, ...opened.values()]) poll.stop();
+      for (const poll of polls()) poll.stop();
       watches.stop();
       clearTimeout(state.timer);
     },
     render() {
-      look(state, of);
+      update(state, owner);
       return [
         panel(ctx, {
           id: "jobs",
           title: "Jobs",
           poll: list,
-          actions: list.data && whole(state),
+          actions: list.data && allJobsButton(state),
           about: about(state),
           body: () => body(state),
         }),
@@ -80,99 +77,106 @@ export function jobs(ctx) {
   };
 }
 
-/** What is shown now, how old that is, and what it allows. */
-function look(state, of) {
+/** Sets what is shown, whether it is current, and why an action is not available. */
+function update(state, owner) {
   const { ctx, list } = state;
-  const away = list.data?.source === "memory";
-  const old = away && kept?.of === of ? kept : null;
+  const unavailable = list.data?.source === "memory";
+  const outdated = unavailable && lastKnown?.owner === owner ? lastKnown : null;
   Object.assign(state, {
-    away,
-    old,
-    shown: old?.data ?? list.data,
-    unknown: away && !old,
-    current: !away && !list.error,
-    soonest: Infinity,
-    lacks: ctx.lacks("operator") ?? (away ? "needs the database, which is away" : null),
+    unavailable,
+    outdated,
+    shown: outdated?.data ?? list.data,
+    noRuns: unavailable && !outdated,
+    current: !unavailable && !list.error,
+    nextDue: Infinity,
+    denied: ctx.denied("operator") ?? (unavailable ? "the database is unavailable" : null),
   });
 }
 
-function about({ list, away }) {
-  if (!list.data || away) return null;
-  return list.data.observer
-    ? `Run by ${list.data.observer}.`
-    : "No instance observes this database at the moment, so nothing runs.";
+function about({ list, unavailable }) {
+  if (!list.data || unavailable) return null;
+  const { observer: leader } = list.data;
+  return leader
+    ? `Run by the leader, ${leader}.`
+    : "No instance is the leader at the moment, so no job runs.";
 }
 
 function body(state) {
-  const { ctx, list, away, old, shown } = state;
-  const { paused } = shown;
+  const { ctx, unavailable, outdated, shown } = state;
+  const { reason } = ctx.current()?.components.connectivity ?? {};
+  const error = { code: "database_unavailable", body: { reason } };
   const content = [
-    away &&
+    unavailable &&
       h(
         "p",
-        { class: "note", key: "away" },
-        old && [h("strong", {}, "As of ", brief(old.at)), ". "],
-        prose(
-          explain({ code: "database_unavailable", detail: list.data.reason }, ctx.role(), {
-            again: true,
-          }),
-        ),
-        !old && " Until then only the plan is known.",
+        { class: "note", key: "unavailable" },
+        outdated && [h("strong", {}, "As of ", brief(outdated.at)), ". "],
+        prose(describeError(error, ctx.role(), { polling: true })),
+        !outdated && " Until then only schedules are known.",
       ),
-    paused &&
-      h(
-        "p",
-        { class: "note", key: "paused" },
-        status("paused", "All jobs are paused"),
-        paused.by && ` by ${paused.by}`,
-        paused.at && [", ", ago(paused.at)],
-        paused.reason && `: ${paused.reason}`,
-        ". What is measured on each tick goes on.",
-      ),
+    shown.paused && allPaused(shown.paused),
     !ctx.can("operator") &&
       h(
         "p",
         { class: "muted", key: "role" },
-        `To run, pause or cancel needs the role operator; yours is ${ctx.role()}.`,
+        `Running, pausing and cancelling need the role operator; yours is ${ctx.role()}.`,
       ),
-    h("div", { key: "list", class: old ? "aged" : null }, overviewOf(state)),
+    h("div", { key: "list", class: outdated ? "aged" : null }, jobTable(state)),
   ];
-  // A countdown that is over says so, without waiting for the next answer.
+  // Redraws when a countdown ends, without waiting for the next response.
   clearTimeout(state.timer);
-  const left = state.soonest - now();
+  const left = state.nextDue - now();
   if (left < 2 * EVERY) state.timer = setTimeout(ctx.rerender, left + 20);
   return content;
 }
 
-function whole(state) {
+const allPaused = ({ by, at, reason }) =>
+  h(
+    "p",
+    { class: "note", key: "paused" },
+    status("paused", "All jobs are paused"),
+    by && ` by ${by}`,
+    at && [", ", ago(at)],
+    reason && `: ${reason}`,
+    ". Health measurements continue.",
+  );
+
+function allJobsButton(state) {
   const paused = state.shown.paused != null;
   return button(
     paused ? "Resume all" : "Pause all",
-    () => turn(state, "*", paused ? "resume" : "pause"),
-    { lacks: state.lacks, id: "all-jobs" },
+    () => pauseOrResume(state, "*", paused ? "resume" : "pause"),
+    { denied: state.denied, id: "all-jobs" },
   );
 }
 
-/** A run of it that waits or goes on: what is followed is known earlier than the list. */
-function going(state, job) {
-  const followed = liveOf(state, job)[0];
+/** The current run of a job, queued or running. A followed run is known earlier than the list. */
+function currentRun(state, job) {
+  const [followed] = followedRuns(state, job);
   if (followed) return followed;
-  const { running } = job;
+  const { running, queued } = job;
   if (running && !state.watches.get(running.id))
     return { state: "running", started_at: running.since, instance: running.instance };
-  return job.queued && !state.watches.get(job.queued.id) ? { state: "queued" } : null;
+  return queued && !state.watches.get(queued.id) ? { state: "queued" } : null;
 }
 
-const liveOf = (state, job) =>
-  [...state.watches.runs.values()].filter((one) => one.job === job.name && !isOver(one));
+const followedRuns = (state, job) =>
+  [...state.watches.runs.values()].filter((run) => run.job === job.name && !isOver(run));
 
-/** What somebody should look at stands first. */
+/** Jobs that need attention come first, then long runs. */
 function rank(job) {
   if (job.quarantined || job.failures_in_a_row > 0) return 0;
   return job.running && now() - new Date(job.running.since) > LONG_MS ? 1 : 2;
 }
 
-function overviewOf(state) {
+function jobTable(state) {
+  const average = ({ average_ms: average, p95_ms: p95 }) =>
+    average == null
+      ? "–"
+      : [
+          millis(average),
+          p95 != null && h("small", { title: "95 of 100 runs take less" }, `p95 ${millis(p95)}`),
+        ];
   return table({
     caption: "Jobs",
     name: "job-list",
@@ -181,58 +185,37 @@ function overviewOf(state) {
     columns: [
       ["Job", "lead", (job) => [h("strong", {}, job.name), small(kind(job)), notes(job)]],
       ["Schedule", "", schedule],
-      ["Next", "", (job) => next(state, job)],
-      ["Last", "wide", (job) => last(state, job)],
-      [
-        "Average",
-        "number",
-        (job) =>
-          job.average_ms == null
-            ? "–"
-            : [
-                millis(job.average_ms),
-                job.p95_ms != null &&
-                  h("small", { title: "95 of 100 runs take less" }, `p95 ${millis(job.p95_ms)}`),
-              ],
-      ],
+      ["Next run", "", (job) => nextRun(state, job)],
+      ["Last run", "wide", (job) => lastRun(state, job)],
+      ["Average", "number", average],
       ["Runs", "number", (job) => counts(state, job)],
-      ["", "acts", (job) => acts(state, job)],
+      ["", "row-actions", (job) => actions(state, job)],
     ],
     more: (job) => below(state, job),
   });
 }
 
 function kind(job) {
-  if (job.state === "not_configured") return "of another instance's configuration";
-  return job.kind === "sql" ? "own SQL" : "built in";
+  if (job.state === "not_configured") return "configured on another instance";
+  return job.kind === "sql" ? "SQL job" : "built-in job";
 }
 
 const notes = (job) => [
   job.enabled === false && job.state !== "not_configured" && status("paused", "disabled"),
   job.differs &&
-    h(
-      "small",
-      { class: "error" },
-      "The instance that observes goes by another schedule or content.",
-    ),
+    h("small", { class: "error" }, "The leader has another schedule or content for this job."),
   job.quarantined &&
-    small("A former run may still work on the server; the next one waits for its end."),
+    small("An earlier run may still be working on the server; the next run waits for its end."),
 ];
 
 function schedule(job) {
-  const follows = job.after?.length > 0 && `after ${job.after.join(", ")}`;
   if (job.state === "not_configured") return muted("not known here");
-  return [
-    h(
-      "span",
-      {},
-      job.schedule ? h("code", { class: "cron" }, job.schedule) : follows || "on request",
-    ),
-    job.schedule && job.timezone !== "UTC" && small(job.timezone),
-  ];
+  const after = job.after?.length > 0 && `after ${job.after.join(", ")}`;
+  const text = job.schedule ? h("code", { class: "cron" }, job.schedule) : after || "on request";
+  return [h("span", {}, text), job.schedule && job.timezone !== "UTC" && small(job.timezone)];
 }
 
-function next(state, job) {
+function nextRun(state, job) {
   if (job.ticks) return muted("on each tick");
   if (job.paused)
     return [
@@ -241,135 +224,125 @@ function next(state, job) {
     ];
   if (state.shown.paused) return [status("paused"), small("with all jobs")];
   if (job.quarantined) return status("degraded", "quarantined");
-  if (going(state, job)?.state === "queued") return status("queued");
+  if (currentRun(state, job)?.state === "queued") return status("queued");
   if (!job.next_due) return "–";
   if (!state.current) return when(job.next_due);
-  return [due(state, job.next_due), small(when(job.next_due)), later(job)];
+  return [countdown(state, job.next_due), small(when(job.next_due)), laterRuns(job)];
 }
 
-function due(state, at) {
-  const instant = Date.parse(at);
-  if (instant <= now()) return h("span", {}, "due now");
-  state.soonest = Math.min(state.soonest, instant);
-  return ago(at);
+function countdown(state, due) {
+  const at = Date.parse(due);
+  if (at <= now()) return h("span", {}, "due now");
+  state.nextDue = Math.min(state.nextDue, at);
+  return ago(due);
 }
 
-/** The times after the next, where the schedule does not say them itself. */
-function later(job) {
-  const dues = (job.next_dues ?? []).slice(1);
-  if (dues.length === 0 || job.schedule?.startsWith("@every")) return null;
+/** The times after the next one, unless the schedule itself makes them obvious. */
+function laterRuns(job) {
+  const later = (job.next_dues ?? []).slice(1);
+  if (later.length === 0 || job.schedule?.startsWith("@every")) return null;
   return h(
     "details",
     {},
-    h("summary", {}, `and ${dues.length} later`),
-    dues.map((at) => small(when(at))),
+    h("summary", {}, `and ${later.length} later`),
+    later.map((at) => small(when(at))),
   );
 }
 
-function last(state, job) {
-  const run = going(state, job);
+function lastRun(state, job) {
+  const run = currentRun(state, job);
   if (run?.state === "running")
     return [
       status("running"),
       small("since ", when(run.started_at), run.instance && ` on ${run.instance}`),
     ];
-  if (job.ticks) return muted("measures on each tick; no runs are recorded");
-  if (state.unknown) return muted(AWAY);
-  return job.last ? ended(job, job.last) : muted("has not run yet");
+  if (job.ticks) return muted("measures on each tick; its runs are not recorded");
+  if (state.noRuns) return muted(UNAVAILABLE);
+  return job.last ? finishedRun(job, job.last) : muted("has not run yet");
 }
 
-function ended(job, run) {
-  const succeeded =
+function finishedRun(job, run) {
+  const success =
     run.state !== "succeeded" &&
     (job.last_success_at
       ? small("last succeeded ", ago(job.last_success_at))
       : small("has never succeeded"));
+  const facts = [
+    run.duration_ms != null && millis(run.duration_ms),
+    amount(job.name, run.rows_affected),
+    reasonText(run),
+  ];
   return [
     h("span", { class: "line" }, status(run.state), run.finished_at && muted(ago(run.finished_at))),
-    small(
-      [
-        run.duration_ms != null && millis(run.duration_ms),
-        did(job.name, run.rows_affected),
-        because(run),
-      ]
-        .filter(Boolean)
-        .join(" · "),
-    ),
-    fault(run),
-    succeeded,
+    small(facts.filter(Boolean).join(" · ")),
+    runError(run),
+    success,
   ];
 }
 
 function counts(state, job) {
-  if (job.ticks || state.unknown) return "–";
+  if (job.ticks || state.noRuns) return "–";
   const {
-    succeeded_total: good,
-    failed_total: bad,
+    succeeded_total: succeeded,
+    failed_total: failed,
     skipped_total: skipped,
-    failures_in_a_row: row,
+    failures_in_a_row: inARow,
   } = job;
-  if (!good && !bad && !skipped) return muted("none");
+  if (!succeeded && !failed && !skipped) return muted("none");
+  const others = [
+    failed > 0 && `${number(failed)} failed${inARow > 0 ? `, ${inARow} in a row` : ""}`,
+    skipped > 0 && `${number(skipped)} skipped`,
+  ];
   return [
-    h("span", {}, `${number(good)} ok`),
-    h(
-      "small",
-      { class: row > 0 ? "error" : null },
-      [
-        bad > 0 && `${number(bad)} failed${row > 0 ? `, ${row} in a row` : ""}`,
-        skipped > 0 && `${number(skipped)} skipped`,
-      ]
-        .filter(Boolean)
-        .join(", "),
-    ),
+    h("span", {}, `${number(succeeded)} ok`),
+    h("small", { class: inARow > 0 ? "error" : null }, others.filter(Boolean).join(", ")),
   ];
 }
 
-function acts(state, job) {
-  const { lacks } = state;
-  const open = state.opened.has(job.name);
-  const name = (verb) => [verb, aside(` ${job.name}`)];
+function actions(state, job) {
+  const { denied } = state;
+  const open = state.histories.has(job.name);
+  const label = (verb) => [verb, visuallyHidden(` ${job.name}`)];
   const busy =
-    { running: "it is running", queued: "a run of it waits already" }[going(state, job)?.state] ??
+    { running: "it is running", queued: "a run of it is queued" }[currentRun(state, job)?.state] ??
     (job.paused ? "it is paused" : state.shown.paused ? "all jobs are paused" : null);
   const verb = job.paused ? "resume" : "pause";
-  // What measures on each tick is neither run nor paused.
+  const runProps = {
+    kind: job.failures_in_a_row > 0 ? "main" : "",
+    denied: denied ?? busy,
+    "data-action": "run",
+  };
+  const pauseProps = { kind: job.paused ? "" : "quiet", denied, "data-action": verb };
+  // A job that measures on each tick is neither run nor paused.
   return [
-    !job.ticks &&
-      button(name("Run"), () => run(state, job), {
-        kind: job.failures_in_a_row > 0 ? "main" : "",
-        lacks: lacks ?? busy,
-        "data-act": "run",
-      }),
+    !job.ticks && button(label("Run"), () => run(state, job), runProps),
     (!job.ticks || job.paused) &&
-      button(name(job.paused ? "Resume" : "Pause"), () => turn(state, job.name, verb), {
-        kind: job.paused ? "" : "quiet",
-        lacks,
-        "data-act": verb,
-      }),
-    !job.ticks && opener(name("History"), open, () => toggle(state, job.name)),
+      button(
+        label(job.paused ? "Resume" : "Pause"),
+        () => pauseOrResume(state, job.name, verb),
+        pauseProps,
+      ),
+    !job.ticks && opener(label("History"), open, () => toggleHistory(state, job.name)),
   ];
 }
 
-function toggle(state, name) {
-  const { ctx, opened } = state;
-  const poll = opened.get(name);
-  if (poll) {
-    poll.stop();
-    opened.delete(name);
+function toggleHistory(state, name) {
+  const { ctx, histories } = state;
+  const open = histories.get(name);
+  if (open) {
+    open.stop();
+    histories.delete(name);
   } else {
-    // Each opened history asks again and again: the oldest gives way.
-    if (opened.size >= MOST_OPEN) toggle(state, opened.keys().next().value);
-    const fresh = new Poll(
-      (signal) =>
-        get(
-          `jobs/${encodeURIComponent(name)}/runs`,
-          ctx.query({ limit: fresh.limit ?? RUNS, failed: fresh.failed && "true" }),
-          signal,
-        ),
-      HISTORY_EVERY,
-      ctx.rerender,
-    );
-    opened.set(name, fresh.start());
+    // Each open history polls: the oldest one is closed.
+    if (histories.size >= MAX_OPEN) toggleHistory(state, histories.keys().next().value);
+    const load = (signal) =>
+      get(
+        `jobs/${encodeURIComponent(name)}/runs`,
+        ctx.query({ limit: poll.limit ?? PAGE_SIZE, failed: poll.failed && "true" }),
+        signal,
+      );
+    const poll = new Poll(load, HISTORY_EVERY, ctx.rerender);
+    histories.set(name, poll.start());
   }
   ctx.rerender();
 }
@@ -378,7 +351,7 @@ async function run(state, job) {
   const { ctx, watches, list } = state;
   try {
     const { run_id: id } = await post(`jobs/${encodeURIComponent(job.name)}/run`, ctx.query());
-    ctx.notify(`${job.name} is asked for.`);
+    ctx.notify(`A run of ${job.name} is requested.`);
     watches.add(id, { job: job.name });
   } catch (error) {
     if (error.code === "waiting" && error.body?.run_id)
@@ -388,121 +361,116 @@ async function run(state, job) {
   list.now();
 }
 
-async function turn(state, name, verb) {
+async function pauseOrResume(state, name, verb) {
   const { ctx, list } = state;
   const what = name === "*" ? "all jobs" : name;
   let body = {};
   if (verb === "pause") {
     const reason = field("Reason (optional)", { id: "pause-reason", maxlength: "200" });
-    const sure = await ctx.confirm({
+    const confirmed = await ctx.confirm({
       title: `Pause ${what}?`,
-      act: "Pause",
+      confirmText: "Pause",
       read: () => ({ reason: reason.querySelector("input").value.trim() }),
       content: [
-        h("p", {}, "What runs now goes on to its end. Nothing is run until it is resumed."),
+        h(
+          "p",
+          {},
+          "A current run continues to its end. No new run starts until the jobs are resumed.",
+        ),
         reason,
       ],
     });
-    if (!sure) return;
-    body = sure.reason ? sure : {};
+    if (!confirmed) return;
+    body = confirmed.reason ? confirmed : {};
   }
   try {
     const { changed } = await post(`jobs/${encodeURIComponent(name)}/${verb}`, ctx.query(), body);
-    ctx.notify(changed ? `${what}: ${verb}d.` : `${what}: that was so already.`, "good");
+    ctx.notify(changed ? `${what}: ${verb}d.` : `${what}: already ${verb}d.`, "good");
   } catch (error) {
     ctx.failed(`${what}: not ${verb}d`, error);
   }
   list.now();
 }
 
-/** Below a job: what goes on, and its history. */
+/** Below a job: its current runs and its history. */
 function below(state, job) {
-  const { ctx, opened } = state;
-  const live = liveOf(state, job);
-  const history = opened.get(job.name);
-  if (live.length === 0 && !history) return null;
+  const runs = followedRuns(state, job);
+  const history = state.histories.get(job.name);
+  if (runs.length === 0 && !history) return null;
   return h(
     "div",
     { class: "below" },
-    live.map((one) => h("div", { key: one.id }, progress(ctx, one))),
-    history && runsOf(state, job, history),
+    runs.map((run) => h("div", { key: run.id }, progress(state.ctx, run))),
+    history && runHistory(state, job, history),
   );
 }
 
-function runsOf(state, job, poll) {
-  const { ctx, read } = state;
-  if (poll.data === null) return refusal(ctx, poll.error, { again: true }) ?? loading();
+function runHistory(state, job, poll) {
+  const { ctx, openedRuns } = state;
+  if (poll.data === null) return errorNote(ctx, poll.error, { polling: true }) ?? loading();
   const { runs } = poll.data;
-  const only = h(
+  const onchange = (event) => {
+    poll.failed = event.target.checked;
+    poll.now();
+  };
+  const onlyFailed = h(
     "label",
     { class: "check" },
-    h("input", {
-      type: "checkbox",
-      onchange: (event) => {
-        poll.failed = event.target.checked;
-        poll.now();
-      },
-    }),
-    h("span", {}, "only what failed"),
+    h("input", { type: "checkbox", onchange }),
+    h("span", {}, "only failed runs"),
   );
-  // The same error again and again is told once.
-  const same = new Set(runs.filter((one, i) => one.error && one.error === runs[i - 1]?.error));
+  // An error that repeats is shown once.
+  const repeated = new Set(runs.filter((one, i) => one.error && one.error === runs[i - 1]?.error));
   const note = (one) => {
     if (one.progress && !isOver(one)) return one.progress.object;
     return [
-      because(one),
-      !read.has(one.id) && (same.has(one) ? small("the same as above") : fault(one)),
+      reasonText(one),
+      !openedRuns.has(one.id) && (repeated.has(one) ? small("same error as above") : runError(one)),
     ];
   };
+  const runState = (one) =>
+    opener(
+      status(one.state),
+      openedRuns.has(one.id),
+      () => toggleIn(ctx, openedRuns, one.id),
+      `${words(one.state)}: details`,
+    );
   return h(
     "div",
     { key: "history", class: "history" },
-    h("header", {}, h("h3", {}, `Runs of ${job.name}, newest first`), only),
-    refusal(ctx, poll.error, { again: true }),
+    h("header", {}, h("h3", {}, `Runs of ${job.name}, newest first`), onlyFailed),
+    errorNote(ctx, poll.error, { polling: true }),
     table({
       caption: `Runs of ${job.name}`,
       rows: runs,
       key: (one) => one.id,
-      empty: poll.failed ? "None failed." : "None yet.",
+      empty: poll.failed ? "No run failed." : "No runs yet.",
       columns: [
-        [
-          "Outcome",
-          "lead",
-          (one) =>
-            opener(
-              status(one.state),
-              read.has(one.id),
-              () => flip(ctx, read, one.id),
-              `${words(one.state)}: details`,
-            ),
-        ],
+        ["State", "lead", runState],
         ["Started", "", (one) => when(one.started_at ?? one.due_at)],
-        ["Took", "number", (one) => millis(one.duration_ms)],
-        ["Result", "number", (one) => did(job.name, one.rows_affected) || "–"],
-        ["By", "", (one) => one.actor ?? "–"],
+        ["Duration", "number", (one) => millis(one.duration_ms)],
+        ["Result", "number", (one) => amount(job.name, one.rows_affected) || "–"],
+        ["Actor", "", (one) => one.actor ?? "–"],
         ["Note", "wide", note],
       ],
-      more: (one) => read.has(one.id) && details(one),
+      more: (one) => openedRuns.has(one.id) && runDetails(one),
     }),
-    rest(poll),
+    moreRuns(poll),
   );
 }
 
-function rest(poll) {
+function moreRuns(poll) {
   const { length } = poll.data.runs;
-  if (length >= MOST_RUNS)
+  if (length >= MAX_RUNS)
     return h(
       "p",
       { class: "muted" },
-      prose(`The newest ${MOST_RUNS}; \`steward.job_runs\` has them all.`),
+      prose(`The newest ${MAX_RUNS}; \`steward.job_runs\` has all of them.`),
     );
-  if (length < RUNS || poll.limit) return null;
-  return h(
-    "p",
-    {},
-    button("More", () => {
-      poll.limit = MOST_RUNS;
-      poll.now();
-    }),
-  );
+  if (length < PAGE_SIZE || poll.limit) return null;
+  const load = () => {
+    poll.limit = MAX_RUNS;
+    poll.now();
+  };
+  return h("p", {}, button("More", load));
 }

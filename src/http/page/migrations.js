@@ -1,20 +1,21 @@
-// Migrations: what is applied, what waits, what was edited; and applying what waits.
+// Migrations: their states, a preview of the pending ones, and applying them.
 
 import { get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, millis, plural, when, words } from "./format.js";
-import { button, panel, prose, said, small, status, table } from "./parts.js";
+import { button, panel, prose, resultLine, small, status, table } from "./widgets.js";
 import { Poll } from "./poll.js";
 import { Watches, isOver, progress } from "./runs.js";
 
 const EVERY = 30000;
-const SHOWN_SQL = 3;
-const ORDER = ["edited", "out_of_order", "no_file", "pending"];
-const MEANS = {
+const MAX_OPEN_SQL = 3;
+// These states come first in the list.
+const FIRST = ["edited", "out_of_order", "no_file", "pending"];
+const MEANING = {
   edited: "the file differs from what was applied",
-  out_of_order: "older than what is applied already",
-  no_file: "applied, but the file is gone",
-  reformatted: "comments or white space of the file differ",
+  out_of_order: "older than an applied migration",
+  no_file: "applied, but the file is missing",
+  reformatted: "only comments or white space of the file differ",
 };
 const nameOf = (path) => path.split(/[/\\]/).at(-1);
 
@@ -24,21 +25,21 @@ export function migrations(ctx) {
     EVERY,
     ctx.rerender,
   );
-  const state = { plan: null, said: "" };
+  const state = { plan: null, result: "" };
   const watches = new Watches(ctx, () => [poll]);
   const preview = async () => {
-    Object.assign(state, { plan: null, said: "" });
+    Object.assign(state, { plan: null, result: "" });
     try {
       const plan = await post("health/database/migrations", ctx.query(), { dry_run: true });
       const { pending, refused } = plan;
       if (pending.length > 0 || refused) state.plan = plan;
-      state.said = refused
+      state.result = refused
         ? "Nothing would be applied."
         : pending.length > 0
           ? `${plural(pending.length, "migration")} would be applied.`
           : "Nothing is pending.";
     } catch (error) {
-      ctx.failed("The dry run", error);
+      ctx.failed("The dry run failed", error);
     }
     ctx.rerender();
   };
@@ -47,10 +48,10 @@ export function migrations(ctx) {
     if (
       !(await ctx.confirm({
         title: `Apply ${plural(names.length, "migration")}?`,
-        act: "Apply",
+        confirmText: "Apply",
         danger: true,
         content: [
-          h("p", {}, "Each file is one transaction; the first that fails ends it."),
+          h("p", {}, "Each file is one transaction. The first failure stops the rest."),
           h("ol", {}, names),
         ],
       }))
@@ -58,11 +59,11 @@ export function migrations(ctx) {
       return;
     try {
       const answer = await post("health/database/migrations", ctx.query(), { dry_run: false });
-      Object.assign(state, { plan: null, said: "" });
+      Object.assign(state, { plan: null, result: "" });
       if (answer.run_id) watches.add(answer.run_id, { job: "migrations" });
-      else ctx.notify("Applied.", "good");
+      else ctx.notify("The migrations are applied.", "good");
     } catch (error) {
-      ctx.failed("Not applied", error);
+      ctx.failed("The migrations were not applied", error);
     }
     poll.now();
     ctx.rerender();
@@ -80,7 +81,7 @@ export function migrations(ctx) {
         poll,
         about: poll.data && `State: ${words(poll.data.state)}.`,
         actions: button("Dry run with SQL", preview, {
-          lacks: ctx.lacks("admin"),
+          denied: ctx.denied("admin"),
           id: "migrations-dry",
         }),
         body: (data) => [
@@ -95,7 +96,7 @@ export function migrations(ctx) {
           [...watches.runs.values()]
             .filter((run) => !isOver(run))
             .map((run) => h("div", { key: run.id }, progress(ctx, run))),
-          said("migrations-said", state.said),
+          resultLine("migrations-result", state.result),
           state.plan && plan(ctx, state, apply),
           list(data.migrations),
         ],
@@ -110,7 +111,7 @@ function mismatches({ mismatches: found }) {
     h(
       "div",
       { class: "note", key: "mismatches" },
-      h("strong", {}, "The schema is not as it was migrated:"),
+      h("strong", {}, "The schema differs from the applied migrations:"),
       h(
         "ul",
         {},
@@ -123,10 +124,10 @@ function mismatches({ mismatches: found }) {
 function plan(ctx, state, apply) {
   const { pending, refused } = state.plan;
   const close = button("Close the plan", () => {
-    Object.assign(state, { plan: null, said: "" });
+    Object.assign(state, { plan: null, result: "" });
     ctx.rerender();
   });
-  const lacks = ctx.lacks("admin") ?? (refused ? "it would be refused" : null);
+  const denied = ctx.denied("admin") ?? (refused ? "the API would refuse it" : null);
   return h(
     "div",
     { key: "plan", class: "below" },
@@ -134,12 +135,12 @@ function plan(ctx, state, apply) {
     pending.map((one) =>
       h(
         "details",
-        { key: one.file, open: pending.length <= SHOWN_SQL },
+        { key: one.file, open: pending.length <= MAX_OPEN_SQL },
         h(
           "summary",
           {},
           h("code", {}, nameOf(one.file)),
-          ` of ${one.set}; ${one.reversible ? "can be undone" : "has no way back"}`,
+          ` of ${one.set}; ${one.reversible ? "reversible" : "not reversible"}`,
         ),
         h("pre", { tabindex: "0" }, one.sql),
         h("p", { class: "muted" }, "Checksum ", h("code", {}, one.checksum)),
@@ -149,19 +150,19 @@ function plan(ctx, state, apply) {
       "div",
       { class: "row" },
       pending.length > 0 &&
-        button("Apply", apply, { kind: "main danger", id: "migrations-apply", lacks }),
+        button("Apply", apply, { kind: "main danger", id: "migrations-apply", denied }),
       close,
     ),
   );
 }
 
-/** First what is amiss, then what waits, as it will run; then what is applied, the newest first. */
+/** Problems first, then pending migrations in their order, then the applied ones, newest first. */
 function list(all) {
-  const rank = (one) => (ORDER.includes(one.state) ? ORDER.indexOf(one.state) : ORDER.length);
-  const place = new Map(
+  const rank = (one) => (FIRST.includes(one.state) ? FIRST.indexOf(one.state) : FIRST.length);
+  const position = new Map(
     all.map((one, i) => [one, one.applied_at ? -Date.parse(one.applied_at) : i]),
   );
-  const rows = [...all].sort((a, b) => rank(a) - rank(b) || place.get(a) - place.get(b));
+  const rows = [...all].sort((a, b) => rank(a) - rank(b) || position.get(a) - position.get(b));
   return table({
     caption: "Migrations",
     name: "migration-list",
@@ -170,14 +171,14 @@ function list(all) {
     empty: "No migrations.",
     columns: [
       ["Migration", "lead", (one) => `${one.set} ${one.version} ${words(one.name)}`],
-      ["State", "", (one) => [status(one.state), MEANS[one.state] && small(MEANS[one.state])]],
+      ["State", "", (one) => [status(one.state), MEANING[one.state] && small(MEANING[one.state])]],
       [
         "Applied",
         "",
         (one) => (one.applied_at ? [ago(one.applied_at), small(when(one.applied_at))] : "–"),
       ],
-      ["By", "", (one) => one.applied_by ?? "–"],
-      ["Took", "number", (one) => millis(one.duration_ms)],
+      ["Applied by", "", (one) => one.applied_by ?? "–"],
+      ["Duration", "number", (one) => millis(one.duration_ms)],
     ],
   });
 }

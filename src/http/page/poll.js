@@ -1,11 +1,11 @@
-// Asking again and again: one request in flight, none while nobody looks, slower while it fails.
+// Polling: one request at a time, none while the page is hidden, with backoff while it fails.
 
-const SLOWEST_MS = 60000;
+const MAX_MS = 60000;
 
 export class Poll {
-  /** `load(signal)` gives the data; `changed()` is called after each attempt. */
-  constructor(load, every, changed, { patient = true } = {}) {
-    Object.assign(this, { load, every, changed, patient });
+  /** `load(signal)` returns the data; `changed()` is called after each attempt. */
+  constructor(load, every, changed, { backoff = true } = {}) {
+    Object.assign(this, { load, every, changed, backoff });
     this.data = null;
     this.at = null;
     this.error = null;
@@ -27,13 +27,13 @@ export class Poll {
     this.flight = null;
   }
 
-  /** At once, unless a request is on its way; then once more after it. */
+  /** Requests at once; if a request is in flight, once more after it. */
   now() {
-    if (this.flight) this.again = true;
+    if (this.flight) this.repeat = true;
     else this.run();
   }
 
-  /** The page is looked at again. */
+  /** The page is visible again. */
   wake() {
     if (this.active && !this.flight && Date.now() >= this.due) this.run();
   }
@@ -53,19 +53,17 @@ export class Poll {
       if (!error.code) console.error(error);
     }
     this.flight = null;
-    this.plan();
+    this.schedule();
     this.changed();
   }
 
-  plan() {
+  schedule() {
     if (!this.active) return;
-    const slower = this.patient
-      ? Math.min(2 ** Math.min(this.failures, 4) / 2, SLOWEST_MS / this.every)
-      : 1;
-    let wait = this.failures > 0 ? Math.max(this.every * slower, this.every) : this.every;
+    const factor = this.backoff ? 2 ** Math.min(Math.max(this.failures - 1, 0), 3) : 1;
+    let wait = Math.max(this.every, Math.min(this.every * factor, MAX_MS));
     if (this.error?.retryAfter) wait = Math.max(wait, this.error.retryAfter * 1000);
-    if (this.again) wait = 0;
-    this.again = false;
+    if (this.repeat) wait = 0;
+    this.repeat = false;
     this.due = Date.now() + wait;
     this.timer = setTimeout(() => document.hidden || this.run(), wait);
   }

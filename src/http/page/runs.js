@@ -1,75 +1,75 @@
-// Runs of jobs: followed while they go on, and shown with what they did to each object.
+// Runs of jobs: follows them to their end, and shows their results for each object.
 
 import { follow, get, post } from "./api.js";
 import { h } from "./dom.js";
 import { ago, lasting, millis, number, plural, value, when, words } from "./format.js";
-import { button, muted, prose, small, status, table } from "./parts.js";
+import { button, definitions, muted, prose, small, status, table } from "./widgets.js";
 
-const OVER = new Set(["succeeded", "failed", "timed_out", "cancelled", "skipped", "lost"]);
-// A browser opens six connections to one origin; polls need some of them.
-const STREAMS = 2;
+const FINAL_STATES = new Set(["succeeded", "failed", "timed_out", "cancelled", "skipped", "lost"]);
+// A browser opens six connections to one origin, and polls need some of them.
+const MAX_STREAMS = 2;
 const POLL_MS = 2000;
 
-// What a job counts as its work, where that is not rows.
+// The unit of a job's result, if that is not rows.
 const UNITS = { vacuum: "table", refresh: "view", partitions: "partition" };
 
-export const isOver = (run) => OVER.has(run.state);
+export const isOver = (run) => FINAL_STATES.has(run.state);
 
-/** Somebody cancelled it: that is no failure, although it is recorded with an error. */
-export const onRequest = (run) => run.state === "cancelled" && run.reason === "requested";
+/** Whether a person cancelled the run. That is no failure, although the run has an error. */
+const cancelledOnRequest = (run) => run.state === "cancelled" && run.reason === "requested";
 
-/** Why it ended so, where its error does not say that better. */
-export const because = (run) =>
+/** The reason of the run's state; empty if the error already states it. */
+export const reasonText = (run) =>
   run.reason && !(run.error && ["sql", "requested"].includes(run.reason)) ? words(run.reason) : "";
 
-/** The error in a row: of a cancel that was asked for, only by whom it was. */
-export const fault = (run) =>
+/** The error of a run in one cell. */
+export const runError = (run) =>
   run.error &&
-  (onRequest(run)
-    ? small(run.error.split(";")[0])
+  (cancelledOnRequest(run)
+    ? small(run.error)
     : h("small", { class: "error", title: run.error }, prose(run.error)));
 
-/** How much it did; nothing for nothing. */
-export const did = (job, count) => (count > 0 ? plural(count, UNITS[job] ?? "row") : "");
+/** The number of rows or objects; empty for none. */
+export const amount = (job, count) => (count > 0 ? plural(count, UNITS[job] ?? "row") : "");
 
-/** Follows runs, over an event stream where there is room for one, else by asking. */
+/** Follows runs over event streams; beyond `MAX_STREAMS` by polling. */
 export class Watches {
-  /** `polls()` are asked again when a run has ended. */
+  /** `polls()` are repeated when a run has ended. */
   constructor(ctx, polls) {
     Object.assign(this, { ctx, polls, runs: new Map(), streams: 0, off: new AbortController() });
   }
 
   get = (id) => this.runs.get(id) ?? null;
 
-  /** `seen`: what is known of it already. */
-  add(id, seen = {}) {
+  /** Follows a run. `known` are its fields that are already known. */
+  add(id, known = {}) {
     if (this.runs.has(id)) return;
-    this.runs.set(id, { id, state: "queued", ...seen });
-    this.watch(id);
+    this.runs.set(id, { id, state: "queued", ...known });
+    this.follow(id);
   }
 
   stop() {
     this.off.abort();
   }
 
-  /** Streams end while the page is hidden for long, or with the daemon: asked again when looked at. */
-  async watch(id) {
+  /** A stream may end before its run does: if the page is hidden for long, or the daemon stops. */
+  async follow(id) {
     const { signal } = this.off;
-    const seen = (run) => {
+    const changed = (run) => {
       this.runs.set(id, run);
       this.ctx.rerender();
     };
     while (!signal.aborted && !isOver(this.get(id))) {
       try {
-        if (this.streams < STREAMS) {
+        if (this.streams < MAX_STREAMS) {
           this.streams += 1;
-          await follow(id, this.ctx.query(), signal, seen).finally(() => {
+          await follow(id, this.ctx.query(), signal, changed).finally(() => {
             this.streams -= 1;
           });
         }
-        // The stream's last word may be missed when it breaks.
+        // The final state is missed if the stream breaks.
         if (!isOver(this.get(id)))
-          seen(await get(`runs/${encodeURIComponent(id)}`, this.ctx.query(), signal));
+          changed(await get(`runs/${encodeURIComponent(id)}`, this.ctx.query(), signal));
       } catch (error) {
         if (signal.aborted) return;
         if (error.status === 404 || error.status === 401 || error.status === 403) {
@@ -80,21 +80,21 @@ export class Watches {
       if (!isOver(this.get(id))) await new Promise((done) => setTimeout(done, POLL_MS));
     }
     if (signal.aborted) return;
-    tell(this.ctx, this.get(id));
+    reportEnd(this.ctx, this.get(id));
     for (const poll of this.polls()) poll.now();
     this.ctx.rerender();
   }
 }
 
-function tell(ctx, run) {
-  if (onRequest(run)) return ctx.notify(`${run.job} is cancelled, as was asked.`);
-  const much = did(run.job, run.rows_affected);
+function reportEnd(ctx, run) {
+  if (cancelledOnRequest(run)) return ctx.notify(`${run.job} was cancelled on request.`);
+  const much = amount(run.job, run.rows_affected);
   if (run.state === "succeeded")
     return ctx.notify(
       `${run.job} succeeded in ${millis(run.duration_ms)}${much && `: ${much}`}.`,
       "good",
     );
-  const why = because(run);
+  const why = reasonText(run);
   return ctx.notify(
     `${run.job} ${words(run.state)}${why && ` (${why})`}${run.error ? `: ${run.error}` : "."}`,
     "bad",
@@ -103,17 +103,17 @@ function tell(ctx, run) {
 
 function cancel(ctx, run) {
   return async () => {
-    const sure = await ctx.confirm({
+    const confirmed = await ctx.confirm({
       title: `Cancel ${run.job}?`,
-      act: "Cancel the run",
+      confirmText: "Cancel the run",
       danger: true,
       content: h(
         "p",
         {},
-        "What it has committed stays done; the statement that runs is cancelled on the server.",
+        "Committed changes stay. The current statement is cancelled on the server.",
       ),
     });
-    if (!sure) return;
+    if (!confirmed) return;
     try {
       const { state } = await post(`runs/${encodeURIComponent(run.id)}/cancel`, ctx.query());
       ctx.notify(`${run.job}: ${words(state)}.`);
@@ -123,7 +123,7 @@ function cancel(ctx, run) {
   };
 }
 
-/** A run that goes on. */
+/** A queued or running run. */
 export function progress(ctx, run) {
   const { progress: done } = run;
   const bounded = done?.total > 0;
@@ -144,8 +144,8 @@ export function progress(ctx, run) {
       run.started_at && ["for ", lasting(run.started_at)],
       run.actor && muted(`by ${run.actor}`),
       button("Cancel", cancel(ctx, run), {
-        lacks: ctx.lacks("operator"),
-        "data-act": "cancel",
+        denied: ctx.denied("operator"),
+        "data-action": "cancel",
         "aria-label": `Cancel ${run.job}`,
       }),
     ),
@@ -165,42 +165,41 @@ export function progress(ctx, run) {
   );
 }
 
-/** A run that is over, or not, in full. */
-export function details(run) {
+/** All facts of a run. */
+export function runDetails(run) {
   const facts = [
     ["Run", h("code", {}, run.id)],
     ["Due", run.due_at && when(run.due_at)],
-    ["Asked for by", run.actor],
+    ["Requested by", run.actor],
     ["Instance", run.instance],
     ["Attempts", run.attempts > 1 ? number(run.attempts) : null],
     ["Cancelled by", run.cancel_by],
     [
       "Fenced",
-      run.fenced === false ? "no: what it did and its record did not commit together" : null,
+      run.fenced === false
+        ? "no: the changes and the record of the run were separate transactions"
+        : null,
     ],
   ].filter(([, shown]) => shown != null && shown !== "");
   return h(
     "div",
     { class: "below" },
-    run.error && h("p", { class: onRequest(run) ? "note" : "note bad" }, prose(run.error)),
-    h(
-      "dl",
-      { class: "facts" },
-      facts.map(([name, shown]) => h("div", {}, h("dt", {}, name), h("dd", {}, shown))),
-    ),
-    objects(run),
+    run.error && h("p", { class: cancelledOnRequest(run) ? "note" : "note bad" }, prose(run.error)),
+    definitions(facts, "facts"),
+    objectResults(run),
   );
 }
 
-/** What a run did to each object. */
-export function objects(run) {
+/** The results of a run for each object. */
+export function objectResults(run) {
   const all = Object.entries(run.detail ?? {});
-  if (all.length === 0) return h("p", { class: "muted" }, "It recorded nothing of single objects.");
-  const columns = OUTCOMES[run.job];
+  if (all.length === 0)
+    return h("p", { class: "muted" }, "The run recorded no results for single objects.");
+  const columns = RESULTS[run.job];
   if (!columns) return value(run.detail);
   const noted = all.some((one) => notes(one).flat().some(Boolean));
   return table({
-    caption: `What ${run.job} did`,
+    caption: `Results of ${run.job}`,
     rows: all,
     key: ([name]) => name,
     columns: noted ? [...columns, ["Note", "wide", notes]] : columns,
@@ -212,7 +211,7 @@ function notes([, one]) {
   return [
     one.error && h("small", { class: "error" }, prose(one.error)),
     [
-      one.skipped && `left out: ${one.skipped}`,
+      one.skipped && `skipped: ${one.skipped}`,
       one.always_because,
       ...(one.notes ?? []),
       ...(one.notices ?? []),
@@ -220,44 +219,44 @@ function notes([, one]) {
       .filter(Boolean)
       .map((note) => small(prose(note))),
     throttled > 0 &&
-      small(`held back for ${millis(throttled)} by ${one.throttled_by.map(words).join(", ")}`),
+      small(`throttled for ${millis(throttled)} by ${one.throttled_by.map(words).join(", ")}`),
     left > 0 && small(`${number(left)} more are left for the next run`),
-    held && small("dead rows are held by ", value(held)),
+    held && small("dead rows are kept by ", value(held)),
   ];
 }
 
-const TOOK = ["Took", "number", ([, one]) => millis(one.duration_ms)];
-const OUTCOMES = {
+const DURATION = ["Duration", "number", ([, one]) => millis(one.duration_ms)];
+const RESULTS = {
   vacuum: [
     ["Table", "lead", ([name]) => name],
     [
-      "Was done",
+      "Actions",
       "",
       ([, one]) =>
         ["vacuum", "analyze"].filter((what) => one[what] === true).join(", ") || "nothing",
     ],
     ["Dead rows before", "number", ([, one]) => number(one.dead_before)],
     ["After", "number", ([, one]) => number(one.dead_after)],
-    TOOK,
+    DURATION,
   ],
   refresh: [
     ["View", "lead", ([name]) => name],
     [
-      "Was done",
+      "Actions",
       "",
       ([, one]) =>
         one.how
           ? `refreshed ${words(one.how)}`
           : one.unchanged
-            ? "nothing: no change beneath it"
+            ? "nothing: no underlying table changed"
             : "nothing",
     ],
     ["Refreshed", "", ([, one]) => when(one.refreshed_at)],
-    TOOK,
+    DURATION,
   ],
   retention: [
     ["Table", "lead", ([name]) => name],
-    ["Deleted what was before", "", ([, one]) => when(one.cutoff || null)],
+    ["Cutoff", "", ([, one]) => when(one.cutoff || null)],
     ["Rows deleted", "number", ([, one]) => number(one.rows)],
     ["Partitions dropped", "wide", ([, one]) => one.partitions?.join(", ") || "–"],
     [

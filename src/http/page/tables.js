@@ -1,9 +1,9 @@
-// Tables by size and bloat, and indexes that do not earn their keep.
+// Tables by size and bloat, and indexes that are invalid, duplicate or unused.
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { ago, bytes, number, percent, words } from "./format.js";
-import { button, choices, figure, muted, panel, prose, small, sql, table } from "./parts.js";
+import { button, choices, figure, muted, panel, prose, small, sql, table } from "./widgets.js";
 import { Poll } from "./poll.js";
 
 const EVERY = 60000;
@@ -16,20 +16,20 @@ const ORDERS = {
 };
 
 export function tables(ctx) {
-  const state = { order: "total", all: false, find: "", asked: false };
+  const state = { order: "total", all: false, find: "", refresh: false };
   const poll = new Poll(
     (signal) => {
-      const refresh = state.asked && "true";
-      state.asked = false;
+      const refresh = state.refresh && "true";
+      state.refresh = false;
       return get("health/database/statistics", ctx.query({ refresh }), signal);
     },
     EVERY,
     ctx.rerender,
   );
   const refresh = () => {
-    state.asked = true;
+    state.refresh = true;
     poll.now();
-    ctx.notify("The statistics are measured anew.");
+    ctx.notify("The statistics are measured again.");
   };
   const set = (changes) => {
     Object.assign(state, changes);
@@ -47,11 +47,16 @@ export function tables(ctx) {
           "Measured ",
           ago(poll.data.measured_at),
           ". Counters since ",
-          poll.data.stats_reset_at ? ago(poll.data.stats_reset_at) : "the database was made",
+          poll.data.stats_reset_at ? ago(poll.data.stats_reset_at) : "the database was created",
           ".",
         ],
-        actions: button("Refresh", refresh, { lacks: ctx.lacks("operator"), id: "refresh" }),
-        body: (data) => [sums(data), pick(state, set), list(state, set, data), unseen(ctx, data)],
+        actions: button("Refresh", refresh, { denied: ctx.denied("operator"), id: "refresh" }),
+        body: (data) => [
+          totals(data),
+          controls(state, set),
+          tableList(state, set, data),
+          unseen(ctx, data),
+        ],
       }),
       ctx.can("viewer") &&
         poll.data &&
@@ -60,12 +65,12 @@ export function tables(ctx) {
   };
 }
 
-function sums(data) {
+function totals(data) {
   const dead = data.tables.reduce((sum, t) => sum + (t.dead_rows ?? 0), 0);
   const bloat = data.tables.reduce((sum, t) => sum + (t.bloat_bytes ?? 0), 0);
   return h(
     "dl",
-    { class: "figures", key: "sums" },
+    { class: "figures", key: "totals" },
     figure("Database", bytes(data.size_bytes)),
     figure("Tables", number(data.tables_total)),
     figure("Dead rows", number(dead)),
@@ -74,10 +79,10 @@ function sums(data) {
   );
 }
 
-function pick(state, set) {
+function controls(state, set) {
   return h(
     "div",
-    { class: "row", key: "pick" },
+    { class: "row", key: "controls" },
     choices(
       "Order",
       Object.entries(ORDERS).map(([key, [text]]) => [key, text]),
@@ -87,7 +92,7 @@ function pick(state, set) {
     h(
       "label",
       { class: "field inline" },
-      h("span", { class: "unseen" }, "Find a table"),
+      h("span", { class: "visually-hidden" }, "Find a table"),
       h("input", {
         type: "search",
         placeholder: "Find a table",
@@ -99,7 +104,7 @@ function pick(state, set) {
 
 const nameOf = (t) => `${t.schema}.${t.name}`;
 
-function list(state, set, data) {
+function tableList(state, set, data) {
   const by = ORDERS[state.order][1];
   const found = data.tables
     .filter((t) => nameOf(t).toLowerCase().includes(state.find))
@@ -112,7 +117,7 @@ function list(state, set, data) {
       name: "table-list",
       rows: shown,
       key: nameOf,
-      empty: state.find ? "No table has this in its name." : "No tables.",
+      empty: state.find ? "No table has a name like this." : "No tables.",
       columns: [
         [
           "Table",
@@ -170,7 +175,7 @@ function list(state, set, data) {
   ];
 }
 
-/** What a size is made of, against the largest table. */
+/** The parts of a size, relative to the largest table. */
 function sizes(t, largest) {
   const part = (name, of) =>
     h("i", { class: name, css: { width: `${((of ?? 0) / largest) * 100}%` } });
@@ -178,7 +183,11 @@ function sizes(t, largest) {
     "span",
     {
       class: "sizes",
-      title: `table ${bytes(t.table_bytes)}, indexes ${bytes(t.index_bytes)}, TOAST ${bytes(t.toast_bytes)}`,
+      title: [
+        `table ${bytes(t.table_bytes)}`,
+        `indexes ${bytes(t.index_bytes)}`,
+        `TOAST ${bytes(t.toast_bytes)}`,
+      ].join(", "),
     },
     part("active", t.table_bytes),
     part("idle", t.index_bytes),
@@ -203,7 +212,7 @@ function unseen(ctx, data) {
         h(
           "div",
           {},
-          h("p", {}, h("strong", {}, `${one.what} cannot be seen: `), prose(one.reason)),
+          h("p", {}, h("strong", {}, `${one.what} cannot be read: `), prose(one.reason)),
           one.mend && h("p", {}, sql(one.mend, ctx)),
         ),
       ),
@@ -213,15 +222,15 @@ function unseen(ctx, data) {
 
 function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
   const of = (one) => h("span", {}, muted(`${one.schema}.`), one.table);
-  const mending = [
-    "What mends it",
+  const remedy = [
+    "Remedy",
     "wide",
     (one) =>
       one.being_built
-        ? "It is being built: wait for it."
+        ? "It is being built: wait for the end of the build."
         : one.mend
           ? sql(one.mend, ctx)
-          : "Each backs a constraint of its own: drop one of these.",
+          : "Each belongs to a constraint: drop one of the constraints.",
   ];
   const size = ["Size", "number", (one) => bytes(one.bytes)];
   const index = ["Index", "lead", (one) => one.name];
@@ -229,8 +238,10 @@ function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
     "Index",
     "lead",
     ({ names: [keep, ...others], mend }) => [
-      h("div", {}, keep, small("stays")),
-      others.map((name) => h("div", {}, name, small(mend ? "the same: can go" : "the same"))),
+      h("div", {}, keep, small("keep")),
+      others.map((name) =>
+        h("div", {}, name, small(mend ? "duplicate: can be dropped" : "duplicate")),
+      ),
     ],
   ];
   const kind = (title, about, rows, columns) => [
@@ -246,26 +257,26 @@ function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
   return [
     kind(
       "Invalid",
-      "A build that failed, or goes on: it costs writes and answers nothing.",
+      "A failed build, or one in progress. It slows down writes, and no query uses it.",
       invalid,
-      [index, ["Table", "", of], size, mending],
+      [index, ["Table", "", of], size, remedy],
     ),
-    kind("Duplicate", "One of each is enough.", duplicate, [
+    kind("Duplicate", "Indexes with the same definition. One of them is enough.", duplicate, [
       pair,
       ["Table", "", of],
       size,
-      mending,
+      remedy,
     ]),
     kind(
       "Unused",
-      "Not scanned since its counters began. A standby counts its own scans: look there too.",
+      "Not scanned since the counters began. A standby counts its own scans: check them as well.",
       unused,
       [
         index,
         ["Table", "", of],
         size,
         ["Scans", "number", (one) => number(one.scans)],
-        ["Counted since", "", (one) => (one.since ? ago(one.since) : "the database was made")],
+        ["Counted since", "", (one) => (one.since ? ago(one.since) : "the database was created")],
       ],
     ),
   ];

@@ -1,22 +1,22 @@
-// What every view is made of: panels, tables, status marks, and how a refusal is told.
+// The building blocks of every view: panels, tables, forms, status marks and error notes.
 
 import { h, s } from "./dom.js";
 import { brief, words } from "./format.js";
 
-const ROUND = "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z";
+const CIRCLE = "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 0 0 0-13z";
 const MARKS = {
-  healthy: [ROUND, "M5 8.2l2.1 2.2l4-4.6"],
+  healthy: [CIRCLE, "M5 8.2l2.1 2.2l4-4.6"],
   degraded: ["M8 1.5L15 14.2H1z", "M8 6v4M8 11.7v.6"],
   unhealthy: [
     "M5.2 1.5h5.6l3.7 3.7v5.6l-3.7 3.7H5.2L1.5 10.8V5.2z",
     "M5.6 5.6l4.8 4.8M10.4 5.6l-4.8 4.8",
   ],
-  unknown: [ROUND, "M6 6.2a2 2 0 1 1 2.8 2c-.6.3-.8.7-.8 1.2M8 11.3v.6"],
-  running: [ROUND, "M6.5 5.2v5.6l4.5-2.8z"],
-  paused: [ROUND, "M6.3 5.5v5M9.7 5.5v5"],
+  unknown: [CIRCLE, "M6 6.2a2 2 0 1 1 2.8 2c-.6.3-.8.7-.8 1.2M8 11.3v.6"],
+  running: [CIRCLE, "M6.5 5.2v5.6l4.5-2.8z"],
+  paused: [CIRCLE, "M6.3 5.5v5M9.7 5.5v5"],
 };
-// How a run or a migration went, in the four marks of health.
-const LIKE = {
+// The mark for each state of a run or a migration.
+const MARK_OF = {
   succeeded: "healthy",
   applied: "healthy",
   reformatted: "healthy",
@@ -36,14 +36,23 @@ const LIKE = {
 
 export const small = (...content) => h("small", {}, content);
 export const muted = (...content) => h("span", { class: "muted" }, content);
+export const visuallyHidden = (text) => h("span", { class: "visually-hidden" }, text);
 
-/** A status by shape, colour and word. */
+/** A list of names and values: `[name, value]` each. */
+export const definitions = (facts, kind = null) =>
+  h(
+    "dl",
+    { class: kind },
+    facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
+
+/** A status as shape, colour and word. */
 export function status(name, text = words(name)) {
-  const like = name in MARKS ? name : (LIKE[name] ?? "unknown");
-  const [outline, inside] = MARKS[like];
+  const mark = name in MARKS ? name : (MARK_OF[name] ?? "unknown");
+  const [outline, inside] = MARKS[mark];
   return h(
     "span",
-    { class: `mark ${like}` },
+    { class: `mark ${mark}` },
     s(
       "svg",
       { viewBox: "0 0 16 16", "aria-hidden": "true" },
@@ -54,76 +63,71 @@ export function status(name, text = words(name)) {
   );
 }
 
-/** A refusal in words that say what to do. `again`: it is a poll's, which goes on by itself. */
-export function explain(error, role, { again = false } = {}) {
-  const told = {
+/** An error as a sentence with the remedy. `polling`: the request is repeated without a person. */
+export function describeError(error, role, { polling = false } = {}) {
+  const next = (otherwise) => (polling ? "The page retries automatically." : otherwise);
+  const describe = {
     database_unavailable: () =>
-      `The database is away${kindOf(error)}: ${again ? "this needs it, and is asked for again by itself." : "try again when it is back."}`,
-    busy: () =>
-      `pgsteward is busy with as much of this as it does at a time; ${again ? "it is asked again by itself." : "try again in a moment."}`,
+      `The database is unavailable${errorKind(error)}. ${next("Try again when it is back.")}`,
+    busy: () => `Too many requests of this kind are in progress. ${next("Try again in a moment.")}`,
     forbidden: () => `Your role${role ? ` (${role})` : ""} may not do this. ${error.detail ?? ""}`,
-    unauthenticated: () => "This needs a sign-in.",
+    unauthenticated: () => "Sign in to do this.",
     invalid_credentials: () =>
-      "The token is not valid here: mistyped, expired, or removed from the configuration.",
-    too_many_failures: () =>
-      `Too many refused tokens from this address.${error.retryAfter ? ` Try again in ${error.retryAfter} s.` : " Try again later."}`,
+      "The token is not valid: it is mistyped, expired, or no longer in the configuration.",
+    too_many_failures: () => {
+      const wait = error.retryAfter ? `in ${error.retryAfter} s` : "later";
+      return `Too many invalid tokens from this address. Try again ${wait}.`;
+    },
     no_credentials_configured: () =>
-      "No token is configured on this pgsteward: make one with `pgsteward token new NAME --role viewer`.",
-    no_observer: () => "No instance runs jobs at the moment, since none observes the database.",
-    unreachable: () =>
-      `${error.detail}. ${again ? "It is tried again by itself." : "Try again when it does."}`,
+      "No token is configured. Create one with `pgsteward token new NAME --role viewer`.",
+    no_observer: () => "No instance is the leader at the moment, so no job runs.",
+    unreachable: () => `${error.detail}. ${next("Try again later.")}`,
   }[error.code];
-  if (told) return told();
-  return `${error.detail ?? error.message}${error.requestId ? ` (request ${error.requestId})` : ""}`;
+  if (describe) return describe();
+  const request = error.requestId ? ` (request ${error.requestId})` : "";
+  return `${error.detail ?? error.message}${request}`;
 }
 
-// The detail of an outage holds the kind of error; it is shown as far as it is one.
-function kindOf(error) {
-  const kind =
-    /\b(unreachable|refused|auth|tls|hba|unknown_database|too_many_connections|starting_up|timeout|connection_lost|pool_timeout)\b/.exec(
-      error.detail ?? "",
-    );
-  return kind ? ` (${words(kind[1])})` : "";
-}
+// A problem of an unavailable database has the kind of the error as `reason`.
+const errorKind = ({ body }) =>
+  body?.reason && body.reason !== "ok" ? ` (${words(body.reason)})` : "";
 
-/** The same as a note of its own; said aloud where somebody waits for the answer. */
-export const refusal = (ctx, error, more = {}) =>
+/** An error as a note; read aloud if a person waits for the response. */
+export const errorNote = (ctx, error, options = {}) =>
   error &&
   h(
     "p",
-    { class: "note bad", key: "error", role: more.again ? null : "alert" },
-    prose(explain(error, ctx.role(), more)),
+    { class: "note bad", key: "error", role: options.polling ? null : "alert" },
+    prose(describeError(error, ctx.role(), options)),
   );
 
-/** A message in which `code` is set as such. */
+/** Text in which backticks mark code. */
 export const prose = (text) =>
   String(text ?? "")
     .split("`")
     .map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
-export function button(text, onclick, { kind = "", lacks = null, ...props } = {}) {
-  // Not `disabled`: whoever may not do it should still reach it and hear why.
-  const refuse = (event) => event.preventDefault();
+/** A button. `denied` is the reason why it is not available; null if it is. */
+export function button(text, onclick, { kind = "", denied = null, ...props } = {}) {
+  // Not `disabled`: the keyboard must reach the button, and its title must give the reason.
+  const ignore = (event) => event.preventDefault();
   return h(
     "button",
     {
       type: "button",
       class: kind,
-      onclick: lacks ? refuse : onclick,
-      title: lacks,
-      "aria-disabled": lacks ? "true" : null,
+      onclick: denied ? ignore : onclick,
+      title: denied,
+      "aria-disabled": denied ? "true" : null,
       ...props,
       "aria-label":
-        lacks && props["aria-label"] ? `${props["aria-label"]} (${lacks})` : props["aria-label"],
+        denied && props["aria-label"] ? `${props["aria-label"]} (${denied})` : props["aria-label"],
     },
     text,
   );
 }
 
-/** For those who hear the page. */
-export const aside = (text) => h("span", { class: "unseen" }, text);
-
-/** A statement to take along. */
+/** A statement with a button that copies it. */
 export function sql(text, ctx) {
   const copy = async () => {
     try {
@@ -144,41 +148,41 @@ export function sql(text, ctx) {
 export const loading = (text = "Loading …") =>
   h("p", { class: "muted loading", key: "loading" }, text);
 
-/** Puts something into a set, or takes it out, and shows that. */
-export function flip(ctx, set, key) {
+/** Adds a key to a set, or removes it, and redraws. */
+export function toggleIn(ctx, set, key) {
   if (!set.delete(key)) set.add(key);
   ctx.rerender();
 }
 
 /**
- * A section fed by a poll. Says for itself that it loads, what keeps it from loading, and that what
- * it shows is of earlier.
+ * A section with a title. It shows that its poll loads, why the poll fails, and since when its data
+ * is out of date.
  */
 export function panel(ctx, { id, title, about, actions, poll, needs = "viewer", body }) {
-  const may = !needs || ctx.can(needs);
+  const allowed = !needs || ctx.can(needs);
   const head = h(
     "header",
     {},
     h("h2", { id: `${id}-title` }, title),
-    may && about && h("p", { class: "muted" }, about),
-    may && h("div", { class: "actions" }, actions),
+    allowed && about && h("p", { class: "muted" }, about),
+    allowed && h("div", { class: "actions" }, actions),
   );
   const section = (...content) =>
     h("section", { key: id, id, class: "panel", "aria-labelledby": `${id}-title` }, head, content);
-  if (!may) return section(locked(ctx, needs));
+  if (!allowed) return section(locked(ctx, needs));
   if (!poll) return section(body());
-  const again = { again: true };
-  if (poll.data === null) return section(refusal(ctx, poll.error, again) || loading());
-  const old =
+  const options = { polling: true };
+  if (poll.data === null) return section(errorNote(ctx, poll.error, options) || loading());
+  const outdated =
     poll.error &&
     h(
       "p",
       { class: "note", key: "note" },
       h("strong", {}, "As of ", brief(poll.at), ". "),
-      prose(explain(poll.error, ctx.role(), again)),
+      prose(describeError(poll.error, ctx.role(), options)),
     );
   return section(
-    old,
+    outdated,
     h("div", { key: "body", class: poll.error ? "aged" : null }, body(poll.data)),
   );
 }
@@ -188,7 +192,7 @@ function locked(ctx, needs) {
     return h(
       "p",
       { class: "locked", key: "note" },
-      `Your role is ${ctx.role()}, and this needs ${needs}.`,
+      `This needs the role ${needs}; yours is ${ctx.role()}.`,
     );
   return h(
     "p",
@@ -198,24 +202,24 @@ function locked(ctx, needs) {
   );
 }
 
-// Where not even a few columns stand side by side.
+// Too narrow for a table of even a few columns.
 const narrow = matchMedia("(max-width: 600px)");
 
 /**
- * A table that becomes cards where it is narrow. Columns: [head, class, cell(row)]. `more(row)` gives
- * what belongs below a row, or null.
+ * A table, shown as cards on a narrow screen. Columns: [head, class, cell(row)]. `more(row)`
+ * returns what to show below a row, or null.
  */
 export function table({ caption, columns, rows, key, more, empty = "None.", name }) {
   if (rows.length === 0) return h("p", { class: "muted empty", key: `empty-${caption}` }, empty);
   const heads = columns.map(([head, kind]) =>
-    h("th", { scope: "col", class: kind }, head || aside("Actions")),
+    h("th", { scope: "col", class: kind }, head || visuallyHidden("Actions")),
   );
   const body = rows.flatMap((row, i) => {
     const id = key ? key(row) : i;
     const cells = columns.map(([head, kind, cell], at) => {
       const shown = cell(row);
       const [only, ...others] = [shown].flat(Infinity).filter(Boolean);
-      // A card leaves out what has nothing to say.
+      // A card omits a cell without a value.
       const none = others.length === 0 && (only?.textContent ?? only) === "–" && "none";
       return h(
         at ? "td" : "th",
@@ -240,14 +244,14 @@ export function table({ caption, columns, rows, key, more, empty = "None.", name
     h(
       "table",
       { class: columns.length > 4 || narrow.matches ? "cards" : null, id: name },
-      h("caption", { class: "unseen" }, caption),
+      h("caption", { class: "visually-hidden" }, caption),
       h("thead", {}, h("tr", {}, heads)),
       h("tbody", {}, body),
     ),
   );
 }
 
-/** Opens and closes what belongs to a row. */
+/** A button that opens and closes what is below a row. */
 export function opener(text, open, toggle, label) {
   return button(
     [h("span", { class: "chevron", "aria-hidden": "true" }, open ? "▾" : "▸"), text],
@@ -256,7 +260,7 @@ export function opener(text, open, toggle, label) {
   );
 }
 
-/** Choices of which one holds. */
+/** A group of buttons, of which one is pressed. */
 export function choices(label, options, chosen, choose) {
   return h(
     "div",
@@ -276,11 +280,11 @@ export function choices(label, options, chosen, choose) {
   );
 }
 
-/** A number that matters, with its name. */
+/** A key figure with its name. */
 export const figure = (name, ...shown) =>
   h("div", { class: "figure" }, h("dt", {}, name), h("dd", {}, shown));
 
-/** A labelled field of a form. */
+/** A form field with its label. */
 export function field(label, props, options) {
   const input = options
     ? h(
@@ -297,26 +301,26 @@ export function field(label, props, options) {
   );
 }
 
-/** What came of an act, said aloud. It has to stand there before it has something to say. */
-export const said = (id, ...content) =>
-  h("p", { class: "told", role: "status", id, key: id, tabindex: "-1" }, content);
+/** The result of an action, read aloud. A live region must exist before its text changes. */
+export const resultLine = (id, ...content) =>
+  h("p", { class: "result", role: "status", id, key: id, tabindex: "-1" }, content);
 
-/** A refusal of what a form asked for. What is about one field is tied to that, and named as that is. */
-export function blame(ctx, form, error, more) {
+/** The error of a form's request. An error about one field is tied to it and named by its label. */
+export function formError(ctx, form, error, options) {
   const id = `${form.id}-error`;
   const name = error?.code === "invalid_request" && /^(\w+): /.exec(error.detail)?.[1];
-  const at = name ? form.elements.namedItem(name) : null;
+  const field = name ? form.elements.namedItem(name) : null;
   for (const input of form.elements) {
     for (const [attribute, value] of [
       ["aria-invalid", "true"],
       ["aria-describedby", id],
     ]) {
-      if (input === at) input.setAttribute(attribute, value);
+      if (input === field) input.setAttribute(attribute, value);
       else input.removeAttribute(attribute);
     }
   }
-  if (!at) return refusal(ctx, error, more);
-  const label = at.closest("label").firstChild.textContent;
+  if (!field) return errorNote(ctx, error, options);
+  const label = field.closest("label").firstChild.textContent;
   return h(
     "p",
     { class: "note bad", key: "error", role: "alert", id },
