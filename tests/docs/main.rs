@@ -25,6 +25,8 @@ const NO_FILE: &str = "/nonexistent/config.toml";
 /// README is for the first ten minutes; everything else belongs in docs/.
 const README_BYTES_MAX: usize = 14 * 1024;
 
+const IMAGE_BYTES_MAX: u64 = 60 * 1024;
+
 const PROSE_WIDTH_MAX: usize = 100;
 
 fn block_lines(language: &str) -> Vec<String> {
@@ -394,6 +396,14 @@ fn readme_is_short() {
         bytes <= README_BYTES_MAX,
         "README.md has {bytes} bytes, at most {README_BYTES_MAX}: move details to docs/"
     );
+}
+
+#[test]
+fn images_are_small() {
+    for entry in std::fs::read_dir(root().join("docs/images")).unwrap() {
+        let (path, bytes) = entry.map(|e| (e.path(), e.metadata().unwrap().len())).unwrap();
+        assert!(bytes <= IMAGE_BYTES_MAX, "{path:?} has {bytes} bytes, at most {IMAGE_BYTES_MAX}");
+    }
 }
 
 /// Tables and lines that consist of one link or URL are excluded: they cannot be wrapped.
