@@ -15,8 +15,8 @@
 //! The modules below stand in reading order, and **a module uses only modules above it**;
 //! `tests/house.rs` reads this file and fails on any `use` that points down. Single doors:
 //! rustls only in `db/tls.rs`, `http/tls.rs` and `webhook/tls.rs`; outgoing HTTP only in `webhook`; the
-//! cron crate only in `schedule/ticker.rs`; SQL on pgsteward's own tables only in `store/`; catalog SQL only in
-//! `observe/`; every job run through `schedule/runner.rs`; every spawn through `lifecycle`.
+//! cron crate only in `scheduler/ticker.rs`; SQL on pgsteward's own tables only in `store/`; catalog SQL only in
+//! `observe/`; every job run through `scheduler/runner.rs`; every spawn through `lifecycle`.
 //!
 //! ARCHITECTURE.md walks through the house with its invariants.
 
@@ -45,7 +45,7 @@ pub mod health;
 // What can run.
 pub mod jobs;
 // When it runs, who runs it, and how it ended.
-pub mod schedule;
+pub mod scheduler;
 // The listener: probes, health and metrics, from memory.
 pub mod http;
 // The only wiring: start, reload, systemd, stop.

@@ -18,7 +18,7 @@ use pgsteward::db::{Database, Kind, Purpose};
 use pgsteward::health::{Audit, Board, Inputs, Jobs, PartitionsNeeded, Schema, Status};
 use pgsteward::jobs::probe::{self, Outcome, Probe, ProbeState};
 use pgsteward::jobs::sample;
-use pgsteward::jobs::unwritten::Destination;
+use pgsteward::jobs::writer::Destination;
 use pgsteward::lifecycle::Tasks;
 use pgsteward::observe::{Observer, Snapshot, Watched};
 use pgsteward::telemetry::Metrics;

@@ -11,7 +11,7 @@ use harness::{BOUND, Template, TestClient, TestDatabase};
 use pgsteward::config::{self, Secret, SecretSource};
 use pgsteward::db::{Database, Purpose};
 use pgsteward::lifecycle::Tasks;
-use pgsteward::store::events::Cursor;
+use pgsteward::store::audit_query::Cursor;
 use pgsteward::store::health::{ConnectionRow, HealthRow, Range, Row, insert};
 use pgsteward::store::measured::connections::{self, ConnectionBucket};
 use pgsteward::store::measured::health::{self, HealthBucket, Latency};

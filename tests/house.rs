@@ -50,7 +50,7 @@ const DOORS: &[Door] = &[
     },
     Door {
         signs: &["tokio_cron_scheduler"],
-        behind: &["src/schedule/ticker.rs"],
+        behind: &["src/scheduler/ticker.rs"],
         except: &[("src/telemetry/log.rs", "names it to quiet its log")],
         why: "the cron crate wakes us and decides nothing",
     },

@@ -1,6 +1,6 @@
 //! Deterministic simulation: ten schedules in five zones over months and years, three instances, and a
-//! database that goes, dawdles and loses its clock. The daemon's own decisions (`Agenda`, planner,
-//! `judge`, lanes, configuration) run on virtual time against a ledger in memory; an oracle of its own
+//! database that goes, dawdles and loses its clock. The daemon's own decisions (`DueQueue`, planner,
+//! `judge`, worker_slots, configuration) run on virtual time against a ledger in memory; an oracle of its own
 //! kind reads the ledger afterwards.
 //!
 //! `PGSTEWARD_SIMULATION_SEEDS=100..200` runs more months than the fixed ones.

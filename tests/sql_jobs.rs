@@ -3,8 +3,8 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "sql_jobs/apart.rs"]
-mod apart;
+#[path = "sql_jobs/statements.rs"]
+mod statements;
 mod harness;
 #[path = "sql_jobs/leaks.rs"]
 mod leaks;
@@ -14,5 +14,5 @@ mod login;
 mod stage;
 #[path = "sql_jobs/stops.rs"]
 mod stops;
-#[path = "sql_jobs/whole.rs"]
-mod whole;
+#[path = "sql_jobs/transaction.rs"]
+mod transaction;

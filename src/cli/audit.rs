@@ -14,7 +14,7 @@ use clap::Subcommand;
 use super::job::told;
 use super::{Exit, Session, say};
 use crate::db::{Error, Kind};
-use crate::store::events::Reader;
+use crate::store::audit_query::Reader;
 
 #[derive(Debug, Subcommand)]
 pub enum Audit {

@@ -14,7 +14,7 @@ use crate::health::{Audit, Board, FailingJob, Inputs, Jobs, Report, Schema, Stat
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::migrate::{self, plan::State};
 use crate::observe::Watched;
-use crate::schedule::{measure, schema, trail};
+use crate::scheduler::{audit_watch, measure, schema};
 use crate::store::audit::standing;
 use crate::store::{pauses, run_history};
 use crate::telemetry::Metrics;
@@ -130,7 +130,7 @@ async fn audit(db: &Database) -> Result<Audit, db::Error> {
     let found =
         bounded("read how the audit trail stands", BOUND, standing(&mut conn, BOUND)).await?;
     // What was lost lately, only who looks again and again can tell.
-    Ok(trail::judged(&found, false))
+    Ok(audit_watch::judged(&found, false))
 }
 
 /// The report without the parts that nobody looked at: of a database that pgsteward does not keep,

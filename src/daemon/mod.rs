@@ -35,9 +35,9 @@ use crate::http::tls::{Tls, TlsError};
 use crate::http::{self, BindError, Desk, Desks, Gate, Rules};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::signals::{Signal, Signals};
-use crate::schedule::Standing;
-use crate::schedule::pipeline::{Parts, Pipeline, STOP_BOUND};
-use crate::schedule::ticker::Ticker;
+use crate::scheduler::RuntimeStatus;
+use crate::scheduler::pipeline::{Pipeline, PipelineDeps, STOP_BOUND};
+use crate::scheduler::ticker::Ticker;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{Logs, chain};
 use notices::AuditNotices;
@@ -217,19 +217,19 @@ impl<R: Fn() -> Result<Loaded, Problems>> Daemon<R> {
             let Some(database) = config.databases.get(&name) else { continue };
             let slots = config.jobs.max_concurrent;
             let db = Database::new(&name, database, slots, &self.tasks, &self.metrics);
-            let standing = Arc::new(Standing::default());
-            let (commands, errands) = mpsc::channel(COMMAND_QUEUE);
+            let standing = Arc::new(RuntimeStatus::default());
+            let (command_sender, commands) = mpsc::channel(COMMAND_QUEUE);
             desks.push(Desk::new(
                 Arc::clone(&db),
                 Arc::clone(&board),
                 Arc::clone(&standing),
-                commands,
+                command_sender,
             ));
-            let pipeline = Pipeline::new(Parts {
+            let pipeline = Pipeline::new(PipelineDeps {
                 db,
                 config: configuration.clone(),
                 notices: self.reloader.notices.subscribe(),
-                errands,
+                commands,
                 board,
                 readiness: Arc::clone(&self.readiness),
                 metrics: Arc::clone(&self.metrics),

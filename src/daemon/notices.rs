@@ -4,27 +4,27 @@
 use tokio::sync::mpsc;
 
 use crate::http::Gate;
-use crate::schedule::notices::Notice;
+use crate::scheduler::pending_audit::AuditNotice;
 use crate::store::audit::Origin;
 
-/// Notices that a pipeline has not received yet. It receives at least one in each iteration.
+/// PendingAudit that a pipeline has not received yet. It receives at least one in each iteration.
 const NOTICE_QUEUE: usize = 512;
 
 #[derive(Default)]
 pub(super) struct AuditNotices {
-    pipelines: Vec<mpsc::Sender<Notice>>,
+    pipelines: Vec<mpsc::Sender<AuditNotice>>,
 }
 
 impl AuditNotices {
     /// Returns the receiver for one more pipeline.
-    pub(super) fn subscribe(&mut self) -> mpsc::Receiver<Notice> {
+    pub(super) fn subscribe(&mut self) -> mpsc::Receiver<AuditNotice> {
         let (sender, receiver) = mpsc::channel(NOTICE_QUEUE);
         self.pipelines.push(sender);
         receiver
     }
 
     /// Sends a notice to every pipeline, without waiting.
-    pub(super) fn send(&self, notice: &Notice) {
+    pub(super) fn send(&self, notice: &AuditNotice) {
         for pipeline in &self.pipelines {
             if pipeline.try_send(notice.clone()).is_err() {
                 tracing::warn!("notice queue of a pipeline is full, event not audited");
@@ -45,11 +45,11 @@ impl AuditNotices {
                 "reason": attempts.reason.code(), "attempts": attempts.count,
                 "first": attempts.first, "last": attempts.last,
             });
-            self.send(&Notice::refused_call(attempts.route, origin, details));
+            self.send(&AuditNotice::refused_call(attempts.route, origin, details));
         }
         if failures.overflow > 0 {
             let details = serde_json::json!({ "reason": "too_many_addresses", "attempts": failures.overflow });
-            self.send(&Notice::refused_call("several".to_owned(), Origin::default(), details));
+            self.send(&AuditNotice::refused_call("several".to_owned(), Origin::default(), details));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::config::load::Loaded;
 use crate::config::{Config, Problems};
 use crate::http::tls::Tls;
 use crate::http::{Gate, Rules};
-use crate::schedule::notices::Notice;
+use crate::scheduler::pending_audit::AuditNotice;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::Logs;
 
@@ -64,7 +64,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
             Ok(loaded) => loaded,
             Err(problems) => {
                 tracing::error!(problems = %problems, "new configuration is invalid, keeping the old one");
-                return self.reject(&Notice::rejected(&problems));
+                return self.reject(&AuditNotice::rejected(&problems));
             }
         };
         match Rules::load(&loaded.config, self.address.ip(), self.tls.is_some()).await {
@@ -75,7 +75,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
                     error,
                     "cannot load the credentials of the new configuration, keeping the old one"
                 );
-                return self.reject(&Notice::unusable("auth"));
+                return self.reject(&AuditNotice::unusable("auth"));
             }
         }
         self.adopt(loaded, publish);
@@ -83,7 +83,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
         set_reload_time(&self.metrics);
     }
 
-    fn reject(&self, notice: &Notice) {
+    fn reject(&self, notice: &AuditNotice) {
         self.metrics.config_last_reload_successful.set(0);
         self.notices.send(notice);
     }
@@ -97,7 +97,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
         for key in fixed(&self.started_with, &config) {
             tracing::warn!(key, "this change takes effect at the next start");
         }
-        self.notices.send(&Notice::adopted(&self.last_read, &config));
+        self.notices.send(&AuditNotice::adopted(&self.last_read, &config));
         self.last_read = config.clone();
         // The running ones may point to a development server.
         config.databases = publish.borrow().databases.clone();

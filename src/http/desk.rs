@@ -19,8 +19,8 @@ use super::{Context, Refusal};
 use crate::config::Config;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
 use crate::health::Board;
-use crate::schedule::Standing;
-use crate::schedule::pipeline::Errand;
+use crate::scheduler::RuntimeStatus;
+use crate::scheduler::pipeline::PipelineCommand;
 
 /// When it is worth trying again, where a database is away.
 const AWAY_RETRY: Duration = Duration::from_secs(5);
@@ -66,8 +66,8 @@ impl Drop for Stream {
 pub struct Desk {
     pub db: Arc<Database>,
     pub board: Arc<Board>,
-    pub standing: Arc<Standing>,
-    pub errands: mpsc::Sender<Errand>,
+    pub standing: Arc<RuntimeStatus>,
+    pub commands: mpsc::Sender<PipelineCommand>,
     pub statistics: Kept,
 }
 
@@ -161,10 +161,10 @@ impl Desk {
     pub fn new(
         db: Arc<Database>,
         board: Arc<Board>,
-        standing: Arc<Standing>,
-        errands: mpsc::Sender<Errand>,
+        standing: Arc<RuntimeStatus>,
+        commands: mpsc::Sender<PipelineCommand>,
     ) -> Desk {
-        Desk { db, board, standing, errands, statistics: Kept::default() }
+        Desk { db, board, standing, commands, statistics: Kept::default() }
     }
 
     /// Bounds work on the database from here, too: a server that is frozen takes everything and bounds nothing.

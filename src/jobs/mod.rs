@@ -1,6 +1,6 @@
 //! What can run: a closed list, one file each.
 //!
-//! A job is one async function over a [`Context`]. It is started only by `schedule/runner.rs`, which
+//! A job is one async function over a [`Context`]. It is started only by `scheduler/runner.rs`, which
 //! holds its place, its deadline, its cancel and its record; a job therefore neither retries, nor
 //! times itself out, nor writes its own run. What it owes: look at [`Context::stopping`] between
 //! batches, write only inside [`Context::transaction`], and return what it did.
@@ -17,7 +17,7 @@ pub mod sample;
 pub mod seal;
 pub mod sql;
 mod unfenced;
-pub mod unwritten;
+pub mod writer;
 pub mod vacuum;
 
 use std::sync::Arc;

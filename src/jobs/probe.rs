@@ -34,7 +34,7 @@ use crate::store::health::{HealthRow, Row};
 use crate::telemetry::Metrics;
 
 use super::sample::Sampler;
-use super::unwritten::{Destination, Unwritten};
+use super::writer::{Destination, MeasurementWriter};
 use gauges::Gauges;
 use told::{Reached, Told};
 use transitions::Transitions;
@@ -79,7 +79,7 @@ pub struct ProbeState {
     /// Fed at each tick; `jobs::sample` empties it.
     pub sampler: Sampler,
     /// Rows of probes and samples on their way into the database.
-    pub unwritten: Unwritten,
+    pub writer: MeasurementWriter,
     connected_afresh: Option<Instant>,
     fresh_connect: Option<Error>,
     connect_ms: Option<ConnectMs>,
@@ -104,7 +104,7 @@ impl ProbeState {
             history: History::new(config.health.recover_after),
             gauges: Gauges::default(),
             sampler: Sampler::default(),
-            unwritten: Unwritten::new(config),
+            writer: MeasurementWriter::new(config),
             connected_afresh: None,
             fresh_connect: None,
             connect_ms: None,
@@ -317,9 +317,9 @@ async fn write(
         .map(|component| Row::Health(row(component)))
         .chain(event)
         .collect();
-    state.unwritten.show_in(probe.board.recent());
+    state.writer.show_in(probe.board.recent());
     // What was not written is kept, and the log has told why.
-    state.unwritten.record(&probe.destination(), rows, failed).await.unwrap_or_default()
+    state.writer.record(&probe.destination(), rows, failed).await.unwrap_or_default()
 }
 
 /// The measurement with the remedy beside it: the row has no column for it.

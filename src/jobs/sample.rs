@@ -15,7 +15,7 @@ use crate::observe::Snapshot;
 use crate::store::health::{ConnectionRow, Range, Row};
 
 use super::probe::ProbeState;
-use super::unwritten::Destination;
+use super::writer::Destination;
 
 /// Databases that a row names; the others are counted together under the empty name.
 const DATABASES_MAX: usize = 20;
@@ -229,7 +229,7 @@ pub async fn run(
     state: &mut ProbeState,
 ) -> Result<u64, Error> {
     match state.sampler.finish(instance, pool(to.db)) {
-        Some(row) => state.unwritten.record(to, vec![Row::Connections(Box::new(row))], None).await,
+        Some(row) => state.writer.record(to, vec![Row::Connections(Box::new(row))], None).await,
         None => Ok(0),
     }
 }

@@ -14,8 +14,8 @@
 //! session in which that fails is closed. Notices go into the run's detail, and a failure names the
 //! statement and its line.
 
-mod apart;
-mod whole;
+mod statements;
+mod transaction;
 
 use serde_json::Value;
 
@@ -55,8 +55,11 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Result<Report, Error>
     ctx.conn.take_notices();
     ctx.conn.take_lost_notices();
     ctx.conn.soil();
-    let mut report =
-        if work.transaction { whole::run(ctx, work).await } else { apart::run(ctx, work).await };
+    let mut report = if work.transaction {
+        transaction::run(ctx, work).await
+    } else {
+        statements::run(ctx, work).await
+    };
     if !report.recorded {
         report.detail = detail(ctx.conn, report.detail);
     }

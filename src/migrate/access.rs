@@ -5,11 +5,13 @@
 
 use crate::db::{Conn, Error};
 use crate::observe::access::{self, Access};
-use crate::store::history;
+use crate::store::schema_migrations;
 
 /// Why the history cannot be written; absent where it can.
 pub async fn obstacle(conn: &Conn) -> Result<Option<String>, Error> {
-    Ok(explain(&access::to_table(conn, "steward", "schema_migrations", history::COLUMNS).await?))
+    Ok(explain(
+        &access::to_table(conn, "steward", "schema_migrations", schema_migrations::COLUMNS).await?,
+    ))
 }
 
 fn explain(access: &Access) -> Option<String> {

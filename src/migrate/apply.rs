@@ -23,7 +23,7 @@ use super::undo::Undo;
 use super::{Error, ErrorKind, Options, plan};
 use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};
 use crate::sql;
-use crate::store::{audit, history};
+use crate::store::{audit, schema_migrations};
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_millis(200);
@@ -82,7 +82,7 @@ pub async fn up(
     options: &Options,
 ) -> Result<Applied, Error> {
     let body = sql::without_mark(&migration.up);
-    let entry = history::Entry {
+    let entry = schema_migrations::Entry {
         set: &migration.set,
         version: migration.version,
         name: &migration.name,
@@ -98,19 +98,19 @@ pub async fn up(
         prologue: format!(
             "{} {} {}",
             open(options),
-            history::insert_sql(&entry),
+            schema_migrations::insert_sql(&entry),
             settings(&migration.set, options)
         ),
         body,
         epilogue: close(&format!(
             "{} {}",
-            history::finish_sql(&migration.set, migration.version),
+            schema_migrations::finish_sql(&migration.set, migration.version),
             audit_sql("migration.applied", &label, &migration.checksum, options)
         )),
     };
     match run(&worker.conn, &script, options).await {
         Ok(()) => Ok(Applied::Now),
-        Err(error) if error.source.as_ref().is_some_and(history::is_recorded_already) => {
+        Err(error) if error.source.as_ref().is_some_and(schema_migrations::is_recorded_already) => {
             Ok(Applied::ByAnother)
         }
         Err(error) => Err(error),
@@ -124,7 +124,7 @@ pub async fn down(worker: &Worker, undo: &Undo, options: &Options) -> Result<(),
         prologue: format!(
             "{} {} {}",
             open(options),
-            history::delete_sql(&undo.set, undo.version),
+            schema_migrations::delete_sql(&undo.set, undo.version),
             settings(&undo.set, options)
         ),
         body: sql::without_mark(&undo.sql),
@@ -169,7 +169,7 @@ fn settings(set: &str, options: &Options) -> String {
         Some(role) => {
             // Only the owner of pgsteward's schema can give what the bundled set calls.
             let grants = if set == super::source::ZENTRY {
-                history::grant_to_author_sql(role)
+                schema_migrations::grant_to_author_sql(role)
             } else {
                 String::new()
             };
@@ -239,7 +239,7 @@ fn failure(
         .map_or_else(String::new, |place| format!(":{}:{}", place.line, place.column));
     let outcome = if error.kind().is_connection() {
         "the connection ended while it ran; it was applied whole or not at all, which the next look tells"
-    } else if history::is_not_ours(&error) {
+    } else if schema_migrations::is_not_ours(&error) {
         "it ended the transaction that it was given; what it did before that stays, and is to be looked at"
     } else {
         "rolled back whole, nothing of it was applied"

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::db::{self, Conn, Database, Kind, Purpose};
-use crate::store::history::{self, Applied};
+use crate::store::schema_migrations::{self, Applied};
 
 use apply::Worker;
 use lock::Lock;
@@ -142,8 +142,8 @@ async fn apply_pending(
     if let Some(obstacle) = access::obstacle(worker.conn()).await? {
         return Err(Error::new(ErrorKind::Refused, obstacle));
     }
-    if !history::exists(worker.conn()).await? {
-        history::bootstrap(worker.conn()).await?;
+    if !schema_migrations::exists(worker.conn()).await? {
+        schema_migrations::bootstrap(worker.conn()).await?;
     }
     // Read again: another instance may have applied everything while we waited.
     let history = read_history(worker.conn()).await?;
@@ -268,7 +268,11 @@ async fn look(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
 
 async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {
     let read = async {
-        if history::exists(conn).await? { history::read(conn).await } else { Ok(Vec::new()) }
+        if schema_migrations::exists(conn).await? {
+            schema_migrations::read(conn).await
+        } else {
+            Ok(Vec::new())
+        }
     };
     let error = match read.await {
         Err(error) if matches!(error.kind(), Kind::Permission | Kind::Sql) => error,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::source::{Migration, Set};
 use super::undo::Undo;
 use crate::sql;
-use crate::store::history::Applied;
+use crate::store::schema_migrations::Applied;
 
 /// Where one version stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::plan::{self, State};
 use super::source::Set;
 use super::{Error, ErrorKind};
-use crate::store::history::Applied;
+use crate::store::schema_migrations::Applied;
 
 /// How far to roll back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

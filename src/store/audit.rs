@@ -214,7 +214,7 @@ pub async fn insert_all(conn: &mut Conn, rows: &[EventRow], bound: Duration) -> 
 
 /// How the trail stands.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Standing {
+pub struct AuditStatus {
     /// Statements that row audit could not record, as the database counts them.
     pub losses: i64,
     /// The newest entry of the chain, and when it was made.
@@ -241,7 +241,7 @@ pub struct Gap {
 }
 
 /// Reads how the trail stands.
-pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<Standing, Error> {
+pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<AuditStatus, Error> {
     // The first in the order of sealing: how many there are would be a walk over all of them. What a restore
     // brought is older than its adoption, and what claims an id that is yet to come is for `audit verify`.
     const STANDING: &str = "
@@ -269,7 +269,7 @@ pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<Standing, Erro
             let row = tx.row("read how the audit trail stands", STANDING, &[]).await?;
             let number: Option<i64> = row.get(1);
             let gaps = tx.rows("look for gaps of the audit trail", GAPS, &[]).await?;
-            Ok(Standing {
+            Ok(AuditStatus {
                 losses: row.get(0),
                 seal: number.zip(row.get(2)),
                 unsealed_since: row.get(4),

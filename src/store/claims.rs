@@ -3,9 +3,9 @@
 //! ```text
 //! lock the jobs' rows ─► judge (pure) ─► rows of runs ─► rows of ranges ─► slots and floors
 //! ```
-//! An [`Ask`] is made from what its asker knew: the floor up to which the job is accounted for, and
+//! An [`ClaimRequest`] is made from what its asker knew: the watermark up to which the job is accounted for, and
 //! the specification it goes by. Where the row says otherwise, somebody else was there first, nothing
-//! is done, and the answer tells the floor to ask from. So an instant is accounted for once, whoever
+//! is done, and the answer tells the watermark to ask from. So an instant is accounted for once, whoever
 //! asks, and a plan made before a change is worth nothing after it.
 //!
 //! Instants in a row that are skipped for the same reason are one row (kind `missed`): a job that is
@@ -94,24 +94,24 @@ impl Cause {
 
 /// What is wanted for one job.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ask {
+pub struct ClaimRequest {
     pub job: JobName,
     pub spec_hash: String,
-    /// The floor that the plan was made from.
-    pub floor: DateTime<Utc>,
+    /// The watermark that the plan was made from.
+    pub watermark: DateTime<Utc>,
     /// Whether the asker is paused by its local file.
     pub paused: bool,
-    pub wanted: Wanted,
+    pub wanted: ClaimKind,
 }
 
-/// See [`Ask`].
+/// See [`ClaimRequest`].
 #[derive(Debug, Clone, PartialEq)]
-pub enum Wanted {
-    /// Instants above the floor, in order: those that are not run, then at most one that is.
+pub enum ClaimKind {
+    /// Instants above the watermark, in order: those that are not run, then at most one that is.
     Due { missed: Vec<Missed>, fire: Option<Fire> },
     /// The run that waits for the slot; or its end, for a reason.
     Queued { id: Uuid, skip: Option<Skip> },
-    /// The floor lies in the future, since the database's clock was set back: down to here. The range
+    /// The watermark lies in the future, since the database's clock was set back: down to here. The range
     /// that reaches over it (see [`reaching_over`]) ends with this instant, and has so many.
     Rewind { to: DateTime<Utc>, cut: Option<(DateTime<Utc>, i32)> },
 }
@@ -128,11 +128,11 @@ pub struct Fire {
 /// clock is a little old.
 const AHEAD_MAX: TimeDelta = TimeDelta::seconds(60);
 
-impl Ask {
+impl ClaimRequest {
     /// Whether it names an instant of the future: its asker goes by what the database's clock was before
     /// it was set back, and would account for a time that is still to come.
     pub fn is_ahead_of(&self, clock: DateTime<Utc>) -> bool {
-        let Wanted::Due { missed, fire } = &self.wanted else { return false };
+        let ClaimKind::Due { missed, fire } = &self.wanted else { return false };
         let last = fire.map(|fire| fire.due_at).or(missed.last().map(|missed| missed.last));
         last.is_some_and(|last| last - clock > AHEAD_MAX)
     }
@@ -141,7 +141,7 @@ impl Ask {
 /// A job's row, as it is locked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slot {
-    pub floor: DateTime<Utc>,
+    pub watermark: DateTime<Utc>,
     pub spec_hash: Option<String>,
     /// It, or every job.
     pub paused: bool,
@@ -169,18 +169,19 @@ pub enum Verdict {
 }
 
 /// Decides on an ask. Pure.
-pub fn judge(slot: &Slot, ask: &Ask) -> Verdict {
+pub fn judge(slot: &Slot, ask: &ClaimRequest) -> Verdict {
     // A row without a specification was made by who paused or ran the job before any instance knew it.
-    if slot.floor != ask.floor || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash)
+    if slot.watermark != ask.watermark
+        || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash)
     {
         return Verdict::Stale;
     }
     let paused = slot.paused || ask.paused;
     let busy = slot.running_since.is_some() || slot.quarantined;
     match &ask.wanted {
-        Wanted::Due { fire: None, .. } | Wanted::Rewind { .. } => Verdict::Record,
-        Wanted::Due { .. } if paused => Verdict::Skip(Skip::Paused),
-        Wanted::Due { fire: Some(fire), .. } => match (slot.running_since, slot.queued) {
+        ClaimKind::Due { fire: None, .. } | ClaimKind::Rewind { .. } => Verdict::Record,
+        ClaimKind::Due { .. } if paused => Verdict::Skip(Skip::Paused),
+        ClaimKind::Due { fire: Some(fire), .. } => match (slot.running_since, slot.queued) {
             (Some(since), _) if fire.due_at < since => Verdict::Hold,
             // What waits goes first; then this came due before it began.
             (None, Some(_)) if !busy => Verdict::Hold,
@@ -188,26 +189,26 @@ pub fn judge(slot: &Slot, ask: &Ask) -> Verdict {
             _ if busy => Verdict::Skip(Skip::Overlap),
             _ => Verdict::Run,
         },
-        Wanted::Queued { id, .. } if slot.queued != Some(*id) => Verdict::Stale,
-        Wanted::Queued { skip: Some(reason), .. } => Verdict::Skip(*reason),
-        Wanted::Queued { .. } if paused => Verdict::Skip(Skip::Paused),
-        Wanted::Queued { .. } if busy => Verdict::Hold,
-        Wanted::Queued { .. } => Verdict::Run,
+        ClaimKind::Queued { id, .. } if slot.queued != Some(*id) => Verdict::Stale,
+        ClaimKind::Queued { skip: Some(reason), .. } => Verdict::Skip(*reason),
+        ClaimKind::Queued { .. } if paused => Verdict::Skip(Skip::Paused),
+        ClaimKind::Queued { .. } if busy => Verdict::Hold,
+        ClaimKind::Queued { .. } => Verdict::Run,
     }
 }
 
 /// What an ask came to.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct ClaimResult {
     pub job: JobName,
     pub verdict: Verdict,
     /// Up to which the job is accounted for now.
-    pub floor: DateTime<Utc>,
+    pub watermark: DateTime<Utc>,
     /// The run, where one was made or taken.
     pub run: Option<Run>,
 }
 
-impl Answer {
+impl ClaimResult {
     /// How many rows were written for it.
     pub fn rows_written(&self) -> u64 {
         match self.verdict {
@@ -237,7 +238,7 @@ pub struct Claimer<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
     /// In the order of the asks.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<ClaimResult>,
     /// By how much the server's WAL grew meanwhile, whoever wrote it.
     pub wal_bytes: u64,
 }
@@ -246,27 +247,31 @@ pub struct Settled {
 pub async fn claim(
     conn: &mut Conn,
     claimer: Claimer<'_>,
-    asks: &[Ask],
+    asks: &[ClaimRequest],
     bound: Duration,
 ) -> Result<Settled, Error> {
     conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
 }
 
 /// The same, as part of a transaction.
-pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result<Settled, Error> {
+pub async fn claim_in(
+    tx: &Tx<'_>,
+    claimer: Claimer<'_>,
+    asks: &[ClaimRequest],
+) -> Result<Settled, Error> {
     let slots = lock(tx, asks).await?;
     let there = if slots.len() < asks.len() { known(tx, asks).await? } else { Vec::new() };
     let mut plan = Settlement::default();
-    let mut answers: Vec<Answer> = asks
+    let mut answers: Vec<ClaimResult> = asks
         .iter()
         .map(|ask| match slots.iter().find(|locked| locked.job == ask.job.as_str()) {
             Some(locked) if !ask.is_ahead_of(locked.clock) => plan.settle(ask, &locked.slot),
-            Some(locked) => Answer::without(ask, Verdict::Stale, locked.slot.floor),
+            Some(locked) => ClaimResult::without(ask, Verdict::Stale, locked.slot.watermark),
             None if there.iter().any(|job| job == ask.job.as_str()) => {
-                Answer::without(ask, Verdict::Hold, ask.floor)
+                ClaimResult::without(ask, Verdict::Hold, ask.watermark)
             }
             // Its row is gone; whoever registers again makes it.
-            None => Answer::without(ask, Verdict::Stale, ask.floor),
+            None => ClaimResult::without(ask, Verdict::Stale, ask.watermark),
         })
         .collect();
     plan.start_queued(tx, claimer, &mut answers).await?;
@@ -282,9 +287,9 @@ pub async fn claim_in(tx: &Tx<'_>, claimer: Claimer<'_>, asks: &[Ask]) -> Result
     Ok(Settled { answers, wal_bytes })
 }
 
-impl Answer {
-    fn without(ask: &Ask, verdict: Verdict, floor: DateTime<Utc>) -> Answer {
-        Answer { job: ask.job.clone(), verdict, floor, run: None }
+impl ClaimResult {
+    fn without(ask: &ClaimRequest, verdict: Verdict, watermark: DateTime<Utc>) -> ClaimResult {
+        ClaimResult { job: ask.job.clone(), verdict, watermark, run: None }
     }
 }
 
@@ -300,7 +305,7 @@ struct Locked {
 /// The rows of the jobs, locked in the order of their names. One that is locked is left out: a run of
 /// that job is recording its end, and may take as long over its commit as deferred constraints or a
 /// stand-by do; the other jobs do not wait for it.
-async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
+async fn lock(tx: &Tx<'_>, asks: &[ClaimRequest]) -> Result<Vec<Locked>, Error> {
     const SQL: &str = "
         SELECT s.job, s.claimed_floor, s.spec_hash, s.running_since, s.queued_run_id,
                s.quarantined_run_id IS NOT NULL,
@@ -316,7 +321,7 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
         .iter()
         .map(|row| {
             let slot = Slot {
-                floor: row.get(1),
+                watermark: row.get(1),
                 spec_hash: row.get(2),
                 running_since: row.get(3),
                 queued: row.get(4),
@@ -329,7 +334,7 @@ async fn lock(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<Locked>, Error> {
 }
 
 /// Which of the jobs have a row at all.
-async fn known(tx: &Tx<'_>, asks: &[Ask]) -> Result<Vec<String>, Error> {
+async fn known(tx: &Tx<'_>, asks: &[ClaimRequest]) -> Result<Vec<String>, Error> {
     const SQL: &str = "SELECT job FROM steward.job_state WHERE job = ANY ($1)";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
     let rows = tx.rows("look for the rows of jobs", SQL, &[(&jobs, Type::TEXT_ARRAY)]).await?;

@@ -5,14 +5,14 @@
 
 pub mod audit;
 pub mod claims;
-pub mod events;
+pub mod audit_query;
 pub mod health;
-pub mod history;
+pub mod schema_migrations;
 pub mod holds;
 pub mod idempotency;
-pub mod ingest;
+pub mod audit_ingest;
 pub mod leases;
-pub mod moment;
+pub mod time_arg;
 pub mod measured;
 pub mod orphans;
 pub mod overview;

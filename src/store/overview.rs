@@ -78,7 +78,7 @@ pub async fn read(conn: &mut Conn, bound: Duration) -> Result<Overview, Error> {
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
             let paused = pauses::of(tx, ALL_JOBS).await?;
-            let observer = requests::hearer(tx).await?;
+            let observer = requests::current_leader(tx).await?;
             Ok(Overview { jobs: jobs(tx, None).await?, paused, observer })
         })
     })

@@ -15,7 +15,7 @@ use super::pauses::{self, ALL_JOBS, Pause};
 
 /// Everything that waits to be heard.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub struct Heard {
+pub struct PendingRequests {
     /// Runs that wait for their job's slot: asked for, or queued by their schedule.
     pub queued: Vec<Queued>,
     /// Runs under way that somebody wants cancelled.
@@ -47,9 +47,14 @@ pub struct Succeeded {
     pub at: DateTime<Utc>,
 }
 
-/// Listens: one statement, one round trip. `leaders` are the jobs that others follow.
-pub async fn hear(conn: &Conn, leaders: &[String], bound: Duration) -> Result<Heard, Error> {
-    let leaders: Vec<String> = leaders.iter().map(|job| crate::db::quote_literal(job)).collect();
+/// Listens: one statement, one round trip. `upstream_jobs` are the jobs that others follow.
+pub async fn poll_requests(
+    conn: &Conn,
+    upstream_jobs: &[String],
+    bound: Duration,
+) -> Result<PendingRequests, Error> {
+    let upstream_jobs: Vec<String> =
+        upstream_jobs.iter().map(|job| crate::db::quote_literal(job)).collect();
     let sql = format!(
         "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = {}; \
          SET LOCAL timezone = 'UTC'; \
@@ -64,7 +69,7 @@ pub async fn hear(conn: &Conn, leaders: &[String], bound: Duration) -> Result<He
              WHERE job = ANY (ARRAY[{}]::text[]) AND last_success_at IS NOT NULL), '[]')); \
          COMMIT",
         bound.as_millis().clamp(1, i32::MAX as u128),
-        leaders.join(", "),
+        upstream_jobs.join(", "),
     );
     let values = conn.batch_values("listen for requests", &sql).await?;
     let text = values.first().and_then(Option::as_deref).unwrap_or_default();
@@ -76,7 +81,7 @@ pub async fn hear(conn: &Conn, leaders: &[String], bound: Duration) -> Result<He
 /// A job's row, as it was when a run was asked for: what a claim of that run goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    pub floor: DateTime<Utc>,
+    pub watermark: DateTime<Utc>,
     /// The specification that the instances go by; absent where none has registered the job.
     pub spec_hash: Option<String>,
 }
@@ -167,7 +172,7 @@ pub async fn ask(
         (&options.map(Json) as _, Type::JSONB),
     ];
     tx.execute("ask for a run", SQL, &params).await?;
-    Ok(Asked::Queued { id, slot: Slot { floor: row.get(1), spec_hash: row.get(2) } })
+    Ok(Asked::Queued { id, slot: Slot { watermark: row.get(1), spec_hash: row.get(2) } })
 }
 
 /// The jobs that instances have registered, by name; at most 500.
@@ -179,7 +184,7 @@ pub async fn known(tx: &Tx<'_>) -> Result<Vec<String>, Error> {
 
 /// Makes the row of a job that no instance has registered. It has no specification: the first instance
 /// that registers the job begins with it then.
-pub async fn introduce(tx: &Tx<'_>, job: &str) -> Result<(), Error> {
+pub async fn ensure_job_row(tx: &Tx<'_>, job: &str) -> Result<(), Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state (job, first_seen, claimed_floor) VALUES ($1, now(), now())
         ON CONFLICT (job) DO NOTHING";
@@ -188,7 +193,7 @@ pub async fn introduce(tx: &Tx<'_>, job: &str) -> Result<(), Error> {
 }
 
 /// The instance that hears requests: it holds the observer's lease. `None` where nobody does.
-pub async fn hearer(tx: &Tx<'_>) -> Result<Option<String>, Error> {
+pub async fn current_leader(tx: &Tx<'_>) -> Result<Option<String>, Error> {
     const SQL: &str = "
         SELECT holder FROM steward.leases WHERE name = $1 AND expires_at > clock_timestamp()";
     Ok(tx

@@ -65,9 +65,9 @@ pub struct Ending {
 pub struct Registered {
     pub job: String,
     /// Up to which it is accounted for.
-    pub floor: DateTime<Utc>,
+    pub watermark: DateTime<Utc>,
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Instants above the floor that have a row already: the database's clock was set back. At most
+    /// Instants above the watermark that have a row already: the database's clock was set back. At most
     /// [`ABOVE_MAX`].
     pub above: Vec<DateTime<Utc>>,
 }
@@ -75,7 +75,7 @@ pub struct Registered {
 /// More than are ever run before somebody notices that the clock is wrong.
 const ABOVE_MAX: i64 = 10_000;
 
-/// Makes the row of a job that is seen for the first time; its floor is now, so that nothing before
+/// Makes the row of a job that is seen for the first time; its watermark is now, so that nothing before
 /// is due. So it is when its schedule changed: the part of `spec_hash` before the dash. Returns every
 /// job's row. A row that is as it should be is not touched: it may be locked by a run that commits.
 pub async fn register(
@@ -121,7 +121,7 @@ pub async fn register(
                 .iter()
                 .map(|row| Registered {
                     job: row.get(0),
-                    floor: row.get(1),
+                    watermark: row.get(1),
                     last_success_at: row.get(2),
                     above: row.get(3),
                 })

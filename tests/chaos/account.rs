@@ -1,7 +1,7 @@
 //! Whether a job's ledger and its effects add up.
 //!
 //! What is due is worked out here anew: `@every Ns` is each multiple of N seconds since the Unix epoch.
-//! Each one after the job was first seen, up to its floor, has to be the instant of exactly one row or
+//! Each one after the job was first seen, up to its watermark, has to be the instant of exactly one row or
 //! lie in exactly one range; and each effect belongs to a run that succeeded, each such run to one effect.
 //! Of a job that is not fenced, effects prove nothing: it runs at least once.
 
@@ -21,7 +21,7 @@ pub struct Account {
     /// Of its schedule, in seconds.
     pub period: i64,
     pub first_seen: DateTime<Utc>,
-    pub floor: DateTime<Utc>,
+    pub watermark: DateTime<Utc>,
     pub totals: Totals,
     /// Whether a run holds its slot, waits for it, or keeps it in quarantine.
     pub taken: bool,
@@ -74,7 +74,7 @@ impl Account {
             fenced: true,
             period,
             first_seen: state.get(0),
-            floor: state.get(1),
+            watermark: state.get(1),
             totals: Totals { succeeded: state.get(2), failed: state.get(3), skipped: state.get(4) },
             taken: state.get(5),
             rows: rows
@@ -125,7 +125,7 @@ impl Account {
     fn of_instants(&self) -> Vec<String> {
         let mut breaches = Vec::new();
         let mut accounted: BTreeMap<i64, usize> =
-            self.instants(self.first_seen, self.floor).map(|at| (at, 0)).collect();
+            self.instants(self.first_seen, self.watermark).map(|at| (at, 0)).collect();
         for row in &self.rows {
             // A first one at the row's own instant is included.
             let before = row.due_at - chrono::TimeDelta::milliseconds(1);
@@ -236,7 +236,7 @@ fn sound() -> Account {
         fenced: true,
         period: 2,
         first_seen: moment(100),
-        floor: moment(111),
+        watermark: moment(111),
         totals: Totals { succeeded: 1, failed: 1, skipped: 3 },
         taken: false,
         effects: vec![rows[2].id],
@@ -256,7 +256,7 @@ fn an_account_that_adds_up_passes_and_each_way_not_to_add_up_is_found() {
         }),
         ("a range that counts wrong", |account| account.rows[0].missed_count = Some(2)),
         ("an instant before the job was seen", |account| account.first_seen = moment(102)),
-        ("a floor that nothing accounts for", |account| account.floor = moment(112)),
+        ("a watermark that nothing accounts for", |account| account.watermark = moment(112)),
         ("a run that is not over", |account| account.rows[1].state = "running".to_owned()),
         ("an end without a reason", |account| account.rows[1].reason = None),
         ("a second effect", |account| account.effects.push(account.rows[2].id)),

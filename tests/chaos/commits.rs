@@ -3,7 +3,7 @@
 use crate::deaths::{hold_commit, hold_commit_unheard};
 use crate::harness::{BOUND, Daemon, PrivateServer, Proxy, connect, wait_for};
 use crate::stage::{
-    Gate, Stage, close_accounts, effect, gone, job, outcome, patient, prepare, running,
+    RunPolicy, Stage, close_accounts, effect, gone, job, outcome, patient, prepare, running,
     wait_outcome, wait_sql,
 };
 
@@ -24,7 +24,7 @@ async fn a_server_killed_at_work_and_at_a_commit_leaves_no_effect_and_what_may_b
     .concat();
     let mut gates = Vec::new();
     for number in 1..=3 {
-        gates.push(Gate::close(&server.url(), number).await);
+        gates.push(RunPolicy::close(&server.url(), number).await);
     }
     let daemon = Daemon::spawn(patient(&server.url(), &jobs)).await;
     for gate in &gates {

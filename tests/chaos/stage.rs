@@ -47,8 +47,8 @@ impl Stage {
         setup(&self.database.url(), jobs)
     }
 
-    pub async fn close(&self, number: i32) -> Gate {
-        Gate::close(&self.database.url(), number).await
+    pub async fn close(&self, number: i32) -> RunPolicy {
+        RunPolicy::close(&self.database.url(), number).await
     }
 }
 
@@ -90,16 +90,16 @@ pub fn effect(name: &str) -> String {
 }
 
 /// Runs wait here while it is closed: at a call of `public.gate`, or a trigger on `public.gate_here`.
-pub struct Gate {
+pub struct RunPolicy {
     holder: TestClient,
     number: i32,
 }
 
-impl Gate {
-    pub async fn close(url: &str, number: i32) -> Gate {
+impl RunPolicy {
+    pub async fn close(url: &str, number: i32) -> RunPolicy {
         let holder = connect(url).await.unwrap();
         holder.batch_execute(&format!("SELECT pg_advisory_lock(7, {number})")).await.unwrap();
-        Gate { holder, number }
+        RunPolicy { holder, number }
     }
 
     /// Waits until a session waits here; returns its process.

@@ -7,7 +7,7 @@ mod harness;
 
 mod away;
 mod cancel;
-mod here;
+mod local;
 mod look;
 mod pause;
 mod run;

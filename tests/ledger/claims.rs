@@ -4,7 +4,7 @@ use std::slice;
 
 use futures_util::future::join_all;
 use pgsteward::config::{JobName, Overlap};
-use pgsteward::store::claims::{Ask, Claimer, Fire, Skip, Verdict, Wanted, claim};
+use pgsteward::store::claims::{ClaimKind, ClaimRequest, Claimer, Fire, Skip, Verdict, claim};
 use pgsteward::store::pauses::{self, Pause};
 use pgsteward::store::runs::State;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::harness::BOUND;
 use crate::{Bench, INSTANCE, JOB, LEASE};
 
-/// Ten instances that know nothing of each other, each claiming the instant after the floor that it
+/// Ten instances that know nothing of each other, each claiming the instant after the watermark that it
 /// knows: all of it together. What each statement does for that is tested one by one below.
 #[tokio::test]
 async fn ten_instances_account_for_each_instant_once() {
@@ -23,7 +23,7 @@ async fn ten_instances_account_for_each_instant_once() {
         let mut ask = bench.ask(bench.only(60)).await;
         let mut ran = 0;
         loop {
-            let next = (ask.floor - bench.floor).num_minutes() + 1;
+            let next = (ask.watermark - bench.watermark).num_minutes() + 1;
             if next > INSTANTS {
                 return ran;
             }
@@ -34,10 +34,10 @@ async fn ten_instances_account_for_each_instant_once() {
             // Held back while another's run is under way, since it was due before that began.
             let is_held = answers[0].verdict == Verdict::Hold;
             assert!(
-                is_held || answers[0].floor > ask.floor,
+                is_held || answers[0].watermark > ask.watermark,
                 "what is not ours has been another's: {answers:?}"
             );
-            ask.floor = answers[0].floor;
+            ask.watermark = answers[0].watermark;
             if let (Verdict::Run, Some(run)) = (answers[0].verdict, answers[0].run) {
                 ran += 1;
                 assert!(bench.finish(run, State::Succeeded).await);
@@ -63,22 +63,22 @@ async fn a_claim_leaves_a_job_alone_that_another_is_settling_and_then_finds_its_
     let bench = Bench::new().await;
     let ask = bench.ask(bench.only(1)).await;
     let other = bench.client().await;
-    let floor = bench.due(5);
+    let watermark = bench.due(5);
     other
         .batch_execute(&format!(
-            "BEGIN; UPDATE steward.job_state SET claimed_floor = '{floor}' WHERE job = '{JOB}'"
+            "BEGIN; UPDATE steward.job_state SET claimed_floor = '{watermark}' WHERE job = '{JOB}'"
         ))
         .await
         .unwrap();
     let held = bench.claim(&ask).await;
-    assert_eq!((held.verdict, held.run, held.floor), (Verdict::Hold, None, ask.floor));
+    assert_eq!((held.verdict, held.run, held.watermark), (Verdict::Hold, None, ask.watermark));
     other.batch_execute("COMMIT").await.unwrap();
     let answer = bench.claim(&ask).await;
-    assert_eq!((answer.verdict, answer.run, answer.floor), (Verdict::Stale, None, floor));
+    assert_eq!((answer.verdict, answer.run, answer.watermark), (Verdict::Stale, None, watermark));
     assert_eq!(bench.states().await, "");
 }
 
-/// Caught: `judge` without its comparison of the floor, or of the specification.
+/// Caught: `judge` without its comparison of the watermark, or of the specification.
 #[tokio::test]
 async fn a_plan_made_before_a_change_is_worth_nothing() {
     let bench = Bench::new().await;
@@ -87,21 +87,21 @@ async fn a_plan_made_before_a_change_is_worth_nothing() {
     bench.finish(run, State::Succeeded).await;
     let answer = bench.claim(&old).await;
     assert_eq!(
-        (answer.verdict, answer.floor, answer.run),
+        (answer.verdict, answer.watermark, answer.run),
         (Verdict::Stale, bench.due(1), None),
-        "another floor"
+        "another watermark"
     );
 
     let old = bench.ask(bench.only(2)).await;
     bench.register("when-otherwise").await;
     assert_eq!(bench.claim(&old).await.verdict, Verdict::Stale, "another specification");
-    let new = Ask { spec_hash: "when-otherwise".to_owned(), ..old };
+    let new = ClaimRequest { spec_hash: "when-otherwise".to_owned(), ..old };
     assert_eq!(
         bench.claim(&new).await.verdict,
         Verdict::Run,
         "the instant was left for the newer one"
     );
-    let answer = bench.claim(&Ask { job: JobName::new("unheard-of"), ..new }).await;
+    let answer = bench.claim(&ClaimRequest { job: JobName::new("unheard-of"), ..new }).await;
     assert_eq!((answer.verdict, answer.run), (Verdict::Stale, None), "a job without a row");
     assert_eq!(bench.states().await, "succeeded, running");
     assert_eq!(
@@ -118,7 +118,7 @@ async fn nothing_at_or_below_the_floor_runs_also_when_its_row_is_gone() {
     bench.finish(run, State::Succeeded).await;
     bench.sql("DELETE FROM steward.job_runs").await;
     for seconds in [1, 10] {
-        let ask = Ask { wanted: bench.only(seconds), ..old.clone() };
+        let ask = ClaimRequest { wanted: bench.only(seconds), ..old.clone() };
         assert_eq!(bench.claim(&ask).await.verdict, Verdict::Stale, "{seconds}");
     }
     assert_eq!(bench.states().await, "");
@@ -136,19 +136,19 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
     for overlap in [Overlap::Skip, Overlap::Queue] {
         let row = bench.register_job("beside", "when-how").await;
         let fire = Fire { due_at: bench.due(10), overlap, ..bench.fire(10) };
-        let again = bench.ask(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await;
-        let fire = Fire { due_at: row.floor + chrono::TimeDelta::milliseconds(1), ..fire };
-        let beside = Ask {
+        let again = bench.ask(ClaimKind::Due { missed: Vec::new(), fire: Some(fire) }).await;
+        let fire = Fire { due_at: row.watermark + chrono::TimeDelta::milliseconds(1), ..fire };
+        let beside = ClaimRequest {
             job: JobName::new("beside"),
-            floor: row.floor,
-            wanted: Wanted::Due { missed: Vec::new(), fire: Some(fire) },
+            watermark: row.watermark,
+            wanted: ClaimKind::Due { missed: Vec::new(), fire: Some(fire) },
             ..again.clone()
         };
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
         let answers =
             claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap().answers;
         assert_eq!(
-            (answers[0].verdict, answers[0].run, answers[0].floor),
+            (answers[0].verdict, answers[0].run, answers[0].watermark),
             (Verdict::Stale, None, bench.due(10))
         );
         assert_eq!(answers[1].verdict, Verdict::Run, "{answers:?}");
@@ -166,7 +166,7 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
     bench.began(0).await;
     let fire = Fire { overlap: Overlap::Queue, ..bench.fire(10) };
     assert_eq!(
-        bench.settle(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await,
+        bench.settle(ClaimKind::Due { missed: Vec::new(), fire: Some(fire) }).await,
         Verdict::Stale
     );
     assert_eq!(
@@ -176,7 +176,7 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
     assert_eq!(bench.states().await, "succeeded, running");
 }
 
-/// Caught, by the ten: claims that do not compare the floor, or do not lock the row.
+/// Caught, by the ten: claims that do not compare the watermark, or do not lock the row.
 #[tokio::test]
 async fn what_comes_due_during_a_run_is_skipped_and_what_was_due_before_it_began_is_not() {
     let bench = Bench::new().await;
@@ -206,11 +206,11 @@ async fn one_waits_for_the_run_before_it_and_those_after_are_skipped() {
     assert_eq!(bench.state("queued_run_id").await, waiting.to_string());
     let third = Fire { overlap: Overlap::Queue, ..bench.fire(61) };
     assert_eq!(
-        bench.settle(Wanted::Due { missed: Vec::new(), fire: Some(third) }).await,
+        bench.settle(ClaimKind::Due { missed: Vec::new(), fire: Some(third) }).await,
         Verdict::Skip(Skip::Overlap)
     );
     assert_eq!(bench.states().await, "running, queued, skipped overlap x1");
-    let begin = Wanted::Queued { id: waiting, skip: None };
+    let begin = ClaimKind::Queued { id: waiting, skip: None };
     assert_eq!(bench.settle(begin.clone()).await, Verdict::Hold, "the slot is taken");
     assert!(bench.finish(run, State::Succeeded).await);
     assert_eq!(bench.settle(bench.only(62)).await, Verdict::Hold, "who waits goes first");
@@ -218,7 +218,7 @@ async fn one_waits_for_the_run_before_it_and_those_after_are_skipped() {
     let answer = bench.claim(&bench.ask(begin.clone()).await).await;
     let second = answer.run.unwrap();
     assert_eq!((answer.verdict, second.id, second.due_at), (Verdict::Run, waiting, bench.due(60)));
-    assert_eq!(answer.floor, bench.due(61), "a run that begins late moves no floor");
+    assert_eq!(answer.watermark, bench.due(61), "a run that begins late moves no watermark");
     assert_eq!(
         bench.state("concat_ws(' ', running_run_id, queued_run_id)").await,
         waiting.to_string()
@@ -236,12 +236,12 @@ async fn what_waits_too_long_or_meets_a_pause_ends_as_skipped() {
     let bench = Bench::new().await;
     let run = bench.running(0).await;
     let late = bench.queued(60).await;
-    let give_up = Wanted::Queued { id: late, skip: Some(Skip::Expired) };
+    let give_up = ClaimKind::Queued { id: late, skip: Some(Skip::Expired) };
     assert_eq!(bench.settle(give_up).await, Verdict::Skip(Skip::Expired));
     let paused = bench.queued(61).await;
     bench.pause(true).await;
     assert_eq!(
-        bench.settle(Wanted::Queued { id: paused, skip: None }).await,
+        bench.settle(ClaimKind::Queued { id: paused, skip: None }).await,
         Verdict::Skip(Skip::Paused)
     );
     assert_eq!(bench.states().await, "running, skipped expired, skipped paused");
@@ -259,7 +259,7 @@ async fn a_run_that_waits_no_more_is_not_begun() {
     let waiting = bench.queued(60).await;
     bench.finish(run, State::Succeeded).await;
     bench.sql(&format!("DELETE FROM steward.job_runs WHERE id = '{waiting}'")).await;
-    let answer = bench.claim(&bench.ask(Wanted::Queued { id: waiting, skip: None }).await).await;
+    let answer = bench.claim(&bench.ask(ClaimKind::Queued { id: waiting, skip: None }).await).await;
     assert_eq!((answer.verdict, answer.run), (Verdict::Stale, None));
     assert_eq!(bench.state("concat(running_run_id, queued_run_id)").await, "");
     bench.running(61).await;
@@ -282,7 +282,7 @@ async fn what_is_due_while_paused_is_recorded_as_skipped() {
     assert_eq!(pauses::read(&mut bench.conn().await, BOUND).await.unwrap(), None);
     assert_eq!(bench.states().await, "skipped paused x1");
 
-    let by_file = Ask { paused: true, ..bench.ask(bench.only(2)).await };
+    let by_file = ClaimRequest { paused: true, ..bench.ask(bench.only(2)).await };
     assert_eq!(bench.claim(&by_file).await.verdict, Verdict::Skip(Skip::Paused), "this instance");
     let this_job = "UPDATE steward.job_state SET paused_by = 'ann', paused_at = now() WHERE job = ";
     bench.sql(&format!("{this_job}'{JOB}'")).await;
@@ -304,7 +304,7 @@ async fn a_job_in_quarantine_does_not_begin() {
     bench.sql(&format!("UPDATE steward.job_state SET quarantined_run_id = '{suspect}'")).await;
     assert_eq!(bench.settle(bench.only(1)).await, Verdict::Skip(Skip::Overlap));
     let waiting = bench.queued(2).await;
-    assert_eq!(bench.settle(Wanted::Queued { id: waiting, skip: None }).await, Verdict::Hold);
+    assert_eq!(bench.settle(ClaimKind::Queued { id: waiting, skip: None }).await, Verdict::Hold);
     bench.sql("UPDATE steward.job_state SET quarantined_run_id = NULL").await;
-    assert_eq!(bench.settle(Wanted::Queued { id: waiting, skip: None }).await, Verdict::Run);
+    assert_eq!(bench.settle(ClaimKind::Queued { id: waiting, skip: None }).await, Verdict::Run);
 }

@@ -28,7 +28,7 @@ use pgsteward::config::{self, JobName, Overlap, Pooler, Secret, SecretSource};
 use pgsteward::db::{Conn, Database, Error, Kind, Purpose, Route, TxFuture, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::store::claims::{
-    Answer, Ask, Cause, Claimer, Fire, Missed, Run, Skip, Verdict, Wanted, claim,
+    Cause, ClaimKind, ClaimRequest, ClaimResult, Claimer, Fire, Missed, Run, Skip, Verdict, claim,
 };
 use pgsteward::store::orphans::{Orphan, reap};
 use pgsteward::store::runs::{self, Ended, Ending, Registered, State};
@@ -49,7 +49,7 @@ struct Bench {
     database: TestDatabase,
     db: Arc<Database>,
     /// Of [`JOB`], in the beginning.
-    floor: DateTime<Utc>,
+    watermark: DateTime<Utc>,
 }
 
 impl Bench {
@@ -65,9 +65,9 @@ impl Bench {
         let config = config::Database { url, pooler, ..config::Database::default() };
         let db =
             Database::new("main", &config, 1, &Tasks::new(), &Arc::new(Metrics::new().unwrap()));
-        let mut bench = Bench { database, db, floor: DateTime::UNIX_EPOCH };
-        let seen = bench.register(SPEC).await.floor;
-        bench.floor = seen - TimeDelta::hours(2);
+        let mut bench = Bench { database, db, watermark: DateTime::UNIX_EPOCH };
+        let seen = bench.register(SPEC).await.watermark;
+        bench.watermark = seen - TimeDelta::hours(2);
         bench.set_floor(0).await;
         bench
     }
@@ -108,9 +108,9 @@ impl Bench {
         rows.remove(0)
     }
 
-    /// So many seconds after the floor of the beginning.
+    /// So many seconds after the watermark of the beginning.
     fn due(&self, seconds: i64) -> DateTime<Utc> {
-        self.floor + TimeDelta::seconds(seconds)
+        self.watermark + TimeDelta::seconds(seconds)
     }
 
     /// An instant to run.
@@ -119,8 +119,8 @@ impl Bench {
     }
 
     /// What is asked of the instant alone.
-    fn only(&self, seconds: i64) -> Wanted {
-        Wanted::Due { missed: Vec::new(), fire: Some(self.fire(seconds)) }
+    fn only(&self, seconds: i64) -> ClaimKind {
+        ClaimKind::Due { missed: Vec::new(), fire: Some(self.fire(seconds)) }
     }
 
     fn missed(&self, first: i64, last: i64, count: i32, reason: Skip) -> Missed {
@@ -128,13 +128,19 @@ impl Bench {
     }
 
     /// Asked by somebody who knows the job's row.
-    async fn ask(&self, wanted: Wanted) -> Ask {
+    async fn ask(&self, wanted: ClaimKind) -> ClaimRequest {
         let sql = format!("SELECT claimed_floor FROM steward.job_state WHERE job = '{JOB}'");
-        let floor = self.client().await.query_one(&sql, &[]).await.unwrap().get(0);
-        Ask { job: JobName::new(JOB), spec_hash: SPEC.to_owned(), floor, paused: false, wanted }
+        let watermark = self.client().await.query_one(&sql, &[]).await.unwrap().get(0);
+        ClaimRequest {
+            job: JobName::new(JOB),
+            spec_hash: SPEC.to_owned(),
+            watermark,
+            paused: false,
+            wanted,
+        }
     }
 
-    async fn claim(&self, ask: &Ask) -> Answer {
+    async fn claim(&self, ask: &ClaimRequest) -> ClaimResult {
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
         let mut answers = claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND)
             .await
@@ -146,7 +152,7 @@ impl Bench {
     }
 
     /// Asks, knowing the row, and says what came of it.
-    async fn settle(&self, wanted: Wanted) -> Verdict {
+    async fn settle(&self, wanted: ClaimKind) -> Verdict {
         let answer = self.claim(&self.ask(wanted).await).await;
         assert_eq!(
             answer.run.is_some(),
@@ -158,13 +164,13 @@ impl Bench {
 
     /// Records a range.
     async fn record(&self, missed: &[Missed]) -> Verdict {
-        self.settle(Wanted::Due { missed: missed.to_vec(), fire: None }).await
+        self.settle(ClaimKind::Due { missed: missed.to_vec(), fire: None }).await
     }
 
     /// A run of the instant, under way since then.
     async fn running(&self, seconds: i64) -> Run {
         let answer = self.claim(&self.ask(self.only(seconds)).await).await;
-        assert_eq!((answer.verdict, answer.floor), (Verdict::Run, self.due(seconds)));
+        assert_eq!((answer.verdict, answer.watermark), (Verdict::Run, self.due(seconds)));
         self.began(seconds).await;
         answer.run.unwrap()
     }
@@ -172,8 +178,9 @@ impl Bench {
     /// A run of the instant, waiting behind the one under way.
     async fn queued(&self, seconds: i64) -> Uuid {
         let fire = Fire { overlap: Overlap::Queue, ..self.fire(seconds) };
-        let answer =
-            self.claim(&self.ask(Wanted::Due { missed: Vec::new(), fire: Some(fire) }).await).await;
+        let answer = self
+            .claim(&self.ask(ClaimKind::Due { missed: Vec::new(), fire: Some(fire) }).await)
+            .await;
         assert_eq!(answer.verdict, Verdict::Queue);
         answer.run.unwrap().id
     }
@@ -220,8 +227,8 @@ impl Bench {
     }
 
     async fn assert_floor(&self, seconds: i64) {
-        let floor: DateTime<Utc> = self.ask(self.only(0)).await.floor;
-        assert_eq!(floor - self.floor, TimeDelta::seconds(seconds));
+        let watermark: DateTime<Utc> = self.ask(self.only(0)).await.watermark;
+        assert_eq!(watermark - self.watermark, TimeDelta::seconds(seconds));
     }
 
     /// As if its instance had stopped renewing it.
@@ -253,18 +260,18 @@ impl Bench {
         self.within(|tx| Box::pin(pauses::resume(tx, pauses::ALL_JOBS))).await.unwrap().is_some()
     }
 
-    async fn ask_for_a_run(&self, job: &'static str) -> Wish {
+    async fn ask_for_a_run(&self, job: &'static str) -> RunRequest {
         match self.within(|tx| Box::pin(asks::ask(tx, job, "cli:ann", None))).await.unwrap() {
-            asks::Asked::Queued { id, .. } => Wish::Queued(id),
-            asks::Asked::Waiting { id } => Wish::Waiting(id),
-            asks::Asked::Paused { pause, .. } => Wish::Paused(pause.by),
-            asks::Asked::Unknown { known } => Wish::Unknown(known),
+            asks::Asked::Queued { id, .. } => RunRequest::Queued(id),
+            asks::Asked::Waiting { id } => RunRequest::Waiting(id),
+            asks::Asked::Paused { pause, .. } => RunRequest::Paused(pause.by),
+            asks::Asked::Unknown { known } => RunRequest::Unknown(known),
         }
     }
 
     async fn queued_by_wish(&self) -> Uuid {
         match self.ask_for_a_run(JOB).await {
-            Wish::Queued(id) => id,
+            RunRequest::Queued(id) => id,
             other => panic!("{other:?}"),
         }
     }
@@ -276,7 +283,7 @@ impl Bench {
 
 /// What asking for a run came to.
 #[derive(Debug, PartialEq)]
-enum Wish {
+enum RunRequest {
     Queued(Uuid),
     Waiting(Uuid),
     /// By whom.

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use futures_util::future::join_all;
 use pgsteward::config::Pooler;
 use pgsteward::db::TxOptions;
-use pgsteward::store::claims::{Answer, Skip, Verdict, Wanted};
-use pgsteward::store::requests::hear;
+use pgsteward::store::claims::{ClaimKind, ClaimResult, Skip, Verdict};
+use pgsteward::store::requests::poll_requests;
 use pgsteward::store::runs::{self, State};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -110,7 +110,7 @@ async fn the_whole_life_of_runs_goes_through_a_transaction_pooler() {
         let answers = join_all((0..8).map(|_| bench.claim(&ask))).await;
         let runs: Vec<_> = answers.iter().filter_map(|answer| answer.run).collect();
         assert_eq!(runs.len(), 1, "{answers:?}");
-        let lost = |answer: &&Answer| matches!(answer.verdict, Verdict::Stale | Verdict::Hold);
+        let lost = |answer: &&ClaimResult| matches!(answer.verdict, Verdict::Stale | Verdict::Hold);
         assert_eq!(answers.iter().filter(lost).count(), 7, "{answers:?}");
         let conn = &mut bench.conn().await;
         assert!(!is_fenced(fence(conn, runs[0].id, 1).await));
@@ -121,8 +121,9 @@ async fn the_whole_life_of_runs_goes_through_a_transaction_pooler() {
     bench.record(&[bench.missed(301, 302, 2, Skip::Misfire)]).await;
     bench.record(&[bench.missed(303, 303, 1, Skip::Misfire)]).await;
     let id = bench.queued_by_wish().await;
-    assert_eq!(hear(&bench.conn().await, &[], BOUND).await.unwrap().queued[0].id, id);
-    let run = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await.run.unwrap();
+    assert_eq!(poll_requests(&bench.conn().await, &[], BOUND).await.unwrap().queued[0].id, id);
+    let run =
+        bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await.run.unwrap();
     bench.let_expire(run.id).await;
     assert_eq!(bench.reap().await.len(), 1);
     assert!(!bench.finish(run, State::Succeeded).await);

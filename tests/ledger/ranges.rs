@@ -1,20 +1,20 @@
 //! Ranges of instants that were not run, and what becomes of them when the clock is set back.
 
 use futures_util::future::join_all;
-use pgsteward::store::claims::{Answer, Missed, Skip, Verdict, Wanted, reaching_over};
+use pgsteward::store::claims::{ClaimKind, ClaimResult, Missed, Skip, Verdict, reaching_over};
 use pgsteward::store::runs::State;
 
 use crate::Bench;
 use crate::harness::{BOUND, wait_until};
 
-/// `first..last xcount reason`, in seconds after the floor of the beginning.
+/// `first..last xcount reason`, in seconds after the watermark of the beginning.
 async fn ranges(bench: &Bench) -> String {
     let sql = format!(
         "SELECT coalesce(string_agg(concat(extract(epoch FROM due_at - '{0}')::int, '..',
                                            extract(epoch FROM last_due_at - '{0}')::int, ' x', missed_count, ' ', reason), ', '
                                     ORDER BY due_at), '')
            FROM steward.job_runs WHERE kind = 'missed'",
-        bench.floor
+        bench.watermark
     );
     bench.text(&sql).await
 }
@@ -58,29 +58,33 @@ async fn a_range_goes_on_up_to_the_instant_that_runs() {
     let bench = Bench::new().await;
     bench.record(&[bench.missed(1, 2, 2, Skip::Window)]).await;
     let missed = vec![bench.missed(3, 5, 3, Skip::Window)];
-    assert_eq!(bench.settle(Wanted::Due { missed, fire: Some(bench.fire(6)) }).await, Verdict::Run);
+    assert_eq!(
+        bench.settle(ClaimKind::Due { missed, fire: Some(bench.fire(6)) }).await,
+        Verdict::Run
+    );
     assert_eq!(bench.states().await, "skipped window x5, running");
     bench.assert_floor(6).await;
     assert_eq!(bench.state("skipped_total").await, "5");
 }
 
-/// Caught: claims that do not compare the floor, or do not lock the row: a range would be recorded, or
+/// Caught: claims that do not compare the watermark, or do not lock the row: a range would be recorded, or
 /// lengthened and counted, more than once.
 #[tokio::test]
 async fn ten_instances_record_a_range_once() {
     let bench = Bench::new().await;
     for (first, last) in [(1, 5), (6, 9)] {
         let missed = vec![bench.missed(first, last, (last - first + 1) as i32, Skip::Misfire)];
-        let ask = bench.ask(Wanted::Due { missed, fire: None }).await;
-        let answers: Vec<Answer> = join_all((0..10).map(|_| bench.claim(&ask))).await;
+        let ask = bench.ask(ClaimKind::Due { missed, fire: None }).await;
+        let answers: Vec<ClaimResult> = join_all((0..10).map(|_| bench.claim(&ask))).await;
         assert_eq!(
             answers.iter().filter(|answer| answer.verdict == Verdict::Record).count(),
             1,
             "{answers:?}"
         );
         // Those that came while it was recorded left it alone.
-        let knows =
-            |answer: &Answer| answer.verdict == Verdict::Hold || answer.floor == bench.due(last);
+        let knows = |answer: &ClaimResult| {
+            answer.verdict == Verdict::Hold || answer.watermark == bench.due(last)
+        };
         assert!(answers.iter().all(knows), "{answers:?}");
     }
     assert_eq!(ranges(&bench).await, "1..9 x9 misfire");
@@ -95,9 +99,9 @@ async fn a_count_stays_within_its_column() {
     assert_eq!(ranges(&bench).await, format!("1..7 x{} misfire", i32::MAX));
 }
 
-async fn rewind(bench: &Bench, to: i64, cut: Option<(i64, i32)>) -> Answer {
+async fn rewind(bench: &Bench, to: i64, cut: Option<(i64, i32)>) -> ClaimResult {
     let cut = cut.map(|(last, count)| (bench.due(last), count));
-    bench.claim(&bench.ask(Wanted::Rewind { to: bench.due(to), cut }).await).await
+    bench.claim(&bench.ask(ClaimKind::Rewind { to: bench.due(to), cut }).await).await
 }
 
 /// The clock showed too much, and is set back: what was skipped after that is due again, what has run
@@ -128,9 +132,9 @@ async fn a_floor_in_the_future_goes_back_with_its_ranges() {
     assert_eq!(over(15).await, None);
 
     let stale =
-        bench.ask(Wanted::Rewind { to: bench.due(25), cut: Some((bench.due(25), 6)) }).await;
+        bench.ask(ClaimKind::Rewind { to: bench.due(25), cut: Some((bench.due(25), 6)) }).await;
     let answer = rewind(&bench, 25, Some((25, 6))).await;
-    assert_eq!((answer.verdict, answer.floor), (Verdict::Record, bench.due(25)));
+    assert_eq!((answer.verdict, answer.watermark), (Verdict::Record, bench.due(25)));
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire, 20..25 x6 paused");
     assert_eq!(
         bench.register(crate::SPEC).await.above,
@@ -140,7 +144,7 @@ async fn a_floor_in_the_future_goes_back_with_its_ranges() {
     assert_eq!(
         bench.claim(&stale).await.verdict,
         Verdict::Stale,
-        "a second one that knew the floor of before"
+        "a second one that knew the watermark of before"
     );
 
     // What was due comes again: the range goes on under the run that lies above it.
@@ -162,7 +166,7 @@ async fn a_floor_goes_back_also_where_no_range_reaches_over() {
     bench.register_job("beside", "when-how").await;
     bench.record(&[bench.missed(20, 30, 11, Skip::Window)]).await;
     let answer = rewind(&bench, 10, None).await;
-    assert_eq!((answer.verdict, answer.floor), (Verdict::Record, bench.due(10)));
+    assert_eq!((answer.verdict, answer.watermark), (Verdict::Record, bench.due(10)));
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire");
     assert!(bench.register(crate::SPEC).await.above.is_empty());
     bench.running(11).await;
@@ -176,7 +180,7 @@ async fn what_comes_before_an_instant_that_is_held_back_is_recorded() {
     bench.began(20).await;
     let missed = vec![bench.missed(5, 9, 5, Skip::Misfire)];
     assert_eq!(
-        bench.settle(Wanted::Due { missed, fire: Some(bench.fire(10)) }).await,
+        bench.settle(ClaimKind::Due { missed, fire: Some(bench.fire(10)) }).await,
         Verdict::Hold
     );
     bench.assert_floor(9).await;
@@ -191,7 +195,7 @@ async fn a_range_that_is_pruned_while_it_is_lengthened_loses_nothing() {
     let pruning = bench.client().await;
     pruning.batch_execute("BEGIN; DELETE FROM steward.job_runs").await.unwrap();
     let missed = vec![bench.missed(6, 7, 2, Skip::Paused)];
-    let ask = bench.ask(Wanted::Due { missed, fire: None }).await;
+    let ask = bench.ask(ClaimKind::Due { missed, fire: None }).await;
     let committing = async {
         let watcher = bench.client().await;
         let waits =

@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use pgsteward::store::claims::{Verdict, Wanted};
-use pgsteward::store::requests::{CancelWish, Cancelled, Heard, hear};
+use pgsteward::store::claims::{ClaimKind, Verdict};
+use pgsteward::store::requests::{CancelWish, Cancelled, PendingRequests, poll_requests};
 use pgsteward::store::runs::State;
 use uuid::Uuid;
 
-use crate::{Bench, INSTANCE, JOB, Wish};
+use crate::{Bench, INSTANCE, JOB, RunRequest};
 
-async fn heard(bench: &Bench, leaders: &[&str]) -> Heard {
-    let leaders: Vec<String> = leaders.iter().map(|name| (*name).to_owned()).collect();
-    hear(&bench.conn().await, &leaders, Duration::from_secs(5)).await.unwrap()
+async fn heard(bench: &Bench, upstream_jobs: &[&str]) -> PendingRequests {
+    let upstream_jobs: Vec<String> = upstream_jobs.iter().map(|name| (*name).to_owned()).collect();
+    poll_requests(&bench.conn().await, &upstream_jobs, Duration::from_secs(5)).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_run_that_is_asked_for_waits_is_heard_and_begins() {
     let bench = Bench::new().await;
-    assert_eq!(heard(&bench, &[JOB]).await, Heard::default());
+    assert_eq!(heard(&bench, &[JOB]).await, PendingRequests::default());
     let id = bench.queued_by_wish().await;
-    assert_eq!(bench.ask_for_a_run(JOB).await, Wish::Waiting(id), "a queue of one");
+    assert_eq!(bench.ask_for_a_run(JOB).await, RunRequest::Waiting(id), "a queue of one");
     let sql = "SELECT concat_ws(' ', kind, state, actor, abs(extract(epoch FROM due_at - clock_timestamp())) < 30) \
                FROM steward.job_runs";
     assert_eq!(bench.text(sql).await, "manual queued cli:ann t");
@@ -29,18 +29,18 @@ async fn a_run_that_is_asked_for_waits_is_heard_and_begins() {
     assert_eq!(queued.len(), 1);
     assert_eq!((queued[0].job.as_str(), queued[0].id, queued[0].manual), (JOB, id, true));
 
-    let answer = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await;
+    let answer = bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await;
     let run = answer.run.unwrap();
     assert_eq!(
-        (answer.verdict, run.due_at, answer.floor),
-        (Verdict::Run, queued[0].due_at, bench.floor)
+        (answer.verdict, run.due_at, answer.watermark),
+        (Verdict::Run, queued[0].due_at, bench.watermark)
     );
     assert_eq!(heard(&bench, &[]).await.queued, []);
     // While it runs, another may be asked for.
     let second = bench.queued_by_wish().await;
     assert_ne!(second, id);
     assert!(bench.finish(run, State::Succeeded).await);
-    assert_eq!(bench.settle(Wanted::Queued { id: second, skip: None }).await, Verdict::Run);
+    assert_eq!(bench.settle(ClaimKind::Queued { id: second, skip: None }).await, Verdict::Run);
 }
 
 #[tokio::test]
@@ -50,8 +50,8 @@ async fn what_is_due_by_plan_waits_as_well_and_is_no_wish() {
     let waiting = bench.queued(60).await;
     let queued = heard(&bench, &[]).await.queued;
     assert_eq!((queued[0].id, queued[0].manual), (waiting, false));
-    assert_eq!(queued[0].due_at - bench.floor, TimeDelta::seconds(60), "to the microsecond");
-    assert_eq!(bench.ask_for_a_run(JOB).await, Wish::Waiting(waiting));
+    assert_eq!(queued[0].due_at - bench.watermark, TimeDelta::seconds(60), "to the microsecond");
+    assert_eq!(bench.ask_for_a_run(JOB).await, RunRequest::Waiting(waiting));
 }
 
 #[tokio::test]
@@ -59,15 +59,19 @@ async fn nothing_is_asked_of_what_is_paused_or_unknown() {
     let bench = Bench::new().await;
     bench.register_job("report", "when-how").await;
     let known = vec!["report".to_owned(), JOB.to_owned()];
-    assert_eq!(bench.ask_for_a_run("unheard-of").await, Wish::Unknown(known.clone()));
+    assert_eq!(bench.ask_for_a_run("unheard-of").await, RunRequest::Unknown(known.clone()));
     bench.pause(true).await;
-    assert_eq!(bench.ask_for_a_run("*").await, Wish::Unknown(known), "the pause of all is no job");
-    assert_eq!(bench.ask_for_a_run(JOB).await, Wish::Paused("cli:ann".to_owned()));
+    assert_eq!(
+        bench.ask_for_a_run("*").await,
+        RunRequest::Unknown(known),
+        "the pause of all is no job"
+    );
+    assert_eq!(bench.ask_for_a_run(JOB).await, RunRequest::Paused("cli:ann".to_owned()));
     bench.pause(false).await;
     bench.sql("UPDATE steward.job_state SET paused_by = 'bob', paused_at = now() WHERE job = 'report'").await;
-    assert_eq!(bench.ask_for_a_run("report").await, Wish::Paused("bob".to_owned()));
+    assert_eq!(bench.ask_for_a_run("report").await, RunRequest::Paused("bob".to_owned()));
     assert!(
-        matches!(bench.ask_for_a_run(JOB).await, Wish::Queued(_)),
+        matches!(bench.ask_for_a_run(JOB).await, RunRequest::Queued(_)),
         "another job's pause is none of its"
     );
     assert_eq!(bench.states().await, "queued");
@@ -93,7 +97,7 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
         run.id.to_string()
     );
     assert_eq!(
-        bench.settle(Wanted::Queued { id: waiting, skip: None }).await,
+        bench.settle(ClaimKind::Queued { id: waiting, skip: None }).await,
         Verdict::Stale,
         "it does not begin"
     );
@@ -115,7 +119,7 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
         "whoever runs it says how it ends"
     );
     assert!(bench.finish(run, State::Cancelled).await);
-    assert_eq!(heard(&bench, &[]).await, Heard::default());
+    assert_eq!(heard(&bench, &[]).await, PendingRequests::default());
     assert_eq!(bench.cancel(run.id).await, Cancelled::Over { job, state: "cancelled".to_owned() });
 }
 

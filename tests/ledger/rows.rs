@@ -1,7 +1,7 @@
 //! The jobs' rows: first seen, changed, and the history that is pruned beneath them.
 
 use chrono::TimeDelta;
-use pgsteward::store::claims::{Skip, Wanted};
+use pgsteward::store::claims::{ClaimKind, Skip};
 use pgsteward::store::pruning::prune_job;
 use pgsteward::store::run_history::prune;
 use pgsteward::store::runs::State;
@@ -12,41 +12,41 @@ use crate::{Bench, JOB};
 #[tokio::test]
 async fn the_floor_of_a_job_is_when_it_was_first_seen() {
     let bench = Bench::new().await;
-    let floor = bench.register_job("new", crate::SPEC).await.floor;
+    let watermark = bench.register_job("new", crate::SPEC).await.watermark;
     let sql =
         "SELECT extract(epoch FROM first_seen)::bigint FROM steward.job_state WHERE job = 'new'";
     let seen = bench.number(sql).await;
-    assert!((floor.timestamp() - seen).abs() <= 1);
+    assert!((watermark.timestamp() - seen).abs() <= 1);
     assert!(
         (bench.number("SELECT extract(epoch FROM clock_timestamp())::bigint").await - seen).abs()
             < 30
     );
     assert_eq!(
-        bench.register_job("new", crate::SPEC).await.floor,
-        floor,
+        bench.register_job("new", crate::SPEC).await.watermark,
+        watermark,
         "registered again, it stays"
     );
-    assert_eq!(bench.register(crate::SPEC).await.floor, bench.floor);
+    assert_eq!(bench.register(crate::SPEC).await.watermark, bench.watermark);
 }
 
 /// What stands before the dash is the schedule. Caught: a register that compares the whole, or nothing.
 #[tokio::test]
 async fn a_changed_schedule_counts_from_now_on_and_nothing_else_does() {
     let bench = Bench::new().await;
-    assert_eq!(bench.register("when-otherwise").await.floor, bench.floor);
-    let moved = bench.register("otherwise-otherwise").await.floor;
-    assert!(moved > bench.floor);
+    assert_eq!(bench.register("when-otherwise").await.watermark, bench.watermark);
+    let moved = bench.register("otherwise-otherwise").await.watermark;
+    assert!(moved > bench.watermark);
     assert_eq!(bench.state("spec_hash").await, "otherwise-otherwise");
-    assert_eq!(bench.register("otherwise-how").await.floor, moved);
-    // Never back: what lies below a floor in the future has been accounted for.
+    assert_eq!(bench.register("otherwise-how").await.watermark, moved);
+    // Never back: what lies below a watermark in the future has been accounted for.
     bench
         .sql("UPDATE steward.job_state SET claimed_floor = clock_timestamp() + interval '1 h'")
         .await;
-    let ahead = bench.register("otherwise-how").await.floor;
-    assert_eq!(bench.register("when-how").await.floor, ahead);
+    let ahead = bench.register("otherwise-how").await.watermark;
+    assert_eq!(bench.register("when-how").await.watermark, ahead);
     // A row without a specification: what its schedule was is not known.
     bench.sql("UPDATE steward.job_state SET spec_hash = NULL, claimed_floor = '2020-01-01'").await;
-    assert!(bench.register("when-how").await.floor > moved);
+    assert!(bench.register("when-how").await.watermark > moved);
 }
 
 #[tokio::test]
@@ -54,7 +54,8 @@ async fn runs_above_the_floor_are_told_but_for_those_that_were_asked_for() {
     let bench = Bench::new().await;
     let id = bench.queued_by_wish().await;
     assert!(bench.register(crate::SPEC).await.above.is_empty());
-    let run = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await.run.unwrap();
+    let run =
+        bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await.run.unwrap();
     bench.finish(run, State::Succeeded).await;
     for seconds in [10, 20] {
         let run = bench.running(seconds).await;
@@ -72,7 +73,7 @@ async fn prune_ended(bench: &Bench, failures: bool, limit: i64) -> u64 {
     bench.within(move |tx| Box::pin(prune(tx, "infinity", before, limit))).await.unwrap()
 }
 
-/// Caught: a prune that looks at the age alone. The unique row is what keeps an instant above the floor
+/// Caught: a prune that looks at the age alone. The unique row is what keeps an instant above the watermark
 /// from being run twice.
 #[tokio::test]
 async fn history_is_pruned_below_the_floor_only() {
@@ -88,7 +89,7 @@ async fn history_is_pruned_below_the_floor_only() {
     assert_eq!(
         bench.states().await,
         "failed, skipped misfire x5",
-        "the range ends above the floor"
+        "the range ends above the watermark"
     );
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
     bench.set_floor(0).await;
@@ -99,24 +100,25 @@ async fn history_is_pruned_below_the_floor_only() {
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "what runs stays");
     bench.finish(run, State::Succeeded).await;
     bench.set_floor(8).await;
-    assert_eq!(prune_ended(&bench, true, 100).await, 0, "above the floor");
+    assert_eq!(prune_ended(&bench, true, 100).await, 0, "above the watermark");
     bench.sql("DELETE FROM steward.job_state").await;
-    assert_eq!(prune_ended(&bench, true, 100).await, 1, "a job that is no more has no floor");
+    assert_eq!(prune_ended(&bench, true, 100).await, 1, "a job that is no more has no watermark");
 }
 
-/// A job that only runs when it is asked for has a floor that never moves.
+/// A job that only runs when it is asked for has a watermark that never moves.
 #[tokio::test]
 async fn what_was_asked_for_is_pruned_whatever_the_floor() {
     let bench = Bench::new().await;
     let id = bench.queued_by_wish().await;
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "what waits stays");
-    let run = bench.claim(&bench.ask(Wanted::Queued { id, skip: None }).await).await.run.unwrap();
-    assert!(run.due_at > bench.floor + TimeDelta::hours(1), "now");
+    let run =
+        bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await.run.unwrap();
+    assert!(run.due_at > bench.watermark + TimeDelta::hours(1), "now");
     bench.finish(run, State::Succeeded).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
 }
 
-/// Caught: a bound by the floor also for runs that were asked for, which have none.
+/// Caught: a bound by the watermark also for runs that were asked for, which have none.
 #[tokio::test]
 async fn the_history_of_a_job_is_bounded_by_count() {
     let bench = Bench::new().await;
@@ -135,7 +137,7 @@ async fn the_history_of_a_job_is_bounded_by_count() {
     assert_eq!(
         keep(20).await,
         0,
-        "above the floor, an instant's row is what keeps it from running twice"
+        "above the watermark, an instant's row is what keeps it from running twice"
     );
     bench.sql("UPDATE steward.job_state SET claimed_floor = now()").await;
     assert_eq!(keep(20).await, 30);

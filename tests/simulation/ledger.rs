@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use pgsteward::config::JobName;
 use pgsteward::store::claims::{
-    Answer, Ask, Cause, Missed, Run, Skip, Slot, Verdict, Wanted, judge,
+    Cause, ClaimKind, ClaimRequest, ClaimResult, Missed, Run, Skip, Slot, Verdict, judge,
 };
-use pgsteward::store::requests::{Heard, Queued, Succeeded};
+use pgsteward::store::requests::{PendingRequests, Queued, Succeeded};
 use pgsteward::store::runs::Registered;
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ const ABOVE_MAX: usize = 10_000;
 pub enum Weakness {
     #[default]
     None,
-    /// Plans are believed whatever the floor has become since.
+    /// Plans are believed whatever the watermark has become since.
     ForgetsFloors,
     /// An effect commits whoever holds the run.
     ForgetsEpochs,
@@ -36,9 +36,9 @@ pub enum Weakness {
     LosesRanges,
     /// Going back leaves the ranges of the future where they are.
     KeepsRanges,
-    /// Who registers is not told of rows above the floor.
+    /// Who registers is not told of rows above the watermark.
     HidesAbove,
-    /// The floor is not taken back.
+    /// The watermark is not taken back.
     NeverRewinds,
     /// A leader's success counts again for its followers.
     RepeatsSuccesses,
@@ -69,7 +69,7 @@ pub struct Row {
 
 #[derive(Debug, Clone)]
 pub struct JobRow {
-    pub floor: Time,
+    pub watermark: Time,
     pub spec_hash: String,
     pub last_success_at: Option<Time>,
     pub running: Option<(Uuid, Time)>,
@@ -78,7 +78,7 @@ pub struct JobRow {
     pub rows: BTreeMap<Time, Row>,
     /// Which schedule counts from where on, oldest first; for who checks.
     pub spans: Vec<Span>,
-    /// Whether its floor was ever taken back.
+    /// Whether its watermark was ever taken back.
     pub rewound: u32,
 }
 
@@ -88,7 +88,7 @@ pub enum Told {
     Succeeded,
     /// A follower's turn came, whether it ran or was skipped.
     Followed,
-    /// Its floor was taken back with the clock, and its last success.
+    /// Its watermark was taken back with the clock, and its last success.
     TakenBack,
 }
 
@@ -143,7 +143,7 @@ impl Ledger {
         let clock = self.clock;
         for (job, hash) in jobs {
             let row = self.jobs.entry(job.clone()).or_insert_with(|| JobRow {
-                floor: clock,
+                watermark: clock,
                 spec_hash: hash.clone(),
                 last_success_at: None,
                 running: None,
@@ -156,9 +156,9 @@ impl Ledger {
             if row.spec_hash != *hash {
                 let when = |hash: &str| hash.split('-').next().map(str::to_owned);
                 if when(&row.spec_hash) != when(hash) {
-                    row.spans.last_mut().unwrap().until = Some(row.floor);
-                    row.floor = row.floor.max(clock);
-                    row.spans.push(Span { from: row.floor, until: None, hash: hash.clone() });
+                    row.spans.last_mut().unwrap().until = Some(row.watermark);
+                    row.watermark = row.watermark.max(clock);
+                    row.spans.push(Span { from: row.watermark, until: None, hash: hash.clone() });
                 }
                 row.spec_hash.clone_from(hash);
             }
@@ -168,7 +168,7 @@ impl Ledger {
             .map(|(job, row)| {
                 let above = row
                     .rows
-                    .range((std::ops::Bound::Excluded(row.floor), std::ops::Bound::Unbounded));
+                    .range((std::ops::Bound::Excluded(row.watermark), std::ops::Bound::Unbounded));
                 let above = above
                     .filter(|(_, row)| row.kind != Kind::Manual)
                     .map(|(at, _)| *at)
@@ -178,15 +178,15 @@ impl Ledger {
                 } else {
                     above.collect()
                 };
-                let (job, floor) = (job.as_str().to_owned(), row.floor);
-                Registered { job, floor, last_success_at: row.last_success_at, above }
+                let (job, watermark) = (job.as_str().to_owned(), row.watermark);
+                Registered { job, watermark, last_success_at: row.last_success_at, above }
             })
             .collect()
     }
 
     /// `requests::hear`.
-    pub fn hear(&self, leaders: &[String]) -> Heard {
-        let mut heard = Heard::default();
+    pub fn poll_requests(&self, upstream_jobs: &[String]) -> PendingRequests {
+        let mut heard = PendingRequests::default();
         for (job, state) in &self.jobs {
             if let Some(row) =
                 state.queued.and_then(|id| state.rows.values().rev().find(|row| row.id == id))
@@ -196,7 +196,7 @@ impl Ledger {
             }
             if let Some(at) = state
                 .last_success_at
-                .filter(|_| leaders.iter().any(|leader| leader == job.as_str()))
+                .filter(|_| upstream_jobs.iter().any(|leader| leader == job.as_str()))
             {
                 let at = if self.weakness == Weakness::RepeatsSuccesses { self.clock } else { at };
                 heard.succeeded.push(Succeeded { job: job.as_str().to_owned(), at });
@@ -214,32 +214,32 @@ impl Ledger {
     }
 
     /// `claims::claim_in`: one transaction.
-    pub fn claim(&mut self, lease: TimeDelta, asks: &[Ask]) -> Vec<Answer> {
+    pub fn claim(&mut self, lease: TimeDelta, asks: &[ClaimRequest]) -> Vec<ClaimResult> {
         asks.iter().map(|ask| self.settle(lease, ask)).collect()
     }
 
     /// `Settlement::settle` and the statements that write it, for one job: no two jobs share a row.
-    fn settle(&mut self, lease: TimeDelta, ask: &Ask) -> Answer {
+    fn settle(&mut self, lease: TimeDelta, ask: &ClaimRequest) -> ClaimResult {
         let all_paused = self.all_paused;
         let Some(state) = self.jobs.get(&ask.job) else {
-            return Answer {
+            return ClaimResult {
                 job: ask.job.clone(),
                 verdict: Verdict::Stale,
-                floor: ask.floor,
+                watermark: ask.watermark,
                 run: None,
             };
         };
         if ask.is_ahead_of(self.clock) {
-            return Answer {
+            return ClaimResult {
                 job: ask.job.clone(),
                 verdict: Verdict::Stale,
-                floor: state.floor,
+                watermark: state.watermark,
                 run: None,
             };
         }
         let weak = |weakness| self.weakness == weakness;
         let slot = Slot {
-            floor: if weak(Weakness::ForgetsFloors) { ask.floor } else { state.floor },
+            watermark: if weak(Weakness::ForgetsFloors) { ask.watermark } else { state.watermark },
             spec_hash: Some(state.spec_hash.clone()),
             paused: state.paused || all_paused,
             running_since: state
@@ -250,13 +250,13 @@ impl Ledger {
             quarantined: false,
         };
         let mut verdict = judge(&slot, ask);
-        let mut floor = state.floor;
+        let mut watermark = state.watermark;
         let mut run = None;
         match &ask.wanted {
             _ if verdict == Verdict::Stale => {}
-            Wanted::Due { missed, fire } => {
+            ClaimKind::Due { missed, fire } => {
                 if let (Verdict::Run | Verdict::Queue, Some(fire)) = (verdict, fire) {
-                    floor = fire.due_at;
+                    watermark = fire.due_at;
                     run =
                         self.insert(lease, ask, fire.due_at, fire.cause, verdict == Verdict::Queue);
                     verdict = if run.is_some() { verdict } else { Verdict::Stale };
@@ -271,7 +271,7 @@ impl Ledger {
                     _ => None,
                 };
                 let ranges: Vec<Missed> = missed.iter().copied().chain(skipped).collect();
-                floor = ranges.last().map_or(floor, |range| floor.max(range.last));
+                watermark = ranges.last().map_or(watermark, |range| watermark.max(range.last));
                 if matches!((verdict, fire), (Verdict::Skip(_), Some(fire)) if fire.cause == Cause::Chained)
                 {
                     self.story.push((ask.job.clone(), Told::Followed));
@@ -280,32 +280,32 @@ impl Ledger {
                     self.record(&ask.job, range, place == 0);
                 }
             }
-            Wanted::Queued { id, .. } => match verdict {
+            ClaimKind::Queued { id, .. } => match verdict {
                 Verdict::Run => run = self.begin(lease, &ask.job, *id),
                 Verdict::Skip(reason) => self.end_queued(&ask.job, *id, "skipped", reason.as_str()),
                 _ => {}
             },
-            Wanted::Rewind { to, cut } => {
+            ClaimKind::Rewind { to, cut } => {
                 self.rewind(&ask.job, *to, *cut);
-                floor = *to;
+                watermark = *to;
             }
         }
         if let Some(state) = self.jobs.get_mut(&ask.job) {
-            state.floor = if self.weakness == Weakness::NeverRewinds {
-                state.floor.max(floor)
+            state.watermark = if self.weakness == Weakness::NeverRewinds {
+                state.watermark.max(watermark)
             } else {
-                floor
+                watermark
             };
-            floor = state.floor;
+            watermark = state.watermark;
         }
-        Answer { job: ask.job.clone(), verdict, floor, run }
+        ClaimResult { job: ask.job.clone(), verdict, watermark, run }
     }
 
     /// `Settlement::insert`, and its part of `update`; nothing where the instant has a row.
     fn insert(
         &mut self,
         lease: TimeDelta,
-        ask: &Ask,
+        ask: &ClaimRequest,
         due_at: Time,
         cause: Cause,
         queued: bool,

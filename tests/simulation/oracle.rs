@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
 use pgsteward::config::{Config, JobName};
-use pgsteward::schedule::agenda::Agenda;
-use pgsteward::schedule::planner::Gate;
+use pgsteward::scheduler::due_queue::DueQueue;
+use pgsteward::scheduler::planner::RunPolicy;
 use pgsteward::store::claims::Run;
 
 use super::jobs;
@@ -20,7 +20,7 @@ const LEADERS: [&str; 2] = ["berlin", "casablanca"];
 pub struct Oracle {
     /// By job and the part of its specification's hash that names its schedule.
     instants: BTreeMap<(JobName, String), BTreeSet<Time>>,
-    /// The instant that began last, and how often the floor had been taken back.
+    /// The instant that began last, and how often the watermark had been taken back.
     last: BTreeMap<JobName, (Time, u32)>,
 }
 
@@ -33,7 +33,7 @@ impl Oracle {
         let mut instants: BTreeMap<(JobName, String), BTreeSet<Time>> = BTreeMap::new();
         for (variant, config) in configs.iter().enumerate() {
             let rules = jobs::rules(variant);
-            for (job, hash) in Agenda::specs(config, DATABASE) {
+            for (job, hash) in DueQueue::specs(config, DATABASE) {
                 let Some(Some((rule, zone))) = rules.get(job.as_str()) else { continue };
                 instants
                     .entry((job, when(&hash)))
@@ -51,7 +51,7 @@ impl Oracle {
     pub fn begins(
         &mut self,
         ledger: &Ledger,
-        gates: &BTreeMap<JobName, Gate>,
+        gates: &BTreeMap<JobName, RunPolicy>,
         job: &JobName,
         run: Run,
         queued: bool,
@@ -113,7 +113,7 @@ impl Oracle {
     pub fn progress(
         &self,
         ledger: &Ledger,
-        gates: &BTreeMap<JobName, Gate>,
+        gates: &BTreeMap<JobName, RunPolicy>,
         clock: Time,
         full: bool,
     ) -> Vec<String> {
@@ -130,17 +130,20 @@ impl Oracle {
             if row.running.is_some() || row.queued.is_some() {
                 continue;
             }
-            if row.floor > clock + TimeDelta::seconds(61) {
-                found.push(format!("{job}: its floor {} lies in the future", row.floor));
+            if row.watermark > clock + TimeDelta::seconds(61) {
+                found.push(format!("{job}: its watermark {} lies in the future", row.watermark));
             }
-            let Some((instants, gate)) = self.of(job, &row.spec_hash).zip(gates.get(job)) else {
+            let Some((instants, policy)) = self.of(job, &row.spec_hash).zip(gates.get(job)) else {
                 continue;
             };
-            let until = clock - gate.offset - TimeDelta::seconds(3);
-            let after = row.floor + TimeDelta::milliseconds(1);
+            let until = clock - policy.offset - TimeDelta::seconds(3);
+            let after = row.watermark + TimeDelta::milliseconds(1);
             let due = instants.range(after..until.max(after)).find(|at| !row.rows.contains_key(at));
             if let Some(due) = due.filter(|_| !full) {
-                found.push(format!("{job}: {due} is due for long, and the floor is {}", row.floor));
+                found.push(format!(
+                    "{job}: {due} is due for long, and the watermark is {}",
+                    row.watermark
+                ));
             }
         }
         found
@@ -152,11 +155,11 @@ impl Oracle {
         for (job, row) in &ledger.jobs {
             found.extend(rows_are_ended(job, row));
             found.extend(self.accounted_for(job, row));
-            if row.floor > clock + TimeDelta::seconds(61)
+            if row.watermark > clock + TimeDelta::seconds(61)
                 && row.running.is_none()
                 && row.queued.is_none()
             {
-                found.push(format!("{job}: its floor {} lies in the future", row.floor));
+                found.push(format!("{job}: its watermark {} lies in the future", row.watermark));
             }
         }
         found.extend(chained(ledger));
@@ -169,7 +172,7 @@ impl Oracle {
         let mut times: BTreeMap<Time, u32> = BTreeMap::new();
         for span in &row.spans {
             let Some(instants) = self.of(job, &span.hash) else { continue };
-            let until = span.until.unwrap_or(row.floor);
+            let until = span.until.unwrap_or(row.watermark);
             times.extend(
                 instants.iter().filter(|at| **at > span.from && **at <= until).map(|at| (*at, 0)),
             );
@@ -192,7 +195,7 @@ impl Oracle {
                     }
                     let counted =
                         entry.count == covers || entry.count >= COUNTED && covers >= COUNTED;
-                    if steady && !ever.is_empty() && !counted && *at <= row.floor {
+                    if steady && !ever.is_empty() && !counted && *at <= row.watermark {
                         found.push(format!(
                             "{job}: {at} to {last} is {covers} instants, recorded as {}",
                             entry.count
@@ -239,12 +242,12 @@ fn rows_are_ended(job: &JobName, row: &JobRow) -> Vec<String> {
     found
 }
 
-/// A follower fires once for each time that all its leaders have succeeded.
+/// A follower fires once for each time that all its upstream_jobs have succeeded.
 fn chained(ledger: &Ledger) -> Vec<String> {
     let mut found = Vec::new();
     let mut fresh: BTreeSet<&str> = BTreeSet::new();
     // Those that the clock went back behind: they count still where it did not go back behind the
-    // follower's own floor.
+    // follower's own watermark.
     let mut doubtful: BTreeSet<&str> = BTreeSet::new();
     for (place, (job, told)) in ledger.story.iter().enumerate() {
         let leader = LEADERS.iter().find(|leader| **leader == job.as_str());
@@ -261,14 +264,16 @@ fn chained(ledger: &Ledger) -> Vec<String> {
             (Told::Succeeded, Some(leader)) => {
                 fresh.insert(leader);
             }
-            // A leader's success of the future, whose own floor was not ahead, counts once more.
+            // A leader's success of the future, whose own watermark was not ahead, counts once more.
             (Told::TakenBack, None) if job.as_str() == "chained" => doubtful.extend(LEADERS),
             (Told::TakenBack, Some(leader)) => doubtful.extend(fresh.take(*leader)),
             _ => {}
         }
     }
     if fresh.len() == LEADERS.len() {
-        found.push("chained: all its leaders have succeeded, and it has not followed".to_owned());
+        found.push(
+            "chained: all its upstream_jobs have succeeded, and it has not followed".to_owned(),
+        );
     }
     found
 }

@@ -1,6 +1,6 @@
 //! Three instances, a database and what befalls them, on a clock that jumps from event to event.
 //!
-//! Each instance has the daemon's own agenda and lanes; what the pipeline and the dispatcher do around
+//! Each instance has the daemon's own due_queue and worker_slots; what the pipeline and the dispatcher do around
 //! them with a runtime (a round, a call, its answer) is done here by events. Whatever is random comes
 //! from one seed.
 
@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use pgsteward::config::{Builtin, Config, JobName};
-use pgsteward::schedule::agenda::Agenda;
-use pgsteward::schedule::lanes::{Lane, Lanes};
-use pgsteward::schedule::planner::Gate;
-use pgsteward::store::claims::{Answer, Ask, Run, Verdict, Wanted};
-use pgsteward::store::requests::Heard;
+use pgsteward::scheduler::due_queue::DueQueue;
+use pgsteward::scheduler::planner::RunPolicy;
+use pgsteward::scheduler::worker_slots::{WorkerSlot, WorkerSlots};
+use pgsteward::store::claims::{ClaimKind, ClaimRequest, ClaimResult, Run, Verdict};
+use pgsteward::store::requests::PendingRequests;
 use pgsteward::store::runs::Registered;
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ pub const DAY: Ms = 24 * HOUR;
 /// As in `schedule/pipeline.rs`, `ledger.rs` and `dispatcher.rs`.
 const TRUST_MARGIN: Ms = SECOND;
 const CALL_BOUND: Ms = 10 * SECOND;
-const HEAR_EVERY: Ms = 800;
+const REQUEST_POLL_INTERVAL: Ms = 800;
 const BACKOFF_MAX: Ms = 15 * SECOND;
 const IDLE_LEAST: Ms = 5;
 const BATCH_MAX: usize = 64;
@@ -103,20 +103,20 @@ enum Call {
     Upkeep { ended: Vec<(Uuid, i64, &'static str)>, running: Vec<(Uuid, i64)> },
     Register(Vec<(JobName, String)>),
     Hear(Vec<String>),
-    Claim { asks: Vec<Ask>, planned_at: Time },
+    Claim { asks: Vec<ClaimRequest>, planned_at: Time },
 }
 
 enum Reply {
     Upkeep { clock: Time, held: Result<i64, TimeDelta>, ours: std::collections::BTreeSet<Uuid> },
     Registered(Vec<Registered>),
-    Heard(Heard),
-    Claimed { asks: Vec<Ask>, answers: Vec<Answer>, planned_at: Time },
+    PendingRequests(PendingRequests),
+    Claimed { asks: Vec<ClaimRequest>, answers: Vec<ClaimResult>, planned_at: Time },
 }
 
 struct Working {
     epoch: i64,
     transactional: bool,
-    _lane: Lane,
+    _lane: WorkerSlot,
 }
 
 struct Instance {
@@ -125,13 +125,13 @@ struct Instance {
     alive: bool,
     frozen: Option<Vec<Event>>,
     variant: usize,
-    agenda: Agenda,
-    lanes: Lanes,
-    /// Lanes of the claim under way.
-    taken: Vec<Option<Lane>>,
+    due_queue: DueQueue,
+    worker_slots: WorkerSlots,
+    /// WorkerSlots of the claim under way.
+    taken: Vec<Option<WorkerSlot>>,
     /// Until when it believes that it observes.
     observes: Option<Ms>,
-    upkeep_at: Ms,
+    renew_at: Ms,
     not_before: Ms,
     backoff: Ms,
     heard: Option<Ms>,
@@ -161,7 +161,7 @@ pub struct World {
     pub now: Ms,
     pub ledger: Ledger,
     pub configs: Vec<Config>,
-    pub gates: BTreeMap<JobName, Gate>,
+    pub gates: BTreeMap<JobName, RunPolicy>,
     rng: fastrand::Rng,
     events: BinaryHeap<Reverse<(Ms, u64)>>,
     what: BTreeMap<u64, Event>,
@@ -189,7 +189,7 @@ impl World {
             .jobs
             .all
             .iter()
-            .map(|(name, job)| (name.clone(), Gate::of(job, name, DATABASE)))
+            .map(|(name, job)| (name.clone(), RunPolicy::of(job, name, DATABASE)))
             .collect();
         let margin = TimeDelta::milliseconds(WRONG_MAX + DAY);
         let end = plan.begin + TimeDelta::milliseconds(plan.length);
@@ -315,11 +315,11 @@ impl World {
             alive: false,
             frozen: None,
             variant: self.target,
-            agenda: Agenda::default(),
-            lanes: Lanes::new(self.configs[0].jobs.max_concurrent),
+            due_queue: DueQueue::default(),
+            worker_slots: WorkerSlots::new(self.configs[0].jobs.max_concurrent),
             taken: Vec::new(),
             observes: None,
-            upkeep_at: self.now,
+            renew_at: self.now,
             not_before: self.now,
             backoff: 100,
             heard: None,
@@ -417,7 +417,7 @@ impl World {
             Event::Reloads(place) => {
                 let instance = &mut self.instances[place];
                 instance.variant = self.target;
-                instance.agenda.forget();
+                instance.due_queue.forget();
                 self.poke(place, 0);
             }
             Event::DatabaseIsBack => self.down = false,
@@ -448,7 +448,7 @@ impl World {
     /// Somebody has written what the observer is to hear.
     fn poke_all(&mut self) {
         for place in 0..INSTANCES {
-            self.poke(place, HEAR_EVERY);
+            self.poke(place, REQUEST_POLL_INTERVAL);
         }
     }
 
@@ -502,7 +502,9 @@ impl World {
                 Reply::Upkeep { clock: self.clock(), held, ours }
             }
             Call::Register(specs) => Reply::Registered(self.ledger.register(&specs)),
-            Call::Hear(leaders) => Reply::Heard(self.ledger.hear(&leaders)),
+            Call::Hear(upstream_jobs) => {
+                Reply::PendingRequests(self.ledger.poll_requests(&upstream_jobs))
+            }
             Call::Claim { asks, planned_at } => {
                 let answers = self.ledger.claim(lease, &asks);
                 if answers.iter().any(|answer| answer.verdict == Verdict::Queue) {
@@ -527,14 +529,14 @@ impl World {
         }
         if instance.observes.is_some_and(|until| now >= until) {
             instance.observes = None;
-            instance.agenda.forget();
+            instance.due_queue.forget();
         }
         if now < instance.not_before {
             let after = instance.not_before - now;
             return self.poke(place, after);
         }
-        if now >= instance.upkeep_at {
-            instance.upkeep_at = now;
+        if now >= instance.renew_at {
+            instance.renew_at = now;
             let running = instance.runs.iter().map(|(id, run)| (*id, run.epoch)).collect();
             let ended = instance.unwritten.clone();
             return self.call(place, Call::Upkeep { ended, running });
@@ -542,17 +544,17 @@ impl World {
         if instance.observes.is_none() {
             return self.idle(place);
         }
-        if instance.agenda.is_empty() {
-            let specs = Agenda::specs(&self.configs[instance.variant], DATABASE);
+        if instance.due_queue.is_empty() {
+            let specs = DueQueue::specs(&self.configs[instance.variant], DATABASE);
             return self.call(place, Call::Register(specs));
         }
         if std::mem::take(&mut instance.partitions_at_once) {
-            instance.agenda.at_once(Builtin::Partitions);
+            instance.due_queue.at_once(Builtin::Partitions);
         }
-        if instance.heard.is_none_or(|at| now - at >= HEAR_EVERY) {
+        if instance.heard.is_none_or(|at| now - at >= REQUEST_POLL_INTERVAL) {
             instance.heard = Some(now);
-            let leaders = instance.agenda.leaders();
-            return self.call(place, Call::Hear(leaders));
+            let upstream_jobs = instance.due_queue.upstream_jobs();
+            return self.call(place, Call::Hear(upstream_jobs));
         }
         self.settle(place);
     }
@@ -563,20 +565,20 @@ impl World {
         let instance = &mut self.instances[place];
         let mut asks = Vec::new();
         instance.taken.clear();
-        for mut ask in instance.agenda.look(planned_at, false) {
-            let Some((job, _)) = instance.agenda.job(&ask.job) else { continue };
+        for mut ask in instance.due_queue.look(planned_at, false) {
+            let Some((job, _)) = instance.due_queue.job(&ask.job) else { continue };
             let needs = matches!(
                 ask.wanted,
-                Wanted::Due { fire: Some(_), .. } | Wanted::Queued { skip: None, .. }
+                ClaimKind::Due { fire: Some(_), .. } | ClaimKind::Queued { skip: None, .. }
             );
-            let lane = if needs { instance.lanes.take(job) } else { None };
+            let lane = if needs { instance.worker_slots.take(job) } else { None };
             if needs && lane.is_none() {
                 continue;
             }
-            if let Wanted::Rewind { to, cut } = &mut ask.wanted
+            if let ClaimKind::Rewind { to, cut } = &mut ask.wanted
                 && let Some(first) = self.ledger.reaching_over(&ask.job, *to)
             {
-                *cut = instance.agenda.cut(&ask.job, first, *to);
+                *cut = instance.due_queue.cut(&ask.job, first, *to);
             }
             asks.push(ask);
             instance.taken.push(lane);
@@ -594,10 +596,10 @@ impl World {
     fn idle(&mut self, place: usize) {
         let time = self.time_on(place);
         let instance = &self.instances[place];
-        let mut at = instance.upkeep_at;
+        let mut at = instance.renew_at;
         if let Some(until) = instance.observes {
             at = at.min(until);
-            if let Some(next) = instance.agenda.next() {
+            if let Some(next) = instance.due_queue.next() {
                 at = at.min(self.now + (next - time).num_milliseconds().max(IDLE_LEAST));
             }
         }
@@ -618,59 +620,59 @@ impl World {
         instance.backoff = 100;
         match reply {
             Reply::Upkeep { clock, held, ours } => {
-                let asked = instance.upkeep_at;
+                let asked = instance.renew_at;
                 let own = self.plan.begin + TimeDelta::milliseconds(now + instance.off);
                 instance.skew = (clock - own).num_milliseconds();
                 let again = match held {
                     Ok(_) => {
                         if instance.observes.replace(asked + lease - TRUST_MARGIN).is_none() {
-                            instance.agenda.forget();
+                            instance.due_queue.forget();
                             instance.partitions_at_once = true;
                         }
                         lease / 3
                     }
                     Err(left) => {
                         if instance.observes.take().is_some() {
-                            instance.agenda.forget();
+                            instance.due_queue.forget();
                         }
                         left.num_milliseconds().clamp(0, lease / 3)
                     }
                 };
-                instance.upkeep_at = (asked + again).max(now + IDLE_LEAST);
+                instance.renew_at = (asked + again).max(now + IDLE_LEAST);
                 instance.unwritten.clear();
                 // A run that another took over is aborted.
                 instance.runs.retain(|id, _| ours.contains(id));
             }
             Reply::Registered(rows) => {
-                instance.agenda.adopt(&self.configs[instance.variant], DATABASE, rows);
+                instance.due_queue.adopt(&self.configs[instance.variant], DATABASE, rows);
                 instance.heard = None;
             }
-            Reply::Heard(heard) => instance.agenda.hear(&heard),
+            Reply::PendingRequests(heard) => instance.due_queue.poll_requests(&heard),
             Reply::Claimed { asks, answers, planned_at } => {
-                let lanes = std::mem::take(&mut instance.taken);
+                let worker_slots = std::mem::take(&mut instance.taken);
                 let (mut moved, mut known) = (false, true);
                 for (ask, answer) in asks.iter().zip(&answers) {
                     moved |= !matches!(answer.verdict, Verdict::Hold);
-                    known &= instance.agenda.answered(ask, answer, time);
+                    known &= instance.due_queue.answered(ask, answer, time);
                 }
                 if !known {
-                    instance.agenda.forget();
+                    instance.due_queue.forget();
                 }
-                for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
+                for ((ask, answer), lane) in asks.iter().zip(&answers).zip(worker_slots) {
                     if let (Verdict::Run, Some(run), Some(lane)) =
                         (answer.verdict, answer.run, lane)
                     {
                         self.begins(place, ask, run, lane, planned_at);
-                    } else if let Wanted::Rewind { to, .. } = ask.wanted {
+                    } else if let ClaimKind::Rewind { to, .. } = ask.wanted {
                         self.note(place, "rewinds", Some(&ask.job), to);
-                    } else if let Wanted::Due { missed, .. } = &ask.wanted
+                    } else if let ClaimKind::Due { missed, .. } = &ask.wanted
                         && let Some(first) = missed.first()
                     {
                         self.note(place, first.reason.as_str(), Some(&ask.job), first.first);
                     }
                 }
                 if !known {
-                    return self.poke(place, HEAR_EVERY);
+                    return self.poke(place, REQUEST_POLL_INTERVAL);
                 }
                 if !moved {
                     self.idle(place);
@@ -682,9 +684,16 @@ impl World {
         self.poke(place, 0);
     }
 
-    fn begins(&mut self, place: usize, ask: &Ask, run: Run, lane: Lane, planned_at: Time) {
+    fn begins(
+        &mut self,
+        place: usize,
+        ask: &ClaimRequest,
+        run: Run,
+        lane: WorkerSlot,
+        planned_at: Time,
+    ) {
         self.note(place, "runs", Some(&ask.job), run.due_at);
-        let queued = matches!(ask.wanted, Wanted::Queued { .. });
+        let queued = matches!(ask.wanted, ClaimKind::Queued { .. });
         let wrong =
             self.oracle.begins(&self.ledger, &self.gates, &ask.job, run, queued, planned_at);
         self.found.extend(wrong);
@@ -754,7 +763,7 @@ impl World {
     }
 
     fn trouble(&mut self, until: Ms) {
-        // Leases pass, who takes over looks around, and a floor is waited for up to a minute.
+        // Leases pass, who takes over looks around, and a watermark is waited for up to a minute.
         let until = until + 2 * self.plan.lease + 2 * MINUTE;
         if until > self.troubled_until {
             self.troubled_until = until;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use pgsteward::config::{self, Args, Config, JobName, Pooler, Secret, SecretSource};
 use pgsteward::db::Database;
 use pgsteward::lifecycle::Tasks;
-use pgsteward::schedule::Standing;
-use pgsteward::schedule::lanes::Lanes;
-use pgsteward::schedule::ledger::Ledger;
-use pgsteward::schedule::runner::{Order, Runner};
+use pgsteward::scheduler::RuntimeStatus;
+use pgsteward::scheduler::ledger::Ledger;
+use pgsteward::scheduler::runner::{ClaimedRun, Runner};
+use pgsteward::scheduler::worker_slots::WorkerSlots;
 use pgsteward::telemetry::Metrics;
 use serde_json::Value;
 use uuid::Uuid;
@@ -57,7 +57,7 @@ pub struct Stage {
     pub db: Arc<Database>,
     pub runner: Arc<Runner>,
     pub config: Config,
-    lanes: Lanes,
+    worker_slots: WorkerSlots,
     url: String,
     // Last, so that it is dropped after those that use it.
     pub database: TestDatabase,
@@ -75,7 +75,7 @@ impl Stage {
         let admin = database.client().await;
         let (db, runner) = runner(url, pooler);
         let (config, url) = (Config::default(), url.to_owned());
-        Stage { admin, db, runner, config, lanes: Lanes::new(2), url, database }
+        Stage { admin, db, runner, config, worker_slots: WorkerSlots::new(2), url, database }
     }
 
     pub async fn sql(&self, sql: &str) {
@@ -90,7 +90,7 @@ impl Stage {
     pub async fn start(&self, job: &str) -> Uuid {
         let id = claim(&self.admin).await;
         let order = order(&self.url, job, id, &self.config);
-        let lane = self.lanes.take(&order.spec).expect("a lane is free");
+        let lane = self.worker_slots.take(&order.spec).expect("a lane is free");
         self.runner.start(order, lane);
         id
     }
@@ -127,11 +127,11 @@ pub fn runner(url: &str, pooler: Pooler) -> (Arc<Database>, Arc<Runner>) {
     let ledger =
         Arc::new(Ledger::new(Arc::clone(&db), "test/1".to_owned(), LEASE, Arc::clone(&metrics)));
     let runner =
-        Runner::new(Arc::clone(&db), ledger, metrics, Arc::new(Standing::default()), tasks);
+        Runner::new(Arc::clone(&db), ledger, metrics, Arc::new(RuntimeStatus::default()), tasks);
     (db, runner)
 }
 
-pub fn order(url: &str, job: &str, id: Uuid, base: &Config) -> Order {
+pub fn order(url: &str, job: &str, id: Uuid, base: &Config) -> ClaimedRun {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     std::fs::write(&path, format!("[jobs.{JOB}]\n{job}\n")).unwrap();
@@ -143,7 +143,7 @@ pub fn order(url: &str, job: &str, id: Uuid, base: &Config) -> Order {
     let name = JobName::new(JOB);
     let spec = read.jobs.all[&name].clone();
     let config = Arc::new(Config { mode: base.mode, ..read });
-    Order { job: name, spec, id, epoch: 1, lag: Duration::ZERO, config, zentry: false }
+    ClaimedRun { job: name, spec, id, epoch: 1, lag: Duration::ZERO, config, zentry: false }
 }
 
 /// A running row with the job's slot, as a claim makes them.

@@ -1,7 +1,7 @@
 //! What ends a run from outside, and what a run may cost.
 
 use pgsteward::config::JobName;
-use pgsteward::schedule::runner::STOP_BOUND;
+use pgsteward::scheduler::runner::STOP_BOUND;
 
 use crate::harness::{Daemon, Setup, Template, TestDatabase, wait_until};
 use crate::stage::Stage;

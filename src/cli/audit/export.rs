@@ -11,7 +11,7 @@ use super::output::{Output, Taken};
 use super::{unread, warn};
 use crate::cli::{Exit, Selection, Session, bounded, say};
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::store::events::{self, Cursor, Filter, Instant, Order, Page, Recorded, csv};
+use crate::store::audit_query::{self, Cursor, Filter, Instant, Order, Page, Recorded, csv};
 
 /// About so many bytes are read and written at once.
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -146,7 +146,7 @@ impl Export {
         let bound = db.query_timeout();
         let found = bounded("look at the trail", bound * 3, async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
-            let reader = events::reader(conn, bound).await?;
+            let reader = audit_query::reader(conn, bound).await?;
             warn(&reader);
             let mut filter = match self.asked.filter(reader.now, Some(reader.now)) {
                 Ok(filter) => filter,

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 
-use crate::store::events::asked::{action, network};
-use crate::store::events::{Action, EARLIEST, Filter, LATEST};
-use crate::store::moment::Moment;
+use crate::store::audit_query::asked::{action, network};
+use crate::store::audit_query::{Action, EARLIEST, Filter, LATEST};
+use crate::store::time_arg::TimeArg;
 
 #[derive(Debug, Args)]
 pub struct Asked {
@@ -31,11 +31,11 @@ pub struct Asked {
     #[arg(long, value_name = "ID", value_parser = some_text)]
     request: Option<String>,
     /// From this time on
-    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
-    since: Option<Moment>,
+    #[arg(long, value_name = "TIME", value_parser = TimeArg::parse)]
+    since: Option<TimeArg>,
     /// Before this time
-    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
-    until: Option<Moment>,
+    #[arg(long, value_name = "TIME", value_parser = TimeArg::parse)]
+    until: Option<TimeArg>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

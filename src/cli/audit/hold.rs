@@ -30,7 +30,7 @@ pub enum Hold {
 }
 
 const PLACE_EXAMPLES: &str = "\
-Covers events, written already or yet to come, that meet every condition given. Prints the hold's id.
+Covers audit_query, written already or yet to come, that meet every condition given. Prints the hold's id.
 
 Examples:
   pgsteward audit hold place --user user-123 --reason 'case 2026-17'

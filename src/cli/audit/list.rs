@@ -9,7 +9,7 @@ use super::{shown, unread};
 use crate::cli::job::text::{columns, instant};
 use crate::cli::{Exit, Selection, Session, bounded, print, say};
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::store::events::{self, Cursor, Filter, Order, Page, Recorded};
+use crate::store::audit_query::{self, Cursor, Filter, Order, Page, Recorded};
 
 /// Letters of a cell.
 const NAME_MAX: usize = 32;
@@ -74,7 +74,7 @@ impl List {
         let bound = db.query_timeout();
         bounded("read events", bound * 3, async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
-            let reader = events::reader(conn, bound).await?;
+            let reader = audit_query::reader(conn, bound).await?;
             super::warn(&reader);
             let mut filter = match self.asked.filter(reader.now, None) {
                 Ok(filter) => filter,

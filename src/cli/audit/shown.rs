@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::store::events::Recorded;
+use crate::store::audit_query::Recorded;
 
 /// Letters of one value in a change.
 const VALUE_MAX: usize = 32;

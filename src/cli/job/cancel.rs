@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::config::Zone;
 use crate::db::{Database, Error, Purpose, TxOptions};
-use crate::schedule::orders::{self, By};
+use crate::scheduler::commands::{self, By};
 use crate::store::requests::Cancelled;
 use crate::store::run_history;
 
@@ -151,7 +151,7 @@ async fn cancel(db: &Database, id: Uuid) -> Result<Cancelled, Error> {
     let mut conn = db.acquire(Purpose::Check).await?;
     let by = By { actor, origin: None };
     conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
-        Box::pin(orders::cancel(tx, by, id))
+        Box::pin(commands::cancel(tx, by, id))
     })
     .await
 }

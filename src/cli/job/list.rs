@@ -6,7 +6,7 @@ use clap::Args;
 use crate::cli::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::config::Zone;
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::schedule::listed::{Listed, State, merge};
+use crate::scheduler::job_status::{JobStatus, State, merge};
 use crate::store::overview::{self, Last, Overview};
 
 use super::pause::by;
@@ -91,14 +91,14 @@ fn standing(overview: &Overview, database: &str) -> Vec<String> {
     [paused, alone].into_iter().flatten().collect()
 }
 
-fn table(listed: &[Listed], now: DateTime<Utc>) -> String {
+fn table(listed: &[JobStatus], now: DateTime<Utc>) -> String {
     let rows: Vec<[String; 6]> = listed.iter().map(|job| cells(job, now)).collect();
     let mut lines = columns(["job", "state", "next", "last", "average", "p95"], &rows);
     lines.extend(listed.iter().filter_map(|job| Some(format!("{}: {}", job.name, note(job)?))));
     lines.join("\n")
 }
 
-fn cells(job: &Listed, now: DateTime<Utc>) -> [String; 6] {
+fn cells(job: &JobStatus, now: DateTime<Utc>) -> [String; 6] {
     let ledger = job.ledger.as_ref();
     let took = |ms: Option<f64>| ms.map(duration).unwrap_or_default();
     [
@@ -117,7 +117,7 @@ fn told_instant(at: &DateTime<Zone>) -> String {
     instant(at.to_utc(), &at.timezone())
 }
 
-fn without_schedule(job: &Listed) -> String {
+fn without_schedule(job: &JobStatus) -> String {
     match job.after.as_slice() {
         _ if matches!(job.state, State::Disabled | State::NotConfigured) => String::new(),
         [] if job.schedule.is_some() => "outside its window".to_owned(),
@@ -147,7 +147,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// What a state alone does not tell.
-fn note(job: &Listed) -> Option<String> {
+fn note(job: &JobStatus) -> Option<String> {
     let ledger = job.ledger.as_ref();
     let mut parts = Vec::new();
     if let Some(pause) = ledger.and_then(|ledger| ledger.paused.as_ref()) {
@@ -173,7 +173,7 @@ fn note(job: &Listed) -> Option<String> {
 }
 
 /// Everything about one job.
-fn details(job: &Listed, now: DateTime<Utc>) -> String {
+fn details(job: &JobStatus, now: DateTime<Utc>) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
     if let Some(work) = job.work {
         lines.push(("work", work.to_owned()));
@@ -182,8 +182,8 @@ fn details(job: &Listed, now: DateTime<Utc>) -> String {
     match &job.schedule {
         Some(schedule) => lines.push(("schedule", format!("{schedule}, {zone}"))),
         None if !job.after.is_empty() => {
-            let leaders: Vec<&str> = job.after.iter().map(|name| name.as_str()).collect();
-            lines.push(("after", leaders.join(", ")));
+            let upstream_jobs: Vec<&str> = job.after.iter().map(|name| name.as_str()).collect();
+            lines.push(("after", upstream_jobs.join(", ")));
         }
         None if job.work.is_some() => {
             lines.push(("schedule", "none: it runs when it is asked for".to_owned()))

@@ -2,7 +2,7 @@
 
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::db::{Database, Error, Purpose, TxOptions};
-use crate::schedule::orders::{self, By, Found};
+use crate::scheduler::commands::{self, By, Found};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
 
 use super::{failed, names};
@@ -85,8 +85,8 @@ async fn write(
     conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
         Box::pin(async move {
             let found = match pause {
-                true => orders::pause(tx, by, which.row(), reason, is_configured).await?,
-                false => orders::resume(tx, by, which.row(), is_configured).await?,
+                true => commands::pause(tx, by, which.row(), reason, is_configured).await?,
+                false => commands::resume(tx, by, which.row(), is_configured).await?,
             };
             Ok((found, pauses::of(tx, ALL_JOBS).await?))
         })

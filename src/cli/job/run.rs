@@ -14,9 +14,9 @@ use crate::daemon;
 use crate::db::{Database, Error, Purpose, TxOptions};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::signals::{Signal, Signals};
-use crate::schedule::agenda::REQUEST_WAIT;
-use crate::schedule::here::{self, Outcome, Wish};
-use crate::schedule::orders::{self, By};
+use crate::scheduler::commands::{self, By};
+use crate::scheduler::due_queue::REQUEST_WAIT;
+use crate::scheduler::local_run::{self, Outcome, RunRequest};
 use crate::telemetry::Metrics;
 
 use super::wait::{self, Waited};
@@ -93,24 +93,24 @@ impl Run {
         let asked = bounded("ask for a run", db.query_timeout() * 2, ask(db, &self.name)).await;
         let name = &self.name;
         match asked.map_err(|error| failed(db.name(), &error))? {
-            orders::Run::Queued { id } => Ok(id),
-            orders::Run::Waiting { id } => Err(waiting(name, id)),
-            orders::Run::Paused { pause, all } => {
+            commands::Run::Queued { id } => Ok(id),
+            commands::Run::Waiting { id } => Err(waiting(name, id)),
+            commands::Run::Paused { pause, all } => {
                 say(&pause::refusal(name, &pause, all));
                 Err(Exit::Later)
             }
-            orders::Run::Unknown { .. } if is_configured => {
+            commands::Run::Unknown { .. } if is_configured => {
                 say(&format!(
-                    "{name} is configured here, but no instance of database {} has registered it yet: have it read the \
+                    "{name} is configured local_run, but no instance of database {} has registered it yet: have it read the \
                      same configuration (SIGHUP), or run the job in this process with --here",
                     db.name()
                 ));
                 Err(Exit::Later)
             }
-            orders::Run::Unknown { known } => {
+            commands::Run::Unknown { known } => {
                 Err(names::unknown(session.config(), db.name(), name, &known))
             }
-            orders::Run::Nobody => {
+            commands::Run::Nobody => {
                 say(&format!(
                     "no instance observes database {}, so nobody would pick the run up, and none was asked for: start one, \
                      or run the job in this process with --here",
@@ -136,7 +136,7 @@ impl Run {
         let (config, metrics, tasks) =
             (Arc::new(session.config().clone()), Arc::new(metrics), Tasks::new());
         let actor = &actor();
-        let wish = Wish {
+        let wish = RunRequest {
             db,
             config: &config,
             metrics: &metrics,
@@ -147,7 +147,7 @@ impl Run {
             instance: daemon::instance(),
         };
         let stop = CancellationToken::new();
-        let mut running = std::pin::pin!(here::run(wish, stop.clone()));
+        let mut running = std::pin::pin!(local_run::run(wish, stop.clone()));
         let ended = tokio::select! {
             ended = &mut running => ended,
             () = wait::stopped(&mut signals) => {
@@ -221,12 +221,12 @@ fn waiting(name: &str, id: Uuid) -> Exit {
     Exit::Later
 }
 
-async fn ask(db: &Database, name: &str) -> Result<orders::Run, Error> {
+async fn ask(db: &Database, name: &str) -> Result<commands::Run, Error> {
     let actor = &actor();
     let mut conn = db.acquire(Purpose::Check).await?;
     let by = By { actor, origin: None };
     conn.transaction(&TxOptions::within(db.query_timeout()), |tx| {
-        Box::pin(orders::run(tx, by, name, None))
+        Box::pin(commands::run(tx, by, name, None))
     })
     .await
 }

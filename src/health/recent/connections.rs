@@ -6,7 +6,7 @@ use std::mem::size_of;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::store::events::Cursor;
+use crate::store::audit_query::Cursor;
 use crate::store::health::{ConnectionRow, Range};
 use crate::store::measured::connections::{ConnectionBucket, weight};
 use crate::store::measured::{Filter, Page, TooManyBuckets, bucket_of, check_buckets};

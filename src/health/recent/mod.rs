@@ -1,7 +1,7 @@
 //! What was measured lately, in memory: what is answered from while the database is away.
 //!
 //! ```text
-//! probe, sample ─► Unwritten ─┬► Recent (here, bounded)
+//! probe, sample ─► MeasurementWriter ─┬► Recent (here, bounded)
 //!                             └► the tables, else the spool ─ at the first look ─► Recent
 //! ```
 //! Of each probe the row of `connectivity` is kept, and those of other components whose status or reason was not that
@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use crate::store::events::Cursor;
+use crate::store::audit_query::Cursor;
 use crate::store::health::{ConnectionRow, HealthRow, Row};
 use crate::store::measured::connections::ConnectionBucket;
 use crate::store::measured::health::HealthBucket;

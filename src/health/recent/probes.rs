@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::store::events::Cursor;
+use crate::store::audit_query::Cursor;
 use crate::store::health::HealthRow;
 use crate::store::measured::health::{Counts, HealthBucket, Latency};
 use crate::store::measured::{Filter, Page, TooManyBuckets, bucket_of, check_buckets};

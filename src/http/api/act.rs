@@ -17,7 +17,7 @@ use crate::db::{Error, Kind, Purpose, Tx, TxFuture, TxOptions};
 use crate::http::answer::{json, set};
 use crate::http::auth::Caller;
 use crate::http::{ACTS, Answer, Context, Desk, Refusal, State};
-use crate::schedule::orders::By;
+use crate::scheduler::commands::By;
 use crate::store::audit::Origin;
 use crate::store::idempotency::{self, Known};
 

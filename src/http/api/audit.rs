@@ -16,8 +16,8 @@ use crate::http::auth::{Caller, Role};
 use crate::http::desk::Stream;
 use crate::http::negotiation::preferred;
 use crate::http::{Answer, Context, Cut, Refusal};
-use crate::store::events::asked::{action, network};
-use crate::store::events::{self, Cursor, Filter, LATEST, Order, Page, Recorded, csv};
+use crate::store::audit_query::asked::{action, network};
+use crate::store::audit_query::{self, Cursor, Filter, LATEST, Order, Page, Recorded, csv};
 
 const PARAMETERS: [&str; 14] = [
     "user_id",
@@ -75,7 +75,7 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     if format != Format::Json {
         // Nothing that comes after the beginning, so that there is an end.
         let reader =
-            events::reader(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
+            audit_query::reader(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
         filter.until = filter.until.min(reader.now);
     }
     filter.settle(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
@@ -179,7 +179,7 @@ fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
         source,
         ip_address: context.text("ip")?.map(network).transpose().map_err(wrong("ip"))?,
         request_id: text("request_id")?,
-        since: context.moment("since")?.unwrap_or(events::EARLIEST),
+        since: context.moment("since")?.unwrap_or(audit_query::EARLIEST),
         until: context.moment("until")?.unwrap_or(LATEST),
     };
     if filter.since >= filter.until {

@@ -18,7 +18,7 @@ use crate::http::auth::Role;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::jobs::retention::preview::{self, Preview};
 use crate::jobs::retention::targets::{self, Target};
-use crate::schedule::listed;
+use crate::scheduler::job_status;
 use crate::store::requests::Options;
 
 /// As in the configuration.
@@ -188,7 +188,7 @@ pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
     let (desk, config) = (context.desk()?, context.state.desks.config()?);
     let targets = configured(&desk, &config);
     let previews = look(&desk, targets.iter()).await?;
-    let jobs = listed::merge(&config, desk.db.name(), None, chrono::Utc::now());
+    let jobs = job_status::merge(&config, desk.db.name(), None, chrono::Utc::now());
     let next = jobs
         .iter()
         .find(|job| job.name == Builtin::Retention.as_str())

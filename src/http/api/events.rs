@@ -17,7 +17,7 @@ use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::{invalid, unprocessable};
 use crate::db::{Error, Tx, TxFuture};
 use crate::http::{Answer, Context, Refusal};
-use crate::store::ingest::{self, Incoming};
+use crate::store::audit_ingest::{self, Incoming};
 
 /// Of one request.
 const EVENTS_MAX: usize = 10_000;
@@ -92,7 +92,7 @@ impl Change for Batch<'_> {
 
 async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<Effect, Error> {
     tx.batch("mark where to go back to", "SAVEPOINT events").await?;
-    match ingest::copy(tx, acting.actor(), events.iter().copied()).await {
+    match audit_ingest::copy(tx, acting.actor(), events.iter().copied()).await {
         Ok(accepted) => Ok(Effect::Done(Done::created(json!({ "accepted": accepted })))),
         // A value that PostgreSQL knows to be none, a number beyond numeric, say; or one beyond its limits.
         Err(error)

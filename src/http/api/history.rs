@@ -10,7 +10,7 @@ use crate::db::{Error, Purpose};
 use crate::health::Recent;
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
-use crate::store::events::{Cursor, EARLIEST, LATEST};
+use crate::store::audit_query::{Cursor, EARLIEST, LATEST};
 use crate::store::measured::{BUCKETS_MAX, Filter, Page, TooManyBuckets, connections, health};
 
 /// A week: wider buckets say nothing.

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::http::{Context, Refusal};
-use crate::store::moment::Moment;
+use crate::store::time_arg::TimeArg;
 
 /// RFC 7240.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -92,7 +92,7 @@ impl Context<'_> {
     /// A parameter that is a time, by this instance's clock.
     pub fn moment(&self, name: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        let moment = Moment::parse(text).map_err(|wrong| invalid(format!("{name}: {wrong}")))?;
+        let moment = TimeArg::parse(text).map_err(|wrong| invalid(format!("{name}: {wrong}")))?;
         Ok(Some(moment.by(Utc::now())))
     }
 

@@ -13,8 +13,8 @@ use crate::config::{Config, Job, JobName};
 use crate::db::{Error, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
-use crate::schedule::listed::{self, Listed, State};
-use crate::schedule::orders::{self, Found};
+use crate::scheduler::commands::{self, Found};
+use crate::scheduler::job_status::{self, JobStatus, State};
 use crate::store::overview::{self, Overview};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
 use crate::store::requests::Options;
@@ -28,7 +28,7 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
     let read = read(&desk).await;
     let overview = read.as_ref().ok();
     let standing = desk.standing.read();
-    let listed = listed::merge(&config, desk.db.name(), overview, Utc::now());
+    let listed = job_status::merge(&config, desk.db.name(), overview, Utc::now());
     let jobs: Vec<Value> = listed
         .iter()
         .map(|job| {
@@ -62,7 +62,7 @@ async fn read(desk: &Desk) -> Result<Overview, Refusal> {
 }
 
 /// `read`: whether the ledger was. Of what was not, nothing is claimed.
-fn told(job: &Listed, read: bool) -> Value {
+fn told(job: &JobStatus, read: bool) -> Value {
     let mut told = json!({
         "name": job.name,
         "kind": job.work,
@@ -112,7 +112,7 @@ fn counted(value: Value) -> Value {
     if value.is_null() { json!(0) } else { value }
 }
 
-fn remembered(told: &mut Value, known: &crate::schedule::JobStanding) {
+fn remembered(told: &mut Value, known: &crate::scheduler::JobRuntimeStatus) {
     told["last_success_at"] = json!(known.last_success_at);
     told["failures_in_a_row"] = json!(known.failures);
 }
@@ -184,13 +184,13 @@ pub async fn ask_in(
     ask: &Ask<'_>,
 ) -> Result<Result<Uuid, Refusal>, Error> {
     let Ask { job, options, configured } = *ask;
-    Ok(match orders::run(tx, acting.by(), job, options).await? {
-        orders::Run::Queued { id } => Ok(id),
-        orders::Run::Waiting { id } => Err(waiting(job, id)),
-        orders::Run::Paused { pause, all } => Err(paused(job, &pause, all)),
-        orders::Run::Unknown { .. } if configured => Err(not_registered(job)),
-        orders::Run::Unknown { .. } => Err(no_such_job(job)),
-        orders::Run::Nobody => Err(nobody()),
+    Ok(match commands::run(tx, acting.by(), job, options).await? {
+        commands::Run::Queued { id } => Ok(id),
+        commands::Run::Waiting { id } => Err(waiting(job, id)),
+        commands::Run::Paused { pause, all } => Err(paused(job, &pause, all)),
+        commands::Run::Unknown { .. } if configured => Err(not_registered(job)),
+        commands::Run::Unknown { .. } => Err(no_such_job(job)),
+        commands::Run::Nobody => Err(nobody()),
     })
 }
 
@@ -284,8 +284,8 @@ async fn set_in(tx: &Tx<'_>, acting: &Acting, set: &Set) -> Result<Effect, Error
     let Set { job, pause, reason, configured } = set;
     let (job, pause, reason) = (job.as_str(), *pause, reason.as_deref());
     let found = match pause {
-        true => orders::pause(tx, acting.by(), job, reason, *configured).await?,
-        false => orders::resume(tx, acting.by(), job, *configured).await?,
+        true => commands::pause(tx, acting.by(), job, reason, *configured).await?,
+        false => commands::resume(tx, acting.by(), job, *configured).await?,
     };
     let changed = match found {
         Found::Before(before) => pause == before.is_none(),

@@ -14,9 +14,9 @@ use crate::db::{Kind, Purpose, Tx, TxFuture};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::migrate::{self, plan::Plan, source::Set};
-use crate::schedule::Standing;
-use crate::schedule::migrations::Attempt;
-use crate::schedule::pipeline::Errand;
+use crate::scheduler::RuntimeStatus;
+use crate::scheduler::migrations::Attempt;
+use crate::scheduler::pipeline::PipelineCommand;
 use crate::store::audit as trail;
 use crate::store::run_history::Entry;
 
@@ -84,7 +84,7 @@ pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
         if !replayed {
             desk.standing.migrations.ask(id, acting.actor());
             // Where as many wait to be heard already, this one is begun with them.
-            if let Err(TrySendError::Closed(_)) = desk.errands.try_send(Errand::Migrate) {
+            if let Err(TrySendError::Closed(_)) = desk.commands.try_send(PipelineCommand::Migrate) {
                 let detail = "pgsteward is stopping";
                 return Err(
                     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).later(RETRY)
@@ -160,7 +160,7 @@ pub fn attempt(desk: &Desk, id: Uuid) -> Option<Value> {
 }
 
 /// The same for who follows it.
-pub fn attempt_of(standing: &Standing, id: Uuid) -> Option<Value> {
+pub fn attempt_of(standing: &RuntimeStatus, id: Uuid) -> Option<Value> {
     let attempt = standing.migrations.read().asked.into_iter().find(|asked| asked.id == id)?;
     Some(json!(entry(attempt)))
 }

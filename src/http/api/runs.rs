@@ -19,7 +19,7 @@ use crate::db::{Database, Error, Purpose, Tx, TxFuture};
 use crate::http::answer::{json as answer, set};
 use crate::http::desk::Stream;
 use crate::http::{Answer, Context, Cut, Desk, Gate, Refusal, Rules};
-use crate::schedule::{Standing, orders};
+use crate::scheduler::{RuntimeStatus, commands};
 use crate::store::requests::Cancelled;
 use crate::store::run_history::{self, Entry};
 
@@ -43,7 +43,7 @@ pub fn told(desk: &Desk, entry: Entry) -> Value {
     json!(with_progress(&desk.standing, entry))
 }
 
-fn with_progress(standing: &Standing, mut entry: Entry) -> Entry {
+fn with_progress(standing: &RuntimeStatus, mut entry: Entry) -> Entry {
     if !entry.is_over()
         && let Some(here) = standing.progress.of(entry.id)
     {
@@ -173,7 +173,7 @@ impl Change for Cancel {
 }
 
 async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Error> {
-    let (job, state) = match orders::cancel(tx, acting.by(), id).await? {
+    let (job, state) = match commands::cancel(tx, acting.by(), id).await? {
         Cancelled::Unknown => return Ok(Effect::refused(no_such_run())),
         Cancelled::Over { job, state } => {
             let detail = format!("the run of {job} is over already: {state}");
@@ -216,7 +216,7 @@ pub async fn follow(context: &Context<'_>) -> Result<Answer, Refusal> {
 /// One client that follows one run.
 struct Follower {
     db: Arc<Database>,
-    standing: Arc<Standing>,
+    standing: Arc<RuntimeStatus>,
     id: Uuid,
     /// What was read and not yet said.
     next: Option<Value>,

@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Answer, Ask, Cause, Claimer, Missed, Run, Skip, Slot, Verdict, Wanted, judge};
+use super::{
+    Cause, ClaimKind, ClaimRequest, ClaimResult, Claimer, Missed, Run, Skip, Slot, Verdict, judge,
+};
 use crate::config::JobName;
 use crate::db::{Error, Tx};
 
@@ -50,7 +52,7 @@ struct Range {
 #[derive(Debug)]
 struct StateChange {
     job: JobName,
-    floor: DateTime<Utc>,
+    watermark: DateTime<Utc>,
     running: Option<Uuid>,
     /// `None` leaves it, `Some(None)` empties it.
     queued: Option<Option<Uuid>>,
@@ -59,11 +61,11 @@ struct StateChange {
 
 impl Settlement {
     /// Takes in one ask. The answer's run is completed when its row is made.
-    pub(super) fn settle(&mut self, ask: &Ask, slot: &Slot) -> Answer {
+    pub(super) fn settle(&mut self, ask: &ClaimRequest, slot: &Slot) -> ClaimResult {
         let verdict = judge(slot, ask);
         let mut change = StateChange {
             job: ask.job.clone(),
-            floor: slot.floor,
+            watermark: slot.watermark,
             running: None,
             queued: None,
             skipped: 0,
@@ -71,7 +73,7 @@ impl Settlement {
         let mut run = None;
         match &ask.wanted {
             _ if verdict == Verdict::Stale => {}
-            Wanted::Due { missed, fire } => {
+            ClaimKind::Due { missed, fire } => {
                 let skipped = match (verdict, fire) {
                     (Verdict::Skip(reason), Some(fire)) => {
                         Some(Missed { first: fire.due_at, last: fire.due_at, count: 1, reason })
@@ -86,7 +88,7 @@ impl Settlement {
                         missed,
                         first: self.ranges.len() == before,
                     });
-                    change.floor = missed.last;
+                    change.watermark = missed.last;
                     change.skipped += i64::from(missed.count);
                 }
                 if let (Verdict::Run | Verdict::Queue, Some(fire)) = (verdict, fire) {
@@ -99,7 +101,7 @@ impl Settlement {
                         queued,
                         spec_hash: ask.spec_hash.clone(),
                     });
-                    change.floor = fire.due_at;
+                    change.watermark = fire.due_at;
                     if queued {
                         change.queued = Some(Some(id));
                     } else {
@@ -108,11 +110,11 @@ impl Settlement {
                     run = Some(Run { id, epoch: 1, due_at: fire.due_at });
                 }
             }
-            Wanted::Queued { id, .. } => match verdict {
+            ClaimKind::Queued { id, .. } => match verdict {
                 Verdict::Run => {
                     self.begun.push(*id);
                     (change.running, change.queued) = (Some(*id), Some(None));
-                    run = Some(Run { id: *id, epoch: 1, due_at: ask.floor });
+                    run = Some(Run { id: *id, epoch: 1, due_at: ask.watermark });
                 }
                 Verdict::Skip(reason) => {
                     self.given_up.push((*id, reason));
@@ -120,23 +122,23 @@ impl Settlement {
                 }
                 _ => {}
             },
-            Wanted::Rewind { to, cut } => {
+            ClaimKind::Rewind { to, cut } => {
                 self.rewound.push(Rewound { job: ask.job.clone(), to: *to, cut: *cut });
-                change.floor = *to;
+                change.watermark = *to;
             }
         }
-        let floor = change.floor;
-        if floor != slot.floor || change.running.is_some() || change.queued.is_some() {
+        let watermark = change.watermark;
+        if watermark != slot.watermark || change.running.is_some() || change.queued.is_some() {
             self.states.push(change);
         }
-        Answer { job: ask.job.clone(), verdict, floor, run }
+        ClaimResult { job: ask.job.clone(), verdict, watermark, run }
     }
 
     pub(super) async fn start_queued(
         &mut self,
         tx: &Tx<'_>,
         claimer: Claimer<'_>,
-        answers: &mut [Answer],
+        answers: &mut [ClaimResult],
     ) -> Result<(), Error> {
         const BEGIN: &str = "
             UPDATE steward.job_runs
@@ -193,7 +195,7 @@ impl Settlement {
         &mut self,
         tx: &Tx<'_>,
         claimer: Claimer<'_>,
-        answers: &mut [Answer],
+        answers: &mut [ClaimResult],
     ) -> Result<(), Error> {
         const SQL: &str = "
             INSERT INTO steward.job_runs
@@ -230,7 +232,7 @@ impl Settlement {
             .iter()
             .map(|row| row.get(0))
             .collect();
-        // The instant of any other has a row already: it was accounted for above the floor.
+        // The instant of any other has a row already: it was accounted for above the watermark.
         let is_taken = |id: &Uuid| ids.contains(id) && !made.contains(id);
         for answer in
             answers.iter_mut().filter(|answer| answer.run.is_some_and(|run| is_taken(&run.id)))
@@ -336,20 +338,20 @@ impl Settlement {
     pub(super) async fn update(&self, tx: &Tx<'_>) -> Result<Option<i64>, Error> {
         const SQL: &str = "
             UPDATE steward.job_state s
-               SET claimed_floor = n.floor,
+               SET claimed_floor = n.watermark,
                    running_run_id = coalesce(n.running, s.running_run_id),
                    running_since = CASE WHEN n.running IS NULL THEN s.running_since ELSE clock_timestamp() END,
                    queued_run_id = CASE WHEN n.requeue THEN n.queued ELSE s.queued_run_id END,
                    skipped_total = s.skipped_total + n.skipped
               FROM unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::boolean[], $5::uuid[], $6::bigint[])
-                   AS n (job, floor, running, requeue, queued, skipped)
+                   AS n (job, watermark, running, requeue, queued, skipped)
              WHERE s.job = n.job
             RETURNING (pg_current_wal_insert_lsn() - '0/0')::bigint";
         if self.states.is_empty() {
             return Ok(None);
         }
         let jobs: Vec<&str> = self.states.iter().map(|state| state.job.as_str()).collect();
-        let floors: Vec<DateTime<Utc>> = self.states.iter().map(|state| state.floor).collect();
+        let floors: Vec<DateTime<Utc>> = self.states.iter().map(|state| state.watermark).collect();
         let running: Vec<Option<Uuid>> = self.states.iter().map(|state| state.running).collect();
         let requeue: Vec<bool> = self.states.iter().map(|state| state.queued.is_some()).collect();
         let queued: Vec<Option<Uuid>> =

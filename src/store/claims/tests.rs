@@ -17,7 +17,7 @@ fn id(number: u128) -> Uuid {
 /// A job at rest, accounted for up to 100.
 fn slot(change: impl FnOnce(&mut Slot)) -> Slot {
     let mut slot = Slot {
-        floor: at(100),
+        watermark: at(100),
         spec_hash: Some(SPEC.to_owned()),
         paused: false,
         running_since: None,
@@ -28,33 +28,33 @@ fn slot(change: impl FnOnce(&mut Slot)) -> Slot {
     slot
 }
 
-fn ask(wanted: Wanted) -> Ask {
-    Ask {
+fn ask(wanted: ClaimKind) -> ClaimRequest {
+    ClaimRequest {
         job: JobName::new("job"),
         spec_hash: SPEC.to_owned(),
-        floor: at(100),
+        watermark: at(100),
         paused: false,
         wanted,
     }
 }
 
-fn fire(due: i64, overlap: Overlap) -> Wanted {
-    Wanted::Due {
+fn fire(due: i64, overlap: Overlap) -> ClaimKind {
+    ClaimKind::Due {
         missed: Vec::new(),
         fire: Some(Fire { due_at: at(due), cause: Cause::Scheduled, overlap }),
     }
 }
 
 /// One of each kind.
-fn each_wanted() -> [Wanted; 6] {
+fn each_wanted() -> [ClaimKind; 6] {
     let missed = vec![Missed { first: at(101), last: at(105), count: 5, reason: Skip::Misfire }];
     [
         fire(110, Overlap::Skip),
         fire(110, Overlap::Queue),
-        Wanted::Due { missed, fire: None },
-        Wanted::Queued { id: id(7), skip: None },
-        Wanted::Queued { id: id(7), skip: Some(Skip::Expired) },
-        Wanted::Rewind { to: at(50), cut: None },
+        ClaimKind::Due { missed, fire: None },
+        ClaimKind::Queued { id: id(7), skip: None },
+        ClaimKind::Queued { id: id(7), skip: Some(Skip::Expired) },
+        ClaimKind::Rewind { to: at(50), cut: None },
     ]
 }
 
@@ -62,8 +62,8 @@ fn each_wanted() -> [Wanted; 6] {
 fn an_old_plan_is_stale_whatever_it_wants() {
     type Change = fn(&mut Slot);
     let changes: [Change; 3] = [
-        |slot| slot.floor = at(101),
-        |slot| slot.floor = at(99),
+        |slot| slot.watermark = at(101),
+        |slot| slot.watermark = at(99),
         |slot| slot.spec_hash = Some("when-otherwise".to_owned()),
     ];
     for wanted in each_wanted() {
@@ -81,7 +81,7 @@ fn an_old_plan_is_stale_whatever_it_wants() {
 #[test]
 fn a_job_without_a_specification_goes_by_any() {
     let slot = slot(|slot| (slot.queued, slot.spec_hash) = (Some(id(7)), None));
-    let wanted = Wanted::Queued { id: id(7), skip: None };
+    let wanted = ClaimKind::Queued { id: id(7), skip: None };
     assert_eq!(judge(&slot, &ask(wanted)), Verdict::Run);
 }
 
@@ -125,8 +125,8 @@ fn every_state_of_the_slot_has_its_verdict() {
 #[test]
 fn what_waits_begins_when_the_slot_is_free() {
     type Change = fn(&mut Slot);
-    let begin = || ask(Wanted::Queued { id: id(7), skip: None });
-    let give_up = |reason| ask(Wanted::Queued { id: id(7), skip: Some(reason) });
+    let begin = || ask(ClaimKind::Queued { id: id(7), skip: None });
+    let give_up = |reason| ask(ClaimKind::Queued { id: id(7), skip: Some(reason) });
     let cases: [(&str, Change, Verdict, Verdict); 6] = [
         ("free", |_| {}, Verdict::Run, Verdict::Skip(Skip::Expired)),
         (
@@ -170,8 +170,9 @@ fn a_pause_goes_before_the_slot_and_never_before_the_record() {
                 (slot.paused, slot.running_since, slot.queued) =
                     (in_database, running_since, Some(id(7)));
             });
-            let verdict =
-                |wanted: &Wanted| judge(&slot, &Ask { paused: here, ..ask(wanted.clone()) });
+            let verdict = |wanted: &ClaimKind| {
+                judge(&slot, &ClaimRequest { paused: here, ..ask(wanted.clone()) })
+            };
             let [skip, queue, record, begin, give_up, rewind] = each_wanted();
             for wanted in [skip, queue, begin] {
                 assert_eq!(verdict(&wanted), Verdict::Skip(Skip::Paused), "{wanted:?}");

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-use super::events::{Cursor, EARLIEST, LATEST};
+use super::audit_query::{Cursor, EARLIEST, LATEST};
 use crate::db::{Error, Tx, TxOptions};
 
 /// Rows of a page at most.

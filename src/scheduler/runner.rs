@@ -34,9 +34,9 @@ use crate::store::runs::{Backend, Ended, Ending, State};
 use crate::telemetry::Metrics;
 
 use self::ending::{Cut, at_deadline, done, ended, failed, is_passing, log, told_by_row};
-use super::Standing;
-use super::lanes::Lane;
+use super::RuntimeStatus;
 use super::ledger::{self, Ledger};
+use super::worker_slots::WorkerSlot;
 
 /// How the reason of a run begins that was permitted nothing.
 const NOT_PERMITTED: &str = "not_permitted";
@@ -60,10 +60,10 @@ pub struct Runner {
     pub db: Arc<Database>,
     pub ledger: Arc<Ledger>,
     pub metrics: Arc<Metrics>,
-    pub standing: Arc<Standing>,
+    pub standing: Arc<RuntimeStatus>,
     pub tasks: Tasks,
     running: Mutex<HashMap<Uuid, Running>>,
-    lane_free: Notify,
+    slot_free: Notify,
     /// Jobs of which a run has ended since somebody asked.
     ended: Mutex<Vec<JobName>>,
 }
@@ -86,7 +86,7 @@ struct Stops {
 }
 
 /// A claimed instant, ready to run.
-pub struct Order {
+pub struct ClaimedRun {
     pub job: JobName,
     /// Its configuration, as it was claimed.
     pub spec: Job,
@@ -104,7 +104,7 @@ impl Runner {
         db: Arc<Database>,
         ledger: Arc<Ledger>,
         metrics: Arc<Metrics>,
-        standing: Arc<Standing>,
+        standing: Arc<RuntimeStatus>,
         tasks: Tasks,
     ) -> Arc<Runner> {
         Arc::new(Runner {
@@ -114,7 +114,7 @@ impl Runner {
             standing,
             tasks,
             running: Mutex::new(HashMap::new()),
-            lane_free: Notify::new(),
+            slot_free: Notify::new(),
             ended: Mutex::default(),
         })
     }
@@ -176,9 +176,9 @@ impl Runner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when a run has ended and its lane is free for what waits for one. For one waiter.
-    pub async fn lane_free(&self) {
-        self.lane_free.notified().await;
+    /// Resolves when a run has ended and its slot is free for what waits for one. For one waiter.
+    pub async fn slot_free(&self) {
+        self.slot_free.notified().await;
     }
 
     /// The jobs of which a run has ended since this was last asked; for one asker.
@@ -186,21 +186,21 @@ impl Runner {
         std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Starts a claimed run and returns at once; the lane is given back when it has ended.
-    pub fn start(self: &Arc<Self>, order: Order, lane: Lane) {
+    /// Starts a claimed run and returns at once; the slot is given back when it has ended.
+    pub fn start(self: &Arc<Self>, order: ClaimedRun, slot: WorkerSlot) {
         let runner = Arc::clone(self);
         let span = tracing::error_span!("job", database = self.db.name(), job = order.job.as_str(), run_id = %order.id);
         let run = async move {
             let job = order.job.clone();
             Arc::clone(&runner).run(order).await;
             runner.ended.lock().unwrap_or_else(PoisonError::into_inner).push(job);
-            drop(lane);
-            runner.lane_free.notify_one();
+            drop(slot);
+            runner.slot_free.notify_one();
         };
         self.tasks.spawn("job", run.instrument(span));
     }
 
-    async fn run(self: Arc<Self>, order: Order) {
+    async fn run(self: Arc<Self>, order: ClaimedRun) {
         let (job, id, epoch) = (order.job.clone(), order.id, order.epoch);
         let on_failure = order.spec.on_failure;
         let begun = Instant::now();
@@ -217,7 +217,7 @@ impl Runner {
             self.ledger.wrote(2);
         }
         let stands = if recorded {
-            ledger::Standing::Written
+            ledger::FinishResult::Written
         } else if ending.state == State::Lost {
             // It has been ended by who took it over, or by its own commit, of which nobody heard.
             self.ledger.look(&job, id).await
@@ -228,7 +228,7 @@ impl Runner {
                 .finish(Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause })
                 .await
         };
-        if let ledger::Standing::Other(state) = stands {
+        if let ledger::FinishResult::Other(state) = stands {
             ending = told_by_row(ending, state.as_deref());
         }
         self.record(&job, &ending, begun.elapsed(), on_failure);
@@ -240,7 +240,7 @@ impl Runner {
     /// Tries until it ends otherwise than for a passing reason, as often as the job may. What finds no
     /// server is no attempt, where there may be more than one: a restart may take longer than all of them.
     /// Returns also whether the end is written already.
-    async fn attempts(self: &Arc<Self>, order: Order, stops: &Stops) -> (Ending, bool) {
+    async fn attempts(self: &Arc<Self>, order: ClaimedRun, stops: &Stops) -> (Ending, bool) {
         let timeout = order.spec.timeout;
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
@@ -305,7 +305,7 @@ impl Runner {
 
     async fn attempt(
         self: &Arc<Self>,
-        order: &Arc<Order>,
+        order: &Arc<ClaimedRun>,
         attempt: u32,
         deadline: Instant,
         stops: &Stops,
@@ -505,7 +505,7 @@ impl Drop for Place<'_> {
 
 async fn work(
     runner: Arc<Runner>,
-    order: Arc<Order>,
+    order: Arc<ClaimedRun>,
     attempt: u32,
     mut conn: JobConn,
     deadline: Instant,

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::config::{Config, Job, JobName, Trigger, Work, Zone};
-use crate::schedule::agenda::Agenda;
-use crate::schedule::planner::{self, Gate};
+use crate::scheduler::due_queue::DueQueue;
+use crate::scheduler::planner::{self, RunPolicy};
 use crate::store::overview::{self, Overview};
 
 /// How many instants ahead are told.
@@ -13,7 +13,7 @@ const NEXT: usize = 5;
 
 /// A job, as configured and as it stands.
 #[derive(Debug, Serialize)]
-pub struct Listed {
+pub struct JobStatus {
     pub name: String,
     /// `builtin` or `sql`; absent where the configuration does not have it.
     pub work: Option<&'static str>,
@@ -70,8 +70,8 @@ pub fn merge(
     database: &str,
     overview: Option<&Overview>,
     now: DateTime<Utc>,
-) -> Vec<Listed> {
-    let specs = Agenda::specs(config, database);
+) -> Vec<JobStatus> {
+    let specs = DueQueue::specs(config, database);
     let all_paused = overview.is_some_and(|overview| overview.paused.is_some());
     let of_ledger = |name: &str| overview?.jobs.iter().find(|job| job.name == name);
     let configured =
@@ -86,9 +86,9 @@ pub fn merge(
                 ours.zip(theirs).is_some_and(|(a, b)| a != b),
             )
         });
-    let mut listed: Vec<Listed> = configured.collect();
+    let mut listed: Vec<JobStatus> = configured.collect();
     let is_known = |name: &str| listed.iter().any(|job| job.name == name);
-    let strangers: Vec<Listed> = overview
+    let strangers: Vec<JobStatus> = overview
         .map(|overview| overview.jobs.as_slice())
         .unwrap_or_default()
         .iter()
@@ -104,12 +104,20 @@ pub fn merge(
     listed
 }
 
-fn planned(name: &JobName, job: &Job, database: &str, active: bool, now: DateTime<Utc>) -> Listed {
+fn planned(
+    name: &JobName,
+    job: &Job,
+    database: &str,
+    active: bool,
+    now: DateTime<Utc>,
+) -> JobStatus {
     let next = match job.schedule().filter(|_| active) {
-        Some(schedule) => planner::upcoming(schedule, &Gate::of(job, name, database), now, NEXT),
+        Some(schedule) => {
+            planner::upcoming(schedule, &RunPolicy::of(job, name, database), now, NEXT)
+        }
         None => Vec::new(),
     };
-    Listed {
+    JobStatus {
         name: name.as_str().to_owned(),
         work: Some(if matches!(job.work, Work::Builtin(_)) { "builtin" } else { "sql" }),
         state: match (active, job.is_measured()) {
@@ -119,7 +127,7 @@ fn planned(name: &JobName, job: &Job, database: &str, active: bool, now: DateTim
         },
         schedule: job.schedule().map(|schedule| schedule.text().to_owned()),
         after: match &job.trigger {
-            Trigger::After(leaders) => leaders.clone(),
+            Trigger::After(upstream_jobs) => upstream_jobs.clone(),
             Trigger::Schedule(_) | Trigger::Request => Vec::new(),
         },
         timezone: Some(job.timezone.name()),
@@ -129,8 +137,8 @@ fn planned(name: &JobName, job: &Job, database: &str, active: bool, now: DateTim
     }
 }
 
-fn stranger(job: &overview::Job) -> Listed {
-    Listed {
+fn stranger(job: &overview::Job) -> JobStatus {
+    JobStatus {
         name: job.name.clone(),
         work: None,
         state: State::NotConfigured,
@@ -143,8 +151,13 @@ fn stranger(job: &overview::Job) -> Listed {
     }
 }
 
-impl Listed {
-    fn with(mut self, ledger: Option<&overview::Job>, all_paused: bool, differs: bool) -> Listed {
+impl JobStatus {
+    fn with(
+        mut self,
+        ledger: Option<&overview::Job>,
+        all_paused: bool,
+        differs: bool,
+    ) -> JobStatus {
         let paused = all_paused || ledger.is_some_and(|job| job.paused.is_some());
         // A disabled job runs when it is asked to, and its pause matters then only.
         self.state = match ledger {
@@ -307,7 +320,7 @@ mod tests {
     #[test]
     fn another_specification_is_told() {
         let config = Config::default();
-        let hash = Agenda::specs(&config, "main")
+        let hash = DueQueue::specs(&config, "main")
             .into_iter()
             .find(|(name, _)| name.as_str() == "refresh")
             .unwrap()

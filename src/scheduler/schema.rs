@@ -18,10 +18,10 @@ use crate::health::{self, Readiness};
 use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::migrate::{self, plan::State, source};
-use crate::store::history;
+use crate::store::schema_migrations;
 use crate::telemetry::Metrics;
 
-use super::Standing;
+use super::RuntimeStatus;
 use super::migrations;
 
 /// How often a folder of migrations that failed is looked at again.
@@ -30,7 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// The schema of one database.
 pub struct Schema {
     db: Arc<Database>,
-    standing: Arc<Standing>,
+    standing: Arc<RuntimeStatus>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     tasks: Tasks,
@@ -93,7 +93,7 @@ impl Schema {
         readiness: Arc<Readiness>,
         tasks: Tasks,
         fatal: mpsc::Sender<String>,
-        standing: Arc<Standing>,
+        standing: Arc<RuntimeStatus>,
         instance: &str,
     ) -> Schema {
         let actor = format!("pgsteward {} ({instance})", env!("CARGO_PKG_VERSION"));
@@ -372,7 +372,7 @@ async fn tell_lacks(db: &Database, config: &Config, zentry: bool) -> Result<(), 
 /// Looks whether what was applied is still there, and lists the `edited` files beside it. Changes nothing.
 pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
-    let zentry = history::has_set(&conn, source::ZENTRY).await?;
+    let zentry = schema_migrations::has_set(&conn, source::ZENTRY).await?;
     let applied: &[&str] =
         if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };
     let missing = migrate::verify::missing_objects(&conn, applied).await?;

@@ -7,7 +7,7 @@ use super::dispatcher::seconds;
 use super::ledger::Ledger;
 use crate::db::Error;
 use crate::health;
-use crate::store::audit::{Gap, Standing};
+use crate::store::audit::{AuditStatus, Gap};
 use crate::telemetry::Metrics;
 
 /// How often it is looked at. Each look reads the catalog's triggers.
@@ -79,7 +79,7 @@ impl Trail {
 }
 
 /// What was read, as health judges it.
-pub fn judged(found: &Standing, lost_lately: bool) -> health::Audit {
+pub fn judged(found: &AuditStatus, lost_lately: bool) -> health::Audit {
     health::Audit {
         gaps: found.gaps.iter().map(gap).collect(),
         unsealed: found

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::events::Instant;
+use super::audit_query::Instant;
 use crate::db::{Error, Tx};
 
 /// An event as it goes into its row. Texts are cut, JSON is checked, before.

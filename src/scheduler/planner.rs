@@ -1,11 +1,11 @@
 //! Which instants are due, and which are not run at all. Pure: no clock of its own, no I/O.
 //!
-//! Everything up to and including a job's *floor* is accounted for. Of the instants after it whose
+//! Everything up to and including a job's *watermark* is accounted for. Of the instants after it whose
 //! time to begin has come, at most one fires now; those before it that nobody ran, or that lie
 //! outside the job's windows, are given as ranges with their reason. What is neither stays due.
 //!
 //! ```text
-//! floor ──────●────●────●────●────●──► now      none:    fires if it is on time
+//! watermark ──────●────●────●────●────●──► now      none:    fires if it is on time
 //!             └── misfire, window ┘  └ newest   latest:  fires if it is within the deadline
 //!             └ over the cap ┘  └────┴────┘     all:     fire one after the other
 //! ```
@@ -22,7 +22,7 @@ const COUNT_MAX: usize = 10_000;
 
 /// When a run may begin, beside its instant.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Gate {
+pub struct RunPolicy {
     /// Runs begin so much after their instant.
     pub offset: TimeDelta,
     pub catch_up: CatchUp,
@@ -35,10 +35,10 @@ pub struct Gate {
     pub blackout: Windows,
 }
 
-impl Gate {
+impl RunPolicy {
     /// Of a job on a database.
-    pub fn of(job: &Job, name: &JobName, database: &str) -> Gate {
-        Gate {
+    pub fn of(job: &Job, name: &JobName, database: &str) -> RunPolicy {
+        RunPolicy {
             offset: offset(job, name, database),
             catch_up: job.catch_up,
             catch_up_max: job.catch_up_max as usize,
@@ -96,42 +96,42 @@ pub struct Due {
     pub next: Option<DateTime<Utc>>,
 }
 
-/// Works out what is due of a schedule at `now`: everything up to `floor` is accounted for, and of
+/// Works out what is due of a schedule at `now`: everything up to `watermark` is accounted for, and of
 /// what comes after it the instants in `above`, which are in order.
 ///
-/// A clock that stepped back finds nothing due until it has caught up with the floor.
+/// A clock that stepped back finds nothing due until it has caught up with the watermark.
 pub fn due(
     schedule: &Schedule,
-    gate: &Gate,
-    floor: DateTime<Utc>,
+    policy: &RunPolicy,
+    watermark: DateTime<Utc>,
     above: &[DateTime<Utc>],
     now: DateTime<Utc>,
 ) -> Due {
-    let passed = Passed::new(schedule, gate, floor, now - gate.offset);
-    let mut due = settle(gate, &passed, above, now);
-    let last = due.fire.or(passed.instants.last().copied()).unwrap_or(floor);
-    due.next = schedule.next_after(last, gate.zone).map(|next| next + gate.offset);
+    let passed = Passed::new(schedule, policy, watermark, now - policy.offset);
+    let mut due = settle(policy, &passed, above, now);
+    let last = due.fire.or(passed.instants.last().copied()).unwrap_or(watermark);
+    due.next = schedule.next_after(last, policy.zone).map(|next| next + policy.offset);
     due
 }
 
-/// What is due of a job that follows others: once, when each of them has succeeded since its floor. No
+/// What is due of a job that follows others: once, when each of them has succeeded since its watermark. No
 /// plan puts that inside the job's windows, so it waits for one to open, up to its deadline.
 pub fn due_after(
-    gate: &Gate,
-    floor: DateTime<Utc>,
+    policy: &RunPolicy,
+    watermark: DateTime<Utc>,
     successes: &[Option<DateTime<Utc>>],
     now: DateTime<Utc>,
 ) -> Due {
     let each: Option<Vec<DateTime<Utc>>> =
-        successes.iter().map(|at| at.filter(|at| *at > floor)).collect();
+        successes.iter().map(|at| at.filter(|at| *at > watermark)).collect();
     let Some(at) = each.and_then(|each| each.into_iter().max()) else { return Due::default() };
-    if at + gate.offset > now {
-        return Due { next: Some(at + gate.offset), ..Due::default() };
+    if at + policy.offset > now {
+        return Due { next: Some(at + policy.offset), ..Due::default() };
     }
     let mut due = Due::default();
-    if gate.is_expired(at, now) {
+    if policy.is_expired(at, now) {
         due.missed.push(Missed { first: at, last: at, count: 1, reason: Skip::Expired });
-    } else if gate.is_open(now) {
+    } else if policy.is_open(now) {
         due.fire = Some(at);
     }
     due
@@ -140,17 +140,18 @@ pub fn due_after(
 /// The next instants at which a schedule runs, with their offset, as its windows allow.
 pub fn upcoming(
     schedule: &Schedule,
-    gate: &Gate,
+    policy: &RunPolicy,
     now: DateTime<Utc>,
     count: usize,
 ) -> Vec<DateTime<Utc>> {
-    let instants = std::iter::successors(schedule.next_after(now - gate.offset, gate.zone), |at| {
-        schedule.next_after(*at, gate.zone)
-    });
+    let instants =
+        std::iter::successors(schedule.next_after(now - policy.offset, policy.zone), |at| {
+            schedule.next_after(*at, policy.zone)
+        });
     instants
         .take(COUNT_MAX)
-        .map(|at| at + gate.offset)
-        .filter(|at| gate.is_open(*at))
+        .map(|at| at + policy.offset)
+        .filter(|at| policy.is_open(*at))
         .take(count)
         .collect()
 }
@@ -172,7 +173,7 @@ pub fn count(
         .fold((first, 1), |(_, count), at| (at, count + 1))
 }
 
-/// The instants that have passed since the floor.
+/// The instants that have passed since the watermark.
 struct Passed {
     instants: Vec<DateTime<Utc>>,
     /// Whether none was left out in the middle.
@@ -180,16 +181,21 @@ struct Passed {
 }
 
 impl Passed {
-    fn new(schedule: &Schedule, gate: &Gate, floor: DateTime<Utc>, until: DateTime<Utc>) -> Passed {
+    fn new(
+        schedule: &Schedule,
+        policy: &RunPolicy,
+        watermark: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Passed {
         let mut passed = Passed { instants: Vec::new(), whole: true };
-        let mut at = floor;
-        while let Some(next) = schedule.next_after(at, gate.zone).filter(|next| *next <= until) {
+        let mut at = watermark;
+        while let Some(next) = schedule.next_after(at, policy.zone).filter(|next| *next <= until) {
             passed.instants.push(next);
             at = next;
             if passed.whole && passed.instants.len() == COUNT_MAX {
                 // Close to now, so that the loop is bounded whatever the outage.
-                let keep = if gate.catch_up == CatchUp::All { gate.catch_up_max } else { 1 };
-                at = close_to(schedule, gate.zone, next, until, keep + 1);
+                let keep = if policy.catch_up == CatchUp::All { policy.catch_up_max } else { 1 };
+                at = close_to(schedule, policy.zone, next, until, keep + 1);
                 passed.whole = at == next;
             }
         }
@@ -219,8 +225,8 @@ fn close_to(
     enough
 }
 
-fn settle(gate: &Gate, passed: &Passed, above: &[DateTime<Utc>], now: DateTime<Utc>) -> Due {
-    let keep = if gate.catch_up == CatchUp::All { gate.catch_up_max } else { 1 };
+fn settle(policy: &RunPolicy, passed: &Passed, above: &[DateTime<Utc>], now: DateTime<Utc>) -> Due {
+    let keep = if policy.catch_up == CatchUp::All { policy.catch_up_max } else { 1 };
     let first_kept = passed.instants.len().saturating_sub(keep);
     let mut due = Due::default();
     let mut together = false;
@@ -229,7 +235,7 @@ fn settle(gate: &Gate, passed: &Passed, above: &[DateTime<Utc>], now: DateTime<U
             together = false;
             continue;
         }
-        let Some(reason) = gate.refuses(*at, place >= first_kept, now) else {
+        let Some(reason) = policy.refuses(*at, place >= first_kept, now) else {
             due.fire = Some(*at);
             break;
         };
@@ -262,10 +268,10 @@ mod tests {
         Schedule::parse(text).unwrap()
     }
 
-    fn gate(change: impl FnOnce(&mut Job)) -> Gate {
+    fn policy(change: impl FnOnce(&mut Job)) -> RunPolicy {
         let mut job = Job::of(Builtin::Retention);
         change(&mut job);
-        Gate::of(&job, &Builtin::Retention.into(), "main")
+        RunPolicy::of(&job, &Builtin::Retention.into(), "main")
     }
 
     fn windows(texts: &[&str]) -> Windows {
@@ -291,7 +297,7 @@ mod tests {
     fn nothing_is_due_before_its_time() {
         let due = due(
             &schedule("17 3 * * *"),
-            &gate(|_| {}),
+            &policy(|_| {}),
             at("2026-11-22T03:17:00Z"),
             &[],
             at("2026-11-23T03:16:59Z"),
@@ -301,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_passed_unrun_is_caught_up_with_as_the_job_says() {
-        let floor = at("2026-11-22T00:00:00Z");
+        let watermark = at("2026-11-22T00:00:00Z");
         let now = at("2026-11-22T05:00:30Z");
         let hourly = schedule("@hourly");
         for (catch_up, cap, deadline, expected) in [
@@ -327,11 +333,11 @@ mod tests {
             ),
             (CatchUp::None, 100, Some(20), vec!["misfire 22T01:00..22T05:00 x5"]),
         ] {
-            let gate = gate(|job| {
+            let policy = policy(|job| {
                 (job.catch_up, job.catch_up_max, job.deadline) =
                     (catch_up, cap, deadline.map(Duration::from_secs));
             });
-            let due = due(&hourly, &gate, floor, &[], now);
+            let due = due(&hourly, &policy, watermark, &[], now);
             assert_eq!(shown(&due), expected, "{catch_up:?} {cap} {deadline:?}");
             if due.fire != Some(at("2026-11-22T05:00:00Z")) && due.fire.is_some() {
                 assert!(due.next.unwrap() <= now, "the one after it is due at once");
@@ -340,8 +346,8 @@ mod tests {
         // A minute late is not on time any more.
         let late = due(
             &hourly,
-            &gate(|job| job.catch_up = CatchUp::None),
-            floor,
+            &policy(|job| job.catch_up = CatchUp::None),
+            watermark,
             &[],
             at("2026-11-22T05:01:01Z"),
         );
@@ -352,7 +358,7 @@ mod tests {
     fn a_clock_that_stepped_back_fires_nothing_twice() {
         let due = due(
             &schedule("@hourly"),
-            &gate(|_| {}),
+            &policy(|_| {}),
             at("2026-11-22T05:00:00Z"),
             &[],
             at("2026-11-22T04:10:00Z"),
@@ -365,7 +371,7 @@ mod tests {
         let above = [at("2026-11-22T02:00:00Z"), at("2026-11-22T05:00:00Z")];
         let due = due(
             &schedule("@hourly"),
-            &gate(|_| {}),
+            &policy(|_| {}),
             at("2026-11-22T00:00:00Z"),
             &above,
             at("2026-11-22T05:30:00Z"),
@@ -376,11 +382,12 @@ mod tests {
 
     #[test]
     fn runs_begin_inside_their_windows_only() {
-        let gate = gate(|job| {
+        let policy = policy(|job| {
             (job.window, job.blackout) = (windows(&["22:00-04:00"]), windows(&["00:00-01:00"]))
         });
         let hourly = schedule("30 * * * *");
-        let open = |floor: &str, now: &str| shown(&due(&hourly, &gate, at(floor), &[], at(now)));
+        let open =
+            |watermark: &str, now: &str| shown(&due(&hourly, &policy, at(watermark), &[], at(now)));
         assert_eq!(
             open("2026-11-22T20:35:00Z", "2026-11-22T21:30:00Z"),
             ["window 22T21:30..22T21:30 x1"]
@@ -402,7 +409,7 @@ mod tests {
             "what would not have run anyway is not missed, and what is late does not run outside"
         );
         assert_eq!(
-            upcoming(&hourly, &gate, at("2026-11-22T23:35:00Z"), 2),
+            upcoming(&hourly, &policy, at("2026-11-22T23:35:00Z"), 2),
             [at("2026-11-23T01:30:00Z"), at("2026-11-23T02:30:00Z")]
         );
     }
@@ -418,37 +425,43 @@ mod tests {
         assert_eq!(offset(&job, &JobName::new("job-1"), "main"), offsets[1]);
         assert_ne!(offset(&job, &JobName::new("job-1"), "other"), offsets[1]);
 
-        let mut gate = gate(|_| {});
-        gate.offset = TimeDelta::seconds(90);
+        let mut policy = policy(|_| {});
+        policy.offset = TimeDelta::seconds(90);
         let hourly = schedule("@hourly");
-        let (floor, due_at) = (at("2026-11-22T00:00:00Z"), at("2026-11-22T01:00:00Z"));
-        let before = due(&hourly, &gate, floor, &[], at("2026-11-22T01:01:29Z"));
-        assert_eq!((before.fire, before.next), (None, Some(due_at + gate.offset)));
-        assert_eq!(due(&hourly, &gate, floor, &[], due_at + gate.offset).fire, Some(due_at));
+        let (watermark, due_at) = (at("2026-11-22T00:00:00Z"), at("2026-11-22T01:00:00Z"));
+        let before = due(&hourly, &policy, watermark, &[], at("2026-11-22T01:01:29Z"));
+        assert_eq!((before.fire, before.next), (None, Some(due_at + policy.offset)));
+        assert_eq!(
+            due(&hourly, &policy, watermark, &[], due_at + policy.offset).fire,
+            Some(due_at)
+        );
     }
 
     #[test]
     fn a_follower_is_due_when_each_leader_has_succeeded_again() {
-        let floor = at("2026-11-22T01:00:00Z");
+        let watermark = at("2026-11-22T01:00:00Z");
         let now = at("2026-11-22T03:00:00Z");
         let (one, two) = (Some(at("2026-11-22T02:00:00Z")), Some(at("2026-11-22T02:30:00Z")));
-        assert_eq!(due_after(&gate(|_| {}), floor, &[one, two], now).fire, two);
-        assert_eq!(due_after(&gate(|_| {}), floor, &[one, None], now), Due::default());
-        assert_eq!(due_after(&gate(|_| {}), floor, &[one, Some(floor)], now), Due::default());
-        let shut = gate(|job| job.window = windows(&["22:00-06:00"]));
+        assert_eq!(due_after(&policy(|_| {}), watermark, &[one, two], now).fire, two);
+        assert_eq!(due_after(&policy(|_| {}), watermark, &[one, None], now), Due::default());
         assert_eq!(
-            due_after(&shut, floor, &[one, two], at("2026-11-22T12:00:00Z")),
+            due_after(&policy(|_| {}), watermark, &[one, Some(watermark)], now),
+            Due::default()
+        );
+        let shut = policy(|job| job.window = windows(&["22:00-06:00"]));
+        assert_eq!(
+            due_after(&shut, watermark, &[one, two], at("2026-11-22T12:00:00Z")),
             Due::default(),
             "it waits"
         );
         assert_eq!(
-            due_after(&shut, floor, &[one, two], at("2026-11-22T22:00:00Z")).fire,
+            due_after(&shut, watermark, &[one, two], at("2026-11-22T22:00:00Z")).fire,
             two,
             "for its window"
         );
         let late = due_after(
-            &gate(|job| job.deadline = Some(Duration::from_secs(60))),
-            floor,
+            &policy(|job| job.deadline = Some(Duration::from_secs(60))),
+            watermark,
             &[one, two],
             now,
         );
@@ -457,9 +470,9 @@ mod tests {
 
     #[test]
     fn a_long_outage_of_a_frequent_job_is_bounded() {
-        let floor = at("2016-01-01T00:00:00Z");
+        let watermark = at("2016-01-01T00:00:00Z");
         let now = at("2026-01-01T00:00:00Z");
-        let latest = due(&schedule("@every 1s"), &gate(|_| {}), floor, &[], now);
+        let latest = due(&schedule("@every 1s"), &policy(|_| {}), watermark, &[], now);
         assert_eq!(latest.fire, Some(now));
         let [missed] = latest.missed[..] else { panic!("{latest:?}") };
         assert_eq!(
@@ -469,8 +482,13 @@ mod tests {
         let least = i32::try_from(COUNT_MAX).unwrap() - 1;
         assert!(missed.count >= least && missed.count < least + 100, "{}", missed.count);
 
-        let all =
-            due(&schedule("@every 1s"), &gate(|job| job.catch_up = CatchUp::All), floor, &[], now);
+        let all = due(
+            &schedule("@every 1s"),
+            &policy(|job| job.catch_up = CatchUp::All),
+            watermark,
+            &[],
+            now,
+        );
         assert_eq!(all.fire, Some(at("2025-12-31T23:58:21Z")), "the newest hundred");
         assert_eq!(all.missed.last().unwrap().last, at("2025-12-31T23:58:20Z"));
         assert_eq!(all.missed.len(), 1);

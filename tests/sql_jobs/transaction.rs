@@ -94,7 +94,7 @@ async fn a_commit_that_nobody_confirmed_is_told_by_its_row() {
     let id = stage::claim(&admin).await;
     let order =
         stage::order(&server.url(), "sql = 'INSERT INTO t VALUES (1)'", id, &Config::default());
-    let lane = pgsteward::schedule::lanes::Lanes::new(1).take(&order.spec).unwrap();
+    let lane = pgsteward::scheduler::worker_slots::WorkerSlots::new(1).take(&order.spec).unwrap();
     runner.start(order, lane);
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     wait_until("it waits after its commit", BOUND, async || admin.number(end).await > 0).await;
@@ -194,7 +194,8 @@ async fn ending_the_transaction_from_within_is_found_out() {
         if let pgsteward::config::Work::Sql(work) = &mut order.spec.work {
             work.sql = sql.to_owned();
         }
-        let lane = pgsteward::schedule::lanes::Lanes::new(1).take(&order.spec).unwrap();
+        let lane =
+            pgsteward::scheduler::worker_slots::WorkerSlots::new(1).take(&order.spec).unwrap();
         stage.runner.start(order, lane);
         let run = stage.ended(id).await;
         run.ended(
@@ -292,7 +293,7 @@ async fn a_lease_that_passed_lets_nothing_begin() {
     stage.sql("UPDATE steward.job_runs SET lease_until = clock_timestamp() - interval '1 s'").await;
     let order =
         stage::order(&stage.database.url(), "sql = 'INSERT INTO t VALUES (1)'", id, &stage.config);
-    let lane = pgsteward::schedule::lanes::Lanes::new(1).take(&order.spec).unwrap();
+    let lane = pgsteward::scheduler::worker_slots::WorkerSlots::new(1).take(&order.spec).unwrap();
     Arc::clone(&stage.runner).start(order, lane);
     stage.ended(id).await.ended("failed", "fenced", &["no longer holds its lease"]);
     assert_eq!(stage.count("t").await, 0);

@@ -18,7 +18,7 @@ use crate::db::Error;
 use crate::health::{Audit, Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Schema};
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
-use crate::jobs::unwritten::Destination;
+use crate::jobs::writer::Destination;
 use crate::observe::Watched;
 use crate::store::partitions::{OWN, Supplied, VM_METRICS};
 
@@ -29,7 +29,7 @@ const STOP_BOUND: Duration = Duration::from_secs(3);
 
 /// What the pipeline knows that a measurement depends on.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Surroundings {
+pub struct MonitorContext {
     /// This instance observes; otherwise it records its own connectivity only.
     pub observing: bool,
     /// Whether there are tables to write rows into.
@@ -86,15 +86,15 @@ impl Measurements {
     }
 
     /// Starts what is due. Waits for nothing.
-    pub fn tick(&mut self, config: &Arc<Config>, surroundings: &Surroundings, now: DateTime<Utc>) {
+    pub fn tick(&mut self, config: &Arc<Config>, context: &MonitorContext, now: DateTime<Utc>) {
         if self.is_due(config, Builtin::HealthProbe, now) {
-            self.probe(config, surroundings);
+            self.probe(config, context);
         }
         if self.is_due(config, Builtin::ConnectionMetrics, now)
-            && surroundings.observing
-            && surroundings.writable
+            && context.observing
+            && context.writable
         {
-            self.sample(config, surroundings);
+            self.sample(config, context);
         }
     }
 
@@ -131,24 +131,24 @@ impl Measurements {
         due && !underway
     }
 
-    fn probe(&mut self, config: &Arc<Config>, surroundings: &Surroundings) {
-        let stood_down = self.observing && !surroundings.observing;
-        self.observing = surroundings.observing;
+    fn probe(&mut self, config: &Arc<Config>, context: &MonitorContext) {
+        let stood_down = self.observing && !context.observing;
+        self.observing = context.observing;
         let (runner, board, state) =
             (Arc::clone(&self.runner), Arc::clone(&self.board), Arc::clone(&self.state));
-        let (config, surroundings) = (Arc::clone(config), surroundings.clone());
-        let inputs = self.inputs(&surroundings);
+        let (config, context) = (Arc::clone(config), context.clone());
+        let inputs = self.inputs(&context);
         let (bound, skew) = (timeout(&config, Builtin::HealthProbe), self.skew);
         let work = async move {
             let mut state = state.lock().await;
-            state.unwritten.configure(&config);
+            state.writer.configure(&config);
             if stood_down {
                 // What was gathered until then is written or kept.
-                let to = destination(&runner, &surroundings, skew, bound / 4);
+                let to = destination(&runner, &context, skew, bound / 4);
                 let _ = sample::run(&to, runner.ledger.instance(), &mut state).await;
                 state.stand_down(&runner.metrics, runner.db.name());
             }
-            let watched = watched(surroundings.zentry);
+            let watched = watched(context.zentry);
             let probe = Probe {
                 db: &runner.db,
                 board: &board,
@@ -156,13 +156,13 @@ impl Measurements {
                 limits: &config.health,
                 instance: runner.ledger.instance(),
                 watched: &watched,
-                writable: surroundings.writable,
-                keeps: surroundings.keeps,
+                writable: context.writable,
+                keeps: context.keeps,
                 skew,
                 bound,
             };
             // A database that is away is an answer, and the board and the log have it.
-            if surroundings.observing {
+            if context.observing {
                 probe::run(&probe, &mut state, &inputs).await;
             } else {
                 probe::connectivity_only(&probe, &mut state).await;
@@ -172,33 +172,33 @@ impl Measurements {
         self.start(Builtin::HealthProbe, bound, work);
     }
 
-    fn sample(&mut self, config: &Config, surroundings: &Surroundings) {
+    fn sample(&mut self, config: &Config, context: &MonitorContext) {
         let (runner, state) = (Arc::clone(&self.runner), Arc::clone(&self.state));
         let (bound, skew) = (timeout(config, Builtin::ConnectionMetrics), self.skew);
-        let surroundings = surroundings.clone();
+        let context = context.clone();
         let work = async move {
             let mut state = state.lock().await;
-            let to = destination(&runner, &surroundings, skew, bound);
+            let to = destination(&runner, &context, skew, bound);
             sample::run(&to, runner.ledger.instance(), &mut state).await.map(drop)
         };
         self.start(Builtin::ConnectionMetrics, bound, work);
     }
 
     /// Lets what is under way end, and writes or keeps what was gathered and not yet written.
-    pub async fn stop(&mut self, surroundings: &Surroundings) {
+    pub async fn stop(&mut self, context: &MonitorContext) {
         let underway = std::mem::take(&mut self.underway);
-        let last_words = async {
+        let flush_on_stop = async {
             for task in underway.into_values() {
                 // A panic inside was recorded as its outcome.
                 let _ = task.await;
             }
             let mut state = self.state.lock().await;
-            let to = destination(&self.runner, surroundings, self.skew, STOP_BOUND / 2);
+            let to = destination(&self.runner, context, self.skew, STOP_BOUND / 2);
             // Why it is kept instead of written was told when the outage began.
             let _ = sample::run(&to, self.runner.ledger.instance(), &mut state).await;
-            state.unwritten.abandon(&to).await;
+            state.writer.abandon(&to).await;
         };
-        if tokio::time::timeout(STOP_BOUND, last_words).await.is_err() {
+        if tokio::time::timeout(STOP_BOUND, flush_on_stop).await.is_err() {
             tracing::debug!(
                 database = self.runner.db.name(),
                 "a measurement is still under way; it ends by its bound"
@@ -218,8 +218,8 @@ impl Measurements {
     }
 
     /// What the verdicts rest on beside the measurement itself.
-    fn inputs(&self, surroundings: &Surroundings) -> Inputs {
-        let mut jobs = Jobs { paused: surroundings.paused.clone(), ..Jobs::default() };
+    fn inputs(&self, context: &MonitorContext) -> Inputs {
+        let mut jobs = Jobs { paused: context.paused.clone(), ..Jobs::default() };
         for (name, standing) in self.runner.standing.read() {
             let told = |error: String| FailingJob { name: name.as_str().to_owned(), error };
             if standing.failures > 0
@@ -233,23 +233,23 @@ impl Measurements {
                 standing.warnings.iter().map(|warning| format!("{}: {warning}", name.as_str())),
             );
         }
-        let partitions = partitions_needed(surroundings.zentry);
+        let partitions = partitions_needed(context.zentry);
         Inputs {
-            schema: surroundings.schema.clone(),
-            partitions: if surroundings.writable { partitions } else { Vec::new() },
-            jobs: surroundings.writable.then_some(jobs),
-            audit: surroundings.audit.clone(),
+            schema: context.schema.clone(),
+            partitions: if context.writable { partitions } else { Vec::new() },
+            jobs: context.writable.then_some(jobs),
+            audit: context.audit.clone(),
         }
     }
 }
 
 fn destination<'a>(
     runner: &'a Runner,
-    surroundings: &Surroundings,
+    context: &MonitorContext,
     skew: TimeDelta,
     bound: Duration,
 ) -> Destination<'a> {
-    let Surroundings { writable, keeps, .. } = *surroundings;
+    let MonitorContext { writable, keeps, .. } = *context;
     Destination { db: &runner.db, metrics: &runner.metrics, writable, keeps, skew, bound }
 }
 

@@ -7,37 +7,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{Builtin, Job, Work};
 
-/// The lanes of one database.
+/// The worker_slots of one database.
 #[derive(Debug)]
-pub struct Lanes {
+pub struct WorkerSlots {
     all: Arc<Semaphore>,
     /// One fewer than all, where there is more than one.
     long: Arc<Semaphore>,
 }
 
-/// A place in a lane; dropping it frees it.
+/// A place in a slot; dropping it frees it.
 #[derive(Debug)]
-pub struct Lane {
+pub struct WorkerSlot {
     _place: OwnedSemaphorePermit,
     _long: Option<OwnedSemaphorePermit>,
 }
 
-impl Lanes {
+impl WorkerSlots {
     /// So many, at least one.
-    pub fn new(count: u32) -> Lanes {
+    pub fn new(count: u32) -> WorkerSlots {
         let count = count.max(1) as usize;
         let long = (count - 1).max(1);
-        Lanes { all: Arc::new(Semaphore::new(count)), long: Arc::new(Semaphore::new(long)) }
+        WorkerSlots { all: Arc::new(Semaphore::new(count)), long: Arc::new(Semaphore::new(long)) }
     }
 
     /// A place for this job, if one is free.
-    pub fn take(&self, job: &Job) -> Option<Lane> {
+    pub fn take(&self, job: &Job) -> Option<WorkerSlot> {
         let long = match takes_hours(job) {
             true => Some(Arc::clone(&self.long).try_acquire_owned().ok()?),
             false => None,
         };
         let place = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Lane { _place: place, _long: long })
+        Some(WorkerSlot { _place: place, _long: long })
     }
 }
 
@@ -58,30 +58,33 @@ mod tests {
 
     #[test]
     fn a_lane_stays_for_what_is_short() {
-        let lanes = Lanes::new(2);
-        let vacuum = lanes.take(&Job::of(Builtin::Vacuum)).expect("all are free");
+        let worker_slots = WorkerSlots::new(2);
+        let vacuum = worker_slots.take(&Job::of(Builtin::Vacuum)).expect("all are free");
         assert!(
-            lanes.take(&Job::of(Builtin::Retention)).is_none(),
-            "the last lane is for short runs"
+            worker_slots.take(&Job::of(Builtin::Retention)).is_none(),
+            "the last slot is for short runs"
         );
-        let refresh = lanes.take(&Job::of(Builtin::Refresh)).expect("one is left");
-        assert!(lanes.take(&Job::of(Builtin::Partitions)).is_none(), "none is left");
+        let refresh = worker_slots.take(&Job::of(Builtin::Refresh)).expect("one is left");
+        assert!(worker_slots.take(&Job::of(Builtin::Partitions)).is_none(), "none is left");
         drop(vacuum);
-        assert!(lanes.take(&Job::of(Builtin::Retention)).is_some(), "the long place is free again");
+        assert!(
+            worker_slots.take(&Job::of(Builtin::Retention)).is_some(),
+            "the long place is free again"
+        );
         drop(refresh);
         let (_one, _two) = (
-            lanes.take(&Job::of(Builtin::Refresh)).expect("free"),
-            lanes.take(&Job::of(Builtin::Partitions)).expect("free"),
+            worker_slots.take(&Job::of(Builtin::Refresh)).expect("free"),
+            worker_slots.take(&Job::of(Builtin::Partitions)).expect("free"),
         );
-        assert!(lanes.take(&Job::of(Builtin::Vacuum)).is_none(), "short runs may have both");
+        assert!(worker_slots.take(&Job::of(Builtin::Vacuum)).is_none(), "short runs may have both");
     }
 
     #[test]
     fn a_single_lane_is_for_everybody() {
-        let lanes = Lanes::new(1);
-        let vacuum = lanes.take(&Job::of(Builtin::Vacuum));
-        assert!(vacuum.is_some() && lanes.take(&Job::of(Builtin::Partitions)).is_none());
+        let worker_slots = WorkerSlots::new(1);
+        let vacuum = worker_slots.take(&Job::of(Builtin::Vacuum));
+        assert!(vacuum.is_some() && worker_slots.take(&Job::of(Builtin::Partitions)).is_none());
         drop(vacuum);
-        assert!(lanes.take(&Job::of(Builtin::Partitions)).is_some());
+        assert!(worker_slots.take(&Job::of(Builtin::Partitions)).is_some());
     }
 }

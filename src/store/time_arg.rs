@@ -2,28 +2,28 @@
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 
-use super::events::{EARLIEST, LATEST};
+use super::audit_query::{EARLIEST, LATEST};
 
 const WANTED: &str = "wanted an instant such as 2026-11-27T09:30:00Z, a date such as 2026-11-27, or an age such as 2h";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum TimeArg {
     At(DateTime<Utc>),
     Ago(TimeDelta),
 }
 
-impl Moment {
+impl TimeArg {
     /// Reads one.
     ///
     /// # Errors
     /// What was found, and what is wanted.
-    pub fn parse(text: &str) -> Result<Moment, String> {
+    pub fn parse(text: &str) -> Result<TimeArg, String> {
         let found = instant(text)
             .or_else(|| date(text))
-            .map(Moment::At)
-            .or_else(|| age(text).map(Moment::Ago));
+            .map(TimeArg::At)
+            .or_else(|| age(text).map(TimeArg::Ago));
         match found {
-            Some(Moment::At(at)) if !(EARLIEST..LATEST).contains(&at) => {
+            Some(TimeArg::At(at)) if !(EARLIEST..LATEST).contains(&at) => {
                 Err(format!("found {text:?}, wanted a year from 1 to 9999"))
             }
             Some(moment) => Ok(moment),
@@ -34,8 +34,10 @@ impl Moment {
     /// The instant, by a clock that says `now`. Ages that reach beyond the first year end there.
     pub fn by(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
-            Moment::At(at) => at,
-            Moment::Ago(age) => now.checked_sub_signed(age).map_or(EARLIEST, |at| at.max(EARLIEST)),
+            TimeArg::At(at) => at,
+            TimeArg::Ago(age) => {
+                now.checked_sub_signed(age).map_or(EARLIEST, |at| at.max(EARLIEST))
+            }
         }
     }
 }
@@ -85,7 +87,7 @@ mod tests {
             ("999999999d", "0001-01-01T00:00:00Z"),
         ] {
             assert_eq!(
-                Moment::parse(text).map(|moment| moment.by(now)),
+                TimeArg::parse(text).map(|moment| moment.by(now)),
                 Ok(at.parse().unwrap()),
                 "{text}"
             );
@@ -115,7 +117,7 @@ mod tests {
             "99999999999999999999d",
             "9223372036854775807w",
         ] {
-            let refused = Moment::parse(text);
+            let refused = TimeArg::parse(text);
             assert!(
                 refused.as_ref().is_err_and(|why| why.contains("found") && why.contains("wanted")),
                 "{refused:?}"

@@ -14,13 +14,13 @@ use crate::config::{
     AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, SqlWork, Trigger, Work,
 };
 use crate::migrate::source;
-use crate::store::claims::{Answer, Ask, Cause, Fire, Skip, Verdict, Wanted};
-use crate::store::requests::{Heard, Queued};
+use crate::store::claims::{Cause, ClaimKind, ClaimRequest, ClaimResult, Fire, Skip, Verdict};
+use crate::store::requests::{PendingRequests, Queued};
 use crate::store::runs::Registered;
 
-use super::planner::{self, Due, Gate};
+use super::planner::{self, Due, RunPolicy};
 
-/// From how far ahead of the clock on a floor is taken back: the clock was wrong when it was raised.
+/// From how far ahead of the clock on a watermark is taken back: the clock was wrong when it was raised.
 /// Less than this is waited for.
 const REWIND_FROM: TimeDelta = TimeDelta::seconds(60);
 /// When to ask again for an instant that the ledger holds back.
@@ -30,7 +30,7 @@ pub const REQUEST_WAIT: TimeDelta = TimeDelta::hours(1);
 
 /// The jobs of one database, and how far each is accounted for.
 #[derive(Debug, Clone, Default)]
-pub struct Agenda {
+pub struct DueQueue {
     jobs: BTreeMap<JobName, Entry>,
     successes: BTreeMap<JobName, DateTime<Utc>>,
     /// When it was looked last.
@@ -44,9 +44,9 @@ struct Entry {
     job: Job,
     /// Whether it runs by itself.
     active: bool,
-    gate: Gate,
+    policy: RunPolicy,
     spec_hash: String,
-    floor: DateTime<Utc>,
+    watermark: DateTime<Utc>,
     above: Vec<DateTime<Utc>>,
     queued: Option<Queued>,
     /// The slot was not free for it; before then it is not asked for again, and what comes due meanwhile
@@ -58,7 +58,7 @@ struct Entry {
     next: Option<DateTime<Utc>>,
 }
 
-impl Agenda {
+impl DueQueue {
     /// The jobs to register for a database, with their specification.
     pub fn specs(config: &Config, database: &str) -> Vec<(JobName, String)> {
         jobs_of(config, database)
@@ -78,9 +78,9 @@ impl Agenda {
             }
             let entry = Entry {
                 active: job.is_active(config.mode),
-                gate: Gate::of(job, name, database),
+                policy: RunPolicy::of(job, name, database),
                 spec_hash: spec_hash(job, config.mode),
-                floor: row.floor,
+                watermark: row.watermark,
                 above: row.above,
                 queued: None,
                 queued_wake: None,
@@ -92,7 +92,7 @@ impl Agenda {
         }
     }
 
-    /// Whether nothing was adopted since the last [`Agenda::forget`].
+    /// Whether nothing was adopted since the last [`DueQueue::forget`].
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
@@ -104,20 +104,20 @@ impl Agenda {
     }
 
     /// The jobs that others follow.
-    pub fn leaders(&self) -> Vec<String> {
+    pub fn upstream_jobs(&self) -> Vec<String> {
         let after = |entry: &Entry| match &entry.job.trigger {
-            Trigger::After(leaders) if entry.active => leaders.clone(),
+            Trigger::After(upstream_jobs) if entry.active => upstream_jobs.clone(),
             _ => Vec::new(),
         };
-        let mut leaders: Vec<String> =
+        let mut upstream_jobs: Vec<String> =
             self.jobs.values().flat_map(after).map(|name| name.as_str().to_owned()).collect();
-        leaders.sort();
-        leaders.dedup();
-        leaders
+        upstream_jobs.sort();
+        upstream_jobs.dedup();
+        upstream_jobs
     }
 
     /// Takes in what waits in the ledger.
-    pub fn hear(&mut self, heard: &Heard) {
+    pub fn poll_requests(&mut self, heard: &PendingRequests) {
         for (name, entry) in &mut self.jobs {
             let queued = heard.queued.iter().find(|queued| queued.job == name.as_str());
             if queued.map(|queued| queued.id) != entry.queued.as_ref().map(|queued| queued.id) {
@@ -131,7 +131,7 @@ impl Agenda {
             }
             // What followers waited for may have been a success of a time that the clock went back from.
             for entry in self.jobs.values_mut() {
-                if matches!(&entry.job.trigger, Trigger::After(leaders) if leaders.contains(&leader))
+                if matches!(&entry.job.trigger, Trigger::After(upstream_jobs) if upstream_jobs.contains(&leader))
                 {
                     entry.wake = None;
                 }
@@ -149,8 +149,8 @@ impl Agenda {
 
     /// What to ask of the ledger: what only records first, then what waits longest, so that a frequent
     /// job does not take the lane from another each time.
-    pub fn look(&mut self, now: DateTime<Utc>, paused: bool) -> Vec<Ask> {
-        let mut asks: Vec<(Option<DateTime<Utc>>, Ask)> = Vec::new();
+    pub fn look(&mut self, now: DateTime<Utc>, paused: bool) -> Vec<ClaimRequest> {
+        let mut asks: Vec<(Option<DateTime<Utc>>, ClaimRequest)> = Vec::new();
         if self.looked.replace(now).is_some_and(|before| now < before) {
             // The clock was set back, maybe behind the floors: nothing that was waited for stands.
             self.jobs.values_mut().for_each(|entry| (entry.wake, entry.queued_wake) = (None, None));
@@ -164,26 +164,34 @@ impl Agenda {
             let at_once = self.at_once.contains(name);
             let Some((since, wanted)) = entry.wanted(successes, at_once, now) else { continue };
             let (job, spec_hash) = (name.clone(), entry.spec_hash.clone());
-            asks.push((since, Ask { job, spec_hash, floor: entry.floor, paused, wanted }));
+            asks.push((
+                since,
+                ClaimRequest { job, spec_hash, watermark: entry.watermark, paused, wanted },
+            ));
         }
         asks.sort_by_key(|(since, _)| *since);
         asks.into_iter().map(|(_, ask)| ask).collect()
     }
 
     /// Takes in what became of an ask. False when what is known of the ledger is too old to go on with,
-    /// so that it has to be read again: a floor went back, and what lies above it is not known here.
-    pub fn answered(&mut self, ask: &Ask, answer: &Answer, now: DateTime<Utc>) -> bool {
+    /// so that it has to be read again: a watermark went back, and what lies above it is not known here.
+    pub fn answered(
+        &mut self,
+        ask: &ClaimRequest,
+        answer: &ClaimResult,
+        now: DateTime<Utc>,
+    ) -> bool {
         let Some(entry) = self.jobs.get_mut(&answer.job) else { return true };
-        // With the floor as it was, another specification is registered, maybe by who observed before.
-        let not_by_floor = answer.verdict == Verdict::Stale && answer.floor == ask.floor;
-        let went_back = answer.floor < ask.floor
-            || matches!(ask.wanted, Wanted::Rewind { .. })
-            || not_by_floor && matches!(ask.wanted, Wanted::Due { .. });
-        entry.floor = answer.floor;
-        entry.above.retain(|at| *at > answer.floor);
+        // With the watermark as it was, another specification is registered, maybe by who observed before.
+        let not_by_floor = answer.verdict == Verdict::Stale && answer.watermark == ask.watermark;
+        let went_back = answer.watermark < ask.watermark
+            || matches!(ask.wanted, ClaimKind::Rewind { .. })
+            || not_by_floor && matches!(ask.wanted, ClaimKind::Due { .. });
+        entry.watermark = answer.watermark;
+        entry.above.retain(|at| *at > answer.watermark);
         match (answer.verdict, &ask.wanted) {
-            (Verdict::Hold, Wanted::Due { .. }) => entry.wake = Some(now + HELD_FOR),
-            (verdict, Wanted::Due { fire, .. }) => {
+            (Verdict::Hold, ClaimKind::Due { .. }) => entry.wake = Some(now + HELD_FOR),
+            (verdict, ClaimKind::Due { fire, .. }) => {
                 entry.wake = None;
                 // Without a lane for it, only what came before was asked for.
                 if verdict != Verdict::Stale && fire.is_some() {
@@ -196,9 +204,9 @@ impl Agenda {
                     entry.queued_wake = Some(now + HELD_FOR);
                 }
             }
-            (Verdict::Hold, Wanted::Queued { .. }) => entry.queued_wake = Some(now + HELD_FOR),
-            (_, Wanted::Queued { .. }) => (entry.queued, entry.queued_wake) = (None, None),
-            (_, Wanted::Rewind { .. }) => entry.wake = None,
+            (Verdict::Hold, ClaimKind::Queued { .. }) => entry.queued_wake = Some(now + HELD_FOR),
+            (_, ClaimKind::Queued { .. }) => (entry.queued, entry.queued_wake) = (None, None),
+            (_, ClaimKind::Rewind { .. }) => entry.wake = None,
         }
         !went_back
     }
@@ -224,7 +232,7 @@ impl Agenda {
         self.jobs.iter().map(|(name, entry)| (name, entry.next))
     }
 
-    /// How a range ends that reaches over an instant to which the floor goes back.
+    /// How a range ends that reaches over an instant to which the watermark goes back.
     pub fn cut(
         &self,
         job: &JobName,
@@ -232,12 +240,12 @@ impl Agenda {
         to: DateTime<Utc>,
     ) -> Option<(DateTime<Utc>, i32)> {
         let entry = self.jobs.get(job)?;
-        Some(planner::count(entry.job.schedule()?, entry.gate.zone, first, to))
+        Some(planner::count(entry.job.schedule()?, entry.policy.zone, first, to))
     }
 
     /// What the ledger's answer means for the job: its configuration, and by how much its runs are put off.
     pub fn job(&self, name: &JobName) -> Option<(&Job, TimeDelta)> {
-        self.jobs.get(name).map(|entry| (&entry.job, entry.gate.offset))
+        self.jobs.get(name).map(|entry| (&entry.job, entry.policy.offset))
     }
 }
 
@@ -248,19 +256,19 @@ impl Entry {
         successes: &BTreeMap<JobName, DateTime<Utc>>,
         at_once: bool,
         now: DateTime<Utc>,
-    ) -> Option<(Option<DateTime<Utc>>, Wanted)> {
+    ) -> Option<(Option<DateTime<Utc>>, ClaimKind)> {
         if let Some(queued) =
             self.queued.as_ref().filter(|_| self.queued_wake.is_none_or(|wake| wake <= now))
         {
             let skip = self.too_late(queued, now);
             let since = skip.is_none().then_some(queued.due_at);
-            return Some((since, Wanted::Queued { id: queued.id, skip }));
+            return Some((since, ClaimKind::Queued { id: queued.id, skip }));
         }
         if self.wake.is_some_and(|wake| wake > now) {
             return None;
         }
-        if self.floor - now > REWIND_FROM {
-            return Some((None, Wanted::Rewind { to: now.trunc_subsecs(3), cut: None }));
+        if self.watermark - now > REWIND_FROM {
+            return Some((None, ClaimKind::Rewind { to: now.trunc_subsecs(3), cut: None }));
         }
         let Due { missed, mut fire, next } = self.due(successes, now);
         self.next = fire.or(next);
@@ -268,32 +276,33 @@ impl Entry {
             Trigger::After(_) => Cause::Chained,
             Trigger::Schedule(_) | Trigger::Request => Cause::Scheduled,
         };
-        if at_once && self.active && fire.is_none() && self.gate.is_open(now) {
+        if at_once && self.active && fire.is_none() && self.policy.is_open(now) {
             // As an instant whose time to begin is now: those that jitter still holds back come after it.
-            let after_all = missed.last().map_or(self.floor, |range| range.last.max(self.floor));
-            let begins = (now - self.gate.offset).trunc_subsecs(3);
+            let after_all =
+                missed.last().map_or(self.watermark, |range| range.last.max(self.watermark));
+            let begins = (now - self.policy.offset).trunc_subsecs(3);
             fire = Some(begins.max(after_all.trunc_subsecs(3) + TimeDelta::milliseconds(1)));
         }
         if missed.is_empty() && fire.is_none() {
-            // A follower waits for its leaders, of whom the ledger tells.
+            // A follower waits for its upstream_jobs, of whom the ledger tells.
             self.wake = next;
             return None;
         }
         let overlap = self.job.overlap;
         let fire = fire.map(|due_at| Fire { due_at, cause, overlap });
-        Some((fire.map(|fire| fire.due_at), Wanted::Due { missed, fire }))
+        Some((fire.map(|fire| fire.due_at), ClaimKind::Due { missed, fire }))
     }
 
     fn due(&self, successes: &BTreeMap<JobName, DateTime<Utc>>, now: DateTime<Utc>) -> Due {
         match &self.job.trigger {
             _ if !self.active => Due::default(),
             Trigger::Schedule(schedule) => {
-                planner::due(schedule, &self.gate, self.floor, &self.above, now)
+                planner::due(schedule, &self.policy, self.watermark, &self.above, now)
             }
-            Trigger::After(leaders) => {
+            Trigger::After(upstream_jobs) => {
                 let each: Vec<_> =
-                    leaders.iter().map(|leader| successes.get(leader).copied()).collect();
-                planner::due_after(&self.gate, self.floor, &each, now)
+                    upstream_jobs.iter().map(|leader| successes.get(leader).copied()).collect();
+                planner::due_after(&self.policy, self.watermark, &each, now)
             }
             Trigger::Request => Due::default(),
         }
@@ -302,12 +311,12 @@ impl Entry {
     fn too_late(&self, queued: &Queued, now: DateTime<Utc>) -> Option<Skip> {
         let expired = match queued.manual {
             true => now - queued.due_at > REQUEST_WAIT,
-            false => self.gate.is_expired(queued.due_at, now),
+            false => self.policy.is_expired(queued.due_at, now),
         };
         // Who asks for a run means now, window or not.
         match () {
             () if expired => Some(Skip::Expired),
-            () if !queued.manual && !self.gate.is_open(now) => Some(Skip::Window),
+            () if !queued.manual && !self.policy.is_open(now) => Some(Skip::Window),
             () => None,
         }
     }
@@ -326,7 +335,7 @@ pub fn jobs_of<'a>(
 fn spec_hash(job: &Job, mode: Mode) -> String {
     let trigger = match &job.trigger {
         Trigger::Schedule(schedule) => schedule.text().to_owned(),
-        Trigger::After(leaders) => format!("after {leaders:?}"),
+        Trigger::After(upstream_jobs) => format!("after {upstream_jobs:?}"),
         Trigger::Request => String::new(),
     };
     let when = format!("{} {trigger} {}", job.is_active(mode), job.timezone);

@@ -4,7 +4,7 @@
 //! rows of a table ─┬─ none waits, the table accepts them ─► INSERT ─ committed
 //!                  └─ else ─► spool ─► drain, oldest first ─► INSERT ─ committed ─► settle
 //! ```
-//! [`Unwritten::record`] takes the rows that a tick measured. Each table is written on its own:
+//! [`MeasurementWriter::record`] takes the rows that a tick measured. Each table is written on its own:
 //! while rows of a table wait, new rows of that table queue behind them, so that they are written
 //! in order, and other tables go on. A row has its id and its instant before it is first sent: a
 //! row whose commit was not confirmed is sent again, and its key refuses it if it had arrived.
@@ -79,7 +79,7 @@ impl Destination<'_> {
 
 /// The rows of one database that could not be written yet.
 #[derive(Debug)]
-pub struct Unwritten {
+pub struct MeasurementWriter {
     queue: Queue,
     /// How long the rows of each table are worth writing: no longer than retention keeps them.
     keep: [TimeDelta; Table::ALL.len()],
@@ -101,14 +101,14 @@ struct Outage {
     told: bool,
 }
 
-impl Unwritten {
+impl MeasurementWriter {
     /// In the configuration's `state_dir`, else in memory. What a throw-away server missed is
     /// nothing to the next one.
-    pub fn new(config: &Config) -> Unwritten {
+    pub fn new(config: &Config) -> MeasurementWriter {
         let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
         let queue = Queue::new(state_dir, limits(config));
         let keep = [TimeDelta::MAX; Table::ALL.len()];
-        let mut unwritten = Unwritten {
+        let mut unwritten = MeasurementWriter {
             queue,
             keep,
             outage: None,

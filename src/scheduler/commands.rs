@@ -10,7 +10,7 @@ use crate::store::audit::Origin;
 use crate::store::pauses::{self, ALL_JOBS, Pause};
 use crate::store::requests::{self, Asked, Cancelled, Options};
 
-/// Who orders, and from where.
+/// Who commands, and from where.
 #[derive(Debug, Clone, Copy)]
 pub struct By<'a> {
     pub actor: &'a str,
@@ -61,7 +61,7 @@ pub async fn run(
         Asked::Paused { pause, all } => return Ok(Run::Paused { pause, all }),
         Asked::Unknown { known } => return Ok(Run::Unknown { known }),
     };
-    if requests::hearer(tx).await?.is_none() {
+    if requests::current_leader(tx).await?.is_none() {
         tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT ordered").await?;
         return Ok(Run::Nobody);
     }

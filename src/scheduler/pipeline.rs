@@ -23,16 +23,16 @@ use crate::store::leases::Lease;
 use crate::store::runs::State;
 use crate::telemetry::Metrics;
 
-use super::dispatcher::{Conditions, Dispatcher, seconds};
+use super::audit_watch::Trail;
+use super::dispatcher::{DispatchContext, Dispatcher, seconds};
 use super::ledger::{self, Ledger};
-use super::measure::{Measurements, Surroundings};
-use super::notices::{Notice, Notices};
+use super::measure::{Measurements, MonitorContext};
 use super::pause::{Pause, Paused};
+use super::pending_audit::{AuditNotice, PendingAudit};
 use super::role::Role;
 use super::runner::{self, Runner};
 use super::schema::{Progress, Schema};
-use super::trail::Trail;
-use super::{RoleStanding, Standing};
+use super::{LeadershipStatus, RuntimeStatus};
 
 /// A lease is believed for so much less than it was given.
 const TRUST_MARGIN: Duration = Duration::from_secs(1);
@@ -40,23 +40,23 @@ const TRUST_MARGIN: Duration = Duration::from_secs(1);
 const IDLE_LEAST: Duration = Duration::from_millis(5);
 const IDLE_MOST: Duration = Duration::from_secs(1);
 /// How long a stop may take to write what is left to be written.
-const LAST_WORDS_BOUND: Duration = Duration::from_secs(5);
+const FLUSH_BOUND: Duration = Duration::from_secs(5);
 /// By when a pipeline has ended after it was told to.
 pub const STOP_BOUND: Duration =
-    Duration::from_secs(runner::STOP_BOUND.as_secs() + LAST_WORDS_BOUND.as_secs() + 1);
+    Duration::from_secs(runner::STOP_BOUND.as_secs() + FLUSH_BOUND.as_secs() + 1);
 
 /// Everything that a pipeline is given.
-pub struct Parts {
+pub struct PipelineDeps {
     pub db: Arc<Database>,
     pub config: watch::Receiver<Arc<Config>>,
     /// What the process tells, for the audit trail.
-    pub notices: mpsc::Receiver<Notice>,
+    pub notices: mpsc::Receiver<AuditNotice>,
     /// What callers ask of this pipeline itself.
-    pub errands: mpsc::Receiver<Errand>,
+    pub commands: mpsc::Receiver<PipelineCommand>,
     pub board: Arc<Board>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
-    pub standing: Arc<Standing>,
+    pub standing: Arc<RuntimeStatus>,
     pub tasks: Tasks,
     /// Each second.
     pub wake: Arc<Notify>,
@@ -68,14 +68,14 @@ pub struct Parts {
 
 /// What a caller asks of a pipeline; what is asked of jobs goes through the ledger.
 #[derive(Debug)]
-pub enum Errand {
-    /// Apply what is pending. Who asks, and how it ends, stands in [`Standing::migrations`].
+pub enum PipelineCommand {
+    /// Apply what is pending. Who asks, and how it ends, stands in [`RuntimeStatus::migrations`].
     Migrate,
 }
 
 /// The loop over one database.
 pub struct Pipeline {
-    parts: Parts,
+    deps: PipelineDeps,
     config: Arc<Config>,
     ledger: Arc<Ledger>,
     runner: Arc<Runner>,
@@ -83,50 +83,50 @@ pub struct Pipeline {
     measurements: Measurements,
     schema: Schema,
     trail: Trail,
-    notices: Notices,
+    notices: PendingAudit,
     connected: bool,
     role: Role,
     pause: Pause,
     backoff: Backoff,
     not_before: Instant,
-    upkeep_at: Instant,
+    renew_at: Instant,
     /// The kind of error that the log has told of; the same again is told at debug level.
     told: Option<Kind>,
 }
 
 impl Pipeline {
     /// Nothing is opened yet.
-    pub fn new(parts: Parts) -> Pipeline {
-        let config = Arc::clone(&parts.config.borrow());
+    pub fn new(deps: PipelineDeps) -> Pipeline {
+        let config = Arc::clone(&deps.config.borrow());
         let ledger = Arc::new(Ledger::new(
-            Arc::clone(&parts.db),
-            parts.instance.clone(),
+            Arc::clone(&deps.db),
+            deps.instance.clone(),
             config.jobs.lease,
-            Arc::clone(&parts.metrics),
+            Arc::clone(&deps.metrics),
         ));
         let runner = Runner::new(
-            Arc::clone(&parts.db),
+            Arc::clone(&deps.db),
             Arc::clone(&ledger),
-            Arc::clone(&parts.metrics),
-            Arc::clone(&parts.standing),
-            parts.tasks.clone(),
+            Arc::clone(&deps.metrics),
+            Arc::clone(&deps.standing),
+            deps.tasks.clone(),
         );
         let schema = Schema::new(
-            Arc::clone(&parts.db),
-            Arc::clone(&parts.metrics),
-            Arc::clone(&parts.readiness),
-            parts.tasks.clone(),
-            parts.fatal.clone(),
-            Arc::clone(&parts.standing),
-            &parts.instance,
+            Arc::clone(&deps.db),
+            Arc::clone(&deps.metrics),
+            Arc::clone(&deps.readiness),
+            deps.tasks.clone(),
+            deps.fatal.clone(),
+            Arc::clone(&deps.standing),
+            &deps.instance,
         );
         let now = Instant::now();
         Pipeline {
             dispatcher: Dispatcher::new(Arc::clone(&runner), config.jobs.max_concurrent),
-            measurements: Measurements::new(Arc::clone(&parts.board), Arc::clone(&runner), &config),
+            measurements: Measurements::new(Arc::clone(&deps.board), Arc::clone(&runner), &config),
             schema,
             trail: Trail::default(),
-            notices: Notices::default(),
+            notices: PendingAudit::default(),
             ledger,
             runner,
             connected: false,
@@ -134,40 +134,40 @@ impl Pipeline {
             pause: Pause::default(),
             backoff: Backoff::connect(),
             not_before: now,
-            upkeep_at: now,
+            renew_at: now,
             told: None,
             config,
-            parts,
+            deps,
         }
     }
 
     fn target(&self) -> &str {
-        self.parts.db.name()
+        self.deps.db.name()
     }
 
     /// Goes round until the process stops.
     pub async fn run(mut self) {
-        let stop = self.parts.tasks.stopping();
-        let wake = Arc::clone(&self.parts.wake);
+        let stop = self.deps.tasks.stopping();
+        let wake = Arc::clone(&self.deps.wake);
         while !stop.is_cancelled() {
-            self.parts.readiness.beat(self.target(), Instant::now());
-            self.parts
+            self.deps.readiness.beat(self.target(), Instant::now());
+            self.deps
                 .metrics
                 .pipeline_last_iteration_timestamp_seconds
                 .with_label_values(&[self.target()])
                 .set(seconds(Utc::now()));
-            self.parts.db.export();
+            self.deps.db.export();
             self.round().await;
             let idle = self.idle();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = wake.notified() => {}
                 () = self.schema.ended() => {}
-                () = self.runner.lane_free() => {}
+                () = self.runner.slot_free() => {}
                 () = tokio::time::sleep(idle) => {}
-                Ok(()) = self.parts.config.changed() => self.reload(),
-                Some(notice) = self.parts.notices.recv() => self.tell(&notice),
-                Some(Errand::Migrate) = self.parts.errands.recv() => self.schema.once_more(),
+                Ok(()) = self.deps.config.changed() => self.reload(),
+                Some(notice) = self.deps.notices.recv() => self.tell(&notice),
+                Some(PipelineCommand::Migrate) = self.deps.commands.recv() => self.schema.once_more(),
             }
         }
         self.stop().await;
@@ -176,7 +176,7 @@ impl Pipeline {
     /// Until something is due, or somebody may have asked for something. The wake-up of each second
     /// comes beside it, and goes by the wall clock.
     fn idle(&self) -> Duration {
-        if !self.role.is_observer() || Instant::now() < self.not_before {
+        if !self.role.is_leader() || Instant::now() < self.not_before {
             return Duration::from_secs(1);
         }
         let heard =
@@ -192,42 +192,42 @@ impl Pipeline {
     /// Takes in a new configuration: schedules, thresholds, retention; a failed migration is tried
     /// again. What a process cannot change while it runs (addresses, pool sizes) stays.
     fn reload(&mut self) {
-        self.config = Arc::clone(&self.parts.config.borrow_and_update());
+        self.config = Arc::clone(&self.deps.config.borrow_and_update());
         self.dispatcher.forget();
         self.measurements.at_once();
         self.schema.again();
     }
 
     /// A row of the audit trail, written as soon as it can be.
-    fn tell(&mut self, notice: &Notice) {
+    fn tell(&mut self, notice: &AuditNotice) {
         let urgent = notice.is_urgent();
         let (at, instance) = (self.measurements.now(), self.ledger.instance());
-        self.notices.take(notice, at, instance, self.parts.db.name());
+        self.notices.take(notice, at, instance, self.deps.db.name());
         if urgent {
-            self.upkeep_at = Instant::now();
+            self.renew_at = Instant::now();
         }
     }
 
-    fn role_standing(&self) -> RoleStanding {
+    fn leadership_status(&self) -> LeadershipStatus {
         let holder = match &self.role {
             Role::Standby { holder } => Some(holder.clone()),
             _ => None,
         };
-        RoleStanding {
-            observer: self.role.is_observer(),
+        LeadershipStatus {
+            observer: self.role.is_leader(),
             holder,
             paused: self.pause.paused().cloned(),
         }
     }
 
     async fn round(&mut self) {
-        self.doubt();
-        self.pause.settle(&self.config, self.parts.db.name(), &self.parts.metrics);
-        self.parts.standing.set_role(self.role_standing());
+        self.expire_unrenewed_lease();
+        self.pause.settle(&self.config, self.deps.db.name(), &self.deps.metrics);
+        self.deps.standing.set_role(self.leadership_status());
         self.measure();
         if self.schema.look(&self.config) == Progress::BecameReady {
             // The lease can be had now, and there is more to be judged.
-            self.upkeep_at = Instant::now();
+            self.renew_at = Instant::now();
             self.measurements.at_once();
         }
         if Instant::now() < self.not_before {
@@ -245,9 +245,9 @@ impl Pipeline {
     fn failed(&mut self, error: &Error) {
         self.not_before = Instant::now() + self.backoff.next_delay();
         if !self.connected {
-            self.parts.readiness.connect_failed(self.target(), error.kind().as_str());
+            self.deps.readiness.connect_failed(self.target(), error.kind().as_str());
         }
-        let (target, kind) = (self.parts.db.name(), error.kind());
+        let (target, kind) = (self.deps.db.name(), error.kind());
         if self.told.replace(kind) == Some(kind) {
             tracing::debug!(database = target, kind = kind.as_str(), error = %error, "still failing");
         } else {
@@ -261,29 +261,29 @@ impl Pipeline {
         if !self.connected {
             self.ledger.reach().await?;
             self.connected = true;
-            self.parts.readiness.connected(self.target());
+            self.deps.readiness.connected(self.target());
             tracing::info!(database = self.target(), "connected");
         }
         self.schema.start(&self.config);
-        if Instant::now() >= self.upkeep_at {
-            self.upkeep().await?;
+        if Instant::now() >= self.renew_at {
+            self.renew_leases().await?;
         }
-        if self.role.is_observer()
+        if self.role.is_leader()
             && let Some(migrated) = self.schema.ready()
         {
-            let (zentry, paused, until) = (migrated.zentry, self.pause.is_here(), self.upkeep_at);
+            let (zentry, paused, until) = (migrated.zentry, self.pause.is_here(), self.renew_at);
             self.dispatcher
-                .fire_due(Conditions { config: &self.config, zentry, paused, until })
+                .fire_due(DispatchContext { config: &self.config, zentry, paused, until })
                 .await?;
         }
         Ok(())
     }
 
     /// The lease, and what hangs on it: three times within its length.
-    async fn upkeep(&mut self) -> Result<(), Error> {
+    async fn renew_leases(&mut self) -> Result<(), Error> {
         let lease = self.ledger.lease();
         let asked = Instant::now();
-        let answer = self.ledger.observe().await.map(|answer| {
+        let answer = self.ledger.acquire_leadership().await.map(|answer| {
             self.dispatcher.set_clock(answer.clock);
             self.measurements.set_clock(answer.clock);
             answer.lease
@@ -291,7 +291,7 @@ impl Pipeline {
         let (role, again) = match answer {
             Ok(Lease::Held { epoch }) => {
                 // Counted from before it was asked for.
-                (Role::Observer { epoch, until: asked + lease - TRUST_MARGIN }, lease / 3)
+                (Role::Leader { epoch, until: asked + lease - TRUST_MARGIN }, lease / 3)
             }
             // When the holder is gone, its place is taken as soon as its time is up.
             Ok(Lease::Other { holder, left }) => (Role::Standby { holder }, left.min(lease / 3)),
@@ -311,21 +311,21 @@ impl Pipeline {
         {
             tracing::debug!(database = self.target(), error = %error, "notices wait to be recorded in the audit trail");
         }
-        if self.role.is_observer() {
+        if self.role.is_leader() {
             self.reap().await?;
-            let look = self.trail.look(&self.ledger, &self.parts.metrics, self.parts.db.name());
+            let look = self.trail.look(&self.ledger, &self.deps.metrics, self.deps.db.name());
             // What cannot be read is no reason to stop working.
             if let Err(error) = look.await {
                 tracing::debug!(database = self.target(), error = %error, "the audit trail was not looked at");
             }
         }
-        self.upkeep_at = asked + again;
+        self.renew_at = asked + again;
         Ok(())
     }
 
     /// Without an answer, the lease is believed only until its time is up.
-    fn doubt(&mut self) {
-        if let Role::Observer { until, .. } = self.role
+    fn expire_unrenewed_lease(&mut self) {
+        if let Role::Leader { until, .. } = self.role
             && Instant::now() >= until
         {
             tracing::warn!(
@@ -337,14 +337,14 @@ impl Pipeline {
     }
 
     fn become_role(&mut self, role: Role) {
-        let (was, is) = (self.role.is_observer(), role.is_observer());
-        let target = self.parts.db.name();
-        self.parts.metrics.leader.with_label_values(&[target]).set(i64::from(is));
+        let (was, is) = (self.role.is_leader(), role.is_leader());
+        let target = self.deps.db.name();
+        self.deps.metrics.leader.with_label_values(&[target]).set(i64::from(is));
         match &role {
-            Role::Observer { epoch, .. } if !was => {
+            Role::Leader { epoch, .. } if !was => {
                 tracing::info!(
                     database = target,
-                    instance = self.parts.instance,
+                    instance = self.deps.instance,
                     epoch,
                     "this instance observes the database"
                 );
@@ -369,14 +369,14 @@ impl Pipeline {
         if was && !is {
             self.dispatcher.forget();
             // An error says that there was no such series.
-            self.parts.metrics.remove_audit(target);
+            self.deps.metrics.remove_audit(target);
             self.trail.forget();
-            let _ = self.parts.metrics.jobs_quarantined.remove_label_values(&[target]);
+            let _ = self.deps.metrics.jobs_quarantined.remove_label_values(&[target]);
         }
         if matches!(role, Role::Standby { .. }) {
             // One connection is what an instance that does not observe may hold.
             for purpose in [Purpose::Observe, Purpose::Job] {
-                self.parts.db.close_idle(purpose);
+                self.deps.db.close_idle(purpose);
             }
         }
         if self.role.looks() != role.looks() {
@@ -388,7 +388,7 @@ impl Pipeline {
     /// Writes the endings that wait for the database.
     async fn flush(&mut self) -> Result<(), Error> {
         for (job, state) in self.ledger.flush().await? {
-            if state == ledger::Standing::Other(Some(State::Succeeded.as_str().to_owned())) {
+            if state == ledger::FinishResult::Other(Some(State::Succeeded.as_str().to_owned())) {
                 self.runner.amend(&job);
             }
         }
@@ -399,7 +399,7 @@ impl Pipeline {
         for orphan in self.ledger.reap().await? {
             tracing::warn!(database = self.target(), job = orphan.job, run_id = %orphan.id, instance = orphan.instance,
                 "a run stopped renewing its lease; recorded as lost");
-            self.parts
+            self.deps
                 .metrics
                 .job_runs_total
                 .with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()])
@@ -409,7 +409,7 @@ impl Pipeline {
                 orphan.instance, orphan.id
             ));
             let job = JobName::new(&orphan.job);
-            self.parts
+            self.deps
                 .standing
                 .update(&job, |standing| standing.ended(State::Lost, error, Utc::now()));
         }
@@ -431,19 +431,19 @@ impl Pipeline {
         }
         // Of those whose transaction is still open the row could not even be ended.
         let waiting = waiting.len() + self.ledger.unwritten();
-        self.parts.metrics.jobs_quarantined.with_label_values(&[self.target()]).set(waiting as i64);
+        self.deps.metrics.jobs_quarantined.with_label_values(&[self.target()]).set(waiting as i64);
         Ok(())
     }
 
     /// Starts the measurements that are due; they never make a round wait.
     fn measure(&mut self) {
-        let surroundings = self.surroundings();
-        self.measurements.tick(&self.config, &surroundings, Utc::now());
+        let context = self.context();
+        self.measurements.tick(&self.config, &context, Utc::now());
     }
 
-    fn surroundings(&self) -> Surroundings {
+    fn context(&self) -> MonitorContext {
         let migrated = self.schema.ready();
-        Surroundings {
+        MonitorContext {
             observing: self.role.looks(),
             writable: migrated.is_some() && self.role.writes(),
             keeps: self.role != Role::Alone,
@@ -457,23 +457,23 @@ impl Pipeline {
     /// Waits for what the token has told to end, writes or keeps what was measured, then leaves the lease to
     /// the next instance.
     async fn stop(&mut self) {
-        self.parts.readiness.retire(self.target());
+        self.deps.readiness.retire(self.target());
         let bound = Instant::now() + runner::STOP_BOUND;
         while (self.runner.count() > 0 || self.schema.is_migrating()) && Instant::now() < bound {
-            self.hold_on(bound).await;
+            self.renew_while_draining(bound).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.schema.abandon();
-        let surroundings = self.surroundings();
-        let last_words = async {
-            self.measurements.stop(&surroundings).await;
+        let context = self.context();
+        let flush_on_stop = async {
+            self.measurements.stop(&context).await;
             self.ledger.flush().await?;
             if self.role.writes() {
                 self.notices.write(&self.ledger).await?;
             }
-            if self.role.is_observer() { self.ledger.resign().await } else { Ok(()) }
+            if self.role.is_leader() { self.ledger.release_leadership().await } else { Ok(()) }
         };
-        match tokio::time::timeout(LAST_WORDS_BOUND, last_words).await {
+        match tokio::time::timeout(FLUSH_BOUND, flush_on_stop).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(database = self.target(), error = %error, "the lease ends by itself")
@@ -485,14 +485,14 @@ impl Pipeline {
     }
 
     /// While runs end: their leases may not, or another instance would record them as lost.
-    async fn hold_on(&mut self, bound: Instant) {
-        if Instant::now() < self.upkeep_at {
+    async fn renew_while_draining(&mut self, bound: Instant) {
+        if Instant::now() < self.renew_at {
             return;
         }
-        self.upkeep_at = Instant::now() + self.ledger.lease() / 3;
+        self.renew_at = Instant::now() + self.ledger.lease() / 3;
         let renew = async {
-            if self.role.is_observer() {
-                self.ledger.observe().await?;
+            if self.role.is_leader() {
+                self.ledger.acquire_leadership().await?;
             }
             self.runner.keep_leases().await
         };

@@ -1,4 +1,4 @@
-//! From what is due to what runs: claims for the observer, a lane each.
+//! From what is due to what runs: claims for the observer, a slot each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::{Builtin, Config, JobName, ON_TIME};
 use crate::db::Error;
-use crate::store::claims::{Answer, Ask, Skip, Verdict, Wanted};
+use crate::store::claims::{ClaimKind, ClaimRequest, ClaimResult, Skip, Verdict};
 use crate::store::runs::State;
 
-use super::agenda::Agenda;
-use super::lanes::{Lane, Lanes};
-use super::runner::{Order, Runner};
+use super::due_queue::DueQueue;
+use super::runner::{ClaimedRun, Runner};
+use super::worker_slots::{WorkerSlot, WorkerSlots};
 
 /// After how many asks the history of a job is bounded: often enough that it never holds many more
 /// rows than it may.
@@ -21,13 +21,13 @@ const PRUNE_AFTER: u32 = 200;
 /// How many jobs one transaction settles.
 const BATCH_MAX: usize = 64;
 /// How often it is listened for what people ask: what they ask for begins within a second.
-const HEAR_EVERY: Duration = Duration::from_millis(800);
+const REQUEST_POLL_INTERVAL: Duration = Duration::from_millis(800);
 
 /// Claims and starts what is due of one database.
 pub struct Dispatcher {
     runner: Arc<Runner>,
-    lanes: Lanes,
-    agenda: Agenda,
+    worker_slots: WorkerSlots,
+    due_queue: DueQueue,
     heard: Option<Instant>,
     /// How many runs and skips of each job there were since its history was bounded.
     unpruned: BTreeMap<JobName, u32>,
@@ -41,7 +41,7 @@ pub struct Dispatcher {
 
 /// What holds for everything that is fired in one round.
 #[derive(Debug, Clone, Copy)]
-pub struct Conditions<'a> {
+pub struct DispatchContext<'a> {
     pub config: &'a Arc<Config>,
     /// Whether the bundled set is applied.
     pub zentry: bool,
@@ -52,12 +52,12 @@ pub struct Conditions<'a> {
 }
 
 impl Dispatcher {
-    /// With so many lanes.
-    pub fn new(runner: Arc<Runner>, lanes: u32) -> Dispatcher {
+    /// With so many worker_slots.
+    pub fn new(runner: Arc<Runner>, worker_slots: u32) -> Dispatcher {
         Dispatcher {
             runner,
-            lanes: Lanes::new(lanes),
-            agenda: Agenda::default(),
+            worker_slots: WorkerSlots::new(worker_slots),
+            due_queue: DueQueue::default(),
             heard: None,
             unpruned: BTreeMap::new(),
             partitions_at_once: true,
@@ -68,7 +68,7 @@ impl Dispatcher {
     /// Reads the ledger again before the next claim: the configuration changed, or another observes and says
     /// what is due next.
     pub fn forget(&mut self) {
-        for name in self.agenda.forget() {
+        for name in self.due_queue.forget() {
             self.withdraw(&name);
         }
     }
@@ -91,27 +91,27 @@ impl Dispatcher {
 
     /// How long there is nothing to do, as far as is known.
     pub fn idle_for(&self) -> Option<Duration> {
-        let next = self.agenda.next()?;
+        let next = self.due_queue.next()?;
         Some((next - self.now()).to_std().unwrap_or_default())
     }
 
     /// When it is listened again for what people ask.
     pub fn listens_at(&self) -> Option<Instant> {
-        self.heard.map(|at| at + HEAR_EVERY)
+        self.heard.map(|at| at + REQUEST_POLL_INTERVAL)
     }
 
-    /// Claims and starts everything that is due or asked for. What finds no free lane stays due.
-    pub async fn fire_due(&mut self, now: Conditions<'_>) -> Result<(), Error> {
-        if self.agenda.is_empty() {
+    /// Claims and starts everything that is due or asked for. What finds no free slot stays due.
+    pub async fn fire_due(&mut self, now: DispatchContext<'_>) -> Result<(), Error> {
+        if self.due_queue.is_empty() {
             self.register(now.config).await?;
         }
         for job in self.runner.take_ended() {
-            self.agenda.freed(&job);
+            self.due_queue.freed(&job);
         }
         if std::mem::take(&mut self.partitions_at_once) {
-            self.agenda.at_once(Builtin::Partitions);
+            self.due_queue.at_once(Builtin::Partitions);
         }
-        if self.heard.is_none_or(|at| at.elapsed() >= HEAR_EVERY) {
+        if self.heard.is_none_or(|at| at.elapsed() >= REQUEST_POLL_INTERVAL) {
             self.listen().await?;
         }
         while Instant::now() < now.until && self.settle(now).await? {}
@@ -123,20 +123,20 @@ impl Dispatcher {
     }
 
     /// Settles one batch; true when there may be more.
-    async fn settle(&mut self, now: Conditions<'_>) -> Result<bool, Error> {
+    async fn settle(&mut self, now: DispatchContext<'_>) -> Result<bool, Error> {
         let mut asks = Vec::new();
-        let mut lanes: Vec<Option<Lane>> = Vec::new();
+        let mut worker_slots: Vec<Option<WorkerSlot>> = Vec::new();
         let mut without_lane = false;
-        for mut ask in self.agenda.look(self.now(), now.paused) {
-            let Some((job, _)) = self.agenda.job(&ask.job) else { continue };
-            let lane = match needs_lane(&ask) {
-                true => match self.lanes.take(job) {
-                    Some(lane) => Some(lane),
+        for mut ask in self.due_queue.look(self.now(), now.paused) {
+            let Some((job, _)) = self.due_queue.job(&ask.job) else { continue };
+            let slot = match needs_lane(&ask) {
+                true => match self.worker_slots.take(job) {
+                    Some(slot) => Some(slot),
                     None => {
                         without_lane = true;
                         // What came before it can be recorded all the same.
                         match &mut ask.wanted {
-                            Wanted::Due { missed, fire } if !missed.is_empty() => *fire = None,
+                            ClaimKind::Due { missed, fire } if !missed.is_empty() => *fire = None,
                             _ => continue,
                         }
                         None
@@ -145,7 +145,7 @@ impl Dispatcher {
                 false => None,
             };
             asks.push(self.completed(ask).await?);
-            lanes.push(lane);
+            worker_slots.push(slot);
             if asks.len() == BATCH_MAX {
                 break;
             }
@@ -155,12 +155,12 @@ impl Dispatcher {
         }
         let answers = self.runner.ledger.claim(&asks).await?;
         let (mut moved, mut known) = (false, true);
-        for ((ask, answer), lane) in asks.iter().zip(&answers).zip(lanes) {
-            // A lane that was taken in vain is for the next; what was held back is not asked for at once.
+        for ((ask, answer), slot) in asks.iter().zip(&answers).zip(worker_slots) {
+            // A slot that was taken in vain is for the next; what was held back is not asked for at once.
             moved |= without_lane || answer.verdict != Verdict::Hold;
             *self.unpruned.entry(ask.job.clone()).or_default() += 1;
-            known &= self.agenda.answered(ask, answer, self.now());
-            self.act(now, ask, answer, lane);
+            known &= self.due_queue.answered(ask, answer, self.now());
+            self.act(now, ask, answer, slot);
         }
         if !known {
             // What lies above the floors now has to be read.
@@ -189,24 +189,30 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// A floor goes back together with the range that reaches over it.
-    async fn completed(&self, mut ask: Ask) -> Result<Ask, Error> {
-        if let Wanted::Rewind { to, cut } = &mut ask.wanted {
-            tracing::warn!(database = self.target(), job = ask.job.as_str(), floor = %ask.floor, clock = %to,
+    /// A watermark goes back together with the range that reaches over it.
+    async fn completed(&self, mut ask: ClaimRequest) -> Result<ClaimRequest, Error> {
+        if let ClaimKind::Rewind { to, cut } = &mut ask.wanted {
+            tracing::warn!(database = self.target(), job = ask.job.as_str(), watermark = %ask.watermark, clock = %to,
                 "the database's clock was set back; instants from then on are due again, but for those that have run");
             if let Some(first) = self.runner.ledger.reaching_over(&ask.job, *to).await? {
-                *cut = self.agenda.cut(&ask.job, first, *to);
+                *cut = self.due_queue.cut(&ask.job, first, *to);
             }
         }
         Ok(ask)
     }
 
-    fn act(&self, now: Conditions<'_>, ask: &Ask, answer: &Answer, lane: Option<Lane>) {
+    fn act(
+        &self,
+        now: DispatchContext<'_>,
+        ask: &ClaimRequest,
+        answer: &ClaimResult,
+        slot: Option<WorkerSlot>,
+    ) {
         let job = &ask.job;
         // Where another settles the job at this moment, nothing of it was recorded.
-        if let Wanted::Due { missed, .. } = &ask.wanted
+        if let ClaimKind::Due { missed, .. } = &ask.wanted
             && answer.verdict != Verdict::Stale
-            && answer.floor != ask.floor
+            && answer.watermark != ask.watermark
         {
             for missed in missed {
                 self.skipped(job, missed.reason, missed.count);
@@ -217,12 +223,12 @@ impl Dispatcher {
                 }
             }
         }
-        match (answer.verdict, answer.run, lane) {
-            (Verdict::Run, Some(run), Some(lane)) => {
-                let Some((spec, offset)) = self.agenda.job(job) else { return };
-                let manual = matches!(ask.wanted, Wanted::Queued { .. });
+        match (answer.verdict, answer.run, slot) {
+            (Verdict::Run, Some(run), Some(slot)) => {
+                let Some((spec, offset)) = self.due_queue.job(job) else { return };
+                let manual = matches!(ask.wanted, ClaimKind::Queued { .. });
                 let offset = if manual { TimeDelta::zero() } else { offset };
-                let order = Order {
+                let order = ClaimedRun {
                     job: job.clone(),
                     spec: spec.clone(),
                     id: run.id,
@@ -235,7 +241,7 @@ impl Dispatcher {
                     let labels = [self.target(), job.as_str()];
                     self.runner.metrics.job_catch_up_runs_total.with_label_values(&labels).inc();
                 }
-                self.runner.start(order, lane);
+                self.runner.start(order, slot);
             }
             (Verdict::Skip(reason), _, _) => {
                 self.skipped(job, reason, 1);
@@ -264,20 +270,20 @@ impl Dispatcher {
     }
 
     async fn listen(&mut self) -> Result<(), Error> {
-        let heard = self.runner.ledger.hear(&self.agenda.leaders()).await?;
+        let heard = self.runner.ledger.poll_requests(&self.due_queue.upstream_jobs()).await?;
         self.heard = Some(Instant::now());
         for wish in &heard.cancel {
             self.runner.cancel(wish.id, &wish.by);
         }
-        self.agenda.hear(&heard);
+        self.due_queue.poll_requests(&heard);
         Ok(())
     }
 
     /// Makes the jobs known to the ledger, and remembers how their last runs ended.
     async fn register(&mut self, config: &Config) -> Result<(), Error> {
         let database = self.target().to_owned();
-        let registered = self.runner.ledger.register(&Agenda::specs(config, &database)).await?;
-        self.agenda.adopt(config, &database, registered);
+        let registered = self.runner.ledger.register(&DueQueue::specs(config, &database)).await?;
+        self.due_queue.adopt(config, &database, registered);
         self.runner.metrics.init_counters(&database, config.jobs.all.keys().map(JobName::as_str));
         self.runner.standing.retain(|name| config.jobs.all.contains_key(name));
         for last in self.runner.ledger.last_runs().await? {
@@ -301,7 +307,7 @@ impl Dispatcher {
     }
 
     fn announce(&self) {
-        for (name, next) in self.agenda.next_of_each() {
+        for (name, next) in self.due_queue.next_of_each() {
             match next {
                 Some(next) => {
                     let labels = [self.target(), name.as_str()];
@@ -323,8 +329,11 @@ impl Dispatcher {
 }
 
 /// Whether something may run when the ledger agrees.
-fn needs_lane(ask: &Ask) -> bool {
-    matches!(ask.wanted, Wanted::Due { fire: Some(_), .. } | Wanted::Queued { skip: None, .. })
+fn needs_lane(ask: &ClaimRequest) -> bool {
+    matches!(
+        ask.wanted,
+        ClaimKind::Due { fire: Some(_), .. } | ClaimKind::Queued { skip: None, .. }
+    )
 }
 
 /// For gauges.

@@ -23,31 +23,31 @@ use crate::db::retry::Backoff;
 use crate::db::{Database, Error, Kind, Purpose, Tx, TxOptions};
 use crate::lifecycle::Tasks;
 use crate::migrate::{self, plan::State, source};
-use crate::store::claims::{self, Ask, Claimer, Run, Verdict, Wanted};
-use crate::store::history;
+use crate::store::claims::{self, ClaimKind, ClaimRequest, Claimer, Run, Verdict};
 use crate::store::overview::{self, Open};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
 use crate::store::requests::{self, Asked};
 use crate::store::run_history::{self, Entry};
+use crate::store::schema_migrations;
 use crate::telemetry::Metrics;
 
-use super::Standing;
-use super::agenda::Agenda;
-use super::lanes::Lanes;
+use super::RuntimeStatus;
+use super::due_queue::DueQueue;
 use super::ledger::Ledger;
 use super::pause;
-use super::runner::{Order, Runner};
+use super::runner::{ClaimedRun, Runner};
+use super::worker_slots::WorkerSlots;
 
 /// For a statement on pgsteward's own tables, and for a whole call of them.
 const BOUND: Duration = Duration::from_secs(5);
 const CALL_BOUND: Duration = Duration::from_secs(15);
 /// How often it is looked whether somebody wants the run cancelled.
-const HEAR_EVERY: Duration = Duration::from_millis(800);
+const REQUEST_POLL_INTERVAL: Duration = Duration::from_millis(800);
 /// How long the end of a run may wait for a database that is away.
-const LAST_WORDS_BOUND: Duration = Duration::from_secs(60);
+const FLUSH_BOUND: Duration = Duration::from_secs(60);
 
 /// What is run, for whom, and with what.
-pub struct Wish<'a> {
+pub struct RunRequest<'a> {
     pub db: &'a Arc<Database>,
     pub config: &'a Arc<Config>,
     pub metrics: &'a Arc<Metrics>,
@@ -81,7 +81,7 @@ pub enum Outcome {
 }
 
 /// Runs it, unless something speaks against it. Cancelling `stop` cancels the run on the server.
-pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Error> {
+pub async fn run(wish: RunRequest<'_>, stop: CancellationToken) -> Result<Outcome, Error> {
     let zentry = match migrated(wish.db, wish.config).await? {
         Ok(zentry) => zentry,
         Err(pending) => return Ok(Outcome::NotMigrated { pending }),
@@ -98,7 +98,7 @@ pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Err
         Arc::clone(wish.metrics),
     ));
     // One lane, and nobody else to take it.
-    let Some(lane) = Lanes::new(1).take(wish.job) else {
+    let Some(lane) = WorkerSlots::new(1).take(wish.job) else {
         return Err(Error::new(Kind::PoolTimeout, "there is no lane for the run"));
     };
     clear_up(&wish, &ledger).await?;
@@ -111,10 +111,10 @@ pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Err
         Arc::clone(wish.db),
         Arc::clone(&ledger),
         Arc::clone(wish.metrics),
-        Arc::new(Standing::default()),
+        Arc::new(RuntimeStatus::default()),
         wish.tasks.clone(),
     );
-    let order = Order {
+    let order = ClaimedRun {
         job: wish.name.clone(),
         spec: wish.job.clone(),
         id: run.id,
@@ -125,7 +125,7 @@ pub async fn run(wish: Wish<'_>, stop: CancellationToken) -> Result<Outcome, Err
     };
     runner.start(order, lane);
     see_through(&runner, &ledger, run.id, wish.actor, stop).await;
-    last_words(&wish, &ledger, run.id).await
+    flush_on_stop(&wish, &ledger, run.id).await
 }
 
 /// Whether the bundled set is applied; or what is not applied that should be.
@@ -145,14 +145,14 @@ async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<Str
         return Ok(Err(pending));
     }
     let conn = db.acquire(Purpose::Migrate).await?;
-    Ok(Ok(history::has_set(&conn, source::ZENTRY).await?))
+    Ok(Ok(schema_migrations::has_set(&conn, source::ZENTRY).await?))
 }
 
 /// Where no instance observes, nobody else ends what a dead one has left in the job's slot.
-async fn clear_up(wish: &Wish<'_>, ledger: &Ledger) -> Result<(), Error> {
+async fn clear_up(wish: &RunRequest<'_>, ledger: &Ledger) -> Result<(), Error> {
     let mut conn = wish.db.acquire(Purpose::Control).await?;
     let options = TxOptions::within(BOUND).read_only();
-    let read = conn.transaction(&options, |tx| Box::pin(requests::hearer(tx)));
+    let read = conn.transaction(&options, |tx| Box::pin(requests::current_leader(tx)));
     let observer = tokio::time::timeout(CALL_BOUND, read)
         .await
         .unwrap_or_else(|_| Err(no_answer("read who observes")))?;
@@ -170,8 +170,8 @@ enum Claim {
     Refused(Outcome),
 }
 
-async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
-    let specs = Agenda::specs(wish.config, wish.db.name());
+async fn claim(wish: &RunRequest<'_>, ledger: &Ledger) -> Result<Claim, Error> {
+    let specs = DueQueue::specs(wish.config, wish.db.name());
     let spec_hash = &specs
         .into_iter()
         .find(|(name, _)| name == wish.name)
@@ -200,12 +200,12 @@ async fn claim(wish: &Wish<'_>, ledger: &Ledger) -> Result<Claim, Error> {
 
 async fn claim_in(
     tx: &Tx<'_>,
-    wish: &Wish<'_>,
+    wish: &RunRequest<'_>,
     spec_hash: &str,
     claimer: Claimer<'_>,
 ) -> Result<Claim, Error> {
     let name = wish.name.as_str();
-    requests::introduce(tx, name).await?;
+    requests::ensure_job_row(tx, name).await?;
     let (id, slot) = match requests::ask(tx, name, wish.actor, None).await? {
         Asked::Queued { id, slot } => (id, slot),
         Asked::Waiting { id } => return Ok(Claim::Refused(Outcome::Waiting { id })),
@@ -221,11 +221,11 @@ async fn claim_in(
         );
     }
     // The row stays the instances': what they claim by is not for one run to change.
-    let wanted = Wanted::Queued { id, skip: None };
-    let asks = [Ask {
+    let wanted = ClaimKind::Queued { id, skip: None };
+    let asks = [ClaimRequest {
         job: wish.name.clone(),
         spec_hash: theirs,
-        floor: slot.floor,
+        watermark: slot.watermark,
         paused: false,
         wanted,
     }];
@@ -266,7 +266,7 @@ async fn see_through(
     loop {
         tokio::select! {
             biased;
-            () = runner.lane_free() => return,
+            () = runner.slot_free() => return,
             () = stop.cancelled(), if !stopped => {
                 // Its task may not have begun yet, and is then told a little later.
                 stopped = runner.count() > 0;
@@ -283,7 +283,7 @@ async fn see_through(
 async fn listen(runner: &Runner, ledger: &Ledger) -> Infallible {
     let mut renew_at = Instant::now() + ledger.lease() / 3;
     loop {
-        tokio::time::sleep(HEAR_EVERY.min(ledger.lease() / 3)).await;
+        tokio::time::sleep(REQUEST_POLL_INTERVAL.min(ledger.lease() / 3)).await;
         let outcome = if Instant::now() >= renew_at {
             let asked = Instant::now();
             let renewed = runner.keep_leases().await;
@@ -292,7 +292,7 @@ async fn listen(runner: &Runner, ledger: &Ledger) -> Infallible {
             }
             renewed
         } else {
-            hear(runner, ledger).await
+            poll_requests(runner, ledger).await
         };
         if let Err(error) = outcome {
             tracing::debug!(error = %error, "the run's lease could not be looked after; trying again");
@@ -300,8 +300,8 @@ async fn listen(runner: &Runner, ledger: &Ledger) -> Infallible {
     }
 }
 
-async fn hear(runner: &Runner, ledger: &Ledger) -> Result<(), Error> {
-    for wish in ledger.hear(&[]).await?.cancel {
+async fn poll_requests(runner: &Runner, ledger: &Ledger) -> Result<(), Error> {
+    for wish in ledger.poll_requests(&[]).await?.cancel {
         runner.cancel(wish.id, &wish.by);
     }
     Ok(())
@@ -309,7 +309,7 @@ async fn hear(runner: &Runner, ledger: &Ledger) -> Result<(), Error> {
 
 /// Writes what could not be written while the database was away, and reads how the run ended: its row
 /// knows better than who ran it.
-async fn last_words(wish: &Wish<'_>, ledger: &Ledger, id: Uuid) -> Result<Outcome, Error> {
+async fn flush_on_stop(wish: &RunRequest<'_>, ledger: &Ledger, id: Uuid) -> Result<Outcome, Error> {
     let words = async {
         let mut backoff = Backoff::connect();
         loop {
@@ -328,5 +328,5 @@ async fn last_words(wish: &Wish<'_>, ledger: &Ledger, id: Uuid) -> Result<Outcom
             }
         }
     };
-    tokio::time::timeout(LAST_WORDS_BOUND, words).await.unwrap_or(Ok(Outcome::Untold { id }))
+    tokio::time::timeout(FLUSH_BOUND, words).await.unwrap_or(Ok(Outcome::Untold { id }))
 }

@@ -17,10 +17,10 @@ use uuid::Uuid;
 use crate::config::JobName;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
 use crate::observe::sessions;
-use crate::store::claims::{self, Answer, Ask, Claimer};
+use crate::store::claims::{self, ClaimRequest, ClaimResult, Claimer};
 use crate::store::orphans::{self, Orphan};
 use crate::store::pauses::{self, Pause};
-use crate::store::requests::{self, Heard};
+use crate::store::requests::{self, PendingRequests};
 use crate::store::run_history::{self, LastRun};
 use crate::store::runs::{self, Backend, Ended, Progress, Registered, Renewed, State};
 use crate::store::{audit, leases, pruning};
@@ -61,11 +61,11 @@ fn is_refused_for_good(error: &Error) -> bool {
 
 /// How a run stands, after its end was to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum FinishResult {
     /// As it was said.
     Written,
     /// Not known to the ledger yet.
-    Unwritten,
+    MeasurementWriter,
     /// In this state already, by its row; `None` where that is gone.
     Other(Option<String>),
 }
@@ -139,7 +139,7 @@ impl Ledger {
     }
 
     /// Takes or renews the observer's lease.
-    pub async fn observe(&self) -> Result<leases::Answer, Error> {
+    pub async fn acquire_leadership(&self) -> Result<leases::LeaseGrant, Error> {
         self.within("take the observer's lease", async {
             leases::acquire(
                 &mut *self.control().await?,
@@ -154,7 +154,7 @@ impl Ledger {
     }
 
     /// Gives the observer's lease up.
-    pub async fn resign(&self) -> Result<(), Error> {
+    pub async fn release_leadership(&self) -> Result<(), Error> {
         self.within("give the observer's lease up", async {
             leases::release(&mut *self.control().await?, leases::OBSERVER, &self.instance, BOUND)
                 .await
@@ -171,14 +171,14 @@ impl Ledger {
     }
 
     /// Settles what is due, or waits, of several jobs at once.
-    pub async fn claim(&self, asks: &[Ask]) -> Result<Vec<Answer>, Error> {
+    pub async fn claim(&self, asks: &[ClaimRequest]) -> Result<Vec<ClaimResult>, Error> {
         let claimer = Claimer { instance: &self.instance, lease: self.lease };
         let settled = self
             .within("claim due instants", async {
                 claims::claim(&mut *self.control().await?, claimer, asks, BOUND).await
             })
             .await?;
-        let rows = settled.answers.iter().map(claims::Answer::rows_written).sum();
+        let rows = settled.answers.iter().map(claims::ClaimResult::rows_written).sum();
         if let Some(per_row) = settled.wal_bytes.checked_div(rows) {
             self.wal_per_row.fetch_min(per_row, Ordering::Relaxed);
         }
@@ -210,10 +210,10 @@ impl Ledger {
         .await
     }
 
-    /// What waits to be heard; `leaders` are the jobs that others follow.
-    pub async fn hear(&self, leaders: &[String]) -> Result<Heard, Error> {
+    /// What waits to be heard; `upstream_jobs` are the jobs that others follow.
+    pub async fn poll_requests(&self, upstream_jobs: &[String]) -> Result<PendingRequests, Error> {
         self.within("listen for requests", async {
-            requests::hear(&*self.control().await?, leaders, BOUND).await
+            requests::poll_requests(&*self.control().await?, upstream_jobs, BOUND).await
         })
         .await
     }
@@ -250,7 +250,7 @@ impl Ledger {
 
     /// Writes how a run ended, now or when the database is back. Returns how it stands, by its row: a
     /// run whose connection broke may have committed, and recorded that.
-    pub async fn finish(&self, ended: Ended) -> Standing {
+    pub async fn finish(&self, ended: Ended) -> FinishResult {
         match self.write(&ended, PATIENCE).await {
             Ok(standing) => standing,
             Err(error) => {
@@ -264,7 +264,7 @@ impl Ledger {
                         "the end of a run is not written yet; trying again when the database is back");
                 }
                 self.keep(ended);
-                Standing::Unwritten
+                FinishResult::MeasurementWriter
             }
         }
     }
@@ -274,7 +274,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Why the database cannot be written to at the moment; the endings are kept then.
-    pub async fn flush(&self) -> Result<Vec<(JobName, Standing)>, Error> {
+    pub async fn flush(&self) -> Result<Vec<(JobName, FinishResult)>, Error> {
         let mut waiting = std::mem::take(&mut *self.lock());
         let mut stands = Vec::new();
         while let Some(next) = waiting.pop_front() {
@@ -299,21 +299,21 @@ impl Ledger {
 
     /// Writes one ending. What the server refuses for good is told and given up: its lease passes, and it
     /// is reaped as lost.
-    async fn write(&self, ended: &Ended, patience: Duration) -> Result<Standing, Error> {
+    async fn write(&self, ended: &Ended, patience: Duration) -> Result<FinishResult, Error> {
         let (job, id) = (ended.job.as_str(), ended.id);
         let written = self.within("write the end of a run", async {
             let conn = &mut *self.control().await?;
             match runs::finish(conn, ended, patience, BOUND).await? {
-                true => Ok(Standing::Written),
-                false => Ok(Standing::Other(runs::state_of(conn, id, BOUND).await?)),
+                true => Ok(FinishResult::Written),
+                false => Ok(FinishResult::Other(runs::state_of(conn, id, BOUND).await?)),
             }
         });
         match written.await {
             // It was written before, and the answer got lost.
-            Ok(Standing::Other(Some(state))) if state == ended.ending.state.as_str() => {
-                Ok(Standing::Written)
+            Ok(FinishResult::Other(Some(state))) if state == ended.ending.state.as_str() => {
+                Ok(FinishResult::Written)
             }
-            Ok(Standing::Other(state)) => {
+            Ok(FinishResult::Other(state)) => {
                 let (database, here) = (self.db.name(), ended.ending.state.as_str());
                 if state.as_deref() == Some(State::Succeeded.as_str()) {
                     tracing::info!(database, job, run_id = %id, "{PROVEN}");
@@ -321,7 +321,7 @@ impl Ledger {
                     let state = state.as_deref().unwrap_or("nothing, its row is gone");
                     tracing::warn!(database, job, run_id = %id, here, "this run has been ended already: as {state}");
                 }
-                Ok(Standing::Other(state))
+                Ok(FinishResult::Other(state))
             }
             Ok(standing) => {
                 self.wrote(2);
@@ -330,14 +330,14 @@ impl Ledger {
             Err(error) if is_refused_for_good(&error) => {
                 tracing::error!(database = self.db.name(), job, run_id = %id, error = %error,
                     "the end of a run cannot be written; it will be recorded as lost");
-                Ok(Standing::Other(None))
+                Ok(FinishResult::Other(None))
             }
             Err(error) => Err(error),
         }
     }
 
     /// How a run stands that was ended by somebody else, or by its own transaction without our hearing of it.
-    pub async fn look(&self, job: &JobName, id: Uuid) -> Standing {
+    pub async fn look(&self, job: &JobName, id: Uuid) -> FinishResult {
         let looked = self.within("read the state of a run", async {
             runs::state_of(&mut *self.control().await?, id, BOUND).await
         });
@@ -346,9 +346,9 @@ impl Ledger {
                 if state.as_deref() == Some(State::Succeeded.as_str()) {
                     tracing::info!(database = self.db.name(), job = job.as_str(), run_id = %id, "{PROVEN}");
                 }
-                Standing::Other(state)
+                FinishResult::Other(state)
             }
-            Err(_) => Standing::Unwritten,
+            Err(_) => FinishResult::MeasurementWriter,
         }
     }
 
@@ -416,7 +416,7 @@ impl Ledger {
     }
 
     /// How the audit trail stands.
-    pub async fn audit(&self) -> Result<audit::Standing, Error> {
+    pub async fn audit(&self) -> Result<audit::AuditStatus, Error> {
         self.within("read how the audit trail stands", async {
             audit::standing(&mut *self.control().await?, BOUND).await
         })

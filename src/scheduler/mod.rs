@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ticker (each second) ─► pipeline ─► planner: what is due?           pure
-//!                            │     ─► lanes:   is there room?         a long run leaves one
+//!                            │     ─► worker_slots:   is there room?         a long run leaves one
 //!                            │     ─► ledger:  claim (job, instant)   one row, one slot
 //!                            │     ─► runner:  run it                 deadline, proven cancel, outcome
 //!                            └─► lease: who observes                  on the database's clock
@@ -10,16 +10,16 @@
 //! One [`pipeline`] per database. Only the observer claims; the ledger's unique row keeps an instant
 //! from running twice even while two instances believe that they observe.
 
-pub mod agenda;
+pub mod due_queue;
 pub mod dispatcher;
-pub mod here;
-pub mod lanes;
+pub mod local_run;
+pub mod worker_slots;
 pub mod ledger;
-pub mod listed;
+pub mod job_status;
 pub mod measure;
 pub mod migrations;
-pub mod notices;
-pub mod orders;
+pub mod pending_audit;
+pub mod commands;
 pub mod pause;
 pub mod pipeline;
 pub mod planner;
@@ -27,7 +27,7 @@ pub mod role;
 pub mod runner;
 pub mod schema;
 pub mod ticker;
-pub mod trail;
+pub mod audit_watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -45,19 +45,19 @@ use pause::Paused;
 
 /// What is known here about each job: for health, metrics and answers.
 #[derive(Debug, Default)]
-pub struct Standing {
-    jobs: Mutex<BTreeMap<JobName, JobStanding>>,
+pub struct RuntimeStatus {
+    jobs: Mutex<BTreeMap<JobName, JobRuntimeStatus>>,
     /// How far the runs have come that are under way here.
     pub progress: Progresses,
     /// What this instance is to the database.
-    role: Mutex<RoleStanding>,
+    role: Mutex<LeadershipStatus>,
     /// How the migrations stand.
     pub migrations: Migrations,
 }
 
 /// What this instance is to a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct RoleStanding {
+pub struct LeadershipStatus {
     /// Whether it takes measurements and runs jobs.
     pub observer: bool,
     /// Who does, where another instance does.
@@ -68,7 +68,7 @@ pub struct RoleStanding {
 
 /// One job, as it stands.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct JobStanding {
+pub struct JobRuntimeStatus {
     pub last_state: Option<State>,
     /// Why the last run did not succeed.
     pub last_error: Option<String>,
@@ -92,7 +92,7 @@ pub struct JobStanding {
 /// of each minute may be early or late: of that one each run is told.
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(50);
 
-impl Standing {
+impl RuntimeStatus {
     /// Forgets the jobs that are no more.
     pub fn retain(&self, keeps: impl Fn(&JobName) -> bool) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| keeps(name));
@@ -110,22 +110,22 @@ impl Standing {
     }
 
     /// What this instance is to the database.
-    pub fn role(&self) -> RoleStanding {
+    pub fn role(&self) -> LeadershipStatus {
         self.role.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes in what it is now.
-    pub fn set_role(&self, role: RoleStanding) {
+    pub fn set_role(&self, role: LeadershipStatus) {
         *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
     }
 
     /// A copy of everything.
-    pub fn read(&self) -> BTreeMap<JobName, JobStanding> {
+    pub fn read(&self) -> BTreeMap<JobName, JobRuntimeStatus> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes what is known of one job.
-    pub fn update(&self, job: &JobName, change: impl FnOnce(&mut JobStanding)) {
+    pub fn update(&self, job: &JobName, change: impl FnOnce(&mut JobRuntimeStatus)) {
         change(
             self.jobs
                 .lock()
@@ -136,7 +136,7 @@ impl Standing {
     }
 }
 
-impl JobStanding {
+impl JobRuntimeStatus {
     /// Notes what is to be said of the job; false when the same was said a moment ago.
     fn is_news(&mut self, what: &str, now: Instant) -> bool {
         let news = self
@@ -184,7 +184,7 @@ mod tests {
 
     /// How many of so many runs are told of, each `millis` after the one before.
     fn told(millis: impl Fn(u64) -> u64, runs: u64) -> usize {
-        let (mut standing, start) = (JobStanding::default(), Instant::now());
+        let (mut standing, start) = (JobRuntimeStatus::default(), Instant::now());
         (0..runs)
             .filter(|run| {
                 standing.is_news("succeeded", start + Duration::from_millis(millis(*run)))

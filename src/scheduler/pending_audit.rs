@@ -23,7 +23,7 @@ const KEY_CHARS_MAX: usize = 100;
 
 /// Something that the process has to tell.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Notice {
+pub struct AuditNotice {
     action: &'static str,
     resource_type: &'static str,
     /// The database itself where there is none.
@@ -32,10 +32,10 @@ pub struct Notice {
     origin: Origin,
 }
 
-impl Notice {
+impl AuditNotice {
     /// Somebody called with credentials that are not accepted.
-    pub fn refused_call(route: String, origin: Origin, details: Value) -> Notice {
-        Notice {
+    pub fn refused_call(route: String, origin: Origin, details: Value) -> AuditNotice {
+        AuditNotice {
             action: REFUSED,
             resource_type: "route",
             resource_id: Some(route),
@@ -45,8 +45,8 @@ impl Notice {
     }
 
     /// It was valid, and something that it names could not be used; what was before stays.
-    pub fn unusable(table: &str) -> Notice {
-        Notice::of_configuration("config.rejected", json!({ "problems": 1, "keys": [table] }))
+    pub fn unusable(table: &str) -> AuditNotice {
+        AuditNotice::of_configuration("config.rejected", json!({ "problems": 1, "keys": [table] }))
     }
 
     /// Whether it is worth an upkeep of its own. Anybody who reaches the listener can make the others.
@@ -54,8 +54,8 @@ impl Notice {
         self.action != REFUSED
     }
 
-    fn of_configuration(action: &'static str, details: Value) -> Notice {
-        Notice {
+    fn of_configuration(action: &'static str, details: Value) -> AuditNotice {
+        AuditNotice {
             action,
             resource_type: "configuration",
             resource_id: None,
@@ -65,12 +65,15 @@ impl Notice {
     }
 
     /// It was taken in, in place of what was read before.
-    pub fn adopted(before: &Config, after: &Config) -> Notice {
-        Notice::of_configuration("config.reloaded", json!({ "changed": changed(before, after) }))
+    pub fn adopted(before: &Config, after: &Config) -> AuditNotice {
+        AuditNotice::of_configuration(
+            "config.reloaded",
+            json!({ "changed": changed(before, after) }),
+        )
     }
 
     /// It was invalid, and the one before stays.
-    pub fn rejected(problems: &Problems) -> Notice {
+    pub fn rejected(problems: &Problems) -> AuditNotice {
         let keys: BTreeSet<String> = problems
             .iter()
             // jsonb holds no such character.
@@ -80,7 +83,7 @@ impl Notice {
             .filter(|key| !key.is_empty())
             .collect();
         let keys: Vec<String> = keys.into_iter().take(KEYS_MAX).collect();
-        Notice::of_configuration(
+        AuditNotice::of_configuration(
             "config.rejected",
             json!({ "problems": problems.len(), "keys": keys }),
         )
@@ -131,13 +134,13 @@ fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
 
 /// The rows of one database that are not written yet.
 #[derive(Debug, Default)]
-pub struct Notices {
+pub struct PendingAudit {
     waiting: VecDeque<EventRow>,
 }
 
-impl Notices {
+impl PendingAudit {
     /// Takes a notice of this instant, by the database's clock.
-    pub fn take(&mut self, notice: &Notice, at: DateTime<Utc>, instance: &str, target: &str) {
+    pub fn take(&mut self, notice: &AuditNotice, at: DateTime<Utc>, instance: &str, target: &str) {
         let actor = format!("instance:{instance}");
         if self.waiting.len() == WAITING_MAX {
             let refused = self.waiting.iter().position(|row| row.action == REFUSED);
@@ -180,11 +183,11 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let (mut notices, notice) =
-            (Notices::default(), Notice::adopted(&Config::default(), &Config::default()));
+            (PendingAudit::default(), AuditNotice::adopted(&Config::default(), &Config::default()));
         let at = |second| DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(second);
         (0..518).for_each(|second| notices.take(&notice, at(second), "i", "main"));
         assert_eq!((notices.waiting.len(), notices.waiting[0].created_at), (WAITING_MAX, at(6)));
-        let refused = Notice::refused_call("/x".to_owned(), Origin::default(), json!({}));
+        let refused = AuditNotice::refused_call("/x".to_owned(), Origin::default(), json!({}));
         notices.take(&refused, at(600), "i", "main");
         notices.take(&notice, at(601), "i", "main");
         assert!(

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// The current standing; changes can be waited for.
 #[derive(Debug)]
-pub struct Migrations(watch::Sender<Standing>);
+pub struct Migrations(watch::Sender<MigrationStatus>);
 
 /// Where the migrations are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -23,7 +23,7 @@ pub enum Stage {
 
 /// What is known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Standing {
+pub struct MigrationStatus {
     pub state: Stage,
     /// Which file failed, and why.
     pub failed: Option<String>,
@@ -61,7 +61,7 @@ pub struct Outcome {
     pub error: Option<String>,
 }
 
-impl Standing {
+impl MigrationStatus {
     /// Begins what was asked for since; by whom, where anybody has.
     pub(super) fn begin(&mut self) -> Option<String> {
         let waiting = self.asked.iter_mut().filter(|attempt| attempt.outcome.is_none());
@@ -87,18 +87,18 @@ impl Standing {
 
 impl Default for Migrations {
     fn default() -> Migrations {
-        Migrations(watch::Sender::new(Standing::default()))
+        Migrations(watch::Sender::new(MigrationStatus::default()))
     }
 }
 
 impl Migrations {
     /// What is known.
-    pub fn read(&self) -> Standing {
+    pub fn read(&self) -> MigrationStatus {
         self.0.borrow().clone()
     }
 
     /// Follows it.
-    pub fn follow(&self) -> watch::Receiver<Standing> {
+    pub fn follow(&self) -> watch::Receiver<MigrationStatus> {
         self.0.subscribe()
     }
 
@@ -120,7 +120,7 @@ impl Migrations {
     }
 
     /// Changes what is known, and tells who follows.
-    pub(super) fn update(&self, change: impl FnOnce(&mut Standing)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut MigrationStatus)) {
         self.0.send_modify(change);
     }
 }
