@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the dashboard of a running daemon in a headless Chromium: signs in, reads each view, runs a job,
-# and interrupts the connection to the database. Keeps screenshots.
+# Tests the dashboard of a running daemon in a headless Chromium: signs in, reads each view, runs a
+# job, and interrupts the connection to the database. Keeps screenshots.
 #
 # BROWSER_OUT  where the screenshots go (target/browser)
 # CHROMIUM     the browser (/usr/bin/chromium)

@@ -126,7 +126,11 @@ async fn clean_up_previews_lengthens_and_shortens_by_the_rules() {
     };
     let short = json!({ "retention_days": 40, "tables": ["steward.audit_logs"] });
     assert_eq!(clean("operator", short.clone()).await, (403, "shortening_wants_admin".to_owned()));
-    assert_eq!(clean("admin", short).await, (422, "shortening_wants_force".to_owned()));
+    let answer = house.send("admin", "POST", "/health/cleanup", &short.to_string()).await;
+    assert_eq!(problem(&answer), (422, "shortening_wants_force".to_owned()));
+    let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let text = |name: &str| body[name].as_str().unwrap_or_default();
+    assert!(text("remedy").contains("force") && !text("detail").contains("force"), "{body}");
     let below = json!({ "retention_days": 10, "tables": ["steward.audit_logs"], "force": true });
     assert_eq!(clean("admin", below).await, (422, "below_floor".to_owned()));
     let unknown = json!({ "tables": ["public.users"] });

@@ -185,7 +185,7 @@ function searchForm(search) {
     field("Time", { name: "span" }, SPANS),
     time("From", "since"),
     time("To", "until"),
-    field("Action (job.* for all actions of jobs)", { name: "action" }),
+    field("Action (job.run, job.*)", { name: "action" }),
     field("Resource", { name: "resource_id" }),
     field("Actor", { name: "actor" }),
     field("Order", { name: "order" }, [
