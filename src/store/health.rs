@@ -64,10 +64,10 @@ pub async fn insert_apart(conn: &mut Conn, rows: &[Row], within: Duration) -> Re
         Box::pin(async move {
             let mut apart = Apart::default();
             // The last one is next, so that rows are written in order.
-            let mut ranges = vec![0..rows.len()];
-            while let Some(range) = ranges.pop() {
+            let mut ranges = vec![(0, rows.len())];
+            while let Some((from, to)) = ranges.pop() {
                 tx.batch("set a savepoint", "SAVEPOINT part").await?;
-                match insert_in(tx, &rows[range.clone()]).await {
+                match insert_in(tx, &rows[from..to]).await {
                     Ok(written) => {
                         tx.batch("release a savepoint", "RELEASE SAVEPOINT part").await?;
                         apart.written += written;
@@ -75,12 +75,12 @@ pub async fn insert_apart(conn: &mut Conn, rows: &[Row], within: Duration) -> Re
                     Err(error) if error.write_fault() == Fault::Row => {
                         let back = "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part";
                         tx.batch("roll back to a savepoint", back).await?;
-                        if range.len() == 1 {
-                            apart.refused.push((range.start, error));
+                        if to - from == 1 {
+                            apart.refused.push((from, error));
                         } else {
-                            let middle = range.start + range.len() / 2;
-                            ranges.push(middle..range.end);
-                            ranges.push(range.start..middle);
+                            let middle = from.midpoint(to);
+                            ranges.push((middle, to));
+                            ranges.push((from, middle));
                         }
                     }
                     Err(error) => return Err(error),
