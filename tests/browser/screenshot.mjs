@@ -34,7 +34,14 @@ try {
   await page.until(has("#sign-in-dialog[open]"), "the sign-in dialog");
   await page.type("#token", TOKEN);
   await page.click("#sign-in-send");
-  await page.until(`!${has("#sign-in-dialog[open]")} && ${has("#content svg path")}`, "the charts");
+  await page.until(`!${has("#sign-in-dialog[open]")}`, "the end of the sign-in");
+  await page.until(`document.querySelectorAll(".stage").length >= 3 &&
+    [...document.querySelectorAll(".stage")].every(
+      (stage) => stage.querySelector(".data")?.childElementCount > 0,
+    )`, "the charts");
+  await page.eval(
+    "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))",
+  );
   const options = { format: "webp", quality: QUALITY };
   const { data } = await page.send("Page.captureScreenshot", options);
   await writeFile(out, Buffer.from(data, "base64"));
