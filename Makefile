@@ -28,7 +28,7 @@ test-full: ## The suite on every installed PostgreSQL version, 14 to 18, the lic
 
 bench: ## Measure the project's figures; ONLY="start memory" for some
 	@scripts/install-deps.sh server
-	. scripts/release-env.sh && cargo bench --locked --bench house -- $(ONLY)
+	. scripts/release-env.sh && cargo bench --locked --bench figures -- $(ONLY)
 
 release: ## Build target/release/pgsteward without paths of this machine in it
 	scripts/release.sh

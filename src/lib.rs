@@ -13,7 +13,7 @@
 //!
 //! # Reading order, and the import rule
 //! The modules below stand in reading order, and **a module uses only modules above it**;
-//! `tests/house.rs` reads this file and fails on any `use` that points down. Single doors:
+//! `tests/tidy` reads this file and fails on any `use` that points down. Single doors:
 //! rustls only in `db/tls.rs`, `http/tls.rs` and `webhook/tls.rs`; outgoing HTTP only in `webhook`; the
 //! cron crate only in `scheduler/ticker.rs`; SQL on pgsteward's own tables only in `store/`; catalog SQL only in
 //! `observe/`; every job run through `scheduler/runner.rs`; every spawn through `lifecycle`.
