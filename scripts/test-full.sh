@@ -1,8 +1,14 @@
 #!/usr/bin/env bash
-# Runs the whole suite once per installed PostgreSQL version, then asks systemd and Kubernetes about
-# what is shipped for them.
+# Checks the dependencies, runs the whole suite once per installed PostgreSQL version, validates what
+# is shipped for systemd and Kubernetes, and builds the release binary to check it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+command -v cargo-deny >/dev/null || {
+    echo "test-full: cargo-deny is missing; install it: cargo install cargo-deny --locked" >&2
+    exit 69
+}
+cargo deny --locked --log-level error check bans licenses sources
 
 failed=
 for bin in /usr/lib/postgresql/*/bin; do
@@ -15,3 +21,4 @@ if [ -n "$failed" ]; then
     exit 1
 fi
 packaging/verify.sh target/debug/pgsteward
+scripts/release.sh

@@ -88,7 +88,7 @@ async fn callers(config: &Config) -> Result<(), String> {
     for warning in auth.warnings() {
         say(&format!("warning: {warning}"));
     }
-    if let Some(files) = &config.http.tls {
+    if let Some(files) = config.http.tls() {
         let metrics = Metrics::new().map_err(|error| chain(&error))?;
         Tls::load(&files.cert, &files.key, &Arc::new(metrics))
             .await

@@ -1,6 +1,6 @@
 //! `[auth]`: who may call the HTTP API.
 
-pub(super) mod table;
+mod read;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,58 +10,51 @@ use chrono::{DateTime, Utc};
 
 use super::cidr::Cidr;
 use super::secret::SecretSource;
+use super::table::{table, words};
+use super::value::{MINUTE, SECOND};
 
-pub use table::{SECRET_BYTES_MIN, TOKEN_NAME, is_token_name, parse_expiry};
+pub(super) use read::cors_origin;
+pub use read::{SECRET_BYTES_MIN, TOKEN_NAME, is_token_name, parse_expiry};
 
-/// `[auth]`
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Auth {
-    /// `[auth.tokens.NAME]`. Default none.
-    pub tokens: BTreeMap<String, Token>,
-    /// `[auth.jwt]`
-    pub jwt: Jwt,
+table! {
+    /// `[auth]`
+    Auth {
+        /// `[auth.tokens.NAME]`
+        "tokens" tokens: BTreeMap<String, Token> = BTreeMap::new(), custom(read::tokens), live;
+        "jwt" jwt: Jwt = Jwt::default(), table(), nested;
+    }
 }
 
 impl Auth {
-    /// Whether any credential is accepted by what this table says.
+    /// Whether any credential is accepted because of this table.
     pub fn is_configured(&self) -> bool {
         !self.tokens.is_empty() || self.jwt.is_configured()
     }
 }
 
-/// What a caller may do. Roles have no order: see [`Role::covers`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Sees what it did itself.
-    User,
-    /// Writes audit events.
-    Service,
-    /// Reads everything.
-    Viewer,
-    /// Runs, pauses and cancels jobs, too.
-    Operator,
-    /// Everything.
-    Admin,
+words! {
+    /// What a caller may do. Roles have no order: see [`Role::covers`].
+    Role {
+        /// Reads the record of its own acts.
+        User = "user",
+        /// Writes audit events.
+        Service = "service",
+        /// Reads everything.
+        Viewer = "viewer",
+        /// Also runs, pauses and cancels jobs.
+        Operator = "operator",
+        /// May do everything.
+        Admin = "admin",
+    }
 }
 
 impl Role {
-    /// From the least to the most.
+    /// From the least to the most powerful.
     pub const ALL: [Role; 5] =
         [Role::User, Role::Service, Role::Viewer, Role::Operator, Role::Admin];
 
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::User => "user",
-            Role::Service => "service",
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-        }
-    }
-
-    /// Whether whoever has this role may do what is for `needed`. A viewer writes no events and a service reads
-    /// nothing; a user's own rows are another question.
+    /// Whether a caller with this role may do what requires `needed`. A viewer writes no events and
+    /// a service reads nothing. Access to a user's own rows is decided elsewhere.
     pub fn covers(self, needed: Role) -> bool {
         match self {
             Role::Admin => needed != Role::User,
@@ -74,53 +67,46 @@ impl Role {
 /// `[auth.tokens.NAME]`: a bearer token, of which only the hash is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Token {
-    /// `role`: any but `user`, since a token is nobody's row.
+    /// Any but `user`, because a token belongs to no user.
     pub role: Role,
-    /// `sha256` of the whole token.
+    /// Of the whole token.
     pub sha256: [u8; 32],
-    /// `expires`: no longer accepted from this instant on. A date is its beginning, by UTC. Default never.
+    /// The token is not accepted from this instant on. A date means its beginning in UTC.
     pub expires: Option<DateTime<Utc>>,
-    /// `cidrs` it may come from. Default any.
+    /// Where requests with the token may come from; empty means from anywhere.
     pub cidrs: Vec<Cidr>,
 }
 
-/// `[auth.jwt]`: JSON Web Tokens that somebody else signs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Jwt {
-    /// `secret` or `secret_file` (`SUPABASE_JWT_SECRET`): for HS256, at least 32 bytes, taken as they stand.
-    pub secret: Option<SecretSource>,
-    /// `jwks_file`: public keys for RS256 and ES256. Default none.
-    pub jwks_file: Option<PathBuf>,
-    /// `issuer`: one of these must be the `iss`. Default any.
-    pub issuer: Vec<String>,
-    /// `audience`: one of these must be in `aud`. Default any.
-    pub audience: Vec<String>,
-    /// `role_claim`, default `role`.
-    pub role_claim: String,
-    /// `roles`: what the claim's values stand for. Default `authenticated` is a user, `service_role` an admin.
-    pub roles: BTreeMap<String, Role>,
-    /// `leeway`, default 30 s, up to 5 m: for clocks that differ.
-    pub leeway: Duration,
-}
-
-impl Jwt {
-    /// Whether any signature could be believed.
-    pub fn is_configured(&self) -> bool {
-        self.secret.is_some() || self.jwks_file.is_some()
+table! {
+    /// `[auth.jwt]`: JSON Web Tokens that are signed elsewhere.
+    Jwt {
+        /// For HS256: at least 32 bytes, taken literally.
+        "secret" secret: Option<SecretSource> = None, secret(read::jwt_secret), live,
+            env "SUPABASE_JWT_SECRET";
+        /// Public keys for RS256 and ES256.
+        "jwks_file" jwks_file: Option<PathBuf> = None, path(), live;
+        /// One of these must be the `iss`; empty means that any is accepted.
+        "issuer" issuer: Vec<String> = Vec::new(), list_or_one("texts", read::some_text), live;
+        /// One of these must be in `aud`; empty means that any is accepted.
+        "audience" audience: Vec<String> = Vec::new(), list_or_one("texts", read::some_text), live;
+        "role_claim" role_claim: String = "role".to_owned(),
+            parsed("the name of a claim", read::role_claim), live;
+        /// The role for each value of the claim.
+        "roles" roles: BTreeMap<String, Role> = supabase_roles(), custom(read::roles), live;
+        /// Tolerates clocks that differ.
+        "leeway" leeway: Duration = 30 * SECOND, duration(Duration::ZERO, 5 * MINUTE), live;
     }
 }
 
-impl Default for Jwt {
-    fn default() -> Jwt {
-        let roles = [("authenticated", Role::User), ("service_role", Role::Admin)];
-        Jwt {
-            secret: None,
-            jwks_file: None,
-            issuer: Vec::new(),
-            audience: Vec::new(),
-            role_claim: "role".to_owned(),
-            roles: roles.map(|(claim, role)| (claim.to_owned(), role)).into(),
-            leeway: Duration::from_secs(30),
-        }
+fn supabase_roles() -> BTreeMap<String, Role> {
+    [("authenticated", Role::User), ("service_role", Role::Admin)]
+        .map(|(claim, role)| (claim.to_owned(), role))
+        .into()
+}
+
+impl Jwt {
+    /// Whether there is a key for any signature.
+    pub fn is_configured(&self) -> bool {
+        self.secret.is_some() || self.jwks_file.is_some()
     }
 }

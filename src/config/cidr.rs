@@ -1,24 +1,25 @@
-//! A range of addresses, as `10.0.0.0/8` or `fd00::/8` writes it.
+//! Ranges of IP addresses, such as `10.0.0.0/8` or `fd00::/8`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A network: its first address, and how many leading bits all of its addresses share.
+/// A network: its first address, and the number of leading bits that all its addresses share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     network: IpAddr,
     prefix: u8,
 }
 
-/// What is no range. A range whose address has bits beyond its prefix says which one it lies in.
+/// The text is not a range. If its address has bits beyond its prefix, `meant` is the range that
+/// contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoCidr {
     pub meant: Option<Cidr>,
 }
 
 impl Cidr {
-    /// Whether an address lies in it. An IPv4 address in IPv6's clothes (`::ffff:10.0.0.1`) counts as IPv4.
+    /// Whether an address lies in it. An IPv4-mapped address (`::ffff:10.0.0.1`) counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.network, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => masked4(address, self.prefix) == network,
@@ -31,7 +32,7 @@ impl Cidr {
 impl FromStr for Cidr {
     type Err = NoCidr;
 
-    /// Reads `10.0.0.0/8`; an address alone is a range of one.
+    /// Parses `10.0.0.0/8`; an address alone is a range of one.
     fn from_str(text: &str) -> Result<Cidr, NoCidr> {
         let no_cidr = NoCidr { meant: None };
         let (address, prefix) = match text.split_once('/') {
@@ -42,7 +43,7 @@ impl FromStr for Cidr {
         let most = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => most,
-            // A sign or a leading zero would be read, but is a slip.
+            // `parse` would take a sign or a leading zero, but both are mistakes.
             Some(text) if text.starts_with('+') || (text.len() > 1 && text.starts_with('0')) => {
                 return Err(no_cidr);
             }
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_refused() {
+    fn other_text_is_refused() {
         for text in [
             "",
             "/",

@@ -1,38 +1,196 @@
-//! Jobs: the built-in ones, and those of an operator's own SQL.
+//! Jobs: the built-in ones, and those that run an operator's own SQL.
 //!
-//! Both are one struct with one set of keys; what differs is the [`Work`]. The probe and the sample
-//! are measured on every tick and stand outside the ledger, so that they know only when and how long.
+//! Both are one struct with one set of keys; they differ in their [`Work`]. The probe and the sample
+//! are measurements that run on every tick and stand outside the ledger, so that they take only the
+//! keys in [`MEASURED`].
 
-pub(super) mod table;
+mod read;
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::keys::{IDENTIFIER_MAX, KEEP_MAX, connection_string};
+use super::table::{table, words};
+use super::value::{DAY, HOUR, MILLISECOND, MINUTE, SECOND};
 use super::{Mode, Schedule, SecretSource, Windows, Zone};
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
-
-/// How late an instant may be run under `catch_up = "none"` where no `deadline` is said: longer than
-/// another instance needs to take over, shorter than what anybody would call late.
+/// How late an instant may run under `catch_up = "none"` without a `deadline`: longer than another
+/// instance needs to take over, shorter than anybody would call late.
 pub const ON_TIME: Duration = MINUTE;
+
+/// The keys of a measurement.
+const MEASURED: &[&str] = &["enabled", "schedule", "timezone", "timeout"];
+
+table! {
+    /// `[jobs]`
+    Jobs {
+        "max_concurrent" max_concurrent: u32 = 2, integer(1, 8), restart;
+        /// Of the leader and of each run, on the database's clock.
+        "lease" lease: Duration = 15 * SECOND, duration(5 * SECOND, 5 * MINUTE), restart;
+        /// How long `job_runs` keeps rows; failures are kept twice as long.
+        "history_keep" history_keep: Duration = 30 * DAY, duration(DAY, KEEP_MAX), live;
+        /// How many rows of one job are kept that succeeded or were skipped, and as many that failed.
+        "history_max" history_max: u32 = 2000, integer(10, 1_000_000), live;
+        /// `[jobs.NAME]`: the built-in jobs and the operator's own.
+        "NAME" all: BTreeMap<JobName, Job> = built_in(), custom(read::jobs), live;
+    }
+}
+
+table! {
+    /// `[jobs.NAME]`
+    Job {
+        /// For own SQL, the keys of [`SqlWork`].
+        "sql" work: Work = Work::Sql(SqlWork::default()), custom(read::work), live;
+        "enabled" enabled: bool = true, boolean(), live;
+        /// Where the job runs; empty means on every database.
+        "databases" databases: Vec<String> = Vec::new(), list("names of databases", read::any), live;
+        /// `schedule` or `after`. A job of own SQL may have neither and then runs on request.
+        "schedule" trigger: Trigger = Trigger::Request, custom(read::trigger), live;
+        /// The IANA time zone of schedule and windows.
+        "timezone" timezone: Zone = Zone::UTC, parsed(read::ZONE, read::zone), live;
+        /// Bounds all attempts of a run together; then the server cancels it.
+        "timeout" timeout: Duration = 10 * MINUTE, duration(SECOND, 7 * DAY), live;
+        /// Attempts after the first that failed for a transient reason.
+        "retries" retries: u32 = 2, integer(0, 10), live;
+        "overlap" overlap: Overlap = Overlap::default(), choice(), live;
+        "catch_up" catch_up: CatchUp = CatchUp::default(), choice(), live;
+        /// The newest missed instants that `catch_up = "all"` runs.
+        "catch_up_max" catch_up_max: u32 = 100, integer(1, 1_000), live;
+        /// How late a run may begin.
+        "deadline" deadline: Option<Duration> = None, duration(SECOND, 366 * DAY), live;
+        /// Delays each run by a fixed share of this, drawn from the names of job and database.
+        "jitter" jitter: Duration = Duration::ZERO, duration(Duration::ZERO, DAY), live;
+        /// A run begins only inside one of these; without any, at any time.
+        "window" window: Windows = Windows::default(), custom(read::window), live;
+        /// No run begins inside any of these.
+        "blackout" blackout: Windows = Windows::default(), custom(read::blackout), live;
+        "on_failure" on_failure: AfterFailure = AfterFailure::default(), choice(), live;
+    }
+}
+
+table! {
+    /// The keys of `[jobs.NAME]` that only a job of the operator's own SQL takes.
+    SqlWork {
+        /// Whether all of the SQL is one transaction, recorded together with its effect. False for
+        /// statements that PostgreSQL refuses there: VACUUM, CONCURRENTLY, a procedure that commits.
+        "transaction" transaction: bool = true, boolean(), live;
+        /// One or several statements, or a CALL.
+        "sql" sql: String = String::new(), custom(read::sql), live;
+        /// SET ROLE around the SQL. Not a sandbox: the SQL can RESET it.
+        "role" role: Option<String> = None, text(IDENTIFIER_MAX), live;
+        /// A login of its own instead of the daemon's.
+        "login_url" login: Option<SecretSource> = None, secret(connection_string), live;
+        "search_path" search_path: String = "public".to_owned(), text(1_024), live;
+        /// Bounded, because others queue behind a statement that waits for a lock.
+        "lock_timeout" lock_timeout: Duration = SECOND, duration(MILLISECOND, HOUR), live;
+    }
+}
+
+words! {
+    /// What happens at an instant while the job's last run is still running.
+    #[derive(Default)]
+    Overlap {
+        /// The instant is recorded as skipped.
+        #[default]
+        Skip = "skip",
+        /// One instant waits for the end of the run; later ones are recorded as skipped.
+        Queue = "queue",
+    }
+}
+
+words! {
+    /// What happens to instants that were missed.
+    #[derive(Default)]
+    CatchUp {
+        /// None of them runs.
+        None = "none",
+        /// The newest runs, the others are recorded as missed.
+        #[default]
+        Latest = "latest",
+        /// All run, in order, up to `catch_up_max` and not later than `deadline`.
+        All = "all",
+    }
+}
+
+words! {
+    /// The consequence of a failed run.
+    #[derive(Default)]
+    AfterFailure {
+        /// It counts in health, metrics and log.
+        #[default]
+        Report = "report",
+        /// The job is also paused until somebody resumes it.
+        Pause = "pause",
+        /// It is recorded, but does not count in health.
+        Ignore = "ignore",
+    }
+}
+
+words! {
+    /// The built-in jobs, in the order in which a day begins: measure, then keep, then tidy.
+    Builtin {
+        /// Measures the server, assesses it, writes `system_health`.
+        HealthProbe = "health-probe",
+        /// Samples the connections, writes `connection_metrics`.
+        ConnectionMetrics = "connection-metrics",
+        /// Creates partitions ahead of time.
+        Partitions = "partitions",
+        /// Deletes expired rows.
+        Retention = "retention",
+        /// VACUUM and ANALYZE of the tables that need it.
+        Vacuum = "vacuum",
+        /// Refreshes materialized views.
+        Refresh = "refresh",
+        /// Seals the audit log.
+        AuditSeal = "audit-seal",
+    }
+}
+
+impl Builtin {
+    /// All of them.
+    pub const ALL: [Builtin; 7] = [
+        Builtin::HealthProbe,
+        Builtin::ConnectionMetrics,
+        Builtin::Partitions,
+        Builtin::Retention,
+        Builtin::Vacuum,
+        Builtin::Refresh,
+        Builtin::AuditSeal,
+    ];
+
+    /// Whether it is a measurement: taken by the leader on every tick, without a row in the ledger.
+    pub fn is_measured(self) -> bool {
+        matches!(self, Builtin::HealthProbe | Builtin::ConnectionMetrics)
+    }
+}
+
+fn built_in() -> BTreeMap<JobName, Job> {
+    Builtin::ALL.map(|builtin| (builtin.into(), Job::of(builtin))).into()
+}
+
+impl Jobs {
+    /// A built-in job, if it is enabled.
+    pub fn enabled(&self, builtin: Builtin) -> Option<&Job> {
+        self.all.get(builtin.as_str()).filter(|job| job.enabled)
+    }
+}
 
 /// The name of a job, as in `[jobs.NAME]`, in logs, labels and the ledger. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobName(Arc<str>);
 
 impl JobName {
-    /// Takes any text: a ledger may hold names that no configuration knows any more.
+    /// Takes any text: a ledger may hold names that no configuration has any more.
     pub fn new(name: &str) -> JobName {
         JobName(name.into())
     }
 
-    /// As text.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -44,15 +202,15 @@ impl fmt::Display for JobName {
     }
 }
 
-impl Borrow<str> for JobName {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
 impl Serialize for JobName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+impl Borrow<str> for JobName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -62,91 +220,6 @@ impl From<Builtin> for JobName {
     }
 }
 
-/// The built-in jobs. In text: `health-probe`, `connection-metrics` …
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Builtin {
-    /// Measures the server, judges, writes `system_health`.
-    HealthProbe,
-    /// Samples the connections, writes `connection_metrics`.
-    ConnectionMetrics,
-    /// Makes partitions ahead.
-    Partitions,
-    /// Purges what is past its retention.
-    Retention,
-    /// VACUUM and ANALYZE by need.
-    Vacuum,
-    /// Refreshes materialized views.
-    Refresh,
-    /// Seals the audit trail.
-    AuditSeal,
-}
-
-impl Builtin {
-    /// All of them, in the order in which a day begins: measure, then keep, then tidy.
-    pub const ALL: [Builtin; 7] = [
-        Builtin::HealthProbe,
-        Builtin::ConnectionMetrics,
-        Builtin::Partitions,
-        Builtin::Retention,
-        Builtin::Vacuum,
-        Builtin::Refresh,
-        Builtin::AuditSeal,
-    ];
-
-    /// As in `[jobs.NAME]`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Builtin::HealthProbe => "health-probe",
-            Builtin::ConnectionMetrics => "connection-metrics",
-            Builtin::Partitions => "partitions",
-            Builtin::Retention => "retention",
-            Builtin::Vacuum => "vacuum",
-            Builtin::Refresh => "refresh",
-            Builtin::AuditSeal => "audit-seal",
-        }
-    }
-
-    /// Whether it is a measurement: taken on every tick of the observer, without a row in the ledger.
-    pub fn is_measured(self) -> bool {
-        matches!(self, Builtin::HealthProbe | Builtin::ConnectionMetrics)
-    }
-}
-
-/// `[jobs.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Job {
-    /// What it does.
-    pub work: Work,
-    /// `enabled`, default true.
-    pub enabled: bool,
-    /// `databases`: on which it runs; empty (the default) means on all.
-    pub databases: Vec<String>,
-    /// `schedule` or `after`; a job of one's own SQL may have neither, and runs when it is asked for.
-    pub trigger: Trigger,
-    /// `timezone`: an IANA name, default `UTC`.
-    pub timezone: Zone,
-    /// `timeout`: after which the run is cancelled on the server, all its attempts together.
-    pub timeout: Duration,
-    /// `retries`, 0..=10: attempts after the first, when that failed for a passing reason.
-    pub retries: u32,
-    /// `overlap`, default `skip`.
-    pub overlap: Overlap,
-    /// `catch_up`, default `latest`.
-    pub catch_up: CatchUp,
-    /// `catch_up_max`, default 100, 1..=1000: the newest that `catch_up = "all"` runs.
-    pub catch_up_max: u32,
-    /// `deadline`: how late a run may begin. Default none.
-    pub deadline: Option<Duration>,
-    /// `jitter`, default 0: runs begin up to so much later, by the job's and the database's name.
-    pub jitter: Duration,
-    /// `window`: a run begins only inside one of them. Default: always.
-    pub window: Windows,
-    /// `blackout`: no run begins inside any of them.
-    pub blackout: Windows,
-    /// `on_failure`, default `report`.
-    pub on_failure: AfterFailure,
-}
-
 /// What a job does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
@@ -154,72 +227,20 @@ pub enum Work {
     Sql(SqlWork),
 }
 
-/// An operator's own SQL.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SqlWork {
-    /// `sql`: one or several statements, or a CALL.
-    pub sql: String,
-    /// `transaction`, default true: all of it as one transaction, recorded with its effect. False for
-    /// what PostgreSQL refuses there: VACUUM, CONCURRENTLY, a procedure that commits.
-    pub transaction: bool,
-    /// `role`: SET ROLE around the SQL. No sandbox: the SQL can RESET it.
-    pub role: Option<String>,
-    /// `login_url` or `login_url_file`: a login of its own instead of the daemon's.
-    pub login: Option<SecretSource>,
-    /// `search_path`, default `public`.
-    pub search_path: String,
-    /// `lock_timeout`, default 1 s: others queue behind whoever waits for a lock.
-    pub lock_timeout: Duration,
-}
-
 /// What makes a job due.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trigger {
     /// `schedule`: cron with five or six fields, `@every 15s`, `@hourly`, `@daily` …
     Schedule(Schedule),
-    /// `after`: when each of these has succeeded since this job ran last.
+    /// `after`: each of these has succeeded since this job ran last.
     After(Vec<JobName>),
-    /// Only who asks for it.
+    /// Nothing but a request.
     Request,
 }
 
-/// What becomes of an instant at which the job's last run is still under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overlap {
-    /// It is recorded as skipped.
-    #[default]
-    Skip,
-    /// One waits for the end of the run; those after it are recorded as skipped.
-    Queue,
-}
-
-/// What becomes of instants that passed while nobody ran them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CatchUp {
-    /// None runs.
-    None,
-    /// The newest runs, the others are recorded as missed.
-    #[default]
-    Latest,
-    /// All run, in order, up to `catch_up_max` and not later than `deadline`.
-    All,
-}
-
-/// What a failed run means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AfterFailure {
-    /// It counts in health, metrics and log.
-    #[default]
-    Report,
-    /// The job is also paused, until somebody resumes it.
-    Pause,
-    /// It is recorded, and health does not count it.
-    Ignore,
-}
-
 impl Job {
-    /// A built-in job's defaults. Minutes are odd so that not everything in the world, nor here,
-    /// starts at the full hour.
+    /// A built-in job's defaults. The minutes are odd so that it does not start together with
+    /// everything else on the full hour.
     pub fn of(builtin: Builtin) -> Job {
         let (schedule, timeout) = match builtin {
             Builtin::HealthProbe => ("@every 15s", 10 * SECOND),
@@ -232,43 +253,23 @@ impl Job {
         };
         #[expect(clippy::expect_used, reason = "constants, and a test reads them all")]
         let schedule = Schedule::parse(schedule).expect("a built-in schedule parses");
-        let retries = if builtin.is_measured() { 0 } else { 2 };
         Job {
-            retries,
+            work: Work::Builtin(builtin),
             trigger: Trigger::Schedule(schedule),
             timeout,
-            ..Job::with(Work::Builtin(builtin))
+            retries: if builtin.is_measured() { 0 } else { 2 },
+            ..Job::default()
         }
     }
 
-    /// The defaults of a job of one's own SQL. What may have been done in part is not repeated by
-    /// itself.
+    /// The defaults of a job of own SQL. Without a transaction a failed attempt may have done a part,
+    /// so it is not retried.
     pub fn sql(work: SqlWork) -> Job {
         let retries = if work.transaction { 2 } else { 0 };
-        Job { retries, ..Job::with(Work::Sql(work)) }
+        Job { retries, work: Work::Sql(work), ..Job::default() }
     }
 
-    fn with(work: Work) -> Job {
-        Job {
-            work,
-            enabled: true,
-            databases: Vec::new(),
-            trigger: Trigger::Request,
-            timezone: Zone::UTC,
-            timeout: 10 * MINUTE,
-            retries: 0,
-            overlap: Overlap::default(),
-            catch_up: CatchUp::default(),
-            catch_up_max: 100,
-            deadline: None,
-            jitter: Duration::ZERO,
-            window: Windows::default(),
-            blackout: Windows::default(),
-            on_failure: AfterFailure::default(),
-        }
-    }
-
-    /// Its schedule, where it goes by one.
+    /// Its schedule, if it has one.
     pub fn schedule(&self) -> Option<&Schedule> {
         match &self.trigger {
             Trigger::Schedule(schedule) => Some(schedule),
@@ -281,12 +282,12 @@ impl Job {
         self.deadline.or((self.catch_up == CatchUp::None).then_some(ON_TIME))
     }
 
-    /// Whether it runs by itself: enabled, and none of an operator's own SQL where nothing is to be changed.
+    /// Whether it runs by itself: it is enabled, and not own SQL while the mode is observe.
     pub fn is_active(&self, mode: Mode) -> bool {
         self.enabled && (mode == Mode::Maintain || matches!(self.work, Work::Builtin(_)))
     }
 
-    /// Whether it is a measurement, which stands outside the ledger.
+    /// Whether it is a measurement, which has no row in the ledger.
     pub fn is_measured(&self) -> bool {
         matches!(self.work, Work::Builtin(builtin) if builtin.is_measured())
     }

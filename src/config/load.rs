@@ -1,4 +1,4 @@
-//! From file, environment and flags to one configuration, or to everything that is wrong with them.
+//! From file, environment and flags to one configuration, or to all of their problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use super::overlay;
 use super::problem::{Origin, Problem, Problems};
 use super::read::{Report, Section};
+use super::table::Table;
 use super::tree::{self, Node};
-use super::{Config, check, tables};
+use super::{Config, check, keys};
 
 /// Read when `--config` is not given, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/pgsteward/config.toml";
 
-/// A configuration's limit. The documented example has less than a thirtieth of it.
+/// The limit of a file. The documented example takes less than a thirtieth of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What the command line says.
+/// The arguments of the command line that concern the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Args {
     /// `--config FILE`: must exist.
@@ -26,25 +27,25 @@ pub struct Args {
     pub ephemeral: bool,
     /// `--listen ADDR:PORT`
     pub listen: Option<String>,
-    /// `--dir PATH` of `migrate`: stands for `migrations.dir`.
+    /// `--dir PATH` of `migrate`: replaces `migrations.dir`.
     pub migrations_dir: Option<PathBuf>,
 }
 
-/// A configuration that holds.
+/// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// Complete and checked.
     pub config: Config,
     /// The file that was read, if any.
     pub source: Option<PathBuf>,
-    /// What is allowed but probably not meant; for the log, once it stands.
+    /// Values that are valid but probably not meant; for the log, once there is one.
     pub warnings: Vec<String>,
 }
 
-/// Reads the file, lays environment and flags over it, and checks it all.
+/// Reads the file, applies environment and flags to it, and checks the result.
 ///
-/// Nothing happens beside reading the file, looking for systemd's credentials, and for the name of the
-/// operating system's user where a connection string has none.
+/// It does nothing else than read the file, look for systemd's credentials, and look up the name of
+/// the operating system's user for a connection string without one.
 ///
 /// # Errors
 /// Every problem at once.
@@ -52,7 +53,7 @@ pub fn load(args: &Args, env: &BTreeMap<String, String>) -> Result<Loaded, Probl
     load_or_default(args, env, Path::new(DEFAULT_PATH))
 }
 
-/// As [`load`], with another path for the default file.
+/// Works as [`load`], with another path for the default file.
 ///
 /// # Errors
 /// Every problem at once.
@@ -74,25 +75,24 @@ pub fn load_or_default(
         (given, Err(unreadable)) => {
             let path = given.clone().unwrap_or_else(|| default.to_owned());
             let origin = Origin::File { path, line: 0 };
-            problems.push(Problem::new(origin, "", unreadable.found, unreadable.wanted));
+            problems.push(Problem::new(origin, "", unreadable.found, unreadable.expected));
             (None, Node::table(Origin::Default))
         }
     };
-    // With a file half understood, what it does not say proves nothing.
+    // A key that is missing in a file that was not understood whole may stand there all the same.
     let whole = problems.is_empty();
     let overlaid = overlay::apply(&mut tree, args, env);
     let mut warnings = overlaid.warnings;
 
     let report = Report::default();
-    let mut config = Section::root(&tree, &report, tables::config);
+    let mut config = read(&tree, &report);
     warnings.extend(overlay::near_misses(env, &report.known.into_inner()));
     let garbled: BTreeSet<_> =
         problems.iter().filter_map(|problem| problem.origin.line()).collect();
+    let is_garbled =
+        |problem: &Problem| problem.origin.line().is_some_and(|line| garbled.contains(&line));
     let read = report.problems.into_inner();
-    problems.extend(
-        read.into_iter()
-            .filter(|problem| problem.origin.line().is_none_or(|line| !garbled.contains(&line))),
-    );
+    problems.extend(read.into_iter().filter(|problem| !is_garbled(problem)));
     problems.extend(overlaid.problems);
     if whole {
         let findings = check::contradictions(&config, &tree);
@@ -109,8 +109,12 @@ pub fn load_or_default(
     }
 }
 
-/// The process's environment, for [`load`]. What is not UTF-8 is kept with replacement characters,
-/// so that it is reported where it matters.
+fn read(tree: &Node, report: &Report) -> Config {
+    Section::root(tree, report, |root| Config::read(root, Config::default()))
+}
+
+/// The process's environment, for [`load`]. A value that is not UTF-8 is kept with replacement
+/// characters, so that it is reported where it matters.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| {
@@ -119,21 +123,48 @@ pub fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The paths of all keys that may stand in a file, with `NAME` and `schema.table` for names that
-/// are the user's.
+/// The paths of all keys that a file may contain, with `NAME` and `schema.table` for names that are
+/// the user's.
 pub fn known_keys() -> BTreeSet<String> {
     let sample =
         "[databases.NAME]\n[jobs.NAME]\n[retention.tables.\"schema.table\"]\n[auth.tokens.NAME]\n";
     let (tree, _) = tree::parse(sample, Path::new(""));
     let report = Report::default();
-    Section::root(&tree, &report, tables::config);
+    read(&tree, &report);
     report.known.into_inner()
+}
+
+/// What the documentation says about a key besides its meaning.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyFacts {
+    pub has_default: bool,
+    /// Whether a change takes effect at the next start, and not at a reload.
+    pub needs_restart: bool,
+    /// Its environment variable beside `PGSTEWARD__SECTION__KEY`.
+    pub variable: Option<&'static str>,
+    /// Its file in systemd's credentials directory.
+    pub credential: Option<&'static str>,
+}
+
+/// The declared keys by path. A declared table whose tables have names of the user's stands for them.
+pub fn declared_keys() -> BTreeMap<String, KeyFacts> {
+    let mut facts = BTreeMap::new();
+    keys::declared(&mut |path, key| {
+        let declared = KeyFacts {
+            has_default: key.default != "None",
+            needs_restart: key.needs_restart,
+            variable: key.variable,
+            credential: key.credential,
+        };
+        facts.entry(path).or_insert(declared);
+    });
+    facts
 }
 
 struct Unreadable {
     missing: bool,
     found: String,
-    wanted: &'static str,
+    expected: &'static str,
 }
 
 fn read_file(path: &Path) -> Result<String, Unreadable> {
@@ -143,12 +174,12 @@ fn read_file(path: &Path) -> Result<String, Unreadable> {
             io::ErrorKind::NotFound => "no such file".to_owned(),
             _ => format!("a file that cannot be read: {error}"),
         },
-        wanted: "a readable TOML file",
+        expected: "a readable TOML file",
     };
     let unfit = |found: &str| Unreadable {
         missing: false,
         found: found.to_owned(),
-        wanted: "a TOML file in UTF-8 of at most 1 MiB",
+        expected: "a TOML file in UTF-8 of at most 1 MiB",
     };
     let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
@@ -157,11 +188,8 @@ fn read_file(path: &Path) -> Result<String, Unreadable> {
         return Err(unfit("more than 1 MiB"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         unfit(&format!("bytes in line {line} that are not UTF-8"))
     })
 }

@@ -1,10 +1,10 @@
-//! What is wrong with a configuration, and where.
+//! The problems of a configuration.
 //!
-//! A [`Problem`] names the key, the place it was said at, what was found there and what is wanted
-//! instead. [`Problems`] are collected, never thrown one by one, and print one per line:
+//! A [`Problem`] names the place, the key, what was expected and what was found. [`Problems`] are
+//! collected instead of ending the reading one by one, and print one per line:
 //!
 //! ```text
-//! config.toml:12: health.stale_after: found "5 parsecs", wanted a duration such as "30s", "5m", "24h" or "90d"
+//! config.toml:14: health.connections_degraded: expected a number from 0 to 1, found 1.5
 //! ```
 
 use std::fmt;
@@ -12,19 +12,17 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-/// Where a value was said. Ordered from the file's first line to the flags, as problems are printed.
+/// Where a value was given. Ordered as problems are printed: from the file's first line to the flags.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// A line of a configuration file, counted from 1; 0 stands for the file as a whole.
     File {
-        /// As it was given.
         path: PathBuf,
         /// From 1.
         line: usize,
     },
-    /// A place inside a line, for what is no TOML at all. Both are counted from 1.
-    Place {
-        /// As it was given.
+    /// A position inside a line, for text that is not TOML.
+    Position {
         path: PathBuf,
         /// From 1.
         line: usize,
@@ -37,30 +35,30 @@ pub enum Origin {
     Environment(String),
     /// A flag of the command line.
     Flag(&'static str),
-    /// Nowhere: a default, or something that is missing.
+    /// Nowhere: the value is a default or is missing.
     Default,
 }
 
 impl Origin {
-    /// Whether a configuration file says it.
+    /// Whether it is a configuration file.
     pub fn is_file(&self) -> bool {
-        matches!(self, Origin::File { .. } | Origin::Place { .. })
+        matches!(self, Origin::File { .. } | Origin::Position { .. })
     }
 
     /// The line in the file, if it is one.
     pub(super) fn line(&self) -> Option<usize> {
         match self {
-            Origin::File { line, .. } | Origin::Place { line, .. } => Some(*line),
+            Origin::File { line, .. } | Origin::Position { line, .. } => Some(*line),
             _ => None,
         }
     }
 
-    /// Which of two origins wins: the higher.
+    /// Its precedence: of two origins, the higher one wins.
     pub(super) fn level(&self) -> u8 {
         match self {
             Origin::Default => 0,
             Origin::Credential(_) => 1,
-            Origin::File { .. } | Origin::Place { .. } => 2,
+            Origin::File { .. } | Origin::Position { .. } => 2,
             Origin::Environment(name) if !name.starts_with("PGSTEWARD__") => 3,
             Origin::Environment(_) => 4,
             Origin::Flag(_) => 5,
@@ -73,7 +71,9 @@ impl fmt::Display for Origin {
         match self {
             Origin::File { path, line: 0 } => write!(f, "{}", path.display()),
             Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Origin::Place { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            Origin::Position { path, line, column } => {
+                write!(f, "{}:{line}:{column}", path.display())
+            }
             Origin::Credential(path) => write!(f, "{}", path.display()),
             Origin::Environment(name) => f.write_str(name),
             Origin::Flag(name) => f.write_str(name),
@@ -88,18 +88,16 @@ impl Serialize for Origin {
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Where it was said.
     pub origin: Origin,
     /// The key's path, such as `health.stale_after`; empty when no key is concerned.
     pub key: String,
-    /// What stands there. Never the text of a secret.
+    /// Never the text of a secret.
     pub found: String,
-    /// What should stand there.
-    pub wanted: String,
-    /// A near miss, when there is one.
+    pub expected: String,
+    /// A similar name or value that exists.
     pub did_you_mean: Option<String>,
 }
 
@@ -108,13 +106,13 @@ impl Problem {
         origin: Origin,
         key: impl Into<String>,
         found: impl Into<String>,
-        wanted: impl Into<String>,
+        expected: impl Into<String>,
     ) -> Problem {
         Problem {
             origin,
             key: key.into(),
             found: found.into(),
-            wanted: wanted.into(),
+            expected: expected.into(),
             did_you_mean: None,
         }
     }
@@ -131,21 +129,20 @@ impl fmt::Display for Problem {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
-        write!(f, "found {}", self.found)?;
         match &self.did_you_mean {
-            Some(suggestion) => write!(f, ", did you mean \"{suggestion}\"?"),
-            None => write!(f, ", wanted {}", self.wanted),
+            Some(meant) => write!(f, "found {}, did you mean \"{meant}\"?", self.found),
+            None => write!(f, "expected {}, found {}", self.expected, self.found),
         }
     }
 }
 
-/// Everything that is wrong, in the order of the places. Prints one problem per line.
+/// All problems of a configuration, in the order of their origins. Prints one problem per line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Sorted by place: the file's lines, then the environment, then the flags.
+    /// Sorts them: the file's lines, then the environment, then the flags.
     pub(super) fn new(mut problems: Vec<Problem>) -> Problems {
         problems.sort_by(|a, b| {
             let rank = |p: &Problem| (p.origin.line().is_none(), p.origin.line());
@@ -158,17 +155,17 @@ impl Problems {
         Problems(problems)
     }
 
-    /// One by one.
+    /// Iterates over them.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }
 
-    /// How many.
+    /// Their number.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none. What [`super::load::load`] returns never is empty.
+    /// Always false for problems that [`super::load::load`] returns.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -188,11 +185,11 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The candidate that a misspelt word most likely stands for: at most a third of its letters away,
-/// counting a swap of neighbours as one. Case, `-` and `_` make no difference.
+/// Returns the candidate that a misspelt word most likely stands for: at most a third of its letters
+/// away, where a swap of neighbours counts as one. Case, `-` and `_` make no difference.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| -> Vec<char> {
-        // Longer words than any key are compared by their beginning, so that the cost is bounded.
+        // Only the beginning of a word that is longer than any key is compared, to bound the cost.
         text.chars().take(64).map(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() }).collect()
     };
     let word = plain(word);
@@ -250,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn problems_print_in_the_order_of_their_places() {
+    fn problems_print_in_the_order_of_their_origins() {
         let at = |line| Origin::File { path: PathBuf::from("c.toml"), line };
         let problems = Problems::new(vec![
             Problem::new(Origin::Flag("--listen"), "http.listen", "\"x\"", "an address"),
             Problem::new(Origin::Environment("B".into()), "b", "1", "2"),
             Problem::new(at(10), "j", "1", "2").meant(Some("k".into())),
             Problem::new(
-                Origin::Place { path: PathBuf::from("c.toml"), line: 9, column: 4 },
+                Origin::Position { path: PathBuf::from("c.toml"), line: 9, column: 4 },
                 "",
                 "no TOML",
                 "TOML",
@@ -266,11 +263,11 @@ mod tests {
         ]);
         assert_eq!(
             problems.to_string(),
-            "c.toml:2: a: found 1, wanted 2\n\
-             c.toml:9:4: found no TOML, wanted TOML\n\
+            "c.toml:2: a: expected 2, found 1\n\
+             c.toml:9:4: expected TOML, found no TOML\n\
              c.toml:10: j: found 1, did you mean \"k\"?\n\
-             B: b: found 1, wanted 2\n\
-             --listen: http.listen: found \"x\", wanted an address"
+             B: b: expected 2, found 1\n\
+             --listen: http.listen: expected an address, found \"x\""
         );
     }
 }

@@ -1,13 +1,13 @@
-//! When a job is due, as text that was checked.
+//! Schedules: the instants at which a job is due.
 //!
-//! Three forms: cron with five fields (`minute hour day month weekday`) or six (a field of seconds
+//! There are three forms: cron with five fields (`minute hour day month weekday`) or six (a field of seconds
 //! before them), `@every 15s`, and the names `@hourly`, `@daily` (or `@midnight`), `@weekly`,
-//! `@monthly`, `@yearly`. Cron is the plain one of Vixie: `*`, numbers, names of months and
-//! weekdays, ranges, lists and steps. When both day and weekday are restricted, either is enough.
-//! The text is checked here, field by field, and handed on as bare numbers, since the cron crate
-//! tells no field in its errors and takes more than most would guess (`L`, `W`, `#`, `?`, `+`).
+//! `@monthly`, `@yearly`. Cron is Vixie's: `*`, numbers, names of months and weekdays, ranges, lists
+//! and steps. If both day and weekday are restricted, either is enough. The text is checked here,
+//! field by field, and passed on as bare numbers, because the errors of the cron crate name no field
+//! and it takes more than most users expect (`L`, `W`, `#`, `?`, `+`).
 //!
-//! What an instant on the wall clock means where clocks change is in `schedule/wall.rs`.
+//! `schedule/wall.rs` converts readings of the wall clock to instants where clocks change.
 
 mod fields;
 mod wall;
@@ -20,12 +20,11 @@ use croner::parser::{CronParser, Seconds, Year};
 use super::{Zone, value};
 use fields::FIELDS;
 
-/// What a schedule looks like, for error texts.
+/// The form of a schedule, for error messages.
 pub(super) const SCHEDULE: &str = r#"a schedule such as "17 3 * * *", "@every 15s" or "@daily""#;
 
-/// The shortest interval: the planner wakes once a second.
+/// The scheduler wakes once a second.
 const EVERY_MIN: Duration = Duration::from_secs(1);
-/// The longest interval.
 const EVERY_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 /// A schedule: cron with five or six fields, or an interval.
@@ -37,32 +36,26 @@ pub struct Schedule {
     every_hour: bool,
 }
 
-/// What a schedule means.
+/// The meaning of a schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    /// Every so often, counted from the Unix epoch so that all instances agree.
+    /// At a fixed interval, counted from the Unix epoch so that all instances agree.
     Every(Duration),
     /// By the wall clock of the job's time zone.
     Cron(Box<croner::Cron>),
 }
 
 impl Schedule {
-    /// Checks a text.
+    /// Parses a schedule.
     ///
     /// # Errors
-    /// Says which field is wrong, and what is wanted there.
+    /// The expected text, and in which field.
     pub fn parse(text: &str) -> Result<Schedule, String> {
         let text = text.trim();
         match text.strip_prefix('@') {
             Some(name) => Schedule::named(text, name),
             None => Schedule::cron(text, text),
         }
-    }
-
-    /// An interval. Counted in whole milliseconds.
-    fn every(interval: Duration) -> Schedule {
-        let text = format!("@every {}", value::print_duration(interval));
-        Schedule { text, kind: Kind::Every(interval), every_hour: true }
     }
 
     fn named(text: &str, name: &str) -> Result<Schedule, String> {
@@ -74,20 +67,19 @@ impl Schedule {
             if !(EVERY_MIN..=EVERY_MAX).contains(&interval) {
                 return Err("@every with an interval from 1s to 366d".to_owned());
             }
-            return Ok(Schedule { text: text.to_owned(), ..Schedule::every(interval) });
+            let (text, kind) = (text.to_owned(), Kind::Every(interval));
+            return Ok(Schedule { text, kind, every_hour: true });
         }
-        let cron =
-            match name {
-                "hourly" => "0 * * * *",
-                "daily" | "midnight" => "0 0 * * *",
-                "weekly" => "0 0 * * 0",
-                "monthly" => "0 0 1 * *",
-                "yearly" | "annually" => "0 0 1 1 *",
-                _ => return Err(
-                    "@every <duration>, @hourly, @daily, @midnight, @weekly, @monthly or @yearly"
-                        .to_owned(),
-                ),
-            };
+        let expected =
+            "@every <duration>, @hourly, @daily, @midnight, @weekly, @monthly or @yearly";
+        let cron = match name {
+            "hourly" => "0 * * * *",
+            "daily" | "midnight" => "0 0 * * *",
+            "weekly" => "0 0 * * 0",
+            "monthly" => "0 0 1 * *",
+            "yearly" | "annually" => "0 0 1 1 *",
+            _ => return Err(expected.to_owned()),
+        };
         Schedule::cron(text, cron)
     }
 
@@ -99,7 +91,8 @@ impl Schedule {
             0 => return Err(SCHEDULE.to_owned()),
             count => {
                 return Err(format!(
-                    "five fields (minute hour day month weekday) or six (second first), not {count}; or @every, @daily …"
+                    "five fields (minute hour day month weekday) or six (second first), not {count}; \
+                     or @every, @daily …"
                 ));
             }
         }
@@ -110,12 +103,9 @@ impl Schedule {
             if field.name == "hour" {
                 every_hour = (0..24).all(|hour| values.contains(hour));
             }
-            // A star stays one: for days and weekdays it means "not restricted".
-            numbers.push(if matches!(*text, "*" | "*/1") {
-                "*".to_owned()
-            } else {
-                values.print()
-            });
+            // A star stays one, because for days and weekdays it means "not restricted".
+            let star = matches!(*text, "*" | "*/1");
+            numbers.push(if star { "*".to_owned() } else { values.print() });
         }
         let parser =
             CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).build();
@@ -127,12 +117,12 @@ impl Schedule {
         Ok(Schedule { text: text.to_owned(), kind: Kind::Cron(Box::new(cron)), every_hour })
     }
 
-    /// What was written.
+    /// The text of the schedule.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What it means.
+    /// Its meaning.
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
@@ -140,10 +130,10 @@ impl Schedule {
     /// The first instant after `after` at which this is due; `None` only near the end of time.
     ///
     /// Intervals ignore the zone. Cron goes by the wall clock there. Where clocks change:
-    /// - a schedule that names hours fires once at the end of the gap for whatever the gap swallows,
-    ///   and at the first of two equal wall times;
-    /// - one that fires in every hour fires whenever the clock shows a time that it names, so a
-    ///   repeated hour is an hour like any other and a skipped one is not made up for.
+    /// - a schedule that names hours fires once at the end of a gap for all readings in the gap, and at
+    ///   the first of two equal readings;
+    /// - a schedule that fires in every hour fires whenever the clock shows one of its readings, so
+    ///   that it fires in both of two repeated hours, and not at all for a skipped one.
     pub fn next_after(&self, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
         match &self.kind {
             Kind::Every(interval) => {
@@ -194,14 +184,17 @@ mod tests {
         for (text, said) in [
             (
                 "61 * * * *",
-                r#"in the field minute ("61") numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list"#,
+                r#"numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list, in the field minute ("61")"#,
             ),
-            ("* 24 * * *", "in the field hour (\"24\") numbers from 0 to 23"),
-            ("* * 0 * *", "in the field day (\"0\") numbers from 1 to 31"),
-            ("* * * 13 *", "in the field month (\"13\") numbers from 1 to 12 or JAN … by name"),
+            (
+                "* 24 * * *",
+                "numbers from 0 to 23, as \"*\", \"23\", \"0-23\", \"*/2\" or a list, in the field hour (\"24\")",
+            ),
+            ("* * 0 * *", "or a list, in the field day (\"0\")"),
+            ("* * * 13 *", "numbers from 1 to 12 or names such as JAN, as \"*\""),
             (
                 "* * * * MOON",
-                "in the field weekday (\"MOON\") numbers from 0 to 7 or SUN … by name",
+                "numbers from 0 to 7 or names such as SUN, as \"*\", \"7\", \"0-7\", \"*/2\" or a list, in the field weekday (\"MOON\")",
             ),
             ("60 * * * * *", "in the field second (\"60\")"),
             ("5/10 * * * *", "in the field minute (\"5/10\")"),

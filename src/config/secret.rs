@@ -1,7 +1,7 @@
-//! Secrets: text that never prints, and where it comes from.
+//! Secrets: text that never prints, and its sources.
 //!
-//! A secret in a file or from a command is read at every connect, so that a rotated password needs
-//! no restart. Reading is bounded in time and size, and no error tells anything of the content.
+//! A secret in a file or from a command is read at every connect, so that a rotated password needs no
+//! restart. Reading is bounded in time and size, and no error contains anything of the content.
 
 use std::fmt;
 use std::io;
@@ -21,12 +21,12 @@ const SECRET_BYTES_MAX: u64 = 64 * 1024;
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a text that is not to be told.
+    /// Takes a text that must not be printed.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The text itself; for handing to a server, never for printing.
+    /// Returns the text; for a server, never for printing.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -38,18 +38,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a secret comes from. Files and commands are read at every connect.
+/// The source of a secret. Files and commands are read at every connect.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretSource {
-    /// Said in the configuration itself, or in the environment.
+    /// The configuration itself, or the environment.
     Inline(Secret),
-    /// A file that holds nothing else.
+    /// A file that contains nothing else.
     File(PathBuf),
     /// A program and its arguments; its first line of output is the secret.
     Command(Vec<String>),
 }
 
-/// Arguments may hold a secret of their own: only the program is shown.
+/// Shows only the program of a command, because its arguments may contain a secret.
 impl fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -60,7 +60,7 @@ impl fmt::Debug for SecretSource {
     }
 }
 
-/// Why a secret could not be had. Says where it was looked for, never what was there.
+/// Why a secret could not be read. Names its source and never its content.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error("cannot read the secret file {}", path.display())]
@@ -71,9 +71,7 @@ pub enum SecretError {
     FileTimeout { path: PathBuf, timeout: Duration },
     #[error("cannot run the secret command {program}")]
     Command { program: String, source: io::Error },
-    #[error(
-        "the secret command {program} failed with {status}; run it by hand to see what it says"
-    )]
+    #[error("the secret command {program} failed with {status}; run it by hand to see its output")]
     CommandFailed { program: String, status: ExitStatus },
     #[error("the first line that the secret command {program} printed {fault}")]
     CommandOutput { program: String, fault: &'static str },
@@ -82,31 +80,29 @@ pub enum SecretError {
 }
 
 impl SecretSource {
-    /// Reads the secret now.
+    /// Reads the secret.
     ///
-    /// A file must be a regular one of at most 64 KiB; one trailing newline is taken off. A command
-    /// gets no standard input, must exit with 0, and its first line is the secret.
+    /// A file must be a regular one of at most 64 KiB; one trailing newline is removed. A command gets
+    /// no standard input and must exit with 0; its first line is the secret.
     ///
     /// # Errors
-    /// When the source cannot be read within `timeout`, is too big, empty, or is not UTF-8. A
-    /// command is killed with all that it started, also when the returned future is dropped.
+    /// If the source cannot be read within `timeout`, is too large, empty, or not UTF-8. A command is
+    /// killed with all processes that it started, also if the returned future is dropped.
     pub async fn load(&self, timeout: Duration) -> Result<Secret, SecretError> {
         match self {
             SecretSource::Inline(secret) => Ok(secret.clone()),
             SecretSource::File(path) => {
-                match tokio::time::timeout(timeout, read_file(path)).await {
-                    Ok(result) => result,
-                    Err(_) => Err(SecretError::FileTimeout { path: path.clone(), timeout }),
-                }
+                let read = tokio::time::timeout(timeout, read_file(path)).await;
+                read.unwrap_or_else(|_| {
+                    Err(SecretError::FileTimeout { path: path.clone(), timeout })
+                })
             }
             SecretSource::Command(command) => {
-                match tokio::time::timeout(timeout, run_command(command)).await {
-                    Ok(result) => result,
-                    Err(_) => Err(SecretError::CommandTimeout {
-                        program: program(command).to_owned(),
-                        timeout,
-                    }),
-                }
+                let run = tokio::time::timeout(timeout, run_command(command)).await;
+                let program = || program(command).to_owned();
+                run.unwrap_or_else(|_| {
+                    Err(SecretError::CommandTimeout { program: program(), timeout })
+                })
             }
         }
     }
@@ -115,7 +111,7 @@ impl SecretSource {
 async fn read_file(path: &Path) -> Result<Secret, SecretError> {
     let failed = |source| SecretError::File { path: path.to_owned(), source };
     let unfit = |fault| SecretError::FileContent { path: path.to_owned(), fault };
-    // A pipe without a writer would hold a thread for ever.
+    // A pipe without a writer would block a thread for ever.
     if !tokio::fs::metadata(path).await.map_err(failed)?.is_file() {
         return Err(unfit("is not a regular file"));
     }
@@ -141,7 +137,7 @@ async fn run_command(command: &[String]) -> Result<Secret, SecretError> {
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // What it complains of may quote the secret: it must not reach the log.
+        // Its messages may contain the secret and must not reach the log.
         .stderr(Stdio::null())
         .process_group(0)
         .kill_on_drop(true)
@@ -185,7 +181,7 @@ impl Group {
         Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
     }
 
-    /// Once the leader is reaped its number may be another's.
+    /// Once the group's leader is reaped, its number may be reused.
     fn disarm(&mut self) {
         self.0 = None;
     }
@@ -194,7 +190,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
-            // It may have ended by itself; there is nobody to tell.
+            // It may have ended by itself.
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
@@ -285,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failing_command_is_named_and_not_quoted() {
-        for (script, said) in [
+        for (script, expected) in [
             (
                 "echo hunter2; echo hunter2 >&2; exit 3",
                 "the secret command /bin/sh failed with exit status: 3",
@@ -298,7 +294,7 @@ mod tests {
             ),
         ] {
             let error = shell(script).load(SOON).await.unwrap_err();
-            assert!(error.to_string().contains(said), "{script}: {error}");
+            assert!(error.to_string().contains(expected), "{script}: {error}");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{script}: {error:?}");
         }
         let error = SecretSource::Command(vec!["/nonexistent/program".into()])
@@ -333,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_tells_nothing() {
+    fn debug_shows_no_secret() {
         let sources = [
             SecretSource::Inline(Secret::new("hunter2")),
             shell("echo hunter2"),

@@ -1,8 +1,8 @@
-//! The configuration as one tree, every value with the place that it comes from.
+//! The configuration as one tree, every value with its origin.
 //!
-//! The file is parsed into it, the environment and the flags are laid over it, and then it is read
-//! once. So a value's origin is at hand wherever a problem is found, and nothing is validated that
-//! something else replaced.
+//! The file is parsed into it, the environment and the flags are applied to it, and then it is read
+//! once. So a value's origin is at hand wherever a problem is found, and a value that another one
+//! replaces is not validated.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Origin, Problem};
 
-/// A value with the place it comes from.
+/// A value with its origin.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub value: Value,
     pub origin: Origin,
 }
 
-/// What stands in the tree.
+/// A value in the tree.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Text(String),
@@ -31,7 +31,7 @@ pub(super) enum Value {
     Table(Table),
     /// A date, a time, or both, as it is written.
     Date(String),
-    /// What no key wants: integers beyond 64 bits.
+    /// A value that no key takes: an integer beyond 64 bits.
     Other(&'static str),
 }
 
@@ -59,15 +59,15 @@ impl Node {
         path.iter().try_fold(self, |node, key| node.as_table()?.get(*key))
     }
 
-    /// Where the node at a path was said; `Default` if nowhere.
+    /// The origin of the node at a path; `Default` if there is none.
     pub(super) fn origin_of(&self, path: &[&str]) -> Origin {
         self.at(path).map_or(Origin::Default, |node| node.origin.clone())
     }
 
-    /// Lays a value over whatever stands at a path. Tables are made on the way.
+    /// Sets the value at a path, and creates the tables on the way.
     ///
     /// # Errors
-    /// The origin of what stands in the way, when a key on the path holds something other than a table.
+    /// The origin of the value in the way, if a key on the path holds anything other than a table.
     pub(super) fn set(&mut self, path: &[String], node: Node) -> Result<(), Origin> {
         let Some((key, rest)) = path.split_first() else {
             *self = node;
@@ -83,7 +83,7 @@ impl Node {
         table.entry(key.clone()).or_insert_with(|| Node::table(node.origin.clone())).set(rest, node)
     }
 
-    /// Takes a key out of the table at a path.
+    /// Removes a key from the table at a path.
     pub(super) fn remove(&mut self, path: &[String], key: &str) {
         let Value::Table(table) = &mut self.value else { return };
         match path.split_first() {
@@ -99,8 +99,8 @@ impl Node {
     }
 }
 
-/// Parses a file's text. What is no TOML is reported, the rest is kept, so that one missing quote
-/// does not hide ten other mistakes.
+/// Parses a file's text. Text that is not TOML is reported and the rest is kept, so that one missing
+/// quote does not hide ten other mistakes.
 pub(super) fn parse(text: &str, path: &Path) -> (Node, Vec<Problem>) {
     let lines = Lines::of(text);
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -112,20 +112,15 @@ pub(super) fn parse(text: &str, path: &Path) -> (Node, Vec<Problem>) {
         .iter()
         .map(|error| {
             let (line, column) = lines.place(text, error.span().map_or(0, |span| span.start));
-            let origin = Origin::Place { path: path.to_owned(), line, column };
-            // Only the message: the error's own print shows the line, and there may be a password in it.
-            Problem::new(
-                origin,
-                "",
-                "something that is no TOML",
-                error.message().replace('\n', ", "),
-            )
+            let origin = Origin::Position { path: path.to_owned(), line, column };
+            // Not the whole error: it prints the line, which may contain a password.
+            Problem::new(origin, "", error.message().replace('\n', ", "), "valid TOML")
         })
         .collect();
     (root, problems)
 }
 
-/// Parses one TOML value, as in an environment variable. `None` if it is none.
+/// Parses one TOML value, as in an environment variable. Returns `None` for other text.
 pub(super) fn parse_value(text: &str, origin: &Origin) -> Option<Node> {
     let value = DeValue::parse(text).ok()?;
     Some(convert(value.get_ref(), &mut |_| origin.clone()))
@@ -141,7 +136,7 @@ fn entries(table: &DeTable<'_>, at: &mut dyn FnMut(usize) -> Origin) -> Table {
         .iter()
         .map(|(key, value)| {
             let mut node = convert(value.get_ref(), at);
-            // The key's line: a table's own span may begin elsewhere, and a key is what one looks for.
+            // The key's line, because a table's own span may begin elsewhere.
             node.origin = at(key.span().start);
             (key.get_ref().to_string(), node)
         })
@@ -173,7 +168,7 @@ fn convert(value: &DeValue<'_>, at: &mut dyn FnMut(usize) -> Origin) -> Node {
     Node { value, origin: at(0) }
 }
 
-/// Where a text's lines begin.
+/// The offsets at which a text's lines begin.
 struct Lines(Vec<usize>);
 
 impl Lines {

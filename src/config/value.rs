@@ -1,13 +1,23 @@
 //! Durations and sizes with units, as text and back.
 //!
-//! A bare number is refused everywhere: `timeout = 30` has meant seconds to one reader and
-//! milliseconds to the next.
+//! A bare number is refused everywhere: some readers take `timeout = 30` for seconds, others for
+//! milliseconds.
 
 use std::time::Duration;
 
-/// What a duration looks like, for error texts.
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+/// 24 hours.
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const GIB: usize = 1 << 30;
+
+/// The form of a duration, for error messages.
 pub(super) const DURATION: &str = r#"a duration such as "30s", "5m", "24h" or "90d""#;
-/// What a size looks like, for error texts.
+/// The form of a size, for error messages.
 pub(super) const SIZE: &str = r#"a size such as "64KiB" or "1MiB""#;
 
 /// Units of time in milliseconds, largest first. A day is 24 hours.
@@ -24,7 +34,8 @@ const TIME_UNITS: [(&str, u64); 6] = [
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// Reads `30s`, `1h30m`, `250ms`: whole numbers with units, each unit at most once, larger first.
+/// Reads `30s`, `1h30m`, `250ms`: whole numbers with units, each unit at most once, larger ones
+/// first.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     parse_units(text, &TIME_UNITS).map(Duration::from_millis)
 }
@@ -32,7 +43,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
 /// Writes a duration so that [`parse_duration`] reads it back, in the largest unit that is exact.
 pub(super) fn print_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    // Weeks are read but not written: 90d says more than 12w6d.
+    // Weeks are read but not written: 90d is easier to compare than 12w6d.
     let units = &TIME_UNITS[1..];
     units.iter().find(|(_, unit)| millis > 0 && millis % unit == 0).map_or_else(
         || format!("{}s", millis / 1_000),

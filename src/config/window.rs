@@ -1,6 +1,6 @@
-//! Stretches of wall-clock time in which runs may begin, or must not, as text that was checked.
+//! Windows of wall-clock time in which runs may begin, or must not.
 //!
-//! A window is days, times, or days and then times:
+//! The text of a window is days, times, or days and then times:
 //!
 //! ```text
 //! 22:00-06:00                          every day
@@ -11,58 +11,59 @@
 //! ```
 //!
 //! The begin of the times belongs to the window, the end does not. Times whose end is before their
-//! begin run over midnight and belong to the day on which they begin: `Fri 22:00-06:00` holds until
-//! six on Saturday.
+//! begin go past midnight and belong to the day on which they begin: `Fri 22:00-06:00` ends at six on
+//! Saturday.
 //!
-//! **Where clocks change**, what the wall clock shows decides, and nothing else. `02:00-03:00` never
-//! holds on a day on which clocks go from 02:00 to 03:00, and holds for two hours on a day on which
-//! they go back from 03:00 to 02:00. Whoever needs a stretch of a certain length keeps it clear of
-//! the hours at which clocks change.
+//! **Where clocks change**, only the reading of the wall clock decides. `02:00-03:00` is never open on
+//! a day on which clocks go from 02:00 to 03:00, and is open for two hours on a day on which they go
+//! back from 03:00 to 02:00. A window that must have a certain length has to avoid the hours at which
+//! clocks change.
 
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, Timelike, Utc, Weekday};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike, Utc, Weekday};
 
 use super::Zone;
 use super::problem::nearest;
-use super::read::quote;
+use super::read::in_part;
 
-/// What a window looks like, for error texts.
-pub(super) const WINDOW: &str = r#"a window such as "22:00-06:00", "Sat,Sun", "Mon-Fri 22:00-06:00", "2026-12-24..2027-01-02" or "12-24 08:00-18:00""#;
+/// The form of a window, for error messages.
+const WINDOW: &str = "a window such as \"22:00-06:00\", \"Sat,Sun\", \"Mon-Fri 22:00-06:00\", \
+                      \"2026-12-24..2027-01-02\" or \"12-24 08:00-18:00\"";
 
 const WEEKDAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 const MINUTES_OF_DAY: u32 = 24 * 60;
 
-/// A leap year: every date that comes in some year exists in it.
+/// A leap year: it has every date that any year has.
 const LEAP_YEAR: i32 = 2024;
 
-/// Windows of which any one is enough. With none of them, no moment is inside.
+/// Windows of which one is enough. If there is none, no instant is inside.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Windows(Vec<Window>);
 
-/// One window: on which days, and at which times of them.
+/// One window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     text: String,
-    days: On,
+    days: DaySet,
     times: Times,
 }
 
 /// The days on which a window begins.
 #[derive(Debug, Clone, PartialEq)]
-enum On {
+enum DaySet {
     EveryDay,
-    /// By number of days from Monday.
+    /// Indexed by the number of days from Monday.
     Weekdays([bool; 7]),
     /// Both included.
     Dates(NaiveDate, NaiveDate),
-    /// Month and day, both included; over New Year where the last is before the first.
+    /// Month and day, both included; past New Year if the last is before the first.
     Yearly((u32, u32), (u32, u32)),
 }
 
-/// In minutes of the day; over midnight where the end is before the begin.
+/// In minutes of the day; past midnight if the end is before the begin.
 #[derive(Debug, Clone, PartialEq)]
 struct Times {
     begin: u32,
@@ -70,32 +71,32 @@ struct Times {
 }
 
 impl Windows {
-    /// Checks the text of one window.
+    /// Parses the text of one window.
     ///
     /// # Errors
-    /// Says which part is wrong, and what is wanted there.
+    /// The expected text, and in which part.
     pub fn parse_one(text: &str) -> Result<Window, String> {
         let text = text.trim();
         let (days, times) = match *text.split_whitespace().collect::<Vec<_>>() {
-            [times] if times.contains(':') => (On::EveryDay, Times::parse(times)?),
-            [days] => (On::parse(days)?, Times { begin: 0, end: MINUTES_OF_DAY }),
-            [days, times] => (On::parse(days)?, Times::parse(times)?),
+            [times] if times.contains(':') => (DaySet::EveryDay, Times::parse(times)?),
+            [days] => (DaySet::parse(days)?, Times { begin: 0, end: MINUTES_OF_DAY }),
+            [days, times] => (DaySet::parse(days)?, Times::parse(times)?),
             _ => return Err(WINDOW.to_owned()),
         };
         Ok(Window { text: text.to_owned(), days, times })
     }
 
-    /// Whether a moment is inside one of them, by the wall clock of a zone.
+    /// Whether an instant is inside one of them, by the wall clock of a zone.
     pub fn contains(&self, at: DateTime<Utc>, tz: Zone) -> bool {
         self.0.iter().any(|window| window.contains(at, tz))
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What was written, one text for each.
+    /// The texts of the windows.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(Window::text)
     }
@@ -108,12 +109,12 @@ impl FromIterator<Window> for Windows {
 }
 
 impl Window {
-    /// What was written.
+    /// The text of the window.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether a moment is inside, by the wall clock of a zone.
+    /// Whether an instant is inside, by the wall clock of a zone.
     pub fn contains(&self, at: DateTime<Utc>, tz: Zone) -> bool {
         let reading = at.with_timezone(&tz).naive_local();
         let (day, minute) = (reading.date(), reading.num_seconds_from_midnight() / 60);
@@ -121,28 +122,27 @@ impl Window {
         if begin < end {
             return (begin..end).contains(&minute) && self.days.hold(day);
         }
-        // What is left of a night belongs to the day before.
-        (minute >= begin && self.days.hold(day))
-            || (minute < end
-                && day.checked_sub_days(Days::new(1)).is_some_and(|day| self.days.hold(day)))
+        // The rest of a night belongs to the day before.
+        let began = if minute >= begin { Some(day) } else { day.pred_opt() };
+        (minute >= begin || minute < end) && began.is_some_and(|day| self.days.hold(day))
     }
 }
 
-impl On {
-    fn parse(text: &str) -> Result<On, String> {
+impl DaySet {
+    fn parse(text: &str) -> Result<DaySet, String> {
         if text.starts_with(|first: char| first.is_ascii_digit()) {
-            On::dates(text)
+            DaySet::dates(text)
         } else {
-            On::weekdays(text)
+            DaySet::weekdays(text)
         }
     }
 
     fn hold(&self, day: NaiveDate) -> bool {
         match self {
-            On::EveryDay => true,
-            On::Weekdays(held) => held[day.weekday().num_days_from_monday() as usize],
-            On::Dates(first, last) => (first..=last).contains(&&day),
-            On::Yearly(first, last) => {
+            DaySet::EveryDay => true,
+            DaySet::Weekdays(held) => held[day.weekday().num_days_from_monday() as usize],
+            DaySet::Dates(first, last) => (first..=last).contains(&&day),
+            DaySet::Yearly(first, last) => {
                 let day = (day.month(), day.day());
                 if first <= last {
                     (*first..=*last).contains(&day)
@@ -153,7 +153,7 @@ impl On {
         }
     }
 
-    fn weekdays(text: &str) -> Result<On, String> {
+    fn weekdays(text: &str) -> Result<DaySet, String> {
         let mut held = [false; 7];
         for item in text.split(',') {
             let (first, last) = match item.split_once('-') {
@@ -161,10 +161,8 @@ impl On {
                 None => (weekday(item)?, weekday(item)?),
             };
             if first == last && item.contains('-') {
-                return Err(format!(
-                    "in the weekdays ({}) two different ones around the \"-\"",
-                    quote(item)
-                ));
+                let expected = "two different days around the \"-\"";
+                return Err(in_part(expected, "weekdays", item));
             }
             // `Fri-Mon` goes over Sunday.
             let mut day = first;
@@ -174,24 +172,23 @@ impl On {
             }
             held[last.num_days_from_monday() as usize] = true;
         }
-        Ok(On::Weekdays(held))
+        Ok(DaySet::Weekdays(held))
     }
 
-    fn dates(text: &str) -> Result<On, String> {
+    fn dates(text: &str) -> Result<DaySet, String> {
         let (first, last) = match text.split_once("..") {
             Some((first, last)) => (date(first)?, date(last)?),
             None => (date(text)?, date(text)?),
         };
         match (first, last) {
-            ((true, first), (true, last)) if first > last => Err(format!(
-                "in the dates ({}) a last day that is not before the first",
-                quote(text)
-            )),
-            ((true, first), (true, last)) => Ok(On::Dates(first, last)),
-            ((false, first), (false, last)) => {
-                Ok(On::Yearly((first.month(), first.day()), (last.month(), last.day())))
+            ((true, first), (true, last)) if first > last => {
+                Err(in_part("a last day that is not before the first", "dates", text))
             }
-            _ => Err(format!("in the dates ({}) both with a year or both without", quote(text))),
+            ((true, first), (true, last)) => Ok(DaySet::Dates(first, last)),
+            ((false, first), (false, last)) => {
+                Ok(DaySet::Yearly((first.month(), first.day()), (last.month(), last.day())))
+            }
+            _ => Err(in_part("both days with a year or both without", "dates", text)),
         }
     }
 }
@@ -199,35 +196,31 @@ impl On {
 impl Times {
     fn parse(text: &str) -> Result<Times, String> {
         let Some((begin, end)) = text.split_once('-') else {
-            return Err(format!(
-                "in the times ({}) a begin and an end, as \"22:00-06:00\"",
-                quote(text)
-            ));
+            return Err(in_part("a begin and an end, as \"22:00-06:00\"", "times", text));
         };
         let (begin, end) = (minute(begin, MINUTES_OF_DAY - 1)?, minute(end, MINUTES_OF_DAY)?);
         if begin == end {
-            let text = quote(text);
-            return Err(format!(
-                "in the times ({text}) an end that is not the begin; \"00:00-24:00\" is a whole day"
-            ));
+            let expected = "an end other than the begin, or \"00:00-24:00\" for a whole day";
+            return Err(in_part(expected, "times", text));
         }
         Ok(Times { begin, end })
     }
 }
 
-/// `Mon` or `Monday`, in any case. A number is refused: some count from Sunday, others from Monday.
+/// Parses `Mon` or `Monday`, in any case. Numbers are refused, because some people count from Sunday
+/// and others from Monday.
 fn weekday(text: &str) -> Result<Weekday, String> {
     text.parse().map_err(|_| {
         let near = nearest(text, WEEKDAYS.into_iter().flat_map(|name| [&name[..3], name]));
-        let hint = near.map(|name| format!("; did you mean {}?", quote(name))).unwrap_or_default();
-        format!(
-            "in the weekdays ({}) names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"{hint}",
-            quote(text)
-        )
+        let expected = match near {
+            Some(name) => format!("names such as {name:?}"),
+            None => "names such as \"Mon\", \"Mon-Fri\" or \"Sat,Sun\"".to_owned(),
+        };
+        in_part(expected, "weekdays", text)
     })
 }
 
-/// `2026-12-24`, or `12-24` in a leap year that stands for all. Tells whether a year was named.
+/// Parses `2026-12-24`, or `12-24` as a day of a leap year. Returns whether a year was given.
 fn date(text: &str) -> Result<(bool, NaiveDate), String> {
     let read = || match *text.split('-').collect::<Vec<_>>() {
         [year, month, day] => {
@@ -241,26 +234,25 @@ fn date(text: &str) -> Result<(bool, NaiveDate), String> {
         _ => None,
     };
     read().ok_or_else(|| {
-        let text = quote(text);
-        format!("in the date ({text}) a day that exists, as \"2026-12-24\", or as \"12-24\" for every year")
+        let expected = "a day that exists, as \"2026-12-24\", or as \"12-24\" for every year";
+        in_part(expected, "date", text)
     })
 }
 
-/// Minutes of the day up to the last that may stand here: `06:00`, also `6:00`.
+/// Parses `06:00`, also `6:00`, as minutes of the day up to `last`.
 fn minute(text: &str, last: u32) -> Result<u32, String> {
     let read = |(hour, minute)| {
         let minute = digits(minute, 2..=2).filter(|minute| *minute < 60)?;
         Some(digits(hour, 1..=2)? * 60 + minute).filter(|minute| *minute <= last)
     };
     text.split_once(':').and_then(read).ok_or_else(|| {
-        let text = quote(text);
-        format!(
-            "in the time ({text}) hours from 00 to 23 and minutes from 00 to 59, as \"22:00\"; 24:00 only as an end"
-        )
+        let expected = "hours from 00 to 23 and minutes from 00 to 59, as \"22:00\" (24:00 only as \
+                        an end)";
+        in_part(expected, "time", text)
     })
 }
 
-/// Digits alone: parse() would also take a sign.
+/// Parses digits alone; `parse` would also take a sign.
 fn digits(text: &str, lengths: RangeInclusive<usize>) -> Option<u32> {
     (lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())?

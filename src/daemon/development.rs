@@ -24,7 +24,7 @@ pub(super) async fn start(
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
 ) -> Result<Option<Ephemeral>, Fatal> {
-    if !config.ephemeral {
+    if !config.development.ephemeral {
         if !falls_back(config, tasks, metrics, readiness).await {
             return Ok(None);
         }

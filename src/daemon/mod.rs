@@ -96,8 +96,8 @@ pub async fn run(
     let listener = http::bind(config.http.listen).await?;
     let address =
         listener.local_addr().map_err(Fatal::internal("read the address of the listener"))?;
-    let rules = Rules::load(&config, address.ip(), config.http.tls.is_some()).await?;
-    let tls = match &config.http.tls {
+    let rules = Rules::load(&config, address.ip(), config.http.tls().is_some()).await?;
+    let tls = match config.http.tls() {
         Some(files) => Some(Arc::new(Tls::load(&files.cert, &files.key, &metrics).await?)),
         None => None,
     };

@@ -94,7 +94,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
         if let Err(error) = self.logs.set_level(config.log.level) {
             tracing::error!(error = %error, "cannot change the log level");
         }
-        for key in fixed(&self.started_with, &config) {
+        for key in self.started_with.needs_restart(&config) {
             tracing::warn!(key, "this change takes effect at the next start");
         }
         self.notices.send(&AuditNotice::adopted(&self.last_read, &config));
@@ -127,19 +127,4 @@ pub(super) fn log_warnings(warnings: &[String]) {
 
 fn set_reload_time(metrics: &Metrics) {
     metrics.config_last_reload_success_timestamp_seconds.set(Utc::now().timestamp() as f64);
-}
-
-/// Changed keys that take effect at the next start only.
-fn fixed(started_with: &Config, new: &Config) -> Vec<&'static str> {
-    let changed = [
-        ("environment", started_with.environment != new.environment),
-        ("development.ephemeral", started_with.ephemeral != new.ephemeral),
-        ("database", started_with.databases != new.databases),
-        ("http", started_with.http != new.http),
-        ("log.format", started_with.log.format != new.log.format),
-        ("health.stale_after", started_with.health.stale_after != new.health.stale_after),
-        ("jobs.max_concurrent", started_with.jobs.max_concurrent != new.jobs.max_concurrent),
-        ("jobs.lease", started_with.jobs.lease != new.jobs.lease),
-    ];
-    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

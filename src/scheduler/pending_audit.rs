@@ -68,7 +68,7 @@ impl AuditNotice {
     pub fn adopted(before: &Config, after: &Config) -> AuditNotice {
         AuditNotice::of_configuration(
             "config.reloaded",
-            json!({ "changed": changed(before, after) }),
+            json!({ "changed": before.changed(after) }),
         )
     }
 
@@ -88,48 +88,6 @@ impl AuditNotice {
             json!({ "problems": problems.len(), "keys": keys }),
         )
     }
-}
-
-/// Top-level keys and tables that differ, by the names that the file gives them.
-fn changed(before: &Config, after: &Config) -> Vec<&'static str> {
-    // Without `..`, so that nothing that is added is forgotten here.
-    let Config {
-        environment,
-        mode,
-        state_dir,
-        ephemeral,
-        databases,
-        migrations,
-        http,
-        log,
-        health,
-        jobs,
-        retention,
-        vacuum,
-        refresh,
-        spool,
-        audit,
-        auth,
-    } = before;
-    let changed = [
-        ("environment", *environment != after.environment),
-        ("mode", *mode != after.mode),
-        ("state_dir", *state_dir != after.state_dir),
-        ("development", *ephemeral != after.ephemeral),
-        ("database", *databases != after.databases),
-        ("migrations", *migrations != after.migrations),
-        ("http", *http != after.http),
-        ("log", *log != after.log),
-        ("health", *health != after.health),
-        ("jobs", *jobs != after.jobs),
-        ("retention", *retention != after.retention),
-        ("vacuum", *vacuum != after.vacuum),
-        ("refresh", *refresh != after.refresh),
-        ("spool", *spool != after.spool),
-        ("audit", *audit != after.audit),
-        ("auth", *auth != after.auth),
-    ];
-    changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
 
 /// The rows of one database that are not written yet.
@@ -170,15 +128,6 @@ impl PendingAudit {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_changed_is_told_by_name() {
-        let (before, mut after) = (Config::default(), Config::default());
-        assert_eq!(changed(&before, &after), [] as [&str; 0]);
-        after.jobs.max_concurrent += 1;
-        after.databases.insert("other".to_owned(), crate::config::Database::default());
-        assert_eq!(changed(&before, &after), ["database", "jobs"]);
-    }
 
     #[test]
     fn the_oldest_go_first() {

@@ -57,32 +57,38 @@ fn mistakes_in_tokens_are_told() {
     for (text, expected) in [
         (
             "[auth.tokens.CI]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\n",
-            "config.toml:1: auth.tokens.CI: found \"CI\", wanted a name of 1 to 64 characters a-z, 0-9, -, _ or .",
+            "config.toml:1: auth.tokens.CI: expected a name of 1 to 64 characters a-z, 0-9, -, _ \
+             or ., found \"CI\"",
         ),
         (
             "[auth.tokens.ci]\nrole = \"user\"\nsha256 = \"DIGEST\"\n",
-            "config.toml:2: auth.tokens.ci.role: found \"user\", wanted one of \"viewer\", \"operator\", \"admin\", \"service\"",
+            "config.toml:2: auth.tokens.ci.role: expected one of \"viewer\", \"operator\", \
+             \"admin\", \"service\", found \"user\"",
         ),
         (
             "[auth.tokens.ci]\n",
-            "config.toml:1: auth.tokens.ci: found no key \"role\", wanted role and sha256, as `pgsteward token new` prints them\n\
-             config.toml:1: auth.tokens.ci: found no key \"sha256\", wanted role and sha256, as `pgsteward token new` prints them",
+            "config.toml:1: auth.tokens.ci: expected role and sha256, as `pgsteward token new` \
+             prints them, found no key \"role\"\nconfig.toml:1: auth.tokens.ci: expected role \
+             and sha256, as `pgsteward token new` prints them, found no key \"sha256\"",
         ),
         (
             "[auth.tokens.ci]\nrole = \"viewer\"\nsha256 = \"pgs_hunter2\"\n",
-            "config.toml:3: auth.tokens.ci.sha256: found what looks like the token itself, wanted the token's SHA-256 in 64 \
-             hexadecimal digits, as `pgsteward token new` prints it",
+            "config.toml:3: auth.tokens.ci.sha256: expected the token's SHA-256 in 64 \
+             hexadecimal digits, as `pgsteward token new` prints it, found what looks like the \
+             token itself",
         ),
         (
             "[auth.tokens.ci]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\nexpires = 12:00:00\ncidrs = [\"10.0.0.1/8\", \"ten\"]\n",
-            "config.toml:4: auth.tokens.ci.expires: found a date or time, wanted a date such as \"2027-01-31\", or an instant \
-             such as \"2027-01-31T12:00:00Z\"\n\
-             config.toml:5: auth.tokens.ci.cidrs: found \"10.0.0.1/8\", did you mean \"10.0.0.0/8\"?\n\
-             config.toml:5: auth.tokens.ci.cidrs: found \"ten\", wanted ranges such as \"10.0.0.0/8\" or \"fd00::/8\"",
+            "config.toml:4: auth.tokens.ci.expires: expected a date such as \"2027-01-31\", or \
+             an instant such as \"2027-01-31T12:00:00Z\", found a date or time\nconfig.toml:5: \
+             auth.tokens.ci.cidrs: found \"10.0.0.1/8\", did you mean \
+             \"10.0.0.0/8\"?\nconfig.toml:5: auth.tokens.ci.cidrs: expected ranges such as \
+             \"10.0.0.0/8\" or \"fd00::/8\", found \"ten\"",
         ),
         (
             "[auth.tokens.\"a.b\"]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\n[auth.tokens.c]\nrole = \"admin\"\nsha256 = \"DIGEST\"\n",
-            "config.toml:4: auth.tokens.c: found the sha256 of \"a.b\", wanted a token of its own",
+            "config.toml:4: auth.tokens.c: expected a token of its own, found the sha256 of \
+             \"a.b\"",
         ),
     ] {
         assert_eq!(Given::file(text.replace("DIGEST", DIGEST)).url().report(), expected);
@@ -130,33 +136,36 @@ fn mistakes_in_json_web_tokens_are_told() {
     for (text, expected) in [
         (
             "[auth.jwt]\nsecret = \"hunter2\"\n",
-            "config.toml:2: auth.jwt.secret: found a shorter one, wanted at least 32 bytes (RFC 7518): a short secret can be \
-             guessed from any token",
+            "config.toml:2: auth.jwt.secret: expected at least 32 bytes (RFC 7518), because a \
+             short secret can be guessed from a token, found a shorter one",
         ),
         (
             "[auth.jwt]\nleeway = \"6m\"\nrole_claim = \"user_metadata.role\"\n",
-            "config.toml:2: auth.jwt.leeway: found \"6m\", wanted a duration from 0s to 5m\n\
-             config.toml:3: auth.jwt.role_claim: found \"user_metadata.role\", wanted a claim that users cannot write \
-             themselves, such as app_metadata.role",
+            "config.toml:2: auth.jwt.leeway: expected a duration from 0s to 5m, found \
+             \"6m\"\nconfig.toml:3: auth.jwt.role_claim: expected a claim that users cannot \
+             write themselves, such as app_metadata.role, found \"user_metadata.role\"",
         ),
         (
             "[auth.jwt.roles]\nanon = \"viewer\"\nboss = \"root\"\n",
-            "config.toml:2: auth.jwt.roles.anon: found a role for \"anon\", wanted nothing: Supabase's public key is a validly \
-             signed JWT of this role, and everybody has it\n\
-             config.toml:3: auth.jwt.roles.boss: found \"root\", wanted one of \"viewer\", \"operator\", \"admin\", \"service\", \
-             \"user\"",
+            "config.toml:2: auth.jwt.roles.anon: expected no such role, because Supabase's \
+             public key, which everybody has, is a validly signed JWT of it, found a role for \
+             \"anon\"\nconfig.toml:3: auth.jwt.roles.boss: expected one of \"viewer\", \
+             \"operator\", \"admin\", \"service\", \"user\", found \"root\"",
         ),
         (
             "[auth.jwt]\nissuer = 5\naudience = [\"\"]\n",
-            "config.toml:2: auth.jwt.issuer: found 5, wanted a list of texts\n\
-             config.toml:3: auth.jwt.audience: found \"\", wanted some text",
+            "config.toml:2: auth.jwt.issuer: expected a list of texts, found 5\nconfig.toml:3: \
+             auth.jwt.audience: expected text, found \"\"",
         ),
     ] {
         assert_eq!(Given::file(text).url().report(), expected);
     }
     let given = Given::nothing().url().env("SUPABASE_JWT_SECRET", "hunter2");
     assert!(
-        given.report().starts_with("SUPABASE_JWT_SECRET: auth.jwt.secret: found a shorter one"),
+        given.report().starts_with(
+            "SUPABASE_JWT_SECRET: auth.jwt.secret: expected at least 32 \
+            bytes (RFC 7518)"
+        ),
         "{}",
         given.report()
     );
@@ -165,11 +174,12 @@ fn mistakes_in_json_web_tokens_are_told() {
 #[test]
 fn what_carries_credentials_is_judged() {
     let given = Given::file("[http]\ntls_cert_file = \"c\"\ntls_key_file = \"k\"\n").url();
-    let tls = given.config().http.tls.unwrap();
+    let tls = given.config().http.tls().unwrap();
     assert_eq!((tls.cert, tls.key), (given.path("c"), given.path("k")));
     assert_eq!(
         Given::file("[http]\ntls_key_file = \"k\"\n").url().report(),
-        "config.toml:2: http.tls_key_file: found no tls_cert_file beside it, wanted both, or neither: add tls_cert_file"
+        "config.toml:2: http.tls_key_file: expected tls_cert_file too, or neither, found only \
+         one of the two"
     );
     let warned = |more: &str| token(&format!("[http]\n{more}")).holds().warnings.len();
     assert_eq!(warned("listen = \"0.0.0.0:1\"\n"), 1);

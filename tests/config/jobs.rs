@@ -1,4 +1,4 @@
-//! `[jobs]`: the built-in ones, and SQL of one's own.
+//! `[jobs]`: the built-in jobs, and own SQL.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::Given;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The lines of a job of one's own, with what they come to.
+/// A configuration with these lines for a job of own SQL.
 fn own(lines: &str) -> Given {
     Given::file(format!("[jobs.report]\n{lines}")).url()
 }
@@ -27,7 +27,7 @@ fn windows(texts: &[&str]) -> Windows {
 }
 
 #[test]
-fn a_job_of_ones_own_needs_no_more_than_its_sql() {
+fn a_job_of_own_sql_needs_no_other_key() {
     let work = SqlWork {
         sql: "SELECT 1".to_owned(),
         transaction: true,
@@ -58,7 +58,7 @@ fn a_job_of_ones_own_needs_no_more_than_its_sql() {
     assert_eq!(
         job("sql = \"SELECT 1\"\ntransaction = false\n"),
         Job { work, retries: 0, ..expected },
-        "what may have been done in part is not repeated"
+        "a run that may have done a part is not retried"
     );
 }
 
@@ -177,7 +177,7 @@ fn the_built_in_jobs_of_the_ledger_share_their_defaults() {
 }
 
 #[test]
-fn a_measurement_knows_when_and_how_long_and_nothing_else() {
+fn a_measurement_takes_no_key_but_schedule_and_timeout() {
     for name in ["health-probe", "connection-metrics"] {
         for line in [
             "retries = 1",
@@ -190,95 +190,99 @@ fn a_measurement_knows_when_and_how_long_and_nothing_else() {
             assert_eq!(
                 Given::file(format!("[jobs.{name}]\n{line}\n")).url().report(),
                 format!(
-                    "config.toml:2: jobs.{name}.{key}: found an unknown key, wanted one of schedule, enabled, timezone, timeout"
+                    "config.toml:2: jobs.{name}.{key}: expected one of enabled, schedule, \
+                     timezone, timeout, found an unknown key"
                 )
             );
         }
     }
     let report = Given::file("[jobs.vacuum]\nafter = [\"retention\"]\n").url().report();
-    assert!(
-        report.starts_with("config.toml:2: jobs.vacuum.after: found an unknown key, wanted one of"),
-        "{report}"
-    );
+    assert!(report.starts_with("config.toml:2: jobs.vacuum.after: expected one of "), "{report}");
 }
 
-/// One bad line each, and all that is said of it.
+/// One bad line each, and the whole report.
 #[test]
-fn what_a_job_cannot_be_is_told_where_it_stands() {
+fn problems_of_a_job_are_reported_where_they_stand() {
     for (lines, expected) in [
         (
             "schedule = \"@daily\"",
-            "1: jobs.report: found no sql, and no built-in job of this name, wanted the key \"sql\"",
+            "1: jobs.report: expected the key \"sql\", found neither sql nor a built-in job of \
+             this name",
         ),
-        ("sql = 5", "2: jobs.report.sql: found 5, wanted SQL, one or several statements"),
+        ("sql = 5", "2: jobs.report.sql: expected SQL, one or several statements, found 5"),
         (
             "sql = \" -- nothing\\n ; \"",
-            "2: jobs.report.sql: found no statement, wanted at least one",
+            "2: jobs.report.sql: expected at least one statement, found none",
         ),
         (
             "sql = \"SELECT 1;\\nBEGIN;\"",
-            "2: jobs.report.sql: found in line 2 of it BEGIN, wanted no statement that begins or ends a transaction: all of it \
-             is one already",
+            "2: jobs.report.sql: expected no statement that begins or ends a transaction, \
+             because all of it is one, found BEGIN in line 2 of it",
         ),
         (
             "sql = \"INSERT INTO t VALUES (1); COMMIT\"\ntransaction = false",
-            "2: jobs.report.sql: found in line 1 of it COMMIT, wanted transaction = true, or a procedure that commits: here \
-             each statement runs by itself",
+            "2: jobs.report.sql: expected transaction = true or a procedure that commits, \
+             because each statement runs alone, found COMMIT in line 1 of it",
         ),
         (
             "sql = \"SELECT 1;\\n\\nVACUUM t;\"",
-            "2: jobs.report.sql: found in line 3 of it \"VACUUM t\", wanted transaction = false for it: PostgreSQL refuses it \
-             inside a transaction",
+            "2: jobs.report.sql: expected statements that may run in a transaction, or \
+             transaction = false, found \"VACUUM t\" in line 3 of it",
         ),
         (
             "sql = \"\\\\copy t from 'file'\"",
-            "2: jobs.report.sql: found in line 1 of it the psql command \"\\\\copy t from 'file'\", wanted SQL, which is all \
-             that the server knows",
+            "2: jobs.report.sql: expected SQL, because the server knows no commands of psql, \
+             found the psql command \"\\\\copy t from 'file'\" in line 1 of it",
         ),
         (
             "sql = \"COPY t FROM STDIN\"",
-            "2: jobs.report.sql: found in line 1 of it COPY through the client, wanted INSERT, or COPY of a file on the server",
+            "2: jobs.report.sql: expected INSERT, or COPY of a file on the server, found COPY \
+             through the client in line 1 of it",
         ),
         (
             "sql = \"SELECT 'open\"",
-            "2: jobs.report.sql: found in line 1 of it a string without an end, wanted one with an end",
+            "2: jobs.report.sql: expected complete SQL, found a string without an end in line 1 \
+             of it",
         ),
         (
             "sql = \"SELECT 1 /* open\"\ntransaction = false",
-            "2: jobs.report.sql: found in line 1 of it a comment without an end, wanted one with an end",
+            "2: jobs.report.sql: expected complete SQL, found a comment without an end in line 1 \
+             of it",
         ),
         (
             "sql = \"SELECT '\\u0000'\"",
-            "2: jobs.report.sql: found \"SELECT '\\0'\", wanted SQL without a NUL character",
+            "2: jobs.report.sql: expected SQL without a NUL character, found \"SELECT '\\0'\"",
         ),
         (
             "sql = \"SELECT 1\"\nschedule = \"@daily\"\nafter = [\"vacuum\"]",
-            "1: jobs.report: found schedule and after together, wanted one of them",
+            "1: jobs.report: expected only one of them, found schedule and after together",
         ),
         (
             "sql = \"SELECT 1\"\nrole = \"r\"\nlogin_url = \"postgresql://hunter2@db/app\"",
-            "1: jobs.report: found role and login_url together, wanted one of them: a login comes with a role of its own",
+            "1: jobs.report: expected only one of them, because a login has a role of its own, \
+             found role and login_url together",
         ),
         (
             "sql = \"SELECT 1\"\nlogin_url = \"postgresql://hunter2@db/app\"\nlogin_url_file = \"x\"",
-            "4: jobs.report.login_url_file: found login_url and login_url_file together, wanted one of them",
+            "4: jobs.report.login_url_file: expected only one of them, found login_url and \
+             login_url_file together",
         ),
         (
             "sql = \"SELECT 1\"\nlogin_url = \"mysql://hunter2@db/app\"",
-            "3: jobs.report.login_url: found a string, wanted a libpq URL such as \"postgresql://user@host:5432/name\", or a \
-             \"key=value\" string",
+            "3: jobs.report.login_url: expected a libpq URL such as \
+             \"postgresql://user@host:5432/name\", or a \"key=value\" string, found a string",
         ),
         (
             "sql = \"SELECT 1\"\nretries = 11",
-            "3: jobs.report.retries: found 11, wanted a whole number from 0 to 10",
+            "3: jobs.report.retries: expected a whole number from 0 to 10, found 11",
         ),
         (
             "sql = \"SELECT 1\"\ncatch_up_max = 1001",
-            "3: jobs.report.catch_up_max: found 1001, wanted a whole number from 1 to 1000",
+            "3: jobs.report.catch_up_max: expected a whole number from 1 to 1000, found 1001",
         ),
         (
             "sql = \"SELECT 1\"\ncatch_up_max = 0",
-            "3: jobs.report.catch_up_max: found 0, wanted a whole number from 1 to 1000",
+            "3: jobs.report.catch_up_max: expected a whole number from 1 to 1000, found 0",
         ),
         (
             "sql = \"SELECT 1\"\ncatch_up = \"latests\"",
@@ -286,47 +290,48 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
         ),
         (
             "sql = \"SELECT 1\"\noverlap = \"wait\"",
-            "3: jobs.report.overlap: found \"wait\", wanted one of \"skip\", \"queue\"",
+            "3: jobs.report.overlap: expected one of \"skip\", \"queue\", found \"wait\"",
         ),
         (
             "sql = \"SELECT 1\"\non_failure = \"panic\"",
-            "3: jobs.report.on_failure: found \"panic\", wanted one of \"report\", \"pause\", \"ignore\"",
+            "3: jobs.report.on_failure: expected one of \"report\", \"pause\", \"ignore\", found \
+             \"panic\"",
         ),
         (
             "sql = \"SELECT 1\"\ndeadline = \"0s\"",
-            "3: jobs.report.deadline: found \"0s\", wanted a duration from 1s to 366d",
+            "3: jobs.report.deadline: expected a duration from 1s to 366d, found \"0s\"",
         ),
         (
             "sql = \"SELECT 1\"\njitter = \"2d\"",
-            "3: jobs.report.jitter: found \"2d\", wanted a duration from 0s to 1d",
+            "3: jobs.report.jitter: expected a duration from 0s to 1d, found \"2d\"",
         ),
         (
             "sql = \"SELECT 1\"\nlock_timeout = \"0s\"",
-            "3: jobs.report.lock_timeout: found \"0s\", wanted a duration from 1ms to 1h",
+            "3: jobs.report.lock_timeout: expected a duration from 1ms to 1h, found \"0s\"",
         ),
         (
             "sql = \"SELECT 1\"\ntimeout = \"8d\"",
-            "3: jobs.report.timeout: found \"8d\", wanted a duration from 1s to 7d",
+            "3: jobs.report.timeout: expected a duration from 1s to 7d, found \"8d\"",
         ),
         (
             "sql = \"SELECT 1\"\ntransaction = \"no\"",
-            "3: jobs.report.transaction: found \"no\", wanted true or false",
+            "3: jobs.report.transaction: expected true or false, found \"no\"",
         ),
         (
             "sql = \"SELECT 1\"\nafter = \"vacuum\"",
-            "3: jobs.report.after: found \"vacuum\", wanted a list of names of jobs",
+            "3: jobs.report.after: expected a list of names of jobs, found \"vacuum\"",
         ),
         (
             "sql = \"SELECT 1\"\nafter = [\"Vac uum\"]",
-            "3: jobs.report.after: found \"Vac uum\", wanted the name of a job",
+            "3: jobs.report.after: expected the name of a job, found \"Vac uum\"",
         ),
         (
             "sql = \"SELECT 1\"\nafter = [\"vacuum\", \"vacuum\"]",
-            "3: jobs.report.after: found \"vacuum\" twice, wanted each once",
+            "3: jobs.report.after: expected each item once, found \"vacuum\" twice",
         ),
         (
             "sql = \"SELECT 1\"\nrole = \"\"",
-            "3: jobs.report.role: found an empty string, wanted some text",
+            "3: jobs.report.role: expected text, found an empty string",
         ),
         (
             "sql = \"SELECT 1\"\nshedule = \"@daily\"",
@@ -344,22 +349,22 @@ fn what_a_job_cannot_be_is_told_where_it_stands() {
     ] {
         let key = line.split(' ').next().unwrap();
         let report = own(&format!("sql = \"SELECT 1\"\n{line}\n")).report();
-        let expected = format!("config.toml:3: jobs.report.{key}: found {found}, ");
-        assert!(report.starts_with(&expected) && report.lines().count() == 1, "{line}: {report}");
+        let (begin, end) =
+            (format!("config.toml:3: jobs.report.{key}: expected "), format!(", found {found}"));
+        assert!(report.starts_with(&begin) && report.ends_with(&end), "{line}: {report}");
+        assert_eq!(report.lines().count(), 1, "{line}: {report}");
     }
-    for (line, wanted) in
-        [("history_max = 9", "from 10 to 1000000"), ("history_max = 1000001", "from 10 to 1000000")]
-    {
-        let report = Given::file(format!("[jobs]\n{line}\n")).url().report();
-        assert!(
-            report.starts_with("config.toml:2: jobs.history_max") && report.ends_with(wanted),
-            "{report}"
+    for number in ["9", "1000001"] {
+        let report = Given::file(format!("[jobs]\nhistory_max = {number}\n")).url().report();
+        let expected = format!(
+            "config.toml:2: jobs.history_max: expected a whole number from 10 to 1000000, found {number}"
         );
+        assert_eq!(report, expected);
     }
 }
 
 #[test]
-fn what_needs_no_transaction_of_ours_may_run_outside_one() {
+fn statements_that_refuse_a_transaction_may_run_without_one() {
     for sql in [
         "VACUUM t",
         "CREATE INDEX CONCURRENTLY ON t (a)",
@@ -381,15 +386,16 @@ fn what_needs_no_transaction_of_ours_may_run_outside_one() {
 #[test]
 fn names_are_checked_and_near_ones_named() {
     let sql = "sql = \"SELECT 1\"\n";
-    let wanted = "wanted a name of 1 to 48 characters a-z, 0-9, - or _ that begins with a letter, or one of the built-in jobs: \
-                  health-probe, connection-metrics, partitions, retention, vacuum, refresh and audit-seal";
+    let expected = "expected a name of 1 to 48 characters a-z, 0-9, - or _ that begins with a \
+                    letter, or one of the built-in jobs: health-probe, connection-metrics, \
+                    partitions, retention, vacuum, refresh, audit-seal";
     let long = "x".repeat(49);
     for name in ["Report", "1st", "-x", "a b", long.as_str(), "über"] {
         let report = Given::file(format!("[jobs.\"{name}\"]\n{sql}")).url().report();
-        assert_eq!(report, format!("config.toml:1: jobs.{name}: found \"{name}\", {wanted}"));
+        assert_eq!(report, format!("config.toml:1: jobs.{name}: {expected}, found \"{name}\""));
     }
     let report = Given::file(format!("[jobs.\"a.b\"]\n{sql}")).url().report();
-    assert_eq!(report, format!("config.toml:1: jobs.\"a.b\": found \"a.b\", {wanted}"));
+    assert_eq!(report, format!("config.toml:1: jobs.\"a.b\": {expected}, found \"a.b\""));
     for name in ["a", "x-1_y", &"x".repeat(48)] {
         Given::file(format!("[jobs.{name}]\n{sql}")).url().config();
     }
@@ -397,31 +403,26 @@ fn names_are_checked_and_near_ones_named() {
         [("vacum", "vacuum"), ("retentoin", "retention"), ("health_probe", "health-probe")]
     {
         let report = Given::file(format!("[jobs.{name}]\ntimeout = \"1m\"\n")).url().report();
-        let said = format!(
-            "config.toml:1: jobs.{name}: found no sql, and no built-in job of this name, did you mean \"{meant}\"?"
+        let expected = format!(
+            "config.toml:1: jobs.{name}: found neither sql nor a built-in job of this name, did \
+             you mean \"{meant}\"?"
         );
-        assert_eq!(report, said);
+        assert_eq!(report, expected);
     }
     let report = Given::file("[jobs]\nreport = \"SELECT 1\"\n").url().report();
-    assert!(
-        report.starts_with("config.toml:2: jobs.report: found an unknown key, wanted one of"),
-        "{report}"
-    );
+    assert!(report.starts_with("config.toml:2: jobs.report: expected one of"), "{report}");
     let report = Given::file("[jobs]\nvacuum = 5\n").url().report();
-    assert_eq!(report, "config.toml:2: jobs.vacuum: found 5, wanted a table");
+    assert_eq!(report, "config.toml:2: jobs.vacuum: expected a table, found 5");
 }
 
 #[test]
-fn there_are_bounds_for_a_job_and_for_all_of_them() {
+fn a_job_and_all_of_them_are_bounded() {
     let filled = |bytes: usize| format!("SELECT '{}'", "x".repeat(bytes - 9));
     job(&format!("sql = \"{}\"\n", filled(64 * 1024)));
     let report = own(&format!("sql = \"{}\"\n", filled(64 * 1024 + 1))).report();
-    assert!(report.starts_with("config.toml:2: jobs.report.sql: found \"SELECT 'xxx"), "{report}");
-    assert!(
-        report
-            .ends_with("…\", wanted at most 65536 bytes; a function in the database can be longer"),
-        "{report}"
-    );
+    let expected = "config.toml:2: jobs.report.sql: expected at most 65536 bytes; a function in the \
+                    database can be longer, found \"SELECT 'xxx";
+    assert!(report.starts_with(expected) && report.ends_with("…\""), "{report}");
     assert!(report.len() < 250, "{report}");
 
     let many = |count: usize| {
@@ -430,12 +431,13 @@ fn there_are_bounds_for_a_job_and_for_all_of_them() {
     assert_eq!(Given::file(many(493)).url().config().jobs.all.len(), 500);
     assert_eq!(
         Given::file(many(600)).url().report(),
-        "config.toml:987: jobs.j0493: found one job too many, wanted up to 500, with the built-in ones"
+        "config.toml:987: jobs.j0493: expected up to 500 jobs, with the built-in ones, found one \
+         more"
     );
 }
 
 #[test]
-fn chains_begin_somewhere_and_name_jobs_of_the_ledger() {
+fn chains_have_a_beginning_and_name_jobs_with_runs() {
     let chained = |chains: &[(&str, &str)]| {
         let text: String = chains
             .iter()
@@ -443,22 +445,33 @@ fn chains_begin_somewhere_and_name_jobs_of_the_ledger() {
             .collect();
         Given::file(text).url()
     };
-    let no_begin =
-        "wanted a chain that begins somewhere: here each waits for the next, and none ever runs";
+    let no_begin = "expected a chain that begins somewhere, because here each job waits for the \
+                    next and none runs, found";
     for (chains, expected) in [
-        (&[("a", "\"vacum\"")][..], "config.toml:3: jobs.a.after: found \"vacum\", did you mean \"vacuum\"?".to_owned()),
-        (&[("a", "\"nothing-like-it\"")], "config.toml:3: jobs.a.after: found \"nothing-like-it\", wanted the name of another job".to_owned()),
         (
-            &[("a", "\"health-probe\"")],
-            "config.toml:3: jobs.a.after: found \"health-probe\", wanted a job of the ledger: this one is a measurement, taken \
-             all the time"
+            &[("a", "\"vacum\"")][..],
+            "config.toml:3: jobs.a.after: found \"vacum\", did you mean \"vacuum\"?".to_owned(),
+        ),
+        (
+            &[("a", "\"nothing-like-it\"")],
+            "config.toml:3: jobs.a.after: expected the name of \
+            another job, found \"nothing-like-it\""
                 .to_owned(),
         ),
-        (&[("a", "\"a\"")], format!("config.toml:3: jobs.a.after: found a → a, {no_begin}")),
-        (&[("b", "\"a\""), ("a", "\"b\"")], format!("config.toml:6: jobs.a.after: found a → b → a, {no_begin}")),
+        (
+            &[("a", "\"health-probe\"")],
+            "config.toml:3: jobs.a.after: expected a job with runs, because a measurement is \
+             taken all the time, found \"health-probe\""
+                .to_owned(),
+        ),
+        (&[("a", "\"a\"")], format!("config.toml:3: jobs.a.after: {no_begin} a → a")),
+        (
+            &[("b", "\"a\""), ("a", "\"b\"")],
+            format!("config.toml:6: jobs.a.after: {no_begin} a → b → a"),
+        ),
         (
             &[("z", "\"c\""), ("c", "\"vacuum\", \"d\""), ("d", "\"e\""), ("e", "\"c\"")],
-            format!("config.toml:6: jobs.c.after: found c → d → e → c, {no_begin}"),
+            format!("config.toml:6: jobs.c.after: {no_begin} c → d → e → c"),
         ),
     ] {
         assert_eq!(chained(chains).report(), expected);
@@ -467,16 +480,16 @@ fn chains_begin_somewhere_and_name_jobs_of_the_ledger() {
         chained(&[("a", "\"vacuum\", \"retention\""), ("b", "\"a\""), ("c", "\"a\", \"b\"")])
             .holds();
     assert_eq!(loaded.warnings, Vec::<String>::new());
-    // A leader that cannot be read is told once, as what it is.
+    // An upstream job that cannot be read is reported once.
     let report =
         Given::file("[jobs.a]\nsql = \"\"\n[jobs.b]\nsql = \"SELECT 1\"\nafter = [\"a\"]\n")
             .url()
             .report();
-    assert_eq!(report, "config.toml:2: jobs.a.sql: found no statement, wanted at least one");
+    assert_eq!(report, "config.toml:2: jobs.a.sql: expected at least one statement, found none");
 }
 
 #[test]
-fn a_chain_whose_leader_does_not_run_is_worth_a_word() {
+fn a_chain_whose_upstream_job_does_not_run_is_a_warning() {
     let follower = "[jobs.b]\nsql = \"SELECT 1\"\nafter = [\"a\"]\n";
     let given =
         Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nenabled = false\n{follower}")).url();
@@ -484,7 +497,7 @@ fn a_chain_whose_leader_does_not_run_is_worth_a_word() {
     assert_eq!(
         given.holds().warnings,
         [format!(
-            "jobs.b follows jobs.a, which is disabled: it runs when somebody runs that by hand {place}"
+            "jobs.b follows jobs.a, which is disabled: it runs when somebody runs that job by hand {place}"
         )]
     );
     let given = Given::file(format!(
@@ -510,24 +523,25 @@ fn a_chain_whose_leader_does_not_run_is_worth_a_word() {
 }
 
 #[test]
-fn databases_of_a_job_are_among_those_that_are_kept() {
+fn databases_of_a_job_must_be_configured() {
     let databases = "[databases.billing]\nurl = \"postgresql:///x\"\n[databases.app]\nurl = \"postgresql:///y\"\n";
     let named =
         |names: &str| Given::file(format!("[jobs.vacuum]\ndatabases = [{names}]\n{databases}"));
     assert_eq!(
         named("\"app\", \"biling\", \"main\"").report(),
-        "config.toml:2: jobs.vacuum.databases: found \"biling\", did you mean \"billing\"?\n\
-         config.toml:2: jobs.vacuum.databases: found \"main\", wanted one of \"app\", \"billing\""
+        "config.toml:2: jobs.vacuum.databases: found \"biling\", did you mean \
+         \"billing\"?\nconfig.toml:2: jobs.vacuum.databases: expected one of \"app\", \
+         \"billing\", found \"main\""
     );
     named("\"app\"").config();
     assert_eq!(
         Given::file("[jobs.vacuum]\ndatabases = [\"app\"]\n").url().report(),
-        "config.toml:2: jobs.vacuum.databases: found \"app\", wanted one of \"main\""
+        "config.toml:2: jobs.vacuum.databases: expected one of \"main\", found \"app\""
     );
 }
 
 #[test]
-fn variables_reach_jobs_of_ones_own() {
+fn variables_reach_jobs_of_own_sql() {
     let text = "[jobs.daily-report]\nsql = \"SELECT 1\"\nschedule = \"@daily\"\nlogin_url = \"postgresql:///a\"\n";
     let given = Given::file(text)
         .url()
@@ -569,7 +583,7 @@ fn variables_reach_jobs_of_ones_own() {
 }
 
 #[test]
-fn the_login_of_a_job_is_no_reading_for_others() {
+fn the_login_of_a_job_is_not_printed() {
     let config = own("sql = \"SELECT 1\"\nlogin_url = \"postgresql://hunter2@db/app\"\n").config();
     let Work::Sql(work) = &config.jobs.all["report"].work else { panic!() };
     assert_eq!(work.login, Some(SecretSource::Inline(Secret::new("postgresql://hunter2@db/app"))));
@@ -578,7 +592,7 @@ fn the_login_of_a_job_is_no_reading_for_others() {
 }
 
 #[test]
-fn a_window_that_never_opens_for_the_schedule_is_worth_a_word() {
+fn a_window_that_never_opens_for_the_schedule_is_a_warning() {
     let job = |keys: &str| {
         Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nschedule = \"0 12 * * *\"\n{keys}"))
             .url()

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgsteward::config::load::{known_keys, load_or_default};
+use pgsteward::config::load::{declared_keys, known_keys, load_or_default};
 use pgsteward::config::{
     Args, Config, Environment, Loaded, LogLevel, Mode, Pooler, Problems, Secret, SecretSource, Zone,
 };
@@ -92,39 +92,22 @@ fn example() -> String {
         .unwrap()
 }
 
-/// Keys that have no default: the example shows what they look like.
-const WITHOUT_DEFAULT: [&str; 30] = [
-    "state_dir",
-    "database.url",
-    "database.url_file",
-    "database.direct_url",
-    "database.direct_url_file",
-    "database.password",
-    "database.password_file",
-    "database.password_command",
-    "database.supabase.url",
-    "database.supabase.db_password",
-    "database.supabase.db_password_file",
-    "database.supabase.service_key",
-    "database.supabase.service_key_file",
-    "migrations.dir",
-    "migrations.role",
-    "jobs.partitions.deadline",
-    "jobs.report.",
-    "jobs.report-cleanup.",
-    "retention.tables.",
-    "audit.head_dir",
-    "audit.webhook_url",
-    "audit.webhook_url_file",
-    "http.tls_cert_file",
-    "http.tls_key_file",
-    "auth.tokens.grafana.",
-    "auth.jwt.secret",
-    "auth.jwt.secret_file",
-    "auth.jwt.jwks_file",
-    "auth.jwt.issuer",
-    "auth.jwt.audience",
-];
+/// Tables of the example that stand for names of the user's; all of their keys are examples.
+const EXAMPLE_TABLES: [&str; 4] =
+    ["jobs.report.", "jobs.report-cleanup.", "retention.tables.", "auth.tokens.grafana."];
+
+/// Whether the example shows a usable value for a key instead of its default.
+fn without_default(path: &str) -> bool {
+    let declared = declared_keys();
+    // `deadline` stands at one job for all of them, and a secret's other forms are not declared.
+    let path = path.replace("jobs.partitions.", "jobs.NAME.");
+    let secret = path.strip_suffix("_file").or_else(|| path.strip_suffix("_command"));
+    let lists = ["auth.jwt.issuer", "auth.jwt.audience", "database.supabase.url"];
+    EXAMPLE_TABLES.iter().any(|table| path.starts_with(table))
+        || lists.contains(&path.as_str())
+        || secret.is_some_and(|secret| declared.contains_key(secret))
+        || declared.get(&path).is_some_and(|key| !key.has_default)
+}
 
 /// The example with those keys said that `wanted` picks by path, and the paths of all that it documents.
 fn uncommented(wanted: impl Fn(&str) -> bool) -> (String, BTreeSet<String>) {
@@ -155,10 +138,6 @@ fn uncommented(wanted: impl Fn(&str) -> bool) -> (String, BTreeSet<String>) {
         text += &format!("#{line}\n");
     }
     (text, keys)
-}
-
-fn without_default(path: &str) -> bool {
-    WITHOUT_DEFAULT.iter().any(|key| path == *key || (key.ends_with('.') && path.starts_with(key)))
 }
 
 #[test]
@@ -260,10 +239,56 @@ fn the_example_documents_every_key_and_no_other() {
         })
         .collect();
     assert_eq!(documented, known);
-    let (_, documented) = uncommented(|_| false);
-    for key in WITHOUT_DEFAULT {
-        assert!(documented.iter().any(|path| path.starts_with(key)), "{key} is no key");
+}
+
+/// Whether a changed value applies at a reload, which environment variable and which credential a key
+/// has, is declared once; the example must agree.
+#[test]
+fn the_example_names_restarts_variables_and_credentials() {
+    let (text, header) = (example(), example().split("\n\n").take(3).collect::<String>());
+    let known = known_keys();
+    for (path, key) in declared_keys() {
+        if let Some(variable) = key.variable {
+            assert!(header.contains(variable), "the header of the example lacks {variable}");
+            assert!(text.contains(&format!("({variable}")), "{path} lacks ({variable})");
+            assert!(known.contains(&path), "{path} is declared and not read");
+        }
+        if let Some(credential) = key.credential {
+            assert!(text.contains(credential), "the example lacks the credential {credential}");
+        }
     }
+    let documented: BTreeSet<String> = header
+        .lines()
+        .skip_while(|line| !line.starts_with("# A change of these keys"))
+        .skip(1)
+        .take_while(|line| line.len() > 1)
+        .flat_map(|line| line.trim_start_matches("# ").split(", "))
+        .map(|key| key.trim_end_matches([',', '.']).to_owned())
+        .collect();
+    let declared = declared_keys();
+    let needs_restart = declared.iter().filter(|(_, key)| key.needs_restart).map(|(path, _)| path);
+    // One table stands for all of its keys.
+    let in_table = |path: &&String| path.starts_with("database.") || path.starts_with("http.");
+    let mut expected: BTreeSet<String> =
+        needs_restart.filter(|path| !in_table(path)).cloned().collect();
+    expected.insert("http".to_owned());
+    assert_eq!(documented, expected);
+}
+
+#[test]
+fn a_reload_tells_which_keys_changed_and_which_need_a_restart() {
+    let (before, mut after) = (Config::default(), Config::default());
+    assert_eq!(before.changed(&after), [] as [&str; 0]);
+    assert_eq!(before.needs_restart(&after), [] as [&str; 0]);
+    after.jobs.max_concurrent += 1;
+    after.jobs.history_max += 1;
+    after.http.max_connections += 1;
+    after.databases.insert("other".to_owned(), Default::default());
+    assert_eq!(before.changed(&after), ["database", "http", "jobs"]);
+    assert_eq!(
+        before.needs_restart(&after),
+        ["database", "http.max_connections", "jobs.max_concurrent"]
+    );
 }
 
 // ---------------------------------------------------------------- the order of the sources
@@ -331,7 +356,10 @@ fn variables_with_plain_names() {
     assert_eq!((&supabase.service_key, &supabase.db_password), (&inline("key"), &inline("pw")));
     assert_eq!((main.pool_min_size, main.pool_max_size), (1, 7));
     assert_eq!(main.query_timeout, Duration::from_secs(45));
-    assert_eq!((config.environment, config.ephemeral), (Environment::Development, false));
+    assert_eq!(
+        (config.environment, config.development.ephemeral),
+        (Environment::Development, false)
+    );
     assert_eq!(config.state_dir, Some(PathBuf::from("/var/lib/pgsteward")));
 
     let config = Given::nothing().url().env("DB_QUERY_TIMEOUT", "1500ms").config();
@@ -446,7 +474,7 @@ fn white_space_belongs_to_a_password_and_not_to_a_url() {
 }
 
 #[test]
-fn debug_tells_no_secret() {
+fn debug_shows_no_secret() {
     let text = "[database]\npassword = \"hunter2\"\n[databases.b]\nurl = \"postgresql:///b?password=hunter2\"\n\
                 password_command = \"echo hunter2\"\nsupabase.url = \"https://abc.supabase.co\"\nsupabase.service_key = \"hunter2\"\n";
     let config = Given::file(text).url().config();
@@ -457,15 +485,15 @@ fn debug_tells_no_secret() {
 // ---------------------------------------------------------------- which database
 
 #[test]
-fn a_throw_away_server_wins_over_the_environment_and_says_so() {
+fn a_development_server_takes_precedence_over_the_environment_with_a_warning() {
     let given = Given::nothing().url().env("USE_IN_MEMORY_DB", "true").env("DB_POOL_MAX_SIZE", "9");
     let loaded = given.holds();
-    assert!(loaded.config.ephemeral);
+    assert!(loaded.config.development.ephemeral);
     let main = &loaded.config.databases["main"];
     assert_eq!((&main.url, main.pool_max_size), (&None, 9));
     assert_eq!(
         loaded.warnings,
-        ["DATABASE_URL is not used: USE_IN_MEMORY_DB asks for a throw-away server"]
+        ["DATABASE_URL is not used: USE_IN_MEMORY_DB asks for a development server"]
     );
 
     let mut given =
@@ -476,24 +504,24 @@ fn a_throw_away_server_wins_over_the_environment_and_says_so() {
     assert_eq!(
         loaded.warnings,
         [
-            "a throw-away server in production, as --ephemeral asks: its data is lost at the end"
+            "--ephemeral asks for a development server in production: its data is lost at the end"
                 .to_owned(),
             format!(
-                "databases.a.url ({}:2) is not used: --ephemeral asks for a throw-away server",
+                "databases.a.url ({}:2) is not used: --ephemeral asks for a development server",
                 given.path("config.toml").display()
             ),
         ]
     );
 
     let loaded = Given::file("[development]\nephemeral = true\n").url().holds();
-    assert!(loaded.config.ephemeral);
+    assert!(loaded.config.development.ephemeral);
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
 
     let mut given = Given::nothing();
     given.args.ephemeral = true;
     assert_eq!(given.holds().warnings, Vec::<String>::new());
     // A flag that is not given does not take back what the file says.
-    assert!(Given::file("[development]\nephemeral = true\n").config().ephemeral);
+    assert!(Given::file("[development]\nephemeral = true\n").config().development.ephemeral);
 }
 
 #[test]
@@ -503,20 +531,22 @@ fn one_file_that_asks_for_both_is_refused() {
     );
     assert_eq!(
         given.report(),
-        "config.toml:4: database.url: found a database beside development.ephemeral = true in line 2, wanted one of them"
+        "config.toml:4: database.url: expected only one of them, found a database beside \
+         development.ephemeral = true in line 2"
     );
-    assert!(!given.env("USE_IN_MEMORY_DB", "false").config().ephemeral);
+    assert!(!given.env("USE_IN_MEMORY_DB", "false").config().development.ephemeral);
 }
 
 #[test]
 fn without_a_database_only_development_goes_on() {
     assert_eq!(
         Given::nothing().report(),
-        "configuration: database.url: found no database, wanted DATABASE_URL, or database.url, or SUPABASE_URL with \
-         SUPABASE_DB_PASSWORD; for a throw-away server --ephemeral or USE_IN_MEMORY_DB=true"
+        "configuration: database.url: expected DATABASE_URL, or database.url, or SUPABASE_URL \
+         with SUPABASE_DB_PASSWORD; for a development server --ephemeral or \
+         USE_IN_MEMORY_DB=true, found no database"
     );
     let loaded = Given::nothing().env("ENVIRONMENT", "development").holds();
-    assert!(loaded.config.ephemeral);
+    assert!(loaded.config.development.ephemeral);
     assert_eq!(loaded.warnings.len(), 1);
     // A malformed one is no missing one.
     let report = Given::nothing()
@@ -525,46 +555,45 @@ fn without_a_database_only_development_goes_on() {
         .report();
     assert_eq!(
         report,
-        "DATABASE_URL: database.url: found a string, wanted a libpq URL such as \"postgresql://user@host:5432/name\", \
-         or a \"key=value\" string"
+        "DATABASE_URL: database.url: expected a libpq URL such as \
+         \"postgresql://user@host:5432/name\", or a \"key=value\" string, found a string"
     );
     let report = Given::file("[databases.a]\npool_max_size = 3\n")
         .env("ENVIRONMENT", "development")
         .report();
     assert_eq!(
         report,
-        "config.toml:1: databases.a.url: found no database, wanted a url, a url_file or a supabase.url"
+        "config.toml:1: databases.a.url: expected a url, a url_file or a supabase.url, found no \
+         database"
     );
 }
 
 #[test]
 fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
-    let told = |text: &str| Given::nothing().env("DATABASE_URL", text).report();
-    for (text, found) in [
+    let report_of = |text: &str| Given::nothing().env("DATABASE_URL", text).report();
+    for (text, fault) in [
         ("postgresql://a:hunter2@b/c?nonsense=1", "an unknown key after the password"),
-        ("postgresql://a@b/c?sslmode=foo", "sslmode is \"foo\"; wanted one of disable"),
+        ("postgresql://a@b/c?sslmode=foo", "expected sslmode to be one of disable"),
         ("postgresql://a@b:notaport/c", "is not a port from 1 to 65535"),
         ("postgresql://a@b/c?gssencmode=require", "GSSAPI is not supported"),
         ("postgresql://a@b/c?sslcrl=/x", "revocation lists are not supported"),
         ("postgresql://a@b/c?sslmode=prefer&sslrootcert=/x", "falls back to plain text"),
         ("host=b user=a sslmode=verify-full", "needs sslrootcert"),
     ] {
-        let report = told(text);
-        let begins = "DATABASE_URL: database.url: found a string that cannot be used (";
-        assert!(report.starts_with(begins) && report.contains(found), "{text}: {report}");
+        let report = report_of(text);
+        let expected = "DATABASE_URL: database.url: expected a libpq URL such as \
+                        \"postgresql://user@host:5432/name\", or a \"key=value\" string, found a \
+                        string that cannot be used (";
+        assert!(report.starts_with(expected) && report.contains(fault), "{text}: {report}");
     }
     let text = "[databases.a]\nurl = \"postgresql://a@b/c\"\ndirect_url = \"postgresql://a@b/c?ssl=maybe\"\n\
                 [jobs.own]\nsql = \"SELECT 1\"\nlogin_url = \"postgresql://a:hunter2@b:0/c\"\n";
     let report = Given::file(text).report();
-    assert!(
-        report
-            .contains("config.toml:3: databases.a.direct_url: found a string that cannot be used"),
-        "{report}"
-    );
-    assert!(
-        report.contains("config.toml:6: jobs.own.login_url: found a string that cannot be used"),
-        "{report}"
-    );
+    for (line, key) in report.lines().zip(["3: databases.a.direct_url", "6: jobs.own.login_url"]) {
+        assert!(line.starts_with(&format!("config.toml:{key}: expected a libpq URL")), "{report}");
+        assert!(line.contains("found a string that cannot be used ("), "{report}");
+    }
+    assert_eq!(report.lines().count(), 2, "{report}");
     // What a file holds is read at each connect.
     Given::file("[database]\nurl_file = \"/nowhere\"\n").config();
 }
@@ -572,9 +601,12 @@ fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
 #[test]
 fn the_example_lacks_nothing_but_a_database() {
     let report = Given::file(example()).report();
-    assert!(report.ends_with("--ephemeral or USE_IN_MEMORY_DB=true"), "{report}");
     assert!(
-        report.contains("database.url: found no database") && report.lines().count() == 1,
+        report.ends_with("--ephemeral or USE_IN_MEMORY_DB=true, found no database"),
+        "{report}"
+    );
+    assert!(
+        report.contains("database.url: expected DATABASE_URL") && report.lines().count() == 1,
         "{report}"
     );
 }
@@ -585,8 +617,8 @@ fn a_stray_database_url_adds_no_database() {
     assert_eq!(loaded.config.databases.keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(
         loaded.warnings,
-        ["DATABASE_URL is not used, since the configuration names its databases: \
-          say PGSTEWARD__DATABASES__NAME__URL for one of them"]
+        ["DATABASE_URL is not used, because the configuration names its databases: set \
+            PGSTEWARD__DATABASES__NAME__URL for one of them"]
     );
     let config = Given::file("[databases.main]\npool_max_size = 5\n").url().config();
     assert_eq!(
@@ -598,7 +630,7 @@ fn a_stray_database_url_adds_no_database() {
 // ---------------------------------------------------------------- mistakes
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn every_mistake_is_reported_at_once() {
     let given = Given::file(
         r#"mode = "observer"
 colour = "red"
@@ -642,57 +674,45 @@ keep = "30d"
         .env("USE_IN_MEMORY_DB", "perhaps");
     given.args.migrations_dir = Some(PathBuf::from(""));
     let expected = r#"config.toml:1: mode: found "observer", did you mean "observe"?
-config.toml:2: colour: found an unknown key, wanted one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool, audit, auth
-config.toml:5: database.url: found a number, wanted a string
-config.toml:7: database.password_file: found password and password_file together, wanted one of them
-config.toml:8: database.pool_min_size: found pool_min_size = 5 with pool_max_size = 3, wanted a minimum up to the maximum
-config.toml:12: health.stale_after: found "5 parsecs", wanted a duration such as "30s", "5m", "24h" or "90d"
+config.toml:2: colour: expected one of environment, mode, state_dir, development, database, databases, migrations, http, log, health, jobs, retention, vacuum, refresh, spool, audit, auth, found an unknown key
+config.toml:5: database.url: expected a string, found a number
+config.toml:7: database.password_file: expected only one of them, found password and password_file together
+config.toml:8: database.pool_min_size: expected a minimum up to the maximum, found pool_min_size = 5 with pool_max_size = 3
+config.toml:12: health.stale_after: expected a duration such as "30s", "5m", "24h" or "90d", found "5 parsecs"
 config.toml:13: health.stale_aftr: found an unknown key, did you mean "stale_after"?
-config.toml:14: health.connections_degraded: found 1.5, wanted a number from 0 to 1
-config.toml:17: jobs.retention.schedule: found "61 3 * * *", wanted in the field minute ("61") numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list
+config.toml:14: health.connections_degraded: expected a number from 0 to 1, found 1.5
+config.toml:17: jobs.retention.schedule: expected numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list, in the field minute ("61"), found "61 3 * * *"
 config.toml:18: jobs.retention.timezone: found "Berlin", did you mean "Europe/Berlin"?
-config.toml:19: jobs.retention.timeout: found 30, wanted a duration such as "30s", "5m", "24h" or "90d"
-config.toml:21: jobs.vacum: found no sql, and no built-in job of this name, did you mean "vacuum"?
+config.toml:19: jobs.retention.timeout: expected a duration such as "30s", "5m", "24h" or "90d", found 30
+config.toml:21: jobs.vacum: found neither sql nor a built-in job of this name, did you mean "vacuum"?
 config.toml:25: migrations.sets: found "zentri", did you mean "zentry"?
-config.toml:28: http.listen: found ":8432", wanted an address with a port, such as "127.0.0.1:8432", "0.0.0.0:8432" or "[::1]:8432"
-config.toml:29: http.body_limit: found "64KB", wanted a size such as "64KiB" or "1MiB"
-config.toml:31: retention.tables.events: found "events", wanted a name with its schema, such as "public.events"
-PGSTEWARD__JOBS__REFRESH__TIMEOUT: jobs.refresh.timeout: found "8d", wanted a duration from 1s to 7d
+config.toml:28: http.listen: expected an address with a port, such as "127.0.0.1:8432", "0.0.0.0:8432" or "[::1]:8432", found ":8432"
+config.toml:29: http.body_limit: expected a size such as "64KiB" or "1MiB", found "64KB"
+config.toml:31: retention.tables.events: expected a name with its schema, such as "public.events", found "events"
+PGSTEWARD__JOBS__REFRESH__TIMEOUT: jobs.refresh.timeout: expected a duration from 1s to 7d, found "8d"
 PGSTEWARD__LOG__LEVLE: log.levle: found an unknown key, did you mean "PGSTEWARD__LOG__LEVEL"?
-USE_IN_MEMORY_DB: development.ephemeral: found "perhaps", wanted true or false
---dir: migrations.dir: found an empty string, wanted some text"#;
+USE_IN_MEMORY_DB: development.ephemeral: expected true or false, found "perhaps"
+--dir: migrations.dir: expected text, found an empty string"#;
     assert_eq!(given.report(), expected);
 }
 
 #[test]
-fn what_is_no_toml_hides_nothing_else() {
+fn invalid_toml_hides_no_other_problem() {
     let report =
         Given::file("[health]\nstale_after = 5m\nrecover_after = \"x\"\n[log\nlevel = \"loud\"\n")
             .url()
             .report();
     let lines: Vec<&str> = report.lines().collect();
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("config.toml:2:15: found something that is no TOML")),
-        "{report}"
-    );
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("config.toml:3: health.recover_after: found \"x\"")),
-        "{report}"
-    );
+    let any = |begin: &str| lines.iter().any(|line| line.starts_with(begin));
+    assert!(any("config.toml:2:15: expected valid TOML, found "), "{report}");
+    assert!(any("config.toml:3: health.recover_after: expected a whole number"), "{report}");
     assert!(lines.iter().any(|line| line.starts_with("config.toml:4:")), "{report}");
     assert!(!report.contains("no database"), "{report}");
 
     let report = Given::file("[database]\nurl = \"postgresql://a:hunter2@b\nmode = 1\n").report();
     assert!(report.starts_with("config.toml:2:"), "{report}");
     let report = Given::file("mode = \"observe\"\nmode = \"maintain\"\n").url().report();
-    assert!(
-        report.starts_with("config.toml:2:1: found something that is no TOML, wanted"),
-        "{report}"
-    );
+    assert!(report.starts_with("config.toml:2:1: expected valid TOML, found "), "{report}");
 }
 
 /// Broken at random, the same way in every run: whatever stands in a file, there is an answer.
@@ -728,7 +748,7 @@ fn no_text_ends_the_process() {
 fn files_that_cannot_be_read() {
     let mut given = Given::nothing().url();
     given.args.path = Some(given.path("absent.toml"));
-    assert_eq!(given.report(), "absent.toml: found no such file, wanted a readable TOML file");
+    assert_eq!(given.report(), "absent.toml: expected a readable TOML file, found no such file");
     given.args.path = Some(given.folder.path().join("."));
     assert!(
         given.report().contains("found a file that cannot be read: Is a directory"),
@@ -739,76 +759,86 @@ fn files_that_cannot_be_read() {
     let report = Given::file(b"mode = \"observe\"\n# \xff\n").url().report();
     assert_eq!(
         report,
-        "config.toml: found bytes in line 2 that are not UTF-8, wanted a TOML file in UTF-8 of at most 1 MiB"
+        "config.toml: expected a TOML file in UTF-8 of at most 1 MiB, found bytes in line 2 that \
+         are not UTF-8"
     );
     let report = Given::file("#".repeat((1 << 20) + 1)).url().report();
     assert_eq!(
         report,
-        "config.toml: found more than 1 MiB, wanted a TOML file in UTF-8 of at most 1 MiB"
+        "config.toml: expected a TOML file in UTF-8 of at most 1 MiB, found more than 1 MiB"
     );
     Given::file("#".repeat(1 << 20)).url().config();
     Given::file("\u{feff}mode = \"observe\"\r\n[log]\r\nlevel = \"warn\"\r\n").url().config();
 }
 
 #[test]
-fn contradictions_are_told_where_they_stand() {
+fn contradictions_are_reported_where_they_stand() {
     for (text, expected) in [
         (
             "[database]\n[databases.main]\n",
-            "config.toml:2: databases.main: found [database] too, which is the same, wanted one of them",
+            "config.toml:2: databases.main: expected only one of them, found [database] too, \
+             which is the same",
         ),
         (
             "[retention]\naudit_logs = \"10d\"\n",
-            "config.toml:2: retention.audit_logs: found 10d, wanted at least retention.min_keep (30d)",
+            "config.toml:2: retention.audit_logs: expected at least retention.min_keep (30d), \
+             found 10d",
         ),
         (
             "[retention]\nmin_keep = \"100d\"\n",
-            "config.toml:2: retention.min_keep: found retention.audit_logs = 90d by default, wanted at least \
-             retention.min_keep (100d)",
+            "config.toml:2: retention.min_keep: expected at least retention.min_keep (100d), \
+             found retention.audit_logs = 90d by default",
         ),
         (
             "[health]\nconnections_unhealthy = 0.5\n",
-            "config.toml:2: health.connections_unhealthy: found 0.5, wanted at least health.connections_degraded (0.8)",
+            "config.toml:2: health.connections_unhealthy: expected at least \
+             health.connections_degraded (0.8), found 0.5",
         ),
         (
             "[health]\nwraparound_degraded = 0.9\n",
-            "config.toml:2: health.wraparound_degraded: found health.wraparound_unhealthy = 0.75 by default, wanted at \
-             least health.wraparound_degraded (0.9)",
+            "config.toml:2: health.wraparound_degraded: expected at least \
+             health.wraparound_degraded (0.9), found health.wraparound_unhealthy = 0.75 by \
+             default",
         ),
         (
             "[jobs.health-probe]\nschedule = \"@every 45s\"\n",
-            "config.toml:2: jobs.health-probe.schedule: found health.stale_after = 1m with jobs.health-probe.schedule = \
-             \"@every 45s\", wanted a health.stale_after of at least twice the interval (90s)",
+            "config.toml:2: jobs.health-probe.schedule: expected a health.stale_after of at \
+             least twice the interval (90s), found health.stale_after = 1m with \
+             jobs.health-probe.schedule = \"@every 45s\"",
         ),
         (
             "[migrations]\nlock_timeout = \"2s\"\nlock_budget = \"1s\"\n",
-            "config.toml:3: migrations.lock_budget: found 1s, wanted at least migrations.lock_timeout (2s)",
+            "config.toml:3: migrations.lock_budget: expected at least migrations.lock_timeout \
+             (2s), found 1s",
         ),
         (
             "[database]\npool_min_size = 3\n",
-            "config.toml:2: database.pool_min_size: found pool_min_size = 3 with pool_max_size = 2, wanted a minimum up \
-             to the maximum",
+            "config.toml:2: database.pool_min_size: expected a minimum up to the maximum, found \
+             pool_min_size = 3 with pool_max_size = 2",
         ),
         (
             "[databases.Main]\nurl = \"postgresql:///x\"\n[databases.main]\n",
-            "config.toml:1: databases.Main: found \"Main\", wanted a name of 1 to 31 characters a-z, 0-9, - or _ that \
-             begins with a letter",
+            "config.toml:1: databases.Main: expected a name of 1 to 31 characters a-z, 0-9, - or \
+             _ that begins with a letter, found \"Main\"",
         ),
         (
             "[retention.tables.\"public.events\"]\nkeep = \"1d\"\n",
-            "config.toml:1: retention.tables.\"public.events\": found no key \"column\", wanted column = \"…\" and keep \
-             = \"…d\"",
+            "config.toml:1: retention.tables.\"public.events\": expected column = \"…\" and keep \
+             = \"…d\", found no key \"column\"",
         ),
         (
             "[refresh]\nviews = [\n\"public.a\",\n\"b\", 5]\n",
-            "config.toml:4: refresh.views: found \"b\", wanted a name with its schema, such as \"public.events\"\nconfig.toml:4: refresh.views: found 5, wanted names of materialized views",
+            "config.toml:4: refresh.views: expected a name with its schema, such as \
+             \"public.events\", found \"b\"\nconfig.toml:4: refresh.views: expected names of \
+             materialized views, found 5",
         ),
     ] {
         assert_eq!(Given::file(text).url().report(), expected);
     }
     assert_eq!(
         Given::nothing().url().env("PGSTEWARD__MIGRATIONS__SETS", "zentry,zentry").report(),
-        "PGSTEWARD__MIGRATIONS__SETS: migrations.sets: found \"zentry\" twice, wanted each once"
+        "PGSTEWARD__MIGRATIONS__SETS: migrations.sets: expected each item once, found \"zentry\" \
+         twice"
     );
     // A probe that is off, or by cron, bounds nothing.
     Given::file("[jobs.health-probe]\nschedule = \"@every 45s\"\nenabled = false\n").url().config();
@@ -822,19 +852,21 @@ fn supabase_without_a_password_is_refused() {
             .env("SUPABASE_URL", "https://abc.supabase.co")
             .env("SUPABASE_SERVICE_KEY", "hunter2")
             .report(),
-        "SUPABASE_URL: database.supabase.url: found no password for the database beside it, wanted \
-         SUPABASE_DB_PASSWORD, supabase.db_password or supabase.db_password_file (the service key is none)"
+        "SUPABASE_URL: database.supabase.url: expected SUPABASE_DB_PASSWORD, \
+         supabase.db_password or supabase.db_password_file (the service key is not a password), \
+         found no password of the database beside it"
     );
     assert_eq!(
         Given::nothing()
             .env("SUPABASE_URL", "postgresql://postgres:hunter2@db.abc.supabase.co")
             .report(),
-        "SUPABASE_URL: database.supabase.url: found a string, wanted \"https://PROJECT.supabase.co\""
+        "SUPABASE_URL: database.supabase.url: expected \"https://PROJECT.supabase.co\", found a \
+         string"
     );
     assert_eq!(
         Given::file("[database.supabase]\ndb_password = \"hunter2\"\n").report(),
-        "config.toml:1: database.supabase: found no url, wanted supabase.url = \"https://PROJECT.supabase.co\", or \
-         SUPABASE_URL"
+        "config.toml:1: database.supabase: expected supabase.url = \
+         \"https://PROJECT.supabase.co\", or SUPABASE_URL, found no url"
     );
     // The application's own use of Supabase beside a DATABASE_URL is none of our business.
     Given::nothing()
@@ -848,7 +880,7 @@ fn supabase_without_a_password_is_refused() {
 }
 
 #[test]
-fn secrets_are_not_told_whatever_is_wrong() {
+fn secrets_are_not_shown_whatever_is_wrong() {
     let report = Given::file(
         "[database]\nurl = \"hunter2\"\nulr = \"postgresql://hunter2@x/y\"\ndirect_url = [\"hunter2\"]\npassword_command = \
          [\"\", \"hunter2\"]\npassword = \"\"\nsupabase.service_key = 2\n",
@@ -860,8 +892,7 @@ fn secrets_are_not_told_whatever_is_wrong() {
         "{report}"
     );
     assert!(
-        report
-            .contains("config.toml:6: database.password: found an empty string, wanted some text"),
+        report.contains("config.toml:6: database.password: expected text, found an empty string"),
         "{report}"
     );
 }
@@ -890,14 +921,15 @@ fn variables_that_are_nearly_ours() {
         .report();
     assert_eq!(
         report,
-        "pgsteward__log__level: log.level: found the same key as in PGSTEWARD__LOG__LEVEL, wanted one of them"
+        "pgsteward__log__level: log.level: expected only one of them, found the same key as in \
+         PGSTEWARD__LOG__LEVEL"
     );
     let report = Given::nothing()
         .url()
         .env("PGSTEWARD__LOG", "info")
         .env("PGSTEWARD__LOG__LEVEL", "debug")
         .report();
-    assert_eq!(report, "PGSTEWARD__LOG: log: found \"info\", wanted a table");
+    assert_eq!(report, "PGSTEWARD__LOG: log: expected a table, found \"info\"");
     let report =
         Given::nothing().url().env("PGSTEWARD__", "x").env("PGSTEWARD__NOSUCH__KEY", "x").report();
     assert_eq!(report.lines().count(), 2, "{report}");

@@ -1,4 +1,4 @@
-//! What contradicts itself among the keys of `[http]` and `[auth]`.
+//! Contradictions between the keys of `[http]` and `[auth]`.
 
 use chrono::{DateTime, Utc};
 
@@ -27,23 +27,20 @@ pub(super) fn auth(findings: &mut Findings, config: &Config, tree: &Node, now: D
     }
     let http = &config.http;
     if config.auth.is_configured()
-        && http.tls.is_none()
+        && http.tls().is_none()
         && !http.allow_plain_http
         && !http.listen.ip().is_loopback()
     {
         findings.warnings.push(format!(
-            "http.listen = {} without http.tls_cert_file: who sends credentials gets 403, since they would travel in \
-             the clear; where TLS ends before pgsteward, say http.allow_plain_http = true",
+            "http.listen = {} without http.tls_cert_file: requests with credentials are answered with \
+             403, because the credentials would travel in plain text; if TLS ends in a proxy before \
+             pgsteward, set http.allow_plain_http = true",
             http.listen
         ));
     }
 }
 
-fn one_of_two(findings: &mut Findings, tree: &Node, said: &[&str], missing: &str) {
-    findings.contradiction(
-        tree,
-        &[said],
-        format!("no {missing} beside it"),
-        format!("both, or neither: add {missing}"),
-    );
+fn one_of_two(findings: &mut Findings, tree: &Node, given: &[&str], missing: &str) {
+    let expected = format!("{missing} too, or neither");
+    findings.contradiction(tree, &[given], "only one of the two", expected);
 }

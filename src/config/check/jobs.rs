@@ -1,4 +1,4 @@
-//! What jobs say of each other, and of databases.
+//! Contradictions between jobs, and between jobs and databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,65 +10,76 @@ use super::super::tree::Node;
 use super::super::{Config, Job, JobName, Trigger};
 use super::Findings;
 
-/// More than a year of a daily job.
-const LOOKED_AT: usize = 400;
+/// The instants that are compared with a job's windows: more than a year of a daily job.
+const INSTANTS_MAX: usize = 400;
 
 type Jobs = BTreeMap<JobName, Job>;
 
-/// Names that must exist, and chains that must begin somewhere.
+/// Checks that named databases and upstream jobs exist, that windows can open, and that chains have a
+/// beginning.
 pub(super) fn jobs(findings: &mut Findings, config: &Config, tree: &Node) {
     for (name, job) in &config.jobs.all {
-        databases(findings, config, tree, name, job);
-        opens(findings, name, job);
-        if let Trigger::After(leaders) = &job.trigger {
-            for leader in leaders {
-                follows(findings, config, tree, (name, job), leader);
-            }
+        let known: Vec<&str> = config.databases.keys().map(String::as_str).collect();
+        let expected = format!(
+            "one of {}",
+            known.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
+        );
+        for database in job.databases.iter().filter(|name| !known.contains(&name.as_str())) {
+            let meant = nearest(database, known.iter().copied());
+            findings.job_problem(tree, (name, "databases"), quote(database), &expected, meant);
+        }
+        window_opens(findings, name, job);
+        for upstream in upstream_jobs(job) {
+            follows(findings, config, tree, (name, job), upstream);
         }
     }
     for cycle in cycles(&config.jobs.all) {
-        let path = cycle
-            .iter()
-            .chain(cycle.first())
-            .map(|name| name.as_str())
-            .collect::<Vec<_>>()
-            .join(" → ");
-        let key = ["jobs", cycle[0].as_str(), "after"];
-        let wanted =
-            "a chain that begins somewhere: here each waits for the next, and none ever runs";
-        findings.problems.push(Problem::new(tree.origin_of(&key), key.join("."), path, wanted));
+        let path = cycle.iter().chain(cycle.first()).map(|name| name.as_str()).collect::<Vec<_>>();
+        let expected =
+            "a chain that begins somewhere, because here each job waits for the next and none runs";
+        findings.job_problem(tree, (cycle[0], "after"), path.join(" → "), expected, None);
     }
 }
 
-/// A schedule whose instants all lie outside the job's windows.
-fn opens(findings: &mut Findings, name: &JobName, job: &Job) {
-    let Some(schedule) =
-        job.schedule().filter(|_| !job.window.is_empty() || !job.blackout.is_empty())
-    else {
+impl Findings {
+    fn job_problem(
+        &mut self,
+        tree: &Node,
+        (name, key): (&JobName, &str),
+        found: String,
+        expected: &str,
+        meant: Option<&str>,
+    ) {
+        let path = ["jobs", name.as_str(), key];
+        let problem = Problem::new(tree.origin_of(&path), path.join("."), found, expected);
+        self.problems.push(problem.meant(meant.map(str::to_owned)));
+    }
+}
+
+fn upstream_jobs(job: &Job) -> &[JobName] {
+    match &job.trigger {
+        Trigger::After(names) => names,
+        Trigger::Schedule(_) | Trigger::Request => &[],
+    }
+}
+
+/// Warns if all instants of a schedule lie outside the job's windows.
+fn window_opens(findings: &mut Findings, name: &JobName, job: &Job) {
+    let Some(schedule) = job.schedule() else { return };
+    if job.window.is_empty() && job.blackout.is_empty() {
         return;
-    };
+    }
     let next = |at: &DateTime<Utc>| schedule.next_after(*at, job.timezone);
     let is_open = |at: &DateTime<Utc>| {
         (job.window.is_empty() || job.window.contains(*at, job.timezone))
             && !job.blackout.contains(*at, job.timezone)
     };
-    if !std::iter::successors(next(&Utc::now()), next).take(LOOKED_AT).any(|at| is_open(&at)) {
+    if !std::iter::successors(next(&Utc::now()), next).take(INSTANTS_MAX).any(|at| is_open(&at)) {
         findings.warnings.push(format!(
-            "jobs.{name}: none of the next {LOOKED_AT} instants of \"{}\" lies inside its window, so it will not run by itself",
+            "jobs.{name}: none of the next {INSTANTS_MAX} instants of \"{}\" lies inside its window, \
+             so it will not run by itself",
             schedule.text()
         ));
-    }
-}
-
-fn databases(findings: &mut Findings, config: &Config, tree: &Node, name: &JobName, job: &Job) {
-    let path = ["jobs", name.as_str(), "databases"];
-    for database in
-        job.databases.iter().filter(|database| !config.databases.contains_key(*database))
-    {
-        let known = || config.databases.keys().map(String::as_str);
-        let wanted = format!("one of {}", known().map(quote).collect::<Vec<_>>().join(", "));
-        let problem = Problem::new(tree.origin_of(&path), path.join("."), quote(database), wanted);
-        findings.problems.push(problem.meant(nearest(database, known()).map(str::to_owned)));
     }
 }
 
@@ -77,117 +88,91 @@ fn follows(
     config: &Config,
     tree: &Node,
     (name, job): (&JobName, &Job),
-    leader: &JobName,
+    upstream: &JobName,
 ) {
-    let path = ["jobs", name.as_str(), "after"];
-    let mut problem = |wanted: &str, meant: Option<&str>| {
-        let problem =
-            Problem::new(tree.origin_of(&path), path.join("."), quote(leader.as_str()), wanted);
-        findings.problems.push(problem.meant(meant.map(str::to_owned)));
-    };
-    let Some(led_by) = config.jobs.all.get(leader.as_str()) else {
-        // One that is there and cannot be read has been reported as such.
-        if tree.at(&["jobs", leader.as_str()]).is_none() {
+    let found = || quote(upstream.as_str());
+    let Some(upstream_job) = config.jobs.all.get(upstream) else {
+        // A job that is there and cannot be read has been reported as such.
+        if tree.at(&["jobs", upstream.as_str()]).is_none() {
             let others =
                 config.jobs.all.iter().filter(|(other, job)| *other != name && !job.is_measured());
-            problem(
-                "the name of another job",
-                nearest(leader.as_str(), others.map(|(other, _)| other.as_str())),
-            );
+            let meant = nearest(upstream.as_str(), others.map(|(other, _)| other.as_str()));
+            let expected = "the name of another job";
+            findings.job_problem(tree, (name, "after"), found(), expected, meant);
         }
         return;
     };
-    if led_by.is_measured() {
-        problem("a job of the ledger: this one is a measurement, taken all the time", None);
+    if upstream_job.is_measured() {
+        let expected = "a job with runs, because a measurement is taken all the time";
+        findings.job_problem(tree, (name, "after"), found(), expected, None);
     }
-    let origin = || tree.origin_of(&path);
-    if job.enabled && !led_by.enabled {
+    let origin = || tree.origin_of(&["jobs", name.as_str(), "after"]);
+    if job.enabled && !upstream_job.enabled {
         findings.warnings.push(format!(
-            "jobs.{name} follows jobs.{leader}, which is disabled: it runs when somebody runs that by hand ({})",
+            "jobs.{name} follows jobs.{upstream}, which is disabled: it runs when somebody runs that \
+             job by hand ({})",
             origin()
         ));
     }
-    let missing: Vec<&str> = config
-        .databases
-        .keys()
-        .map(String::as_str)
-        .filter(|database| job.enabled && job.is_for(database) && !led_by.is_for(database))
+    let databases = config.databases.keys().map(String::as_str);
+    let missing: Vec<&str> = databases
+        .filter(|name| job.enabled && job.is_for(name) && !upstream_job.is_for(name))
         .collect();
     if !missing.is_empty() {
         findings.warnings.push(format!(
-            "jobs.{name} follows jobs.{leader}, which does not run on {}: there it never runs ({})",
+            "jobs.{name} follows jobs.{upstream}, which does not run on {}: there it never runs ({})",
             missing.join(", "),
             origin()
         ));
     }
 }
 
-/// Chains that lead back to where they began, each from its first name in the alphabet. Of several that
-/// have a job in common not all are found: those that are left show when these are mended.
+/// Returns chains that lead back to their beginning, each from its first name in the alphabet. Of
+/// several that share a job some may be missing; they are found once the others are corrected.
 fn cycles(jobs: &Jobs) -> Vec<Vec<&JobName>> {
-    let mut found = Vec::new();
-    let mut done = BTreeSet::new();
-    for start in jobs.keys() {
-        // The way from the start to here, each with those it waits for that are still to be looked at.
-        let mut way: Vec<(&JobName, Vec<&JobName>)> = Vec::new();
-        let mut next = Some(start);
-        loop {
-            if let Some(name) = next.take() {
-                if let Some(begin) = way.iter().position(|(at, _)| *at == name) {
-                    let mut cycle: Vec<&JobName> = way[begin..].iter().map(|(at, _)| *at).collect();
-                    let first = cycle
-                        .iter()
-                        .enumerate()
-                        .min_by_key(|(_, name)| **name)
-                        .map_or(0, |(place, _)| place);
-                    cycle.rotate_left(first);
-                    found.push(cycle);
-                } else if done.insert(name) {
-                    way.push((name, leaders(jobs, name)));
-                }
-            }
-            match way.last_mut() {
-                Some((_, left)) if !left.is_empty() => next = left.pop(),
-                Some(_) => drop(way.pop()),
-                None => break,
-            }
-        }
-    }
-    found
+    let mut search = Search { jobs, path: Vec::new(), done: BTreeSet::new(), found: Vec::new() };
+    jobs.keys().for_each(|name| search.visit(name));
+    search.found
 }
 
-fn leaders<'a>(jobs: &'a Jobs, name: &JobName) -> Vec<&'a JobName> {
-    match jobs.get(name).map(|job| &job.trigger) {
-        Some(Trigger::After(leaders)) => leaders
-            .iter()
-            .rev()
-            .filter_map(|leader| jobs.get_key_value(leader))
-            .map(|(name, _)| name)
-            .collect(),
-        _ => Vec::new(),
+/// A depth-first search. It recurses, and the limit of jobs bounds its depth.
+struct Search<'a> {
+    jobs: &'a Jobs,
+    path: Vec<&'a JobName>,
+    done: BTreeSet<&'a JobName>,
+    found: Vec<Vec<&'a JobName>>,
+}
+
+impl<'a> Search<'a> {
+    fn visit(&mut self, name: &'a JobName) {
+        if self.done.insert(name) {
+            self.path.push(name);
+            for upstream in self.jobs.get(name).map_or(&[][..], upstream_jobs) {
+                if let Some((upstream, _)) = self.jobs.get_key_value(upstream) {
+                    self.visit(upstream);
+                }
+            }
+            self.path.pop();
+        } else if let Some(begin) = self.path.iter().position(|at| *at == name) {
+            let mut cycle = self.path[begin..].to_vec();
+            let first = (0..cycle.len()).min_by_key(|at| cycle[*at]).unwrap_or_default();
+            cycle.rotate_left(first);
+            self.found.push(cycle);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{SqlWork, Work};
     use super::*;
 
     fn chained(chains: &[(&str, &[&str])]) -> Vec<String> {
-        let job = |leaders: &[&str]| Job {
-            trigger: Trigger::After(leaders.iter().map(|name| JobName::new(name)).collect()),
-            ..Job::sql(SqlWork {
-                sql: String::new(),
-                transaction: true,
-                role: None,
-                login: None,
-                search_path: String::new(),
-                lock_timeout: std::time::Duration::ZERO,
-            })
+        let job = |upstream: &[&str]| Job {
+            trigger: Trigger::After(upstream.iter().map(|name| JobName::new(name)).collect()),
+            ..Job::default()
         };
         let jobs: Jobs =
             chains.iter().map(|(name, leaders)| (JobName::new(name), job(leaders))).collect();
-        assert!(jobs.values().all(|job| matches!(job.work, Work::Sql(_))));
         cycles(&jobs)
             .iter()
             .map(|cycle| cycle.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" "))

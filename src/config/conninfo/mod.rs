@@ -1,21 +1,21 @@
-//! Connection settings as libpq writes them, read by ourselves.
+//! Connection settings in libpq's notation.
 //!
 //! ```text
 //! postgresql://user:password@host1:5432,[::1]:5433/dbname?sslmode=verify-full&sslrootcert=ca.pem
 //! host=/run/postgresql dbname=app user=app password='with \' quote'
 //! ```
-//! tokio-postgres' own parser refuses most of what people have in these strings (`verify-full`,
-//! `sslrootcert`, `target_session_attrs=primary`, …), so all of it is read here, and what cannot be
-//! honoured is refused with what to do instead; nothing that bears on safety is passed over.
+//! The parser of tokio-postgres refuses most settings that users have in these strings
+//! (`verify-full`, `sslrootcert`, `target_session_attrs=primary`, …), so this module reads them. A
+//! setting that is not supported is refused with advice; none that concerns security is ignored.
 //!
-//! Differences to libpq, on purpose:
-//! - The environment's `PG*` variables, service files, `~/.pgpass` and `~/.postgresql/` are not looked
-//!   up: what is not written is not used. `passfile=~/.pgpass` names a password file.
-//! - `application_name` is appended to the purpose that each connection is named by.
-//! - `options` is passed on (Neon and Supabase route by it); PgBouncer refuses it unless it is told
-//!   to ignore it.
-//! - `sslrootcert` together with `sslmode=prefer` (the default) or `allow` is refused: libpq would
-//!   verify, and then fall back to plain text.
+//! Intended differences to libpq:
+//! - The `PG*` variables, service files, `~/.pgpass` and `~/.postgresql/` are not read: only written
+//!   settings apply. `passfile=~/.pgpass` names a password file.
+//! - `application_name` is appended to the name of each connection's purpose.
+//! - `options` is passed to the server (Neon and Supabase route by it); PgBouncer refuses it unless
+//!   it is configured to ignore it.
+//! - `sslrootcert` together with `sslmode=prefer` (the default) or `allow` is refused, because libpq
+//!   would verify and then fall back to plain text.
 //! - Errors never repeat a password, nor anything that may be a part of one.
 
 mod keys;
@@ -29,11 +29,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Secret;
+use crate::config::table::words;
 
-/// Where libpq looks for the socket when no host is given: Debian's place, and upstream's.
+/// The directories of the socket if no host is given: Debian's and PostgreSQL's own default.
 pub(crate) const SOCKET_DIRS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// What is wrong with connection settings; never repeats a secret.
+/// A problem of connection settings; never repeats a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConnInfoError(String);
@@ -44,7 +45,7 @@ impl ConnInfoError {
     }
 }
 
-/// How a database is reached.
+/// The settings of connections to a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnInfo {
     /// In the order to try; at least one, at most 16.
@@ -55,25 +56,25 @@ pub struct ConnInfo {
     pub passfile: Option<PathBuf>,
     pub tls: TlsOptions,
     pub channel_binding: ChannelBinding,
-    /// Per host; where absent or 0 the configured bound holds.
+    /// Per host; without it, or with 0, the configured limit applies.
     pub connect_timeout: Option<Duration>,
-    /// Appended to the purpose.
+    /// Appended to the name of the purpose.
     pub application_name: Option<String>,
-    /// Passed to the server at login as it is.
+    /// Passed to the server at login.
     pub options: Option<String>,
     pub target_session_attrs: TargetSessionAttrs,
     /// Try hosts and addresses in random order.
     pub load_balance: bool,
-    /// None where switched off.
+    /// `None` if it is switched off.
     pub keepalive: Option<Keepalive>,
     /// How long sent data may stay unacknowledged.
     pub tcp_user_timeout: Duration,
 }
 
-/// One place to try.
+/// One address of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
-    /// `name` is what certificates are checked against; `addr` spares the lookup.
+    /// Certificates are checked against `name`; `addr` makes a lookup unnecessary.
     Tcp { name: String, addr: Option<IpAddr>, port: u16 },
     /// The directory of the socket `.s.PGSQL.PORT`.
     Unix { dir: PathBuf, port: u16 },
@@ -89,7 +90,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// Whether and how to encrypt, in libpq's words.
+/// Whether and how to encrypt, in libpq's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
     pub mode: SslMode,
@@ -97,63 +98,57 @@ pub struct TlsOptions {
     pub root: Option<RootCert>,
     /// Client certificate and its key, both PEM.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// Send the host's name, so that a proxy can route by it.
+    /// Send the host's name, which proxies route by.
     pub sni: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SslMode {
-    Disable,
-    Allow,
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
-impl SslMode {
-    /// As libpq spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            SslMode::Disable => "disable",
-            SslMode::Allow => "allow",
-            SslMode::Prefer => "prefer",
-            SslMode::Require => "require",
-            SslMode::VerifyCa => "verify-ca",
-            SslMode::VerifyFull => "verify-full",
-        }
+words! {
+    /// `sslmode`, from the weakest to the strongest.
+    SslMode {
+        Disable = "disable",
+        Allow = "allow",
+        Prefer = "prefer",
+        Require = "require",
+        VerifyCa = "verify-ca",
+        VerifyFull = "verify-full",
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SslNegotiation {
-    Postgres,
-    /// The handshake without asking first (PostgreSQL 17 and later).
-    Direct,
+words! {
+    /// `sslnegotiation`
+    SslNegotiation {
+        Postgres = "postgres",
+        /// The handshake begins without a request for it (PostgreSQL 17 and later).
+        Direct = "direct",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCert {
-    /// What the operating system trusts.
+    /// The certificates that the operating system trusts.
     System,
     File(PathBuf),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChannelBinding {
-    Disable,
-    Prefer,
-    Require,
+words! {
+    /// `channel_binding`
+    ChannelBinding {
+        Disable = "disable",
+        Prefer = "prefer",
+        Require = "require",
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetSessionAttrs {
-    Any,
-    ReadWrite,
-    ReadOnly,
-    Primary,
-    Standby,
-    PreferStandby,
+words! {
+    /// `target_session_attrs`
+    TargetSessionAttrs {
+        Any = "any",
+        ReadWrite = "read-write",
+        ReadOnly = "read-only",
+        Primary = "primary",
+        Standby = "standby",
+        PreferStandby = "prefer-standby",
+    }
 }
 
 /// Probes on a silent TCP connection.
@@ -165,8 +160,8 @@ pub struct Keepalive {
 }
 
 impl ConnInfo {
-    /// Reads a URL or `key=value` words. Looks nothing up but the name of the operating system's user
-    /// where none is given.
+    /// Parses a URL or `key=value` words. Looks up nothing but the name of the operating system's user,
+    /// if no user is given.
     pub fn parse(text: &str) -> Result<ConnInfo, ConnInfoError> {
         let mut settings = settings::Settings::default();
         let mut password_seen = false;

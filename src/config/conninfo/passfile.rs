@@ -1,9 +1,10 @@
 //! Password files: lines of `host:port:dbname:user:password`, as `~/.pgpass`.
 //!
-//! `*` matches anything, `\` keeps the next character as it is, `#` at the start makes a comment, and
-//! the first line that matches wins. A file that others may read is refused (libpq ignores it with a
-//! warning that nobody sees).
+//! `*` matches anything, `\` escapes the next character, `#` at the start makes a comment, and the
+//! first line that matches counts. A file that others may read is refused; libpq ignores it with a
+//! warning, which a daemon's user would not see.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::Host;
@@ -11,7 +12,7 @@ use crate::config::Secret;
 
 const SIZE_MAX: u64 = 1024 * 1024;
 
-/// The password for this host, database and user, or none.
+/// Returns the password for this host, database and user, if there is one.
 pub(crate) async fn lookup(
     path: &Path,
     host: &Host,
@@ -22,15 +23,11 @@ pub(crate) async fn lookup(
     if !meta.is_file() || meta.len() > SIZE_MAX {
         return Err(std::io::Error::other("not a regular file of at most 1 MiB"));
     }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = meta.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(std::io::Error::other(format!(
-                "its mode is {mode:04o}, so others may read it; wanted 0600 (chmod 600)"
-            )));
-        }
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(std::io::Error::other(format!(
+            "expected mode 0600, found {mode:04o}, so that others may read it (chmod 600)"
+        )));
     }
     let text = tokio::fs::read_to_string(path).await?;
     Ok(find(&text, host, dbname, user))
@@ -46,14 +43,14 @@ fn find(text: &str, host: &Host, dbname: &str, user: &str) -> Option<Secret> {
         Host::Unix { dir, port } => (dir.display().to_string(), port),
     };
     let port = port.to_string();
-    let wanted = [name.as_str(), port.as_str(), dbname, user];
+    let sought = [name.as_str(), port.as_str(), dbname, user];
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let mut fields = fields(line);
         let password = (fields.len() == 5).then(|| fields.pop()).flatten()?;
         fields
             .iter()
-            .zip(wanted)
-            .all(|(field, wanted)| field.any || field.text == wanted)
+            .zip(sought)
+            .all(|(field, sought)| field.any || field.text == sought)
             .then(|| Secret::new(password.text))
     })
 }
@@ -64,7 +61,7 @@ struct Field {
     any: bool,
 }
 
-/// The first five fields of a line; the fifth ends at an unescaped colon too, as in libpq.
+/// Splits a line into its first five fields; the fifth ends at an unescaped colon too, as in libpq.
 fn fields(line: &str) -> Vec<Field> {
     let mut fields = Vec::with_capacity(5);
     let mut text = String::new();
@@ -125,7 +122,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_others_may_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "*:*:*:*:x\n").unwrap();
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o640)).unwrap();

@@ -1,4 +1,4 @@
-//! From keys and values to settings: ranges, defaults, and what contradicts what.
+//! From keys and values to settings: ranges, defaults and contradictions.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +10,7 @@ use super::{
     SslNegotiation, TargetSessionAttrs, TlsOptions,
 };
 use crate::config::Secret;
+use crate::config::table::Words;
 
 const HOSTS_MAX: usize = 16;
 const DEFAULT_PORT: u16 = 5432;
@@ -23,9 +24,13 @@ impl Settings {
         self.0.insert(key, value);
     }
 
-    /// A value that is given and not empty, as libpq reads an empty one as absent.
+    /// The value of a key. An empty one counts as missing, as in libpq.
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn word<T: Words>(&self, key: &str, default: T) -> Result<T, ConnInfoError> {
+        self.one_of(key, default, T::WORDS)
     }
 
     fn one_of<T: Copy>(
@@ -35,28 +40,27 @@ impl Settings {
         choices: &[(&str, T)],
     ) -> Result<T, ConnInfoError> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(
-            || {
-                let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                ConnInfoError::new(format!(
-                    "{key} is {value:?}; wanted one of {}",
-                    names.join(", ")
-                ))
-            },
-        )
+        let choice = choices.iter().find(|(name, _)| *name == value);
+        choice.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            let names = names.join(", ");
+            ConnInfoError::new(format!("expected {key} to be one of {names}, found {value:?}"))
+        })
     }
 
-    /// A whole number; 0 and below mean "the default", as in libpq.
+    /// A whole number. 0 and negative numbers mean the default, as in libpq.
     fn number(&self, key: &str, max: u32) -> Result<Option<u32>, ConnInfoError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.trim().parse::<i64>() {
             Ok(number) if number <= 0 => Ok(None),
             Ok(number) if number <= i64::from(max) => Ok(Some(number as u32)),
-            _ => Err(ConnInfoError::new(format!("{key} is not a whole number from 0 to {max}"))),
+            _ => Err(ConnInfoError::new(format!(
+                "expected {key} to be a whole number from 0 to {max}"
+            ))),
         }
     }
 
-    /// All of them, with their defaults.
+    /// Reads all settings, with their defaults.
     pub(super) fn read(&self) -> Result<ConnInfo, ConnInfoError> {
         if let Some(encoding) = self.get("client_encoding")
             && !["utf8", "utf-8", "unicode", "auto"]
@@ -65,13 +69,15 @@ impl Settings {
             return Err(ConnInfoError::new("client_encoding: UTF8 is always used; remove it"));
         }
         self.one_of("gssencmode", (), &[("disable", ()), ("prefer", ())]).map_err(|_| {
-            ConnInfoError::new("gssencmode: GSSAPI is not supported; use sslmode=verify-full, and gssencmode=disable")
+            ConnInfoError::new(
+                "gssencmode: GSSAPI is not supported; use sslmode=verify-full, and gssencmode=disable",
+            )
         })?;
         let user = match self.get("user") {
             Some(user) => user.to_owned(),
             None => os_user().ok_or_else(|| {
                 ConnInfoError::new(
-                    "no user is given, and the operating system has no name for ours; add user=",
+                    "no user is given, and the operating system has no name for this user; add user=",
                 )
             })?,
         };
@@ -88,30 +94,11 @@ impl Settings {
             password: self.get("password").map(Secret::new),
             passfile: self.path("passfile"),
             tls: self.tls()?,
-            channel_binding: self.one_of(
-                "channel_binding",
-                ChannelBinding::Prefer,
-                &[
-                    ("disable", ChannelBinding::Disable),
-                    ("prefer", ChannelBinding::Prefer),
-                    ("require", ChannelBinding::Require),
-                ],
-            )?,
+            channel_binding: self.word("channel_binding", ChannelBinding::Prefer)?,
             connect_timeout: self.number("connect_timeout", 3600)?.map(seconds),
             application_name: self.get("application_name").map(str::to_owned),
             options: self.get("options").map(str::to_owned),
-            target_session_attrs: self.one_of(
-                "target_session_attrs",
-                TargetSessionAttrs::Any,
-                &[
-                    ("any", TargetSessionAttrs::Any),
-                    ("read-write", TargetSessionAttrs::ReadWrite),
-                    ("read-only", TargetSessionAttrs::ReadOnly),
-                    ("primary", TargetSessionAttrs::Primary),
-                    ("standby", TargetSessionAttrs::Standby),
-                    ("prefer-standby", TargetSessionAttrs::PreferStandby),
-                ],
-            )?,
+            target_session_attrs: self.word("target_session_attrs", TargetSessionAttrs::Any)?,
             load_balance: self.one_of(
                 "load_balance_hosts",
                 false,
@@ -147,7 +134,7 @@ impl Settings {
         let ports = list("port").unwrap_or_else(|| vec![""]);
         if ports.len() != 1 && ports.len() != count {
             return Err(ConnInfoError::new(format!(
-                "{} ports for {count} hosts; wanted one, or one each",
+                "expected one port, or one for each host, found {} ports for {count} hosts",
                 ports.len()
             )));
         }
@@ -155,10 +142,11 @@ impl Settings {
         for at in 0..count {
             let port = match ports[if ports.len() == 1 { 0 } else { at }] {
                 "" => DEFAULT_PORT,
-                // Not shown: in a URL it may be the tail of a password.
+                // Not shown, because in a URL it may be the end of a password.
                 port => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
                     ConnInfoError::new(
-                        "a port is not a number from 1 to 65535 (is a character of the password not encoded?)",
+                        "a port is not a number from 1 to 65535 (is a character of the password not \
+                         encoded?)",
                     )
                 })?,
             };
@@ -167,7 +155,7 @@ impl Settings {
                 "" => None,
                 addr => Some(addr.parse::<IpAddr>().map_err(|_| {
                     ConnInfoError::new(
-                        "hostaddr is not an IPv4 or IPv6 address; names belong into host",
+                        "expected hostaddr to be an IPv4 or IPv6 address; names belong into host",
                     )
                 })?),
             };
@@ -200,66 +188,35 @@ impl Settings {
             Some("system") => Some(RootCert::System),
             Some(_) => self.path("sslrootcert").map(RootCert::File),
         };
-        // JDBC's spelling, which libpq takes too.
+        // `ssl` is JDBC's spelling, which libpq takes too.
         let fallback =
             match (self.one_of("ssl", false, &[("true", true), ("false", false)])?, &root) {
                 (_, Some(RootCert::System)) => SslMode::VerifyFull,
                 (true, _) => SslMode::Require,
                 (false, _) => SslMode::Prefer,
             };
-        let mode = self.one_of(
-            "sslmode",
-            fallback,
-            &[
-                ("disable", SslMode::Disable),
-                ("allow", SslMode::Allow),
-                ("prefer", SslMode::Prefer),
-                ("require", SslMode::Require),
-                ("verify-ca", SslMode::VerifyCa),
-                ("verify-full", SslMode::VerifyFull),
-            ],
-        )?;
-        match (mode, &root) {
-            (SslMode::VerifyFull, Some(RootCert::System)) | (_, None | Some(RootCert::File(_))) => {
-            }
-            (_, Some(RootCert::System)) => {
-                return Err(ConnInfoError::new(format!(
-                    "sslmode={} with sslrootcert=system would trust any name; wanted sslmode=verify-full",
-                    mode.as_str()
-                )));
-            }
-        }
-        if matches!(mode, SslMode::Allow | SslMode::Prefer) && root.is_some() {
-            return Err(ConnInfoError::new(format!(
-                "sslrootcert is given, but sslmode={} falls back to plain text; \
-                 wanted sslmode=verify-full (or verify-ca, require)",
-                mode.as_str()
-            )));
-        }
-        if mode >= SslMode::VerifyCa && root.is_none() {
-            return Err(ConnInfoError::new(format!(
-                "sslmode={} needs sslrootcert: the path of a PEM file with the certificate authority, or system",
-                mode.as_str()
-            )));
-        }
-        let negotiation = self.one_of(
-            "sslnegotiation",
-            SslNegotiation::Postgres,
-            &[("postgres", SslNegotiation::Postgres), ("direct", SslNegotiation::Direct)],
-        )?;
-        if negotiation == SslNegotiation::Direct && mode < SslMode::Require {
-            return Err(ConnInfoError::new(
-                "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full",
-            ));
-        }
-        let client = match (self.path("sslcert"), self.path("sslkey")) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err(ConnInfoError::new("sslcert is given without sslkey")),
-            (None, Some(_)) => return Err(ConnInfoError::new("sslkey is given without sslcert")),
+        let mode = self.word("sslmode", fallback)?;
+        let negotiation = self.word("sslnegotiation", SslNegotiation::Postgres)?;
+        let (cert, key) = (self.path("sslcert"), self.path("sslkey"));
+        let fault = if mode != SslMode::VerifyFull && root == Some(RootCert::System) {
+            "sslrootcert=system with this sslmode would trust any name; use sslmode=verify-full"
+        } else if matches!(mode, SslMode::Allow | SslMode::Prefer) && root.is_some() {
+            "sslrootcert is given, but this sslmode falls back to plain text; use \
+             sslmode=verify-full (or verify-ca, require)"
+        } else if mode >= SslMode::VerifyCa && root.is_none() {
+            "this sslmode needs sslrootcert: the path of a PEM file with the certificate \
+             authority, or system"
+        } else if negotiation == SslNegotiation::Direct && mode < SslMode::Require {
+            "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full"
+        } else if key.is_none() && cert.is_some() {
+            "sslcert is given without sslkey"
+        } else if cert.is_none() && key.is_some() {
+            "sslkey is given without sslcert"
+        } else {
+            let sni = self.one_of("sslsni", true, &[("1", true), ("0", false)])?;
+            return Ok(TlsOptions { mode, negotiation, root, client: cert.zip(key), sni });
         };
-        let sni = self.one_of("sslsni", true, &[("1", true), ("0", false)])?;
-        Ok(TlsOptions { mode, negotiation, root, client, sni })
+        Err(ConnInfoError::new(format!("sslmode={}: {fault}", mode.as_str())))
     }
 
     /// A path, with `~/` standing for the home directory.
@@ -276,8 +233,8 @@ fn seconds(count: u32) -> Duration {
     Duration::from_secs(count.into())
 }
 
-/// The name of the effective user, from the password file; a user known only to a directory service
-/// must be written.
+/// Returns the name of the effective user from /etc/passwd. A user that only a directory service knows
+/// must be given.
 fn os_user() -> Option<String> {
     let uid = rustix::process::geteuid().as_raw().to_string();
     let users = std::fs::read_to_string("/etc/passwd").ok()?;

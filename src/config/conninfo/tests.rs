@@ -111,8 +111,8 @@ fn every_setting_is_read() {
 }
 
 #[test]
-fn what_cannot_be_honoured_says_what_to_do() {
-    for (text, wanted) in [
+fn refused_settings_come_with_advice() {
+    for (text, expected) in [
         ("", "empty"),
         ("mysql://u@h/d", "another kind"),
         ("nonsense", "key=value"),
@@ -145,11 +145,11 @@ fn what_cannot_be_honoured_says_what_to_do() {
         ("postgres://u@h/d?pgbouncer=true", "Prisma"),
     ] {
         let error = refuse(text);
-        assert!(error.contains(wanted), "{text}: {error:?} does not say {wanted:?}");
+        assert!(error.contains(expected), "{text}: {error:?} does not contain {expected:?}");
     }
 }
 
-/// Whatever is done to a password, no part of it of three characters or more is repeated.
+/// However a password is mistyped, no part of it of three characters or more is repeated.
 #[test]
 fn no_error_repeats_a_part_of_a_password() {
     let secrets = [

@@ -1,22 +1,25 @@
-//! The two spellings of connection settings, split into keys and values: a URL, or `key=value` words.
+//! Splits connection settings into keys and values: a URL, or `key=value` words.
 //!
-//! No error made here repeats anything of the input beyond a key that libpq has: what looks like a
-//! port or a key may be the tail of a password with an unencoded character in it.
+//! The errors repeat nothing of the input but keys of libpq, because an apparent port or key may be
+//! the end of a password with an unencoded character in it.
 
 use super::ConnInfoError;
 
-/// Keys and values in the order in which they were written; hosts and ports of a URL as
-/// comma-separated lists, as libpq has them.
+/// Returns keys and values in their order in the text. Hosts and ports of a URL become comma-separated
+/// lists, as in libpq.
 pub(super) fn split(text: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
     let text = text.trim();
     if text.is_empty() {
-        return Err(ConnInfoError::new("it is empty; wanted postgresql://user@host/dbname"));
+        return Err(ConnInfoError::new(
+            "expected postgresql://user@host/dbname, found an empty string",
+        ));
     }
     match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
         Some(rest) => url(rest),
-        None if text.split(['=', ' ']).next().is_some_and(|word| word.contains("://")) => Err(
-            ConnInfoError::new("it is a URL of another kind; wanted postgresql://user@host/dbname"),
-        ),
+        None if text.split(['=', ' ']).next().is_some_and(|word| word.contains("://")) => {
+            let error = "expected postgresql://user@host/dbname, found a URL of another kind";
+            Err(ConnInfoError::new(error))
+        }
         None => words(text),
     }
 }
@@ -28,8 +31,8 @@ fn url(rest: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
     let mut pairs = Vec::new();
     let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(authority_end);
-    // A password with a raw "/" or "?" pushes the "@" behind the authority. Nothing that follows can
-    // be told from the password then.
+    // A password with an unencoded "/" or "?" moves the "@" behind the authority. Everything that
+    // follows may then be a part of the password.
     if tail.contains('@') {
         return Err(ConnInfoError::new(format!("an @ stands after the host part: {ENCODE}")));
     }
@@ -62,7 +65,7 @@ fn url(rest: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
     for (at, parameter) in query.split('&').filter(|parameter| !parameter.is_empty()).enumerate() {
         let Some((key, value)) = parameter.split_once('=') else {
             return Err(ConnInfoError::new(format!(
-                "parameter {} after the ? has no =; wanted ?key=value&key=value ({ENCODE})",
+                "expected ?key=value&key=value, found no = in parameter {} ({ENCODE})",
                 at + 1
             )));
         };
@@ -96,17 +99,19 @@ fn url_hosts(hosts: &str, pairs: &mut Vec<(String, String)>) -> Result<(), ConnI
             match host.split_once(':') {
                 Some((_, port)) if port.contains(':') => {
                     return Err(ConnInfoError::new(format!(
-                        "a host has more than one colon: write an IPv6 address as [::1], and {ENCODE}"
+                        "a host has more than one colon: write an IPv6 address as [::1], and \
+                         {ENCODE}"
                     )));
                 }
                 Some((name, port)) => (name, port),
                 None => (host, ""),
             }
         };
-        // Before anything that follows is looked at: this may be a password whose @ is missing.
+        // Checked before the rest, because this may be a password without its @.
         if !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(ConnInfoError::new(format!(
-                "what follows a host's colon is not a port from 1 to 65535; is an @ missing before it? ({ENCODE})"
+                "the text after a host's colon is not a port from 1 to 65535; is an @ missing before \
+                 it? ({ENCODE})"
             )));
         }
         names.push(decode(name)?);
@@ -160,7 +165,8 @@ fn words(text: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.next_if_eq(&'=').is_none() || key.is_empty() {
             return Err(ConnInfoError::new(format!(
-                "word {} is not key=value; wanted host=… dbname=… or postgresql://user@host/dbname ({QUOTE})",
+                "expected host=… dbname=… or postgresql://user@host/dbname, found no key=value in word \
+                 {} ({QUOTE})",
                 pairs.len() + 1
             )));
         }

@@ -1,96 +1,105 @@
-//! What is said in more than one form: lists, paths, and secrets.
+//! Values with more than one notation: lists, address ranges, paths, and secrets.
 
 use std::path::PathBuf;
 
-use super::{Fault, Section, check_text, describe, quote, text};
-use crate::config::problem::{Origin, Problem};
+use super::{Fault, Section, check_text, quote, text};
+use crate::config::cidr::{Cidr, NoCidr};
+use crate::config::problem::Origin;
 use crate::config::secret::{Secret, SecretSource};
 use crate::config::tree::{self, Node, Value};
 
+const CIDRS: &str = r#"ranges such as "10.0.0.0/8" or "fd00::/8""#;
+
 impl Section<'_> {
-    /// A list of texts, each once. From the environment: separated by commas, or a TOML array.
+    /// A list of distinct texts. In the environment: separated by commas, or a TOML array.
     pub(in crate::config) fn list(
         &self,
         key: &str,
-        wanted: &str,
-        fits: impl FnMut(&str) -> Result<(), Fault>,
+        default: Vec<String>,
+        of: &str,
+        check: impl FnMut(&str) -> Result<(), Fault>,
     ) -> Vec<String> {
-        self.texts(key, wanted, items, fits)
+        self.texts(key, of, items, check).unwrap_or(default)
     }
 
-    /// The same, where one text stands for a list of one.
+    /// As [`Self::list`], where one text stands for a list of one.
     pub(in crate::config) fn list_or_one(
         &self,
         key: &str,
-        wanted: &str,
-        fits: impl FnMut(&str) -> Result<(), Fault>,
+        default: Vec<String>,
+        of: &str,
+        check: impl FnMut(&str) -> Result<(), Fault>,
     ) -> Vec<String> {
         let one_too = |node: &Node| match &node.value {
             Value::Text(_) => Some(vec![node.clone()]),
             _ => items(node),
         };
-        self.texts(key, wanted, one_too, fits)
+        self.texts(key, of, one_too, check).unwrap_or(default)
     }
 
     fn texts(
         &self,
         key: &str,
-        wanted: &str,
+        of: &str,
         items: impl FnOnce(&Node) -> Option<Vec<Node>>,
-        mut fits: impl FnMut(&str) -> Result<(), Fault>,
-    ) -> Vec<String> {
-        let Some(node) = self.get(key) else { return Vec::new() };
+        mut check: impl FnMut(&str) -> Result<(), Fault>,
+    ) -> Option<Vec<String>> {
+        let node = self.get(key)?;
         let Some(items) = items(node) else {
-            self.wrong(
-                node,
-                key,
-                describe(node, self.tells_secrets(key)),
-                format!("a list of {wanted}"),
-            );
-            return Vec::new();
+            self.refuse(node, key, Fault::expected(format!("a list of {of}")));
+            return None;
         };
         let mut list: Vec<String> = Vec::new();
         for item in &items {
-            let fault = match text(&item.value) {
-                Some(text) if list.iter().any(|other| other == text) => Fault {
-                    found: Some(format!("{} twice", quote(text))),
-                    ..Fault::wanted("each once")
-                },
-                Some(text) => match fits(text) {
-                    Ok(()) => {
-                        list.push(text.to_owned());
-                        continue;
-                    }
-                    Err(fault) => fault,
-                },
-                None => Fault::wanted(wanted),
+            let checked = match text(&item.value) {
+                None => Err(Fault::expected(of)),
+                Some(text) if list.iter().any(|other| other == text) => {
+                    Err(Fault::expected("each item once").found(format!("{} twice", quote(text))))
+                }
+                Some(text) => check(text).map(|()| text.to_owned()),
             };
-            let found = fault.found.unwrap_or_else(|| describe(item, self.tells_secrets(key)));
-            let problem = Problem::new(item.origin.clone(), self.path_of(key), found, fault.wanted);
-            self.push(problem.meant(fault.did_you_mean));
+            match checked {
+                Ok(text) => list.push(text),
+                Err(fault) => self.refuse(item, key, fault),
+            }
         }
-        list
+        Some(list)
     }
 
-    /// A path; a relative one in the file counts from the file's folder, elsewhere from where the
-    /// process runs.
-    pub(in crate::config) fn path(&self, key: &str) -> Option<PathBuf> {
-        let origin = self.table.and_then(|table| table.get(key)).map(|node| node.origin.clone());
-        let path = self.checked(key, "a path", |text| check_text(text, 4096).map(PathBuf::from))?;
+    /// A list of address ranges.
+    pub(in crate::config) fn cidrs(&self, key: &str, default: Vec<Cidr>) -> Vec<Cidr> {
+        let mut ranges = Vec::new();
+        let texts = self.texts(key, CIDRS, items, |text| {
+            let range = text.parse::<Cidr>().map_err(|NoCidr { meant }| Fault {
+                did_you_mean: meant.map(|cidr| cidr.to_string()),
+                ..Fault::expected(CIDRS)
+            })?;
+            ranges.push(range);
+            Ok(())
+        });
+        if texts.is_some() { ranges } else { default }
+    }
+
+    /// A path. In the file a relative one counts from the file's directory, elsewhere from the
+    /// working directory.
+    pub(in crate::config) fn path(&self, key: &str, default: Option<PathBuf>) -> Option<PathBuf> {
+        let path = self.checked(key, "a path", |text| check_text(text, 4096).map(PathBuf::from));
+        let Some(path) = path else { return default };
+        let origin = self.table.and_then(|table| table.get(key)).map(|node| &node.origin);
         Some(match origin {
             Some(Origin::File { path: file, .. }) => {
-                file.parent().map_or(path.clone(), |folder| folder.join(&path))
+                file.parent().map_or(path.clone(), |directory| directory.join(&path))
             }
             _ => path,
         })
     }
 
-    /// A secret in one of its forms: `key`, `key_file`, and where `command` is set `key_command`.
-    /// `check` judges the text of an inline one, and returns what of it is kept.
+    /// A secret in one of two forms: `key` or `key_file`. `check` judges the text of an inline one
+    /// and returns the part of it to keep.
     pub(in crate::config) fn secret(
         &self,
         key: &str,
-        command: bool,
+        default: Option<SecretSource>,
         check: impl FnOnce(&str) -> Result<&str, Fault>,
     ) -> Option<SecretSource> {
         let inline = self.checked(key, "a string", |text| {
@@ -98,34 +107,42 @@ impl Section<'_> {
             check_text(text, usize::MAX)?;
             Ok(SecretSource::Inline(Secret::new(check(text)?)))
         });
-        let file_key = format!("{key}_file");
-        let file = self.path(&file_key).map(SecretSource::File);
-        let command_key = format!("{key}_command");
-        let command = if command { self.command(&command_key) } else { None };
+        let file = self.path(&format!("{key}_file"), None).map(SecretSource::File);
+        self.one_form(key);
+        inline.or(file).or(default)
+    }
 
-        let said: Vec<String> = [key.to_owned(), file_key, command_key]
-            .into_iter()
-            .filter(|key| self.has(key))
-            .collect();
-        if let [.., last] = said.as_slice()
-            && said.len() > 1
-            && let Some(node) = self.table.and_then(|table| table.get(last))
+    /// As [`Self::secret`], with a third form `key_command`.
+    pub(in crate::config) fn secret_or_command(
+        &self,
+        key: &str,
+        default: Option<SecretSource>,
+        check: impl FnOnce(&str) -> Result<&str, Fault>,
+    ) -> Option<SecretSource> {
+        let command = self.command(&format!("{key}_command"));
+        self.secret(key, command.or(default), check)
+    }
+
+    /// Reports a secret that is given in more than one form.
+    fn one_form(&self, key: &str) {
+        let forms = ["", "_file", "_command"].map(|form| format!("{key}{form}"));
+        let given: Vec<&str> =
+            forms.iter().map(String::as_str).filter(|key| self.has(key)).collect();
+        if let [_, .., last] = given.as_slice()
+            && let Some(node) = self.table.and_then(|table| table.get(*last))
         {
-            self.wrong(node, last, format!("{} together", said.join(" and ")), "one of them");
+            let found = format!("{} together", given.join(" and "));
+            self.refuse(node, last, Fault::expected("only one of them").found(found));
         }
-        inline.or(file).or(command)
     }
 
     /// A program with its arguments as a list, or one string for `/bin/sh -c`.
     fn command(&self, key: &str) -> Option<SecretSource> {
-        let wanted = "a list such as [\"vault\", \"read\", \"…\"], or a string for /bin/sh -c";
-        let words = self.value(key, wanted, |value| match value {
+        let expected = r#"a list such as ["vault", "read", "…"], or a string for /bin/sh -c"#;
+        let words = self.value(key, expected, |value| match value {
             Value::Array(items) => program(items),
             Value::Loose(line) if line.trim_start().starts_with('[') => {
-                match tree::parse_value(line.trim(), &Origin::Default)?.value {
-                    Value::Array(items) => program(&items),
-                    _ => None,
-                }
+                program(&array(line, &Origin::Default)?)
             }
             Value::Text(line) | Value::Loose(line) if !line.trim().is_empty() => {
                 Some(["/bin/sh", "-c", line].map(str::to_owned).to_vec())
@@ -146,19 +163,18 @@ fn program(items: &[Node]) -> Option<Vec<String>> {
 fn items(node: &Node) -> Option<Vec<Node>> {
     match &node.value {
         Value::Array(items) => Some(items.clone()),
-        Value::Loose(text) if text.trim_start().starts_with('[') => {
-            match tree::parse_value(text.trim(), &node.origin)?.value {
-                Value::Array(items) => Some(items),
-                _ => None,
-            }
+        Value::Loose(text) if text.trim_start().starts_with('[') => array(text, &node.origin),
+        Value::Loose(text) => {
+            let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+            Some(words.map(|word| Node::loose(word, node.origin.clone())).collect())
         }
-        Value::Loose(text) => Some(
-            text.split(',')
-                .map(str::trim)
-                .filter(|word| !word.is_empty())
-                .map(|word| Node::loose(word, node.origin.clone()))
-                .collect(),
-        ),
+        _ => None,
+    }
+}
+
+fn array(text: &str, origin: &Origin) -> Option<Vec<Node>> {
+    match tree::parse_value(text.trim(), origin)?.value {
+        Value::Array(items) => Some(items),
         _ => None,
     }
 }

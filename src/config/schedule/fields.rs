@@ -1,6 +1,6 @@
-//! The fields of a cron line: what may stand in each, read into numbers.
+//! The fields of a cron line, parsed into numbers.
 
-use crate::config::read::quote;
+use crate::config::read::in_part;
 
 /// One field of a cron line.
 pub(super) struct Field {
@@ -11,7 +11,7 @@ pub(super) struct Field {
     names: &'static [&'static str],
 }
 
-/// In the order of a line with six.
+/// In the order of a line with six fields.
 pub(super) const FIELDS: [Field; 6] = [
     Field { name: "second", min: 0, max: 59, names: &[] },
     Field { name: "minute", min: 0, max: 59, names: &[] },
@@ -34,7 +34,7 @@ pub(super) const FIELDS: [Field; 6] = [
     },
 ];
 
-/// The numbers that a field holds, one bit each.
+/// The numbers of a field, one bit each.
 pub(super) struct Numbers(u64);
 
 impl Numbers {
@@ -52,14 +52,14 @@ impl Numbers {
 }
 
 impl Field {
-    /// Reads a field's text.
+    /// Parses a field's text.
     ///
     /// # Errors
-    /// Names the field, and says what is wanted there.
+    /// The expected text, and in which field.
     pub(super) fn parse(&self, text: &str) -> Result<Numbers, String> {
         let mut bits = 0;
         for item in text.split(',') {
-            for number in self.item(item).ok_or_else(|| self.wanted(text))? {
+            for number in self.item(item).ok_or_else(|| self.expected(text))? {
                 let number = if self.name == "weekday" { number % 7 } else { number };
                 bits |= 1 << number;
             }
@@ -67,8 +67,8 @@ impl Field {
         Ok(Numbers(bits))
     }
 
-    /// `*`, `5`, `1-5`, each of the first and the last with an optional step; `5/10` is refused, since
-    /// some read it as "5" and others as "5, 15, 25 …".
+    /// Parses `*`, `5` or `1-5`; `*` and a range may have a step. `5/10` is refused, because some users
+    /// read it as "5" and others as "5, 15, 25 …".
     fn item(&self, item: &str) -> Option<impl Iterator<Item = u32> + use<>> {
         let (range, step) = match item.split_once('/') {
             Some((range, step)) => (range, Some(number(step)?)),
@@ -78,7 +78,7 @@ impl Field {
             _ if range == "*" => (self.min, if self.name == "weekday" { 6 } else { self.max }),
             Some((first, last)) => {
                 let first = self.number(first)?;
-                // `FRI-SUN` ends with the seventh day, not before it began.
+                // The Sunday of `FRI-SUN` is the seventh day, not the one before the first.
                 let last = self
                     .number(last)
                     .map(|last| if last == 0 && first > 0 && self.max == 7 { 7 } else { last })?;
@@ -101,21 +101,19 @@ impl Field {
         number(text).filter(|number| (self.min..=self.max).contains(number))
     }
 
-    fn wanted(&self, text: &str) -> String {
-        let names = match self.names {
-            [first, .., _] => format!(" or {first} … by name"),
-            _ => String::new(),
-        };
-        let (name, min, max) = (self.name, self.min, self.max);
-        let text = quote(text);
-        format!(
-            "in the field {name} ({text}) numbers from {min} to {max}{names}, as \"*\", \"{max}\", \"{min}-{max}\", \"*/2\" or a list"
-        )
+    fn expected(&self, text: &str) -> String {
+        let names = self.names.first().map(|first| format!(" or names such as {first}"));
+        let (names, min, max) = (names.unwrap_or_default(), self.min, self.max);
+        let expected = format!(
+            "numbers from {min} to {max}{names}, as \"*\", \"{max}\", \"{min}-{max}\", \"*/2\" or a \
+             list"
+        );
+        in_part(expected, &format!("field {}", self.name), text)
     }
 }
 
 fn number(text: &str) -> Option<u32> {
-    // Up to two digits: parse() would also take a sign.
+    // Digits alone; `parse` would also take a sign.
     (matches!(text.len(), 1 | 2) && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())?
 }

@@ -1,14 +1,15 @@
 //! Cron by a zone's wall clock, where clocks change.
 //!
-//! The cron crate is only asked for the next reading of a clock that never changes; which instant
-//! that is in a zone is decided here. Two rules, after Vixie's cron:
+//! The cron crate finds the next reading of a clock that never changes. This module finds the
+//! instant of that reading in a zone, by two rules after Vixie's cron:
 //!
-//! - **Fixed**: what names hours is meant once a day. A reading that does not exist (clocks went
-//!   forward) stands for the end of the gap, and several of them for one instant; a reading that
-//!   comes twice (clocks went back) stands for the first.
-//! - **Elapsed**: what fires in every hour fires at every instant whose reading it names.
+//! - **Fixed**: a schedule that names hours fires once per reading. A reading that does not exist
+//!   (clocks went forward) stands for the end of the gap, so several may stand for one instant; of
+//!   two equal readings (clocks went back) the first counts.
+//! - **Elapsed**: a schedule that fires in every hour fires at every instant that shows one of its
+//!   readings.
 //!
-//! A zone is taken to change its offset at most once in [`REACH`], and never by more than that.
+//! Both assume that a zone changes its offset at most once in [`REACH`], and never by more than that.
 
 use chrono::{DateTime, Duration, NaiveDateTime, Offset, SubsecRound, TimeZone, Utc};
 use croner::Cron;
@@ -18,18 +19,18 @@ use crate::config::Zone;
 /// Longer than any change of clocks: Samoa went forward by 24 hours in 2011.
 const REACH: Duration = Duration::hours(26);
 
-/// A bound for the loops, above what the longest repeated stretch takes by the second.
+/// A bound for the loops, above what the longest repeated stretch takes second by second.
 const STEPS_MAX: usize = 100_000;
 
-/// The first reading after `reading` on a clock that never changes.
+/// Returns the first reading after `reading` on a clock that never changes.
 pub(super) fn next_on_the_wall(cron: &Cron, reading: NaiveDateTime) -> Option<NaiveDateTime> {
     cron.find_next_occurrence(&reading.and_utc(), false).ok().map(|next| next.naive_utc())
 }
 
-/// The next instant under the rule "fixed".
+/// Returns the next instant by the rule "fixed".
 pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
-    // Readings before this one stand for instants up to `after`. From there on they stand for
-    // instants in order, so the first that is later is the answer.
+    // Earlier readings stand for instants up to `after`. From here on, readings stand for instants in
+    // order, so that the first one later than `after` is the next.
     let mut reading =
         after.with_timezone(&tz).naive_local().trunc_subsecs(0) - Duration::seconds(1);
     for _ in 0..STEPS_MAX {
@@ -42,9 +43,9 @@ pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<
     None
 }
 
-/// The next instant under the rule "elapsed".
+/// Returns the next instant by the rule "elapsed".
 pub(super) fn next_elapsed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
-    // Within a stretch of one offset, readings and instants run alike. `from` is not a candidate.
+    // While the offset is constant, readings and instants advance together. `from` is no candidate.
     let mut from = after.trunc_subsecs(0);
     for _ in 0..STEPS_MAX {
         let offset = offset_at(from, tz);
@@ -53,9 +54,9 @@ pub(super) fn next_elapsed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Optio
         let horizon = instant.min(from + REACH);
         match change_between(from, horizon, tz) {
             None if instant == horizon => return Some(instant),
-            // Nothing in between, whatever the offsets there: they move readings by less than this.
+            // Nothing in between, whatever the offsets are: they move readings by less than this.
             None => from = horizon.max(instant - REACH),
-            // Nothing up to here; the first instant under the new offset may itself be one.
+            // Nothing up to here, but the first instant with the new offset may be one.
             Some(change) => {
                 let reading = change.naive_utc() + offset_at(change, tz);
                 if next_on_the_wall(cron, reading - Duration::seconds(1)) == Some(reading) {
@@ -68,43 +69,39 @@ pub(super) fn next_elapsed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Optio
     None
 }
 
-/// The instant of a reading: the first of two, or the end of the gap that swallows it.
+/// Returns the instant of a reading: the first of two, or the end of the gap that contains it.
 fn first_instant(reading: NaiveDateTime, tz: Zone) -> Option<DateTime<Utc>> {
     let exists = |reading: NaiveDateTime| tz.from_local_datetime(&reading).earliest();
     if let Some(instant) = exists(reading) {
         return Some(instant.with_timezone(&Utc));
     }
-    let (mut gone, mut there) = (0, REACH.num_seconds());
-    while there - gone > 1 {
-        let middle = gone + (there - gone) / 2;
-        if exists(reading + Duration::seconds(middle)).is_some() {
-            there = middle
-        } else {
-            gone = middle
-        }
-    }
-    exists(reading + Duration::seconds(there)).map(|instant| instant.with_timezone(&Utc))
+    let later = |seconds| exists(reading + Duration::seconds(seconds));
+    let end = first_second(REACH.num_seconds(), |seconds| later(seconds).is_some());
+    later(end).map(|instant| instant.with_timezone(&Utc))
 }
 
-/// The first instant in `(from, to]` with another offset than `from`.
+/// Returns the first instant in `(from, to]` with another offset than `from`.
 fn change_between(from: DateTime<Utc>, to: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
     let offset = offset_at(from, tz);
     if offset_at(to, tz) == offset {
         return None;
     }
-    let (mut before, mut since) = (0, (to - from).num_seconds());
-    while since - before > 1 {
-        let middle = before + (since - before) / 2;
-        if offset_at(from + Duration::seconds(middle), tz) == offset {
-            before = middle
-        } else {
-            since = middle
-        }
-    }
-    Some(from + Duration::seconds(since))
+    let at = |seconds| from + Duration::seconds(seconds);
+    let change = first_second((to - from).num_seconds(), |s| offset_at(at(s), tz) != offset);
+    Some(at(change))
 }
 
-/// What a zone's clocks are ahead of UTC.
+/// Returns the first number in `1..=last` from which on `holds`, which holds for `last`.
+fn first_second(last: i64, holds: impl Fn(i64) -> bool) -> i64 {
+    let (mut before, mut since) = (0, last);
+    while since - before > 1 {
+        let middle = before + (since - before) / 2;
+        if holds(middle) { since = middle } else { before = middle }
+    }
+    since
+}
+
+/// Returns how far a zone's clocks are ahead of UTC.
 fn offset_at(instant: DateTime<Utc>, tz: Zone) -> Duration {
     Duration::seconds(i64::from(
         tz.offset_from_utc_datetime(&instant.naive_utc()).fix().local_minus_utc(),

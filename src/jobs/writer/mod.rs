@@ -105,7 +105,7 @@ impl MeasurementWriter {
     /// In the configuration's `state_dir`, else in memory. What a throw-away server missed is
     /// nothing to the next one.
     pub fn new(config: &Config) -> MeasurementWriter {
-        let state_dir = config.state_dir.clone().filter(|_| !config.ephemeral);
+        let state_dir = config.state_dir.clone().filter(|_| !config.development.ephemeral);
         let queue = Queue::new(state_dir, limits(config));
         let keep = [TimeDelta::MAX; Table::ALL.len()];
         let mut unwritten = MeasurementWriter {
