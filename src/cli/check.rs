@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::config::Config;
-use crate::db::{Purpose, Route};
+use crate::db::{Kind, Purpose, Route};
 use crate::http::auth::Auth;
 use crate::http::tls::Tls;
 use crate::migrate;
@@ -109,6 +109,10 @@ async fn connect(db: &crate::db::Database, route: Route) -> Result<Connected, cr
     let conn = db.connect(Purpose::Check, route).await?;
     let asked = conn.row("ask for the version", "SELECT current_setting('server_version')", &[]);
     let row = bounded("ask for the version", ANSWER_BOUND, asked).await?;
+    let check = migrate::access::distrust(&conn);
+    if let Some(reason) = bounded("check the schema", ANSWER_BOUND, check).await? {
+        return Err(crate::db::Error::new(Kind::Permission, reason));
+    }
     let timings = conn.timings();
     Ok(Connected {
         database: db.name().to_owned(),

@@ -61,6 +61,7 @@ impl From<&migrate::Error> for Exit {
             migrate::ErrorKind::Target => Exit::Usage,
             migrate::ErrorKind::Source
             | migrate::ErrorKind::Refused
+            | migrate::ErrorKind::Untrusted
             | migrate::ErrorKind::Failed
             | migrate::ErrorKind::Irreversible => Exit::Migration,
         }

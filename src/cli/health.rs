@@ -104,7 +104,7 @@ async fn read_kept(
         .map(|line| format!("{} is not applied", line.label()));
     let mismatches = migrated.mismatches.into_iter().chain(waiting).collect();
     let inputs = Inputs {
-        schema: Some(Schema { failed: None, mismatches }),
+        schema: Some(Schema { mismatches, ..Schema::default() }),
         partitions: measure::partitions_needed(migrated.zentry),
         jobs: Some(jobs(db).await?),
         audit: Some(audit(db).await?),

@@ -157,6 +157,7 @@ impl Up {
 impl Status {
     async fn execute(&self, session: &Session) -> Result<Exit, Exit> {
         let (opened, sets) = self.files.open(session)?;
+        migrate::require_trusted(&opened.db).await.map_err(|error| failed(&error))?;
         let lines = migrate::status(&opened.db, Purpose::Migrate, &sets)
             .await
             .map_err(|error| failed(&error))?;

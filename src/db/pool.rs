@@ -68,6 +68,8 @@ pub struct Database {
     config: config::Database,
     jobs_max: u32,
     metrics: Arc<Metrics>,
+    /// Whether callers of the API get no connection; see [`Database::set_callers_refused`].
+    callers_refused: AtomicBool,
     /// Made when first asked for: a pool that nobody uses holds no connection, whatever its least.
     lanes: BTreeMap<Purpose, OnceLock<Lane>>,
 }
@@ -95,6 +97,7 @@ impl Database {
             config: config.clone(),
             jobs_max,
             metrics: Arc::clone(metrics),
+            callers_refused: AtomicBool::new(false),
             lanes: Purpose::ALL.into_iter().map(|purpose| (purpose, OnceLock::new())).collect(),
         })
     }
@@ -129,6 +132,12 @@ impl Database {
         self.config.query_timeout
     }
 
+    /// Refuses connections for callers of the API, or permits them: refused until the schema
+    /// `steward` is known to be trusted.
+    pub fn set_callers_refused(&self, refused: bool) {
+        self.callers_refused.store(refused, Ordering::Relaxed);
+    }
+
     /// Takes a connection, or the reason why there is none, within the pool's bound.
     pub async fn acquire(&self, purpose: Purpose) -> Result<Pooled<'static>, Error> {
         // Every purpose has a lane: `new` made a place for each.
@@ -136,9 +145,16 @@ impl Database {
             return Err(Error::new(Kind::Config, "no pool for this purpose"));
         };
         let (min, max) = self.limits(purpose);
-        lane.get_or_init(|| Lane::new(&self.server, purpose, min, max, &self.config))
+        let conn = lane
+            .get_or_init(|| Lane::new(&self.server, purpose, min, max, &self.config))
             .acquire()
-            .await
+            .await?;
+        // Only now: where the server is away, that is the reason to tell.
+        if purpose == Purpose::Api && self.callers_refused.load(Ordering::Relaxed) {
+            let reason = "the schema steward is not checked yet or not trusted; the log says why";
+            return Err(Error::new(Kind::Permission, reason));
+        }
+        Ok(conn)
     }
 
     /// Closes what idles for this purpose: it will not be needed for long, and others may want the

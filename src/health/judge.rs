@@ -46,6 +46,8 @@ pub struct Inputs {
 pub struct Schema {
     /// The file that failed at the last attempt and why.
     pub failed: Option<String>,
+    /// Whether it failed because another role controls the schema `steward`.
+    pub untrusted: bool,
     /// Files whose checksum differs from what was applied, and objects that are missing. Beside `failed`: the
     /// files for which nothing more is applied.
     pub mismatches: Vec<String>,

@@ -2,10 +2,74 @@
 //!
 //! Looked at before anything is written: PostgreSQL's own words name the first privilege that is
 //! missing, without the statement that gives it.
+//!
+//! The schema `steward` is also checked for trust. Every role with CREATE on the database can make
+//! a schema of that name first and plant functions, triggers or a history in it, which pgsteward
+//! would then use with its own rights.
 
+use super::{Error as MigrateError, ErrorKind};
 use crate::db::{Conn, Error};
-use crate::observe::access::{self, Access};
+use crate::observe::access::{self, Access, Distrust, Untrusted};
 use crate::store::schema_migrations;
+
+/// The findings that an error names at most.
+const SHOWN_MAX: usize = 5;
+
+/// Fails with [`ErrorKind::Untrusted`] where a role that is not trusted controls the schema
+/// `steward` or something in it. Succeeds where there is no such schema.
+pub async fn require_trusted(conn: &Conn) -> Result<(), MigrateError> {
+    match distrust(conn).await? {
+        Some(reason) => Err(MigrateError::new(ErrorKind::Untrusted, reason)),
+        None => Ok(()),
+    }
+}
+
+/// Returns why the schema `steward` is not trusted, and what to do; `None` where it is.
+pub async fn distrust(conn: &Conn) -> Result<Option<String>, Error> {
+    let found = access::untrusted(conn, "steward").await?;
+    Ok((!found.items.is_empty()).then(|| explain_distrust(&found)))
+}
+
+fn explain_distrust(found: &Distrust) -> String {
+    let role = &found.role;
+    let (mut facts, mut remedies) = (Vec::new(), Vec::new());
+    for item in &found.items {
+        let (fact, remedy) = match item {
+            Untrusted::Schema { owner } => (
+                format!("schema steward owned by {owner}"),
+                format!("ALTER SCHEMA steward OWNER TO {role}"),
+            ),
+            Untrusted::Grant { grantee } => (
+                format!("CREATE on schema steward granted to {grantee}"),
+                format!("REVOKE CREATE ON SCHEMA steward FROM {grantee}"),
+            ),
+            Untrusted::Object { object, owner } => {
+                let object_type = object.split(' ').next().unwrap_or_default();
+                (
+                    format!("{object} owned by {owner}"),
+                    format!("drop the {object_type} or change its owner to {role}"),
+                )
+            }
+        };
+        facts.push(fact);
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
+    }
+    let more = facts.len().saturating_sub(SHOWN_MAX);
+    facts.truncate(SHOWN_MAX);
+    if more > 0 {
+        facts.push(format!("{more} more"));
+    }
+    format!(
+        "expected schema steward and its objects to be owned by {role}, a member of {role} or a \
+         superuser, found {}; pgsteward does not use it, because its owner could run code with the \
+         rights of {role}; if the schema is not pgsteward's, drop it: DROP SCHEMA steward CASCADE; \
+         if it is: {}",
+        facts.join(", "),
+        remedies.join("; ")
+    )
+}
 
 /// Why the history cannot be written; absent where it can.
 pub async fn obstacle(conn: &Conn) -> Result<Option<String>, Error> {
@@ -60,6 +124,29 @@ fn explain(access: &Access) -> Option<String> {
 mod tests {
     use super::*;
     use crate::observe::access::{SchemaAccess, TableAccess};
+
+    #[test]
+    fn what_is_not_trusted_is_named_with_the_statements_that_help() {
+        let object = |name: &str| Untrusted::Object {
+            object: format!("table steward.{name}"),
+            owner: "mallory".into(),
+        };
+        let mut items = vec![
+            Untrusted::Schema { owner: "mallory".into() },
+            Untrusted::Grant { grantee: "PUBLIC".into() },
+        ];
+        items.extend(["a", "b", "c", "d", "e"].map(object));
+        assert_eq!(
+            explain_distrust(&Distrust { role: "app".into(), items }),
+            "expected schema steward and its objects to be owned by app, a member of app or a \
+             superuser, found schema steward owned by mallory, CREATE on schema steward granted to \
+             PUBLIC, table steward.a owned by mallory, table steward.b owned by mallory, table \
+             steward.c owned by mallory, 2 more; pgsteward does not use it, because its owner \
+             could run code with the rights of app; if the schema is not pgsteward's, drop it: \
+             DROP SCHEMA steward CASCADE; if it is: ALTER SCHEMA steward OWNER TO app; REVOKE \
+             CREATE ON SCHEMA steward FROM PUBLIC; drop the table or change its owner to app"
+        );
+    }
 
     /// As expected, writable.
     type Table = Option<(bool, bool)>;

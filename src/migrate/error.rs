@@ -15,6 +15,8 @@ pub enum ErrorKind {
     Source,
     /// The plan, the server or the role's privileges do not allow it.
     Refused,
+    /// A role that is not trusted controls the schema `steward`.
+    Untrusted,
     /// A file failed and was rolled back.
     Failed,
     /// There is no down script.
@@ -22,6 +24,9 @@ pub enum ErrorKind {
     /// The target is not something that can be rolled back to.
     Target,
 }
+
+/// The reason where [`ErrorKind::Untrusted`] is the kind.
+pub const UNTRUSTED: &str = "untrusted_schema";
 
 /// Why migrating failed.
 #[derive(Debug, Clone)]
@@ -80,6 +85,9 @@ impl Error {
     /// A word for why it was, fit for a reader without credentials: the state of the versions at fault, else the
     /// database's kind.
     pub fn reason(&self) -> &'static str {
+        if self.kind == ErrorKind::Untrusted {
+            return UNTRUSTED;
+        }
         let of_versions = self.fault.as_ref().map(|fault| fault.state.as_str());
         of_versions.or(self.db_kind().map(Kind::as_str)).unwrap_or("refused")
     }

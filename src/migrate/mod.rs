@@ -11,7 +11,7 @@
 //!
 //! Connections: one holds the lock, one runs the files; both are closed or given back at the end.
 
-mod access;
+pub mod access;
 pub mod apply;
 mod error;
 pub mod lock;
@@ -33,7 +33,7 @@ use plan::{Line, Plan, State};
 use source::Set;
 use undo::{Undo, undone};
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, UNTRUSTED};
 pub use undo::Target;
 
 /// How migrations run.
@@ -109,6 +109,12 @@ pub async fn history(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Er
     look(db, purpose).await
 }
 
+/// Fails with [`ErrorKind::Untrusted`] where a role that is not trusted controls the schema
+/// `steward`, so that reading or writing in it could run that role's code.
+pub async fn require_trusted(db: &Database) -> Result<(), Error> {
+    access::require_trusted(&*db.acquire(Purpose::Migrate).await?).await
+}
+
 /// Where every version stands. Changes nothing, takes no lock.
 pub async fn status(db: &Database, purpose: Purpose, sets: &[Set]) -> Result<Vec<Line>, Error> {
     Ok(lines(sets, &look(db, purpose).await?))
@@ -117,7 +123,7 @@ pub async fn status(db: &Database, purpose: Purpose, sets: &[Set]) -> Result<Vec
 /// Applies what is pending, each file once however many instances start together.
 pub async fn up(db: &Database, sets: &[Set], options: &Options) -> Result<Outcome, Error> {
     let begun = Instant::now();
-    let history = look(db, Purpose::Migrate).await?;
+    let history = trusted_history(db).await?;
     let mut outcome = Outcome::default();
     if sets.iter().any(|set| !Plan::new(set, &history).pending.is_empty()) {
         let lock = Lock::acquire(db, options.lock_budget).await?;
@@ -145,6 +151,9 @@ async fn apply_pending(
     if !schema_migrations::exists(worker.conn()).await? {
         schema_migrations::bootstrap(worker.conn()).await?;
     }
+    // Again: this connection may have another login, and until the bootstrap another role could
+    // make the schema.
+    access::require_trusted(worker.conn()).await?;
     // Read again: another instance may have applied everything while we waited.
     let history = read_history(worker.conn()).await?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
@@ -197,7 +206,7 @@ pub async fn plan_down(
     set: &str,
     target: Target,
 ) -> Result<Vec<Undo>, Error> {
-    undone(sets, &look(db, Purpose::Migrate).await?, set, target)
+    undone(sets, &trusted_history(db).await?, set, target)
 }
 
 /// Rolls `set` back to `target`, newest first, each version in a transaction of its own.
@@ -229,6 +238,7 @@ async fn undo_versions(
     options: &Options,
 ) -> Result<Vec<Line>, Error> {
     let worker = Worker::connect(db).await?;
+    access::require_trusted(worker.conn()).await?;
     let undone = undone(sets, &read_history(worker.conn()).await?, set, target)?;
     if undone.is_empty() {
         return Ok(Vec::new());
@@ -264,6 +274,13 @@ fn held(lock: &Lock) -> Result<(), Error> {
 
 async fn look(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
     read_history(&*db.acquire(purpose).await?).await
+}
+
+/// Reads the history of a schema that is trusted: a planted one could say that nothing is pending.
+async fn trusted_history(db: &Database) -> Result<Vec<Applied>, Error> {
+    let conn = db.acquire(Purpose::Migrate).await?;
+    access::require_trusted(&conn).await?;
+    read_history(&conn).await
 }
 
 async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {

@@ -1,6 +1,6 @@
 //! What the session's role may do with a table, and with what it stands in.
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::db::{Conn, Error};
 
@@ -36,6 +36,101 @@ pub struct TableAccess {
     pub writable: bool,
 }
 
+/// What untrusted roles control in a schema, as [`untrusted`] finds it. Names are quoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distrust {
+    /// The session's role.
+    pub role: String,
+    /// The schema itself first; empty where all is trusted, or where there is no such schema.
+    pub items: Vec<Untrusted>,
+}
+
+/// A part of a schema that is under the control of an untrusted role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untrusted {
+    /// The role owns the schema.
+    Schema { owner: String },
+    /// The role, or `PUBLIC`, may create objects in the schema.
+    Grant { grantee: String },
+    /// The role owns an object in the schema: `function steward.f()`.
+    Object { object: String, owner: String },
+}
+
+/// Returns what untrusted roles control in a schema. Needs no privilege.
+///
+/// Trusted is a role that can act as the session's role anyway: the role itself, its members and
+/// superusers. Trusted is also a role without login that the session's role inherits from, provided
+/// that only trusted roles can act as it. Membership alone is no proof of trust, because any role
+/// that may create roles, on PostgreSQL 14 even any login, can make another role its member.
+pub async fn untrusted(conn: &Conn, schema: &str) -> Result<Distrust, Error> {
+    // Indexes and TOAST tables have the owner of their table, array types that of their element.
+    const SQL: &str = "
+        WITH schema AS (
+             SELECT oid, nspowner, nspacl FROM pg_catalog.pg_namespace WHERE nspname = $1),
+        object (class, oid, schema, owner) AS (
+             SELECT 'pg_class'::regclass, oid, relnamespace, relowner FROM pg_catalog.pg_class
+              WHERE relkind <> ALL ('{i,I,t}'::\"char\"[])
+             UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace, typowner
+               FROM pg_catalog.pg_type
+              WHERE typrelid = 0 AND typcategory <> 'A'
+             UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace, proowner
+               FROM pg_catalog.pg_proc
+             UNION ALL SELECT 'pg_operator'::regclass, oid, oprnamespace, oprowner
+               FROM pg_catalog.pg_operator
+             UNION ALL SELECT 'pg_opclass'::regclass, oid, opcnamespace, opcowner
+               FROM pg_catalog.pg_opclass
+             UNION ALL SELECT 'pg_opfamily'::regclass, oid, opfnamespace, opfowner
+               FROM pg_catalog.pg_opfamily
+             UNION ALL SELECT 'pg_collation'::regclass, oid, collnamespace, collowner
+               FROM pg_catalog.pg_collation
+             UNION ALL SELECT 'pg_conversion'::regclass, oid, connamespace, conowner
+               FROM pg_catalog.pg_conversion
+             UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxnamespace, stxowner
+               FROM pg_catalog.pg_statistic_ext
+             UNION ALL SELECT 'pg_ts_config'::regclass, oid, cfgnamespace, cfgowner
+               FROM pg_catalog.pg_ts_config
+             UNION ALL SELECT 'pg_ts_dict'::regclass, oid, dictnamespace, dictowner
+               FROM pg_catalog.pg_ts_dict),
+        found (kind, class, oid, role) AS (
+             SELECT 'schema', NULL::oid, NULL::oid, nspowner FROM schema
+             UNION ALL SELECT 'grant', NULL, NULL, a.grantee
+               FROM schema, pg_catalog.aclexplode(nspacl) a WHERE a.privilege_type = 'CREATE'
+             UNION ALL SELECT 'object', o.class, o.oid, o.owner
+               FROM object o JOIN schema ON o.schema = schema.oid),
+        role AS MATERIALIZED (SELECT DISTINCT f.role AS oid FROM found f),
+        untrusted AS MATERIALIZED (
+             SELECT role.oid FROM role LEFT JOIN pg_catalog.pg_roles r ON r.oid = role.oid
+              WHERE r.oid IS NULL
+                 OR NOT pg_has_role(r.oid, current_user, 'MEMBER')
+                    AND NOT (NOT r.rolcanlogin AND pg_has_role(r.oid, 'USAGE')
+                             AND NOT EXISTS (
+                                 SELECT FROM pg_catalog.pg_roles m
+                                  WHERE m.rolcanlogin AND pg_has_role(m.oid, r.oid, 'MEMBER')
+                                    AND NOT pg_has_role(m.oid, current_user, 'MEMBER'))))
+        SELECT quote_ident(current_user), f.kind, i.type || ' ' || i.identity,
+               CASE f.role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(f.role)) END
+          FROM (SELECT) AS one
+          LEFT JOIN (found f JOIN untrusted u ON u.oid = f.role) ON true
+          LEFT JOIN LATERAL pg_catalog.pg_identify_object(f.class, f.oid, 0) i
+                 ON f.kind = 'object'
+         ORDER BY f.kind = 'schema' DESC, f.kind, 3, 4";
+    type Found = (String, Option<String>, Option<String>, Option<String>);
+    let params = [(&schema as &(dyn ToSql + Sync), Type::TEXT)];
+    let rows = conn.read::<Found>("check who controls the schema", SQL, &params).await?;
+    let mut distrust = Distrust { role: String::new(), items: Vec::new() };
+    for (session_role, kind, object, role) in rows {
+        distrust.role = session_role;
+        distrust.items.extend(match (kind.as_deref(), object, role) {
+            (Some("schema"), _, Some(owner)) => Some(Untrusted::Schema { owner }),
+            (Some("grant"), _, Some(grantee)) => Some(Untrusted::Grant { grantee }),
+            (Some(_), Some(object), Some(owner)) => Some(Untrusted::Object { object, owner }),
+            // All is trusted, or the object was dropped meanwhile.
+            _ => None,
+        });
+    }
+    Ok(distrust)
+}
+
 /// Looks it up; needs no privilege itself.
 pub async fn to_table(
     conn: &Conn,
@@ -57,7 +152,7 @@ pub async fn to_table(
           FROM (SELECT) AS one
           LEFT JOIN pg_namespace n ON n.nspname = $1
           LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2";
-    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
         [(&schema, Type::TEXT), (&table, Type::TEXT), (&columns, Type::TEXT_ARRAY)];
     let row = conn.row("look up the privileges on a table", SQL, &params).await?;
     let owner: Option<String> = row.get(5);

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::config::JobName;
 use crate::db::{Database, Error, Kind, Pooled, Purpose};
+use crate::migrate;
 use crate::observe::sessions;
 use crate::store::claims::{self, ClaimRequest, ClaimResult, Claimer};
 use crate::store::orphans::{self, Orphan};
@@ -136,6 +137,14 @@ impl Ledger {
     /// Connects, where that is to be done.
     pub async fn reach(&self) -> Result<(), Error> {
         self.within("connect", async { self.control().await.map(drop) }).await
+    }
+
+    /// Returns why the schema `steward` is not trusted; `None` where it is.
+    pub async fn distrust(&self) -> Result<Option<String>, Error> {
+        self.within("check the schema", async {
+            migrate::access::distrust(&*self.control().await?).await
+        })
+        .await
     }
 
     /// Takes or renews the observer's lease.

@@ -137,6 +137,7 @@ async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<Str
         )
     };
     let sets = migrate::configured_sets(config).map_err(failed)?;
+    migrate::require_trusted(db).await.map_err(failed)?;
     let lines = migrate::status(db, Purpose::Migrate, &sets).await.map_err(failed)?;
     let waits = |state| matches!(state, State::Pending | State::OutOfOrder);
     let pending: Vec<String> =

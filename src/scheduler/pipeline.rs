@@ -264,6 +264,10 @@ impl Pipeline {
             self.deps.readiness.connected(self.target());
             tracing::info!(database = self.target(), "connected");
         }
+        if !self.schema.check_trust(&self.config, &self.ledger).await? {
+            self.become_role(Role::Alone);
+            return Ok(());
+        }
         self.schema.start(&self.config);
         if Instant::now() >= self.renew_at {
             self.renew_leases().await?;

@@ -17,11 +17,12 @@ use crate::db::{self, Database, Kind, Purpose};
 use crate::health::{self, Readiness};
 use crate::jobs;
 use crate::lifecycle::Tasks;
-use crate::migrate::{self, plan::State, source};
+use crate::migrate::{self, ErrorKind, UNTRUSTED, plan::State, source};
 use crate::store::schema_migrations;
 use crate::telemetry::Metrics;
 
 use super::RuntimeStatus;
+use super::ledger::Ledger;
 use super::migrations;
 
 /// How often a folder of migrations that failed is looked at again.
@@ -45,6 +46,17 @@ pub struct Schema {
     backoff: Backoff,
     /// What interrupted the last attempt; the same again is told at debug level.
     told: Option<Kind>,
+    trust: Trust,
+}
+
+/// Whether the schema `steward` is safe to use.
+#[derive(Debug)]
+enum Trust {
+    /// To be checked before the schema is used.
+    Unchecked,
+    Trusted,
+    /// Another role controls it, for this reason. Checked again from time to time.
+    Refused(String),
 }
 
 enum Stage {
@@ -98,6 +110,7 @@ impl Schema {
     ) -> Schema {
         let actor = format!("pgsteward {} ({instance})", env!("CARGO_PKG_VERSION"));
         let stage = Stage::Waiting { not_before: Instant::now() };
+        db.set_callers_refused(true);
         Schema {
             db,
             standing,
@@ -111,6 +124,61 @@ impl Schema {
             once_more: false,
             backoff: Backoff::connect(),
             told: None,
+            trust: Trust::Unchecked,
+        }
+    }
+
+    /// Checks whether the schema `steward` may be used, until it may: nothing of it, not even its
+    /// leases, is used before. Fails when the database does not answer.
+    pub async fn check_trust(
+        &mut self,
+        config: &Config,
+        ledger: &Ledger,
+    ) -> Result<bool, db::Error> {
+        match (&self.trust, &self.stage) {
+            (Trust::Trusted, _) => return Ok(true),
+            (Trust::Refused(_), Stage::Failed { look_at, .. }) if Instant::now() < *look_at => {
+                return Ok(false);
+            }
+            _ => {}
+        }
+        if let Some(reason) = ledger.distrust().await? {
+            self.refuse(config, reason);
+            return Ok(false);
+        }
+        if matches!(self.trust, Trust::Refused(_)) {
+            tracing::info!(database = self.db.name(), "the schema steward is trusted now");
+            self.stage = Stage::Waiting { not_before: Instant::now() };
+        }
+        self.db.set_callers_refused(false);
+        self.trust = Trust::Trusted;
+        Ok(true)
+    }
+
+    /// Stops using the schema until the check passes.
+    fn refuse(&mut self, config: &Config, reason: String) {
+        let database = self.db.name();
+        if matches!(&self.trust, Trust::Refused(known) if *known == reason) {
+            tracing::debug!(database, reason, "the schema steward is still not trusted");
+        } else {
+            tracing::error!(
+                database,
+                reason,
+                "the schema steward is not trusted; using nothing of it"
+            );
+        }
+        self.trust = Trust::Refused(reason.clone());
+        self.db.set_callers_refused(true);
+        self.failed(config, "the schema steward", UNTRUSTED, Vec::new());
+        self.exit_if_configured(config, &reason);
+    }
+
+    fn exit_if_configured(&self, config: &Config, reason: &str) {
+        // Only at the start: a later request to migrate, or a bad file, does not end a daemon that
+        // serves.
+        if config.migrations.on_failure == OnFailure::Exit && !self.was_ready {
+            // A full channel means that the process is ending already.
+            let _ = self.fatal.try_send(reason.to_owned());
         }
     }
 
@@ -126,18 +194,23 @@ impl Schema {
     pub fn standing(&self) -> Option<health::Schema> {
         match &self.stage {
             Stage::Waiting { .. } | Stage::Migrating(_) | Stage::Ended(_) => None,
-            Stage::Failed { what, mismatches, .. } => {
-                Some(health::Schema { failed: Some(what.clone()), mismatches: mismatches.clone() })
-            }
+            Stage::Failed { what, mismatches, .. } => Some(health::Schema {
+                failed: Some(what.clone()),
+                untrusted: matches!(self.trust, Trust::Refused(_)),
+                mismatches: mismatches.clone(),
+            }),
             Stage::Ready(migrated) => {
-                Some(health::Schema { failed: None, mismatches: migrated.mismatches.clone() })
+                let mismatches = migrated.mismatches.clone();
+                Some(health::Schema { mismatches, ..health::Schema::default() })
             }
         }
     }
 
     /// Looks again at everything: the configuration changed.
     pub fn again(&mut self) {
-        if matches!(self.stage, Stage::Failed { .. } | Stage::Ready(_)) {
+        if let (Trust::Refused(_), Stage::Failed { look_at, .. }) = (&self.trust, &mut self.stage) {
+            *look_at = Instant::now();
+        } else if matches!(self.stage, Stage::Failed { .. } | Stage::Ready(_)) {
             self.stage = Stage::Waiting { not_before: Instant::now() };
         }
     }
@@ -198,7 +271,9 @@ impl Schema {
                 }
                 progress
             }
-            Stage::Failed { print, look_at, .. } if Instant::now() >= *look_at => {
+            Stage::Failed { print, look_at, .. }
+                if matches!(self.trust, Trust::Trusted) && Instant::now() >= *look_at =>
+            {
                 *look_at = Instant::now() + LOOK_AGAIN;
                 if *print != files_print(config) {
                     tracing::info!(
@@ -263,6 +338,10 @@ impl Schema {
                     Stage::Waiting { not_before: Instant::now() + self.backoff.next_delay() };
                 Progress::Same
             }
+            Ok(Err(error)) if error.kind == ErrorKind::Untrusted => {
+                self.refuse(config, error.to_string());
+                Progress::Same
+            }
             Ok(Err(error)) => {
                 tracing::error!(database = target, file = error.file, line = error.line, error = %error,
                     "migrating failed; running no jobs until the files change or SIGHUP");
@@ -276,12 +355,7 @@ impl Schema {
                     error.reason(),
                     edited,
                 );
-                // That is about the start. Who asks for a migration later, or brings a bad file, does not end a daemon
-                // that serves.
-                if config.migrations.on_failure == OnFailure::Exit && !self.was_ready {
-                    // A full channel means that the process is ending already.
-                    let _ = self.fatal.try_send(error.to_string());
-                }
+                self.exit_if_configured(config, &error.to_string());
                 Progress::Same
             }
             Err(join) => {
@@ -332,6 +406,7 @@ async fn migrate(
     let outcome = migrate::up(&db, &sets, &options).await;
     let lines = match &outcome {
         Ok(outcome) => outcome.lines.clone(),
+        Err(error) if error.kind == ErrorKind::Untrusted => Vec::new(),
         // Only for the gauges: the failure itself is what is reported.
         Err(_) => migrate::status(&db, Purpose::Migrate, &sets).await.unwrap_or_default(),
     };

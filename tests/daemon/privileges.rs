@@ -97,3 +97,58 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
         .unwrap();
     wait_sql(&client, "SELECT count(*) FROM public.events", |rows| rows == 0).await;
 }
+
+#[tokio::test]
+async fn a_schema_that_another_role_planted_is_not_used_until_it_is_gone() {
+    let mut database = TestDatabase::create(Template::Empty).await;
+    let (steward, mallory) =
+        (database.role("steward", "").await, database.role("mallory", "").await);
+    let client = database.client().await;
+    let sql = format!(
+        "GRANT CREATE ON DATABASE {} TO {}, {}",
+        database.name(),
+        steward.name,
+        mallory.name
+    );
+    client.batch_execute(&sql).await.unwrap();
+    // The table that a daemon writes first, with a trigger that would run as the daemon's role.
+    let sql = format!(
+        "CREATE SCHEMA steward;
+         CREATE TABLE steward.leases (
+             name text PRIMARY KEY, holder text NOT NULL, epoch bigint DEFAULT 1,
+             acquired_at timestamptz DEFAULT now(), renewed_at timestamptz DEFAULT now(),
+             expires_at timestamptz);
+         CREATE TABLE steward.caught (role name);
+         CREATE FUNCTION steward.run_as_caller() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO steward.caught VALUES (current_user); RETURN NEW; END';
+         CREATE TRIGGER t BEFORE INSERT ON steward.leases
+             FOR EACH ROW EXECUTE FUNCTION steward.run_as_caller();
+         GRANT ALL ON SCHEMA steward TO {0}; GRANT ALL ON ALL TABLES IN SCHEMA steward TO {0}",
+        steward.name
+    );
+    let planting = crate::harness::connect(&mallory.url).await.unwrap();
+    planting.batch_execute(&sql).await.unwrap();
+
+    let daemon = Daemon::launch(Setup::new().database(&steward.url).config(&quick("")));
+    let line = daemon.wait_log("the schema steward is not trusted").await;
+    assert!(line.contains(&format!("schema steward owned by {}", mallory.name)), "{line}");
+    let unready =
+        "[-]migrations:main failed: migration the schema steward failed: untrusted_schema";
+    wait_until("/readyz names the schema", BOUND, async || {
+        daemon.get("/readyz").await.body.contains(unready)
+    })
+    .await;
+    wait_until("health has a reason of its own", BOUND, async || {
+        let schema =
+            daemon.get("/health/").await.json()["targets"]["main"]["components"]["schema"].clone();
+        schema["status"] == "unhealthy" && schema["reason"] == "untrusted_schema"
+    })
+    .await;
+    wait_metric(&daemon, "pgsteward_database_up", |value| value == 1.0).await;
+    assert_eq!(client.number("SELECT count(*) FROM steward.caught").await, 0, "mallory's code ran");
+    assert_eq!(client.text("SELECT to_regclass('steward.schema_migrations')").await, "NULL");
+
+    client.batch_execute("DROP SCHEMA steward CASCADE").await.unwrap();
+    daemon.wait_ready().await;
+    wait_sql(&client, "SELECT count(*) FROM steward.leases", |rows| rows > 0).await;
+}

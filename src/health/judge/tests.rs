@@ -441,20 +441,22 @@ fn schema() {
     let found = |schema| upkeep::schema(schema);
     expect(&found(None), Unknown, "not_measured", &[]);
     let many = (0..7).map(|i| format!("table t{i}")).collect();
-    let mismatched = Schema { failed: None, mismatches: many };
+    let mismatched = Schema { mismatches: many, ..Schema::default() };
     expect(
         &found(Some(&mismatched)),
         Degraded,
         "schema_mismatch",
         &["7 differ", "table t4 and 2 more"],
     );
-    let failed = Schema { failed: Some("003_x.sql: syntax error".into()), mismatches: Vec::new() };
+    let failed = Schema { failed: Some("003_x.sql: syntax error".into()), ..Schema::default() };
     expect(
         &found(Some(&failed)),
         Unhealthy,
         "migration_failed",
         &["003_x.sql: syntax error", "SIGHUP"],
     );
+    let untrusted = Schema { untrusted: true, ..failed.clone() };
+    expect(&found(Some(&untrusted)), Unhealthy, "untrusted_schema", &["another role controls"]);
     let edited = Schema { mismatches: vec!["app/001_a was edited".into()], ..failed.clone() };
     expect(
         &found(Some(&edited)),

@@ -53,7 +53,14 @@ pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
             "the schema has not been verified yet",
         );
     };
-    let verdict = if schema.failed.is_some() && !schema.mismatches.is_empty() {
+    let verdict = if schema.untrusted {
+        Verdict::unhealthy(
+            NAME,
+            "untrusted_schema",
+            "another role controls the schema steward, so nothing of it is used and no job runs",
+        )
+        .remedy("see the log or `pgsteward check --connect` for the owner and the statements")
+    } else if schema.failed.is_some() && !schema.mismatches.is_empty() {
         Verdict::unhealthy(
             NAME,
             "schema_mismatch",
