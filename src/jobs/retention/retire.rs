@@ -341,7 +341,7 @@ pub async fn drop_detached(
                     identity::lock(tx, id, "SHARE UPDATE EXCLUSIVE").await?;
                     identity::compare(tx, id, None).await?;
                     let now = former(tx, oid, table.stamp, &table.cutoff, &table.cutoff).await?;
-                    if !now.is_some_and(|now| !now.attached) {
+                    if now.is_none_or(|now| now.attached) {
                         let what =
                             format!("{name} was attached by somebody else: it is left alone");
                         return Err(Error::new(Kind::Sql, what));
