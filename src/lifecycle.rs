@@ -1,8 +1,8 @@
-//! The life of the process: the only spawn, one bounded drain, signals, and systemd's socket.
+//! The life of the process: the only spawn, a bounded drain, signals, and the socket of systemd.
 //!
-//! Every task has a name and is counted under it, so that a drain that does not finish can say who
-//! holds it up. Stopping is two-staged: [`Tasks::stop`] cancels the token that loops watch, then
-//! [`Tasks::drain`] waits, for so long and no longer.
+//! Every task has a name, so that a drain that runs out of time can report which tasks are left.
+//! Stopping has two steps: [`Tasks::stop`] cancels the token that loops watch, then
+//! [`Tasks::drain`] waits for the tasks to end, up to a timeout.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,84 +16,80 @@ use tokio_util::task::TaskTracker;
 pub mod notify;
 pub mod signals;
 
-/// The process's tasks. Cheap to clone; all clones are one.
+/// The tasks of the process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
     stop: CancellationToken,
     tracker: TaskTracker,
-    running: Mutex<BTreeMap<&'static str, usize>>,
+    running: Arc<Running>,
 }
 
 impl Tasks {
-    /// No tasks yet.
     pub fn new() -> Tasks {
         Tasks::default()
     }
 
-    /// Starts a task. A panic inside it ends that task only; the handle tells.
+    /// Starts a task. A panic ends only this task; the handle returns it.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let guard = Running::enter(Arc::clone(&self.inner), name);
-        self.inner.tracker.spawn(async move {
+        let guard = RunningGuard::new(&self.running, name);
+        self.tracker.spawn(async move {
             let _guard = guard;
             future.await
         })
     }
 
-    /// Resolves when the process is to stop.
+    /// Returns the token that [`Tasks::stop`] cancels.
     pub fn stopping(&self) -> CancellationToken {
-        self.inner.stop.clone()
+        self.stop.clone()
     }
 
-    /// Tells every loop to stop. Idempotent.
+    /// Asks every task to stop. Idempotent.
     pub fn stop(&self) {
-        self.inner.stop.cancel();
+        self.stop.cancel();
     }
 
-    /// Waits until every task has ended, at most `bound`. Returns the names of those that have not.
-    pub async fn drain(&self, bound: Duration) -> Vec<&'static str> {
-        self.inner.tracker.close();
-        if tokio::time::timeout(bound, self.inner.tracker.wait()).await.is_ok() {
+    /// Waits until every task has ended, for at most `timeout`. Returns the names of the tasks that
+    /// are left.
+    pub async fn drain(&self, timeout: Duration) -> Vec<&'static str> {
+        self.tracker.close();
+        if tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok() {
             return Vec::new();
         }
-        self.running().into_keys().collect()
-    }
-
-    /// Names and counts of the tasks that run.
-    pub fn running(&self) -> BTreeMap<&'static str, usize> {
-        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.running.with(|counts| {
+            counts.iter().filter(|(_, count)| **count > 0).map(|(name, _)| *name).collect()
+        })
     }
 }
 
-/// Counts a task under its name for as long as it lives, also through a panic.
-struct Running {
-    inner: Arc<Inner>,
+/// How many tasks of each name are running.
+#[derive(Debug, Default)]
+struct Running(Mutex<BTreeMap<&'static str, usize>>);
+
+impl Running {
+    fn with<T>(&self, access: impl FnOnce(&mut BTreeMap<&'static str, usize>) -> T) -> T {
+        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Counts a task for as long as it lives; a panic drops it too.
+struct RunningGuard {
+    running: Arc<Running>,
     name: &'static str,
 }
 
-impl Running {
-    fn enter(inner: Arc<Inner>, name: &'static str) -> Running {
-        *inner.running.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
-        Running { inner, name }
+impl RunningGuard {
+    fn new(running: &Arc<Running>, name: &'static str) -> RunningGuard {
+        running.with(|counts| *counts.entry(name).or_default() += 1);
+        RunningGuard { running: Arc::clone(running), name }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
-        let mut running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = running.get_mut(self.name) {
-            *count -= 1;
-            if *count == 0 {
-                running.remove(self.name);
-            }
-        }
+        self.running.with(|counts| *counts.entry(self.name).or_default() -= 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What is sent out, to receivers that answer well, badly, late and never.
+//! POSTs to receivers that respond correctly, wrongly, late or never.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,10 +16,10 @@ use tokio_rustls::TlsAcceptor;
 
 const BODY: &str = r#"{"head":"7:c0ffee"}"#;
 
-/// Far above what any of these takes.
+/// Far longer than any exchange takes.
 const SOON: Duration = Duration::from_secs(20);
 
-/// For what is to run into its bound.
+/// For exchanges that are expected to time out.
 const SHORT: Duration = Duration::from_millis(300);
 
 async fn listen() -> (TcpListener, u16) {
@@ -28,7 +28,7 @@ async fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// A URL with a secret wherever one can stand.
+/// A URL with a secret in each part that may hold one.
 fn hook(scheme: &str, host: &str, port: u16) -> Webhook {
     Webhook::parse(&format!("{scheme}://hunter1:hunter2@{host}:{port}/hunter3?to=hunter4")).unwrap()
 }
@@ -39,7 +39,7 @@ async fn post(hook: &Webhook, tasks: &Tasks, bound: Duration) -> Result<(), Webh
     assert!(started.elapsed() < bound + SOON, "bounded");
     if let Err(error) = &result {
         assert!(!format!("{error} {error:?} {hook} {hook:?}").contains("hunter"), "{error:?}");
-        assert!(error.to_string().contains(&hook.to_string()), "it says whom: {error}");
+        assert!(error.to_string().contains(&hook.to_string()), "names the receiver: {error}");
     }
     result
 }
@@ -58,7 +58,7 @@ async fn request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Takes one request, answers it, and returns it when the sender has gone.
+/// Reads one request, answers it, and returns it after the sender has disconnected.
 async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> String {
     let request = request(&mut stream).await;
     stream.write_all(answer.as_bytes()).await.unwrap();
@@ -66,7 +66,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -
     request
 }
 
-/// However the sender goes: by an end, or by a reset.
+/// Waits until the sender closes or resets the connection.
 async fn until_cut(stream: &mut (impl AsyncRead + Unpin)) {
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
@@ -80,7 +80,7 @@ async fn receiver(tasks: &Tasks, says: &'static str) -> (u16, JoinHandle<String>
     (port, receiver)
 }
 
-/// The certificate of a receiver over TLS that is `localhost`, as DER, and what it accepts with.
+/// A DER certificate for `localhost`, and an acceptor that uses it.
 fn certified() -> (Vec<u8>, TlsAcceptor) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
@@ -95,7 +95,7 @@ fn certified() -> (Vec<u8>, TlsAcceptor) {
     (made.cert.der().to_vec(), TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Nothing of an attempt outlives it.
+/// Asserts that no task outlives an attempt.
 async fn drained(tasks: &Tasks) {
     assert_eq!(tasks.drain(SOON).await, Vec::<&str>::new());
 }
@@ -107,7 +107,7 @@ async fn a_status_of_2xx_is_a_delivery() {
         "HTTP/1.1 204 No Content\r\n\r\n",
         "HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-        // What follows the status takes nothing back.
+        // An error after the status does not undo the delivery.
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhunter5\r\n",
     ] {
         let tasks = Tasks::new();
@@ -141,8 +141,8 @@ async fn the_request_is_what_a_receiver_expects() {
 }
 
 #[tokio::test]
-async fn any_other_status_is_none() {
-    for (says, wanted) in [
+async fn any_other_status_is_an_error() {
+    for (says, expected) in [
         ("HTTP/1.1 500 hunter5\r\nContent-Length: 7\r\n\r\nhunter5", 500),
         ("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=hunter5\r\n\r\n", 401),
         ("HTTP/1.1 304 Not Modified\r\n\r\n", 304),
@@ -155,7 +155,7 @@ async fn any_other_status_is_none() {
         let (port, _receiver) = receiver(&tasks, says).await;
         let error = post(&hook("http", "127.0.0.1", port), &tasks, SOON).await.unwrap_err();
         assert!(
-            matches!(error, WebhookError::Status { status, .. } if status == wanted),
+            matches!(error, WebhookError::Status { status, .. } if status == expected),
             "{says}: {error}"
         );
         drained(&tasks).await;
@@ -163,7 +163,7 @@ async fn any_other_status_is_none() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_told_and_not_followed() {
+async fn a_redirect_is_reported_and_not_followed() {
     let tasks = Tasks::new();
     let (elsewhere, to) = listen().await;
     let (listener, port) = listen().await;
@@ -180,8 +180,8 @@ async fn a_redirect_is_told_and_not_followed() {
 }
 
 #[tokio::test]
-async fn silence_is_bounded_and_the_connection_cut() {
-    for (scheme, step) in [("http", "waiting for its answer"), ("https", "agreeing on TLS")] {
+async fn silence_times_out_and_closes_the_connection() {
+    for (scheme, step) in [("http", "waiting for the response"), ("https", "negotiating TLS")] {
         let tasks = Tasks::new();
         let (listener, port) = listen().await;
         tasks.spawn(
@@ -196,7 +196,7 @@ async fn silence_is_bounded_and_the_connection_cut() {
 }
 
 #[tokio::test]
-async fn an_endless_answer_is_cut() {
+async fn an_endless_response_is_cut_off() {
     for (head, delivered) in
         [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 200 OK\r\nX-Endless: ", false)]
     {
@@ -221,7 +221,7 @@ async fn an_endless_answer_is_cut() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_halfway_is_waited_for_within_the_bound() {
+async fn an_incomplete_body_is_awaited_within_the_timeout() {
     let tasks = Tasks::new();
     let (port, receiver) =
         receiver(&tasks, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
@@ -231,7 +231,7 @@ async fn a_body_that_stops_halfway_is_waited_for_within_the_bound() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_a_protocol_error() {
+async fn a_response_that_is_not_http_is_a_protocol_error() {
     for says in
         ["", "SSH-2.0-hunter5\r\n", "HTTP/1.1 hunter5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-"]
     {
@@ -262,13 +262,16 @@ async fn addresses_are_tried_in_turn() {
     let (listener, port) = listen().await;
     drop(listener);
     let error = post(&hook("http", "127.0.0.1", port), &tasks, SOON).await.unwrap_err();
-    assert!(matches!(&error, WebhookError::Connect { tried, .. } if tried.len() == 1), "{error}");
+    assert!(
+        matches!(&error, WebhookError::Connect { attempts, .. } if attempts.len() == 1),
+        "{error}"
+    );
     assert!(
         error.to_string().contains(&format!(": 127.0.0.1:{port}: Connection refused")),
         "{error}"
     );
 
-    // No resolver is asked for a label that is too long.
+    // The resolver rejects a label that is too long without a query.
     let error = post(&hook("https", &format!("{}.test", "x".repeat(64)), 443), &tasks, SOON)
         .await
         .unwrap_err();
@@ -312,7 +315,7 @@ async fn a_certificate_is_trusted_only_by_a_root_and_for_its_name() {
     }
 }
 
-/// One request over TLS; none where the handshake fails.
+/// Returns one request over TLS, or none if the handshake fails.
 async fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor) -> Option<String> {
     let (stream, _): (TcpStream, _) = listener.accept().await.unwrap();
     let stream = acceptor.accept(stream).await.ok()?;
@@ -320,7 +323,7 @@ async fn accept_tls(listener: TcpListener, acceptor: TlsAcceptor) -> Option<Stri
 }
 
 #[tokio::test]
-async fn plain_text_where_tls_is_wanted_is_told() {
+async fn plain_text_instead_of_tls_is_an_error() {
     let tasks = Tasks::new();
     let (listener, port) = listen().await;
     tasks.spawn("receiver", async move {

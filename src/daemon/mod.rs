@@ -39,7 +39,7 @@ use crate::scheduler::RuntimeStatus;
 use crate::scheduler::pipeline::{Pipeline, PipelineDeps, STOP_BOUND};
 use crate::scheduler::ticker::Ticker;
 use crate::telemetry::Metrics;
-use crate::telemetry::log::{Logs, chain};
+use crate::telemetry::log::{LogHandle, chain};
 use notices::AuditNotices;
 use reload::Reloader;
 use systemd::Systemd;
@@ -84,7 +84,7 @@ impl Fatal {
 /// after SIGHUP.
 pub async fn run(
     loaded: Loaded,
-    logs: Logs,
+    log: LogHandle,
     read: impl Fn() -> Result<Loaded, Problems>,
 ) -> Result<(), Fatal> {
     let systemd = Systemd::new(Instant::now());
@@ -131,7 +131,7 @@ pub async fn run(
         "pgsteward started"
     );
 
-    let reloader = Reloader::new(read, logs, &config, Arc::clone(&metrics), gate, tls, address);
+    let reloader = Reloader::new(read, log, &config, Arc::clone(&metrics), gate, tls, address);
     let mut daemon =
         Daemon { reloader, systemd, metrics, readiness, tasks, boards, desks, closing };
     let (mut server, mut pipelines) = (None, Vec::new());

@@ -16,12 +16,12 @@ use crate::http::tls::Tls;
 use crate::http::{Gate, Rules};
 use crate::scheduler::pending_audit::AuditNotice;
 use crate::telemetry::Metrics;
-use crate::telemetry::log::Logs;
+use crate::telemetry::log::LogHandle;
 
 pub(super) struct Reloader<R> {
     pub(super) notices: AuditNotices,
     read: R,
-    logs: Logs,
+    log: LogHandle,
     metrics: Arc<Metrics>,
     gate: Arc<Gate>,
     tls: Option<Arc<Tls>>,
@@ -36,7 +36,7 @@ pub(super) struct Reloader<R> {
 impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
     pub(super) fn new(
         read: R,
-        logs: Logs,
+        log: LogHandle,
         config: &Config,
         metrics: Arc<Metrics>,
         gate: Arc<Gate>,
@@ -47,7 +47,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
         Reloader {
             notices: AuditNotices::default(),
             read,
-            logs,
+            log,
             metrics,
             gate,
             tls,
@@ -91,7 +91,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
     fn adopt(&mut self, loaded: Loaded, publish: &watch::Sender<Arc<Config>>) {
         log_warnings(&loaded.warnings);
         let mut config = loaded.config;
-        if let Err(error) = self.logs.set_level(config.log.level) {
+        if let Err(error) = self.log.set_level(config.log.level) {
             tracing::error!(error = %error, "cannot change the log level");
         }
         for key in self.started_with.needs_restart(&config) {
@@ -111,7 +111,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
         self.reload_certificate().await;
     }
 
-    /// Loads the certificate if its file changed. Logs a certificate that cannot be used.
+    /// Loads the certificate if its file changed. LogHandle a certificate that cannot be used.
     async fn reload_certificate(&self) {
         if let Some(tls) = &self.tls {
             tls.reload_if_changed().await;

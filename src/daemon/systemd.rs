@@ -25,7 +25,7 @@ impl Systemd {
         let notifier = Notifier::new(|name| std::env::var_os(name)).unwrap_or_else(|error| {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "cannot notify systemd");
-            Notifier::none()
+            Notifier::default()
         });
         Systemd { notifier, started, ready: false, watchdog_due: started }
     }

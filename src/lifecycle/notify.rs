@@ -1,7 +1,7 @@
-//! What systemd is told, over the datagram socket that it names in `NOTIFY_SOCKET`.
+//! Notifies systemd over the datagram socket in `NOTIFY_SOCKET`.
 //!
-//! The protocol is one datagram of `KEY=VALUE` lines, see sd_notify(3). Outside systemd nothing is
-//! set and every call does nothing. A datagram is never waited for: a manager that does not read
+//! A notification is one datagram of `KEY=VALUE` lines, see sd_notify(3). Outside systemd the
+//! variable is unset and every call does nothing. Sending never blocks: a manager that does not read
 //! must not stop the daemon.
 
 use std::ffi::OsString;
@@ -11,21 +11,23 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Systemd's ear, or none.
-#[derive(Debug)]
+/// A connection to systemd. The default one sends nothing.
+#[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
 }
 
-/// Why systemd cannot be told anything.
+/// Why systemd cannot be notified.
 #[derive(Debug, thiserror::Error)]
 pub enum NotifyError {
-    #[error("NOTIFY_SOCKET is {found:?}: wanted an absolute path, or @NAME for an abstract socket")]
+    #[error(
+        "NOTIFY_SOCKET: expected an absolute path, or @NAME for an abstract socket, found {found:?}"
+    )]
     Address { found: OsString },
-    #[error("cannot reach systemd at NOTIFY_SOCKET={address:?}")]
+    #[error("cannot connect to NOTIFY_SOCKET={address:?}")]
     Connect { address: OsString, source: io::Error },
-    #[error("WATCHDOG_USEC is {found:?}: wanted a number of microseconds above 0")]
+    #[error("WATCHDOG_USEC: expected a positive number of microseconds, found {found:?}")]
     Watchdog { found: OsString },
 }
 
@@ -38,30 +40,25 @@ impl Notifier {
         Ok(Notifier { socket, watchdog: watchdog(set("WATCHDOG_USEC"), set("WATCHDOG_PID"))? })
     }
 
-    /// Tells nobody.
-    pub fn none() -> Notifier {
-        Notifier { socket: None, watchdog: None }
-    }
-
-    /// How often to call [`Notifier::watchdog`]: half of what systemd allows, as sd_watchdog_enabled(3)
-    /// advises. None when no watchdog is set for this process.
+    /// How often to call [`Notifier::watchdog`]: half of the watchdog timeout, as
+    /// sd_watchdog_enabled(3) recommends. None if no watchdog is set for this process.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|allowed| allowed / 2)
     }
 
-    /// Started, with a line for `systemctl status`.
+    /// Reports the end of the start or of a reload, with a line for `systemctl status`.
     pub fn ready(&self, status: &str) -> io::Result<()> {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)))
     }
 
-    /// About to end.
+    /// Reports the beginning of the stop.
     pub fn stopping(&self) -> io::Result<()> {
         self.send("STOPPING=1")
     }
 
-    /// Reading the configuration again; to be followed by [`Notifier::ready`].
+    /// Reports the beginning of a reload. [`Notifier::ready`] reports its end.
     pub fn reloading(&self) -> io::Result<()> {
-        // systemd wants the instant of the reload on CLOCK_MONOTONIC, to tell it from earlier ones.
+        // systemd requires the time on CLOCK_MONOTONIC, to distinguish this reload from earlier ones.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         self.send(&format!(
             "RELOADING=1\nMONOTONIC_USEC={}",
@@ -69,12 +66,12 @@ impl Notifier {
         ))
     }
 
-    /// The line that `systemctl status` shows.
+    /// Sets the line that `systemctl status` shows.
     pub fn status(&self, status: &str) -> io::Result<()> {
         self.send(&format!("STATUS={}", one_line(status)))
     }
 
-    /// Alive.
+    /// Resets the watchdog.
     pub fn watchdog(&self) -> io::Result<()> {
         self.send("WATCHDOG=1")
     }
@@ -113,13 +110,13 @@ fn abstract_address(_: &[u8]) -> io::Result<SocketAddr> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "abstract sockets exist on Linux only"))
 }
 
-/// The time that systemd allows between two signs of life of this process.
+/// Returns the watchdog timeout if it is meant for this process.
 fn watchdog(
     usec: Option<OsString>,
     pid: Option<OsString>,
 ) -> Result<Option<Duration>, NotifyError> {
     let Some(usec) = usec else { return Ok(None) };
-    // The variables of a parent are inherited; they are meant for the process that they name.
+    // A child inherits the variables, but they are meant for the process in WATCHDOG_PID.
     if pid.is_some_and(|pid| pid.to_str().and_then(|p| p.parse().ok()) != Some(std::process::id()))
     {
         return Ok(None);
@@ -130,7 +127,7 @@ fn watchdog(
     }
 }
 
-/// A line break would begin another assignment.
+/// Replaces control characters: a line break would begin another assignment.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -157,7 +154,7 @@ mod tests {
         assert_eq!(
             receive(manager),
             "READY=1\nSTATUS=2 databases MAINPID=1",
-            "a status cannot smuggle a line in"
+            "a status cannot inject a line"
         );
         notifier.status("connecting").unwrap();
         assert_eq!(receive(manager), "STATUS=connecting");
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_written_to() {
+    fn notifications_reach_a_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -187,7 +184,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_abstract_socket_is_written_to() {
+    fn notifications_reach_an_abstract_socket() {
         let name = format!("pgsteward-notify-{}", uuid::Uuid::now_v7());
         let manager = UnixDatagram::bind_addr(&abstract_address(name.as_bytes()).unwrap()).unwrap();
         every_message(
@@ -204,7 +201,7 @@ mod tests {
             notifier.reloading().unwrap();
             assert_eq!(notifier.watchdog_interval(), None);
         }
-        Notifier::none().stopping().unwrap();
+        Notifier::default().stopping().unwrap();
     }
 
     #[test]
@@ -218,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_that_does_not_read_does_not_stop_us() {
+    fn a_manager_that_does_not_read_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let _manager = UnixDatagram::bind(&path).unwrap();
@@ -228,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_is_fed_at_half_time_and_only_by_its_process() {
+    fn the_watchdog_interval_is_half_the_timeout_of_this_process() {
         let own = std::process::id().to_string();
         let other = (std::process::id() + 1).to_string();
         let half = Some(Duration::from_secs(15));

@@ -1,9 +1,8 @@
-//! Signals, turned into messages.
+//! Turns signals into messages.
 //!
-//! A thread of its own waits for SIGTERM, SIGINT and SIGHUP and passes them on through a channel.
-//! The first SIGTERM or SIGINT asks to stop; the second ends the process inside the signal handler,
-//! with nothing left to hang on: not the runtime, not the channel, not the drain that the first one
-//! began.
+//! A thread waits for SIGTERM, SIGINT and SIGHUP and sends them through a channel. The first SIGTERM
+//! or SIGINT asks the daemon to stop. The second ends the process inside the signal handler, which
+//! works even if the runtime, the channel or the drain hangs.
 
 use std::io;
 use std::sync::Arc;
@@ -14,19 +13,19 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals as Incoming};
 use tokio::sync::mpsc;
 
-/// What the operator asks for.
+/// A request of the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: drain and end.
+    /// SIGTERM or SIGINT: drain and exit.
     Stop,
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Reload,
 }
 
-/// Signals that are taken from the channel; more reloads than this at once are one.
+/// Capacity of the channel. Further reloads are merged into the pending ones.
 const PENDING: usize = 8;
 
-/// Listens for as long as it lives.
+/// The registered signal handlers. Dropping it unregisters them.
 #[derive(Debug)]
 pub struct Signals {
     handle: Handle,
@@ -34,12 +33,13 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen. Errors are the operating system's, on registering a handler.
+    /// Registers the handlers and returns the receiver of signals. Fails with the error of the
+    /// operating system.
     pub fn listen() -> io::Result<(Signals, mpsc::Receiver<Signal>)> {
         let armed = Arc::new(AtomicBool::new(false));
         let mut registered = Vec::with_capacity(4);
         for signal in [SIGTERM, SIGINT] {
-            // The order matters: the first signal finds the switch off, then arms it.
+            // The order matters: the first signal finds the flag unset, then sets it.
             let code = 128 + signal;
             registered.push(signal_hook::flag::register_conditional_shutdown(
                 signal,
@@ -67,11 +67,11 @@ impl Drop for Signals {
     }
 }
 
-/// Runs until the handle is closed or nobody listens any more.
+/// Forwards signals until the handle is closed or the receiver is dropped.
 fn forward(mut incoming: Incoming, send: mpsc::Sender<Signal>) {
     for signal in incoming.forever() {
         let delivered = match signal {
-            // A reload that finds the channel full is answered by those before it.
+            // If the channel is full, the pending reloads read the same file.
             SIGHUP => {
                 !matches!(send.try_send(Signal::Reload), Err(mpsc::error::TrySendError::Closed(_)))
             }
@@ -95,12 +95,12 @@ mod tests {
 
     const ROLE: &str = "PGSTEWARD_TEST_SIGNALS";
 
-    /// Signals are the whole process's, so each scene plays in a process of its own: this test
-    /// starts itself again with a role, and looks at how it ends.
+    /// Signals concern the whole process, so each case runs in its own process: this test starts
+    /// itself again with a role, and checks the exit status.
     #[test]
     fn signals_become_messages_and_the_second_stop_ends_the_process() {
         if let Ok(role) = std::env::var(ROLE) {
-            return play(&role);
+            return run_role(&role);
         }
         for (role, code) in [("messages", 0), ("second", 128 + SIGINT), ("closed", 0), ("flood", 0)]
         {
@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    fn play(role: &str) {
+    fn run_role(role: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (signals, mut receive) = Signals::listen().unwrap();
         let mut next = || {

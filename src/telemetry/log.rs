@@ -1,10 +1,10 @@
-//! Logs: an event is a line on stderr, text on a terminal and JSON elsewhere.
+//! The log: each event is a line on stderr, as text on a terminal and as JSON elsewhere.
 //!
-//! A line carries the time (UTC), the level, the message, the target, and the fields of the event
-//! and of the spans around it, outermost first; a name that occurs twice keeps the innermost value.
-//! Whatever an event holds, it stays one line: what comes from a client or a server is escaped, so
-//! that nobody can write log lines of their own or send a terminal control sequences.
-//! A line is written before the act that it tells of goes on; one that cannot be written is lost.
+//! A line has the time (UTC), the level, the message, the target, and the fields of the event and of
+//! its spans, outermost first. If a name occurs twice, the innermost value wins. An event is always
+//! one line: control characters are escaped, so that no client or server can forge log lines or send
+//! control sequences to a terminal. Lines are written synchronously; one that cannot be written is
+//! lost.
 
 mod line;
 
@@ -25,23 +25,23 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Log, LogFormat, LogLevel};
 use line::{Fields, Style, render};
 
-/// The running log, of which the level can be changed.
+/// A handle to the log, which can change its level.
 #[derive(Debug, Clone)]
-pub struct Logs {
+pub struct LogHandle {
     filter: reload::Handle<Targets, Registry>,
 }
 
-/// Why the log cannot begin or change.
+/// Why the log cannot be initialised or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error("a log was already begun in this process")]
-    Begun(#[source] tracing_subscriber::util::TryInitError),
-    #[error("the log's level cannot be changed")]
+    #[error("the log is already initialised")]
+    Init(#[source] tracing_subscriber::util::TryInitError),
+    #[error("cannot change the log level")]
     Level(#[source] reload::Error),
 }
 
-/// Begins the process's log and makes panics lines of it. Once per process.
-pub fn init(config: &Log) -> Result<Logs, LogError> {
+/// Initialises the log and logs panics from now on. Fails if called twice in a process.
+pub fn init(config: &Log) -> Result<LogHandle, LogError> {
     let stderr = io::stderr();
     let style = match (config.format, stderr.is_terminal()) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Style::Json,
@@ -55,20 +55,20 @@ pub fn init(config: &Log) -> Result<Logs, LogError> {
         .with(filter)
         .with(Lines { style, out: io::stderr })
         .try_init()
-        .map_err(LogError::Begun)?;
+        .map_err(LogError::Init)?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Logs { filter: handle })
+    Ok(LogHandle { filter: handle })
 }
 
-impl Logs {
-    /// Changes the level from now on.
+impl LogHandle {
+    /// Changes the level.
     pub fn set_level(&self, level: LogLevel) -> Result<(), LogError> {
         self.filter.reload(filter(level)).map_err(LogError::Level)
     }
 }
 
-/// `level` for everything of ours; what others write is noise below these levels, or worse:
-/// tokio-postgres logs statements with their parameters at debug.
+/// Returns `level` for pgsteward, and at most the listed levels for libraries. Below them libraries
+/// log noise or secrets: tokio-postgres logs statements with their parameters at debug.
 fn filter(level: LogLevel) -> Targets {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -77,7 +77,7 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let foreign = [
+    let libraries = [
         ("tokio_postgres", LevelFilter::INFO),
         ("postgres", LevelFilter::INFO),
         ("hyper", LevelFilter::WARN),
@@ -88,18 +88,17 @@ fn filter(level: LogLevel) -> Targets {
         ("rustls", LevelFilter::WARN),
         ("mio", LevelFilter::WARN),
     ];
-    let pinned = foreign.map(|(target, most)| (target, most.min(level)));
+    let pinned = libraries.map(|(target, most)| (target, most.min(level)));
     Targets::new().with_default(level).with_targets(pinned)
 }
 
-/// A panic is a line like any other.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let payload = text.unwrap_or("a payload that is not text");
+    let payload = text.unwrap_or("not a string");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
@@ -111,7 +110,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Writes each event as a line, in one call, so that lines of several threads do not mix.
+/// Writes each event in one call, so that the lines of several threads do not mix.
 struct Lines<O> {
     style: Style,
     out: fn() -> O,
@@ -145,16 +144,16 @@ where
                 fields.extend(of_span);
             }
         }
-        // A span may have a field of this name; the event's own message is the line's.
+        // A span may have a field `message`. The message of the line is that of the event.
         fields.take_message();
         event.record(&mut fields);
         let line = render(self.style, Utc::now(), event.metadata(), fields);
-        // There is nowhere to report that the log cannot be written.
+        // There is nowhere to report a failed write.
         let _ = (self.out)().write_all(line.as_bytes());
     }
 }
 
-/// An error with its causes.
+/// Formats an error with its causes, separated by colons.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source())
         .map(|cause| format!(": {cause}"));
@@ -188,13 +187,13 @@ mod tests {
         }
     }
 
-    /// What `act` logs in a style at a level; `act` may change the level.
-    fn logged(style: Style, level: LogLevel, act: impl FnOnce(&Logs)) -> String {
+    /// Returns what `act` logs in a style at a level. `act` may change the level.
+    fn logged(style: Style, level: LogLevel, act: impl FnOnce(&LogHandle)) -> String {
         WRITTEN.with(|written| written.lock().unwrap().clear());
         let (filter, handle) = reload::Layer::new(filter(level));
         let subscriber =
             tracing_subscriber::registry().with(filter).with(Lines { style, out: || Memory });
-        tracing::subscriber::with_default(subscriber, || act(&Logs { filter: handle }));
+        tracing::subscriber::with_default(subscriber, || act(&LogHandle { filter: handle }));
         WRITTEN.with(|written| String::from_utf8(written.lock().unwrap().clone()).unwrap())
     }
 
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_logged_stays_one_line() {
+    fn an_event_is_always_one_line() {
         let evil =
             "x\n2026-01-01T00:00:00.000Z  INFO all is well\r\u{1b}[2J\u{9b}2J\u{2028}\u{202e}\0";
         for style in [TEXT, Style::Json, Style::Text { colour: true }] {
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_readable_and_its_values_can_be_told_apart() {
+    fn text_quotes_ambiguous_values() {
         let line = logged(TEXT, LogLevel::Info, |_| {
             tracing::info!(
                 n = 3,
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_one_line_with_its_place() {
+    fn a_panic_is_one_line_with_its_location() {
         let line = logged(Style::Json, LogLevel::Info, |_| {
             let previous = std::panic::take_hook();
             std::panic::set_hook(Box::new(log_panic));

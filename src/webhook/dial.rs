@@ -1,4 +1,4 @@
-//! A TCP connection to the receiver, within what is left of the attempt's time.
+//! Connects to the receiver over TCP, within the remaining time of the attempt.
 
 use std::future::Future;
 use std::io;
@@ -9,74 +9,80 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::WebhookError;
-use super::url::Place;
+use super::url::Endpoint;
 
-/// More than any receiver has; a name with thousands would leave no address a share worth having.
+/// Addresses beyond this number are ignored. A name with thousands of them would leave none of them
+/// enough time.
 const ADDRESSES_MAX: usize = 16;
 
-/// The time of one attempt, from its beginning.
-pub(super) struct Budget<'a> {
-    place: &'a Place,
+/// One attempt to deliver, and the time that it has.
+pub(super) struct Attempt<'a> {
+    endpoint: &'a Endpoint,
     started: Instant,
-    bound: Duration,
+    timeout: Duration,
 }
 
-impl Budget<'_> {
-    pub(super) fn new(place: &Place, bound: Duration) -> Budget<'_> {
-        Budget { place, started: Instant::now(), bound }
+impl Attempt<'_> {
+    pub(super) fn start(endpoint: &Endpoint, timeout: Duration) -> Attempt<'_> {
+        Attempt { endpoint, started: Instant::now(), timeout }
     }
 
-    /// Does a step of the attempt, if there is time for it.
-    pub(super) async fn within<T>(
+    /// Runs a step of the attempt for as long as the attempt has time left.
+    pub(super) async fn run<T>(
         &self,
         step: &'static str,
         work: impl Future<Output = T>,
     ) -> Result<T, WebhookError> {
-        let late =
-            |_| WebhookError::Timeout { to: self.place.to_string(), bound: self.bound, step };
-        timeout(self.left(), work).await.map_err(late)
+        let to = self.endpoint;
+        timeout(self.time_left(), work).await.map_err(|_| WebhookError::Timeout {
+            to: to.to_string(),
+            timeout: self.timeout,
+            step,
+        })
     }
 
-    fn left(&self) -> Duration {
-        self.bound.saturating_sub(self.started.elapsed())
-    }
-}
-
-/// Connects to the first of the host's addresses that lets us in. Each has an equal share of the
-/// time that those before it left, so that a silent one does not use up what the next would need.
-pub(super) async fn connect(place: &Place, budget: &Budget<'_>) -> Result<TcpStream, WebhookError> {
-    let failed = |source| WebhookError::Resolve { to: place.to_string(), source };
-    let addresses = budget.within("looking up its host", resolve(place)).await?.map_err(failed)?;
-    let mut tried = Vec::new();
-    // At most ADDRESSES_MAX of them, and never none.
-    let shares = (1..=addresses.len() as u32).rev();
-    for (address, shares) in addresses.into_iter().zip(shares) {
-        let share = budget.left() / shares;
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => tried.push((address, error)),
-            Err(_) => tried.push((address, silent(share))),
+    /// Connects to the first address of the host that accepts. Each address gets an equal share of
+    /// the remaining time, so that a silent one leaves time for the next.
+    pub(super) async fn connect(&self) -> Result<TcpStream, WebhookError> {
+        let to = || self.endpoint.to_string();
+        let addresses = self
+            .run("looking up its host", resolve(self.endpoint))
+            .await?
+            .map_err(|source| WebhookError::Resolve { to: to(), source })?;
+        let mut attempts = Vec::new();
+        // There are at least one and at most ADDRESSES_MAX of them.
+        let shares = (1..=addresses.len() as u32).rev();
+        for (address, shares) in addresses.into_iter().zip(shares) {
+            let share = self.time_left() / shares;
+            let silent = |_| {
+                let message = format!("no answer within {share:.1?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, message))
+            };
+            match timeout(share, TcpStream::connect(address)).await.unwrap_or_else(silent) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => attempts.push((address, error)),
+            }
         }
+        Err(WebhookError::Connect { to: to(), attempts })
     }
-    Err(WebhookError::Connect { to: place.to_string(), tried })
+
+    fn time_left(&self) -> Duration {
+        self.timeout.saturating_sub(self.started.elapsed())
+    }
 }
 
-fn silent(share: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {share:.1?}"))
-}
-
-async fn resolve(place: &Place) -> io::Result<Vec<SocketAddr>> {
-    let found = tokio::net::lookup_host((place.host.as_str(), place.port)).await?;
-    // A resolver that sends localhost elsewhere would have us speak in the clear over a network.
-    let usable = found.filter(|address| place.tls || address.ip().to_canonical().is_loopback());
-    let addresses: Vec<_> = usable.take(ADDRESSES_MAX).collect();
+async fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?;
+    // A resolver that maps localhost to another machine would make us send plain text over a network.
+    let allowed = found.filter(|address| endpoint.tls || address.ip().to_canonical().is_loopback());
+    let addresses: Vec<_> = allowed.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
-        let what = if place.tls {
+        let message = if endpoint.tls {
             "its name has no address"
         } else {
-            "its name has no address of this machine"
+            "its name has no loopback address"
         };
-        return Err(io::Error::new(io::ErrorKind::NotFound, what));
+        return Err(io::Error::new(io::ErrorKind::NotFound, message));
     }
     Ok(addresses)
 }

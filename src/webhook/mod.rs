@@ -1,14 +1,14 @@
-//! The only door for outgoing HTTP: one JSON document to one URL.
+//! The only door for outgoing HTTP: sends one JSON document to one URL.
 //!
-//! A POST goes `url` (taken apart when the configuration is read) → `dial` (the host's addresses in
-//! turn) → `tls` → one request on a connection of its own → the status. Nothing is kept open: heads
-//! are minutes apart.
+//! A POST goes through `url` (parsed when the configuration is read), `dial` (tries the addresses of
+//! the host in turn), `tls`, and one request on a new connection. No connection is kept open, because
+//! documents are minutes apart.
 //!
-//! # How it fails
-//! One attempt, within one bound, and an error with its kind; whoever calls decides when to try
-//! again. A receiver may then see a document twice: after a time-out or a cut nobody knows whether
-//! it arrived. Redirects are not followed: they would carry the document, and who sends it, to a
-//! host that nobody configured. Proxies of the environment (`HTTPS_PROXY`) are not asked.
+//! # Failure
+//! A call makes one attempt within one timeout. The caller decides when to retry, so a receiver may
+//! see a document twice: after a timeout or a broken connection nobody knows whether it arrived.
+//! Redirects are not followed, because they would carry the document and the credentials to a host
+//! that nobody configured. Proxies of the environment (`HTTPS_PROXY`) are not used.
 
 mod dial;
 mod error;
@@ -19,100 +19,103 @@ use std::fmt;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::lifecycle::Tasks;
 
-use dial::Budget;
+use dial::Attempt;
 pub use error::WebhookError;
-use url::Place;
+use url::Endpoint;
 
-/// As much of an answer's head as is kept; also the room for what is written.
+/// Limit for the head of a response; also the size of the write buffer.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// As much of an answer's body as is read. It is thrown away: reading it only spares the receiver a
-/// connection that is reset while it still writes.
+/// How much of the body of a response is read. It is discarded: reading it only saves the receiver
+/// from a reset connection while it still writes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 const AGENT: &str = concat!("pgsteward/", env!("CARGO_PKG_VERSION"));
 
-/// Where documents are sent. Shows its scheme, host and port, and never userinfo, path or query:
-/// with many receivers the path is the password.
+/// A receiver of documents. Display and Debug show scheme, host and port, never userinfo, path or
+/// query: the path of many webhooks is their password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {
-    place: Place,
-    /// The `Host` header.
+    endpoint: Endpoint,
+    /// Value of the `Host` header.
     host: HeaderValue,
     /// Path and query.
     target: Uri,
     authorization: Option<HeaderValue>,
-    /// Roots besides the system's, as DER.
+    /// DER certificates trusted in addition to the roots of the system.
     roots: Vec<Vec<u8>>,
 }
 
 impl fmt::Display for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place.fmt(f)
+        self.endpoint.fmt(f)
     }
 }
 
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Webhook({})", self.place)
+        write!(f, "Webhook({})", self.endpoint)
     }
 }
 
 impl Webhook {
-    /// Takes `https://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY]`; `http://` to this machine only,
-    /// since anyone on the way could read, and answer, what is sent in the clear.
+    /// Parses `https://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY]`. Accepts `http://` to a loopback
+    /// address only, because anyone on the network could read and answer what is sent in plain text.
     ///
     /// # Errors
-    /// [`WebhookError::Url`], which says what was found and what was wanted, and quotes no secret.
+    /// [`WebhookError::Url`], which quotes no secret.
     pub fn parse(url: &str) -> Result<Webhook, WebhookError> {
         url::parse(url)
     }
 
-    /// Trusts these roots (X.509, DER) besides the system's.
+    /// Trusts these roots (X.509, DER) in addition to those of the system.
     #[must_use]
     pub fn with_roots(mut self, roots: Vec<Vec<u8>>) -> Webhook {
         self.roots = roots;
         self
     }
 
-    /// Sends a JSON document: done when a status of 2xx was read, whatever becomes of the rest of
-    /// the answer. One attempt, all of it within `bound`.
+    /// Sends a JSON document in one attempt, within `timeout`. Returns once a status of 2xx was read,
+    /// whatever happens to the rest of the response.
     ///
-    /// Dropping the future cuts the connection.
+    /// Dropping the future closes the connection.
     ///
     /// # Errors
-    /// Every kind but [`WebhookError::Url`]. After `Timeout` and `Protocol` it may have arrived.
+    /// Every kind but [`WebhookError::Url`]. After `Timeout` and `Protocol` the document may have
+    /// arrived.
     pub async fn post(
         &self,
         tasks: &Tasks,
         body: Vec<u8>,
-        bound: Duration,
+        timeout: Duration,
     ) -> Result<(), WebhookError> {
-        let budget = Budget::new(&self.place, bound);
-        let stream = dial::connect(&self.place, &budget).await?;
-        if !self.place.tls {
-            return self.exchange(tasks, &budget, stream, body).await;
+        let attempt = Attempt::start(&self.endpoint, timeout);
+        let stream = attempt.connect().await?;
+        if !self.endpoint.tls {
+            return self.exchange(tasks, &attempt, stream, body).await;
         }
-        let failed = |source| WebhookError::Tls { to: self.to_string(), source };
-        let handshake = tls::handshake(&self.place.host, stream, &self.roots);
-        let stream = budget.within("agreeing on TLS", handshake).await?.map_err(failed)?;
-        self.exchange(tasks, &budget, stream, body).await
+        let handshake = tls::handshake(&self.endpoint.host, stream, &self.roots);
+        let stream = attempt
+            .run("negotiating TLS", handshake)
+            .await?
+            .map_err(|source| WebhookError::Tls { to: self.to_string(), source })?;
+        self.exchange(tasks, &attempt, stream, body).await
     }
 
     async fn exchange<S>(
         &self,
         tasks: &Tasks,
-        budget: &Budget<'_>,
+        attempt: &Attempt<'_>,
         stream: S,
         body: Vec<u8>,
     ) -> Result<(), WebhookError>
@@ -123,18 +126,17 @@ impl Webhook {
         let mut builder = http1::Builder::new();
         let handshake = builder.max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream));
         let (mut sender, connection) = handshake.await.map_err(failed)?;
-        // What is still on its way when this function ends is cut, not waited for.
+        // Closes the connection when this function returns, even if it is still writing.
         let _connection = AbortOnDropHandle::new(tasks.spawn("webhook", connection));
-        let asked = sender.send_request(self.request(body));
-        let answer = budget.within("waiting for its answer", asked).await?.map_err(failed)?;
-        if !answer.status().is_success() {
-            return Err(WebhookError::Status {
-                to: self.to_string(),
-                status: answer.status().as_u16(),
-            });
+        let request = sender.send_request(self.request(body));
+        let response = attempt.run("waiting for the response", request).await?.map_err(failed)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(WebhookError::Status { to: self.to_string(), status: status.as_u16() });
         }
-        // It said that it has the document: a body that is late, long or broken takes nothing back.
-        let _ = budget.within("reading its answer", discard(answer)).await;
+        // The status confirms the delivery. A body that is late, too long or broken does not undo it.
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect();
+        let _ = attempt.run("reading the response", body).await;
         Ok(())
     }
 
@@ -152,9 +154,4 @@ impl Webhook {
         }
         request
     }
-}
-
-async fn discard(answer: Response<Incoming>) {
-    // What it holds, or why it ended, changes nothing.
-    let _ = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
 }

@@ -1,9 +1,9 @@
-//! TLS to a receiver, by rustls: the only file of `webhook` that names it.
+//! TLS to a receiver: the only file of `webhook` that names rustls.
 //!
-//! Chain and name are always verified, and nothing can turn that off: who could answer in the
-//! receiver's place would read its credentials. TLS 1.2 and 1.3 only. The roots are the system's
-//! (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), read at every attempt, so that a renewed
-//! authority needs no restart.
+//! Chain and name of the certificate are always verified, and no setting turns that off: an impostor
+//! would read the receiver's credentials. TLS 1.2 and 1.3 only. The roots are those of the system
+//! (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others) and are read at every attempt, so that a renewed
+//! root needs no restart.
 
 use std::io;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Encrypts a stream to the host of this name. `extra` are roots besides the system's, as DER.
+/// Encrypts a stream to the host of this name. `extra` are DER roots in addition to the system's.
 pub(super) async fn handshake(
     host: &str,
     stream: TcpStream,
     extra: &[Vec<u8>],
 ) -> io::Result<TlsStream<TcpStream>> {
-    // A name in DNS' absolute form; certificates have it without the dot.
+    // Certificates have a name without the trailing dot of its absolute form in DNS.
     let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let mut config =
@@ -34,13 +34,14 @@ pub(super) async fn handshake(
 }
 
 async fn roots(extra: &[Vec<u8>]) -> io::Result<RootCertStore> {
-    // They are files: reading them may block.
+    // Reads files, which may block.
     let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
         .await
         .map_err(io::Error::other)?;
     let mut store = RootCertStore::empty();
     let extra = extra.iter().map(|der| CertificateDer::from(der.as_slice()).into_owned());
-    // Systems carry old roots that rustls cannot use; without the right one the handshake says so.
+    // Old roots that rustls cannot parse are skipped; if the needed one is among them, the handshake
+    // fails and says so.
     store.add_parsable_certificates(found.certs.into_iter().chain(extra));
     if store.is_empty() {
         return Err(io::Error::other("the system has no trusted roots; install ca-certificates"));

@@ -1,4 +1,4 @@
-//! A webhook's URL, taken apart once. No error quotes from it more than scheme and host.
+//! Parses the URL of a webhook. Errors quote at most its scheme and host.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,25 +11,25 @@ use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 
 use super::{Webhook, WebhookError};
 
-/// Whom to connect to: all of a URL that may be shown.
+/// Scheme, host and port: the parts of the URL that are not secret.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Endpoint {
     pub(super) tls: bool,
     /// Without the brackets of an IPv6 address.
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-impl Place {
+impl Endpoint {
     fn default_port(tls: bool) -> u16 {
         if tls { 443 } else { 80 }
     }
 
-    /// `host[:port]`, as the `Host` header has it: the port only if it is not the scheme's own.
+    /// `host[:port]` for the `Host` header, without the default port of the scheme.
     pub(super) fn authority(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == Place::default_port(self.tls) {
+        if self.port == Endpoint::default_port(self.tls) {
             host
         } else {
             format!("{host}:{}", self.port)
@@ -37,107 +37,104 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 }
 
 pub(super) fn parse(url: &str) -> Result<Webhook, WebhookError> {
+    const HTTPS: &str = "https://HOST/PATH";
     if url.contains('#') {
-        return Err(unfit(
+        return Err(invalid(
+            "a URL without a fragment, or %23 for a # in a password",
             "a # (a fragment is never sent)",
-            "a URL without it, or %23 where it belongs to a password",
         ));
     }
-    let uri: Uri = url
-        .parse()
-        .map_err(|error: hyper::http::uri::InvalidUri| unfit(error, "https://HOST/PATH"))?;
+    let uri: Uri =
+        url.parse().map_err(|error: hyper::http::uri::InvalidUri| invalid(HTTPS, error))?;
     let tls = match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => true,
         Some(scheme) if *scheme == Scheme::HTTP => false,
-        Some(_) => return Err(unfit("another scheme", "https://HOST/PATH")),
-        None => return Err(unfit("no scheme", "https://HOST/PATH")),
+        Some(_) => return Err(invalid(HTTPS, "another scheme")),
+        None => return Err(invalid(HTTPS, "no scheme")),
     };
     let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    // A password with a / would else be taken for host and port, and shown.
+    // Part of a password that contains a / would be taken for host and port, and shown.
     if target.as_str().contains('@') {
-        return Err(unfit(
-            "an @ after the host",
+        return Err(invalid(
             "%40 for an @, and %2F for a / and %3F for a ? in a password",
+            "an @ after the host",
         ));
     }
-    let authority = uri.authority().ok_or_else(|| unfit("no host", "https://HOST/PATH"))?;
-    let place = place(tls, authority)?;
-    // What goes over a network in the clear can be read, and its credentials used, by whoever is on
-    // the way; and nothing would tell an answer of the receiver from one of theirs.
-    if !tls && !is_loopback(&place.host) {
-        return Err(unfit(
-            format!("http:// to {}", place.host),
+    let authority = uri.authority().ok_or_else(|| invalid(HTTPS, "no host"))?;
+    if authority.host().is_empty() {
+        return Err(invalid(HTTPS, "no host"));
+    }
+    let endpoint = endpoint(tls, authority)?;
+    // Anyone on the network could read what is sent in plain text, use the credentials in it, and
+    // answer in the name of the receiver.
+    if !tls && !is_loopback(&endpoint.host) {
+        return Err(invalid(
             "https://, or http:// to localhost, 127.0.0.1 or [::1]",
+            format!("http:// to {}", endpoint.host),
         ));
     }
-    let host = HeaderValue::try_from(place.authority())
-        .map_err(|error| unfit(error, "a host's name or address"))?;
-    Ok(Webhook {
-        place,
-        host,
-        target: target.into(),
-        authorization: basic(authority)?,
-        roots: Vec::new(),
-    })
+    let host = HeaderValue::try_from(endpoint.authority())
+        .map_err(|error| invalid("the name or address of a host", error))?;
+    let authorization = basic_authorization(authority)?;
+    Ok(Webhook { endpoint, host, target: target.into(), authorization, roots: Vec::new() })
 }
 
-fn place(tls: bool, authority: &Authority) -> Result<Place, WebhookError> {
+fn endpoint(tls: bool, authority: &Authority) -> Result<Endpoint, WebhookError> {
     let host = authority.host();
-    if host.is_empty() {
-        return Err(unfit("no host", "https://HOST/PATH"));
-    }
     let after_userinfo = authority.as_str().rsplit('@').next().unwrap_or_default();
     let port = match after_userinfo.strip_prefix(host).unwrap_or_default() {
-        "" | ":" => Place::default_port(tls),
-        rest => {
-            let port =
-                rest.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port != 0);
-            port.ok_or_else(|| unfit("an unusable port", "a port from 1 to 65535"))?
-        }
+        "" | ":" => Endpoint::default_port(tls),
+        rest => rest
+            .strip_prefix(':')
+            .and_then(|port| port.parse().ok())
+            .filter(|port| *port != 0)
+            .ok_or_else(|| invalid("a port from 1 to 65535", "an unusable port"))?,
     };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Ok(Place { tls, host: host.to_owned(), port })
+    Ok(Endpoint { tls, host: host.to_owned(), port })
 }
 
-/// Whether a host is this machine by its very name; what it resolves to is looked at again.
+/// Whether a host is this machine by its text. `dial` checks the addresses that it resolves to.
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Basic authorization (RFC 7617) of `USER:PASSWORD@`; a USER alone has an empty password.
-fn basic(authority: &Authority) -> Result<Option<HeaderValue>, WebhookError> {
+/// Returns the header for `USER:PASSWORD@` (Basic, RFC 7617), none if there is no userinfo. A USER
+/// alone has an empty password.
+fn basic_authorization(authority: &Authority) -> Result<Option<HeaderValue>, WebhookError> {
     let Some((userinfo, _)) =
         authority.as_str().rsplit_once('@').filter(|(userinfo, _)| !userinfo.is_empty())
     else {
         return Ok(None);
     };
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-    let malformed = || unfit("a % before the @ that encodes nothing", "%25 for a % in a password");
-    let user = decode(user).ok_or_else(malformed)?;
-    let password = decode(password).ok_or_else(malformed)?;
+    let malformed =
+        || invalid("%25 for a % in a password", "a % before the @ that encodes nothing");
+    let user = percent_decode(user).ok_or_else(malformed)?;
+    let password = percent_decode(password).ok_or_else(malformed)?;
     if user.contains(&b':') {
-        return Err(unfit(
-            "a user's name with a colon",
-            "one without: Basic authorization ends the name there",
+        return Err(invalid(
+            "a user name without a colon, where Basic authorization ends it",
+            "a user name with a colon",
         ));
     }
     let encoded = STANDARD.encode([user.as_slice(), b":", password.as_slice()].concat());
     let mut value = HeaderValue::try_from(format!("Basic {encoded}"))
-        .map_err(|_| unfit("an unusable password", "one that fits a header"))?;
+        .map_err(|_| invalid("a password that fits into a header", "an unusable password"))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
 
-/// Undoes percent encoding; none where a `%` is not followed by two hexadecimal digits.
-fn decode(text: &str) -> Option<Vec<u8>> {
+/// Decodes percent encoding. Returns none if a `%` is not followed by two hexadecimal digits.
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
@@ -152,8 +149,8 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-fn unfit(found: impl fmt::Display, wanted: &'static str) -> WebhookError {
-    WebhookError::Url { found: found.to_string(), wanted }
+fn invalid(expected: &'static str, found: impl fmt::Display) -> WebhookError {
+    WebhookError::Url { expected, found: found.to_string() }
 }
 
 #[cfg(test)]
@@ -161,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_taken_apart() {
+    fn a_url_is_parsed() {
         for (url, shown, host, target) in [
             ("https://hooks.test", "https://hooks.test", "hooks.test", "/"),
             ("https://hooks.test/a/b?c=d", "https://hooks.test", "hooks.test", "/a/b?c=d"),
@@ -184,17 +181,17 @@ mod tests {
         ] {
             let hook = parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
             assert_eq!(
-                (hook.to_string().as_str(), hook.place.host.as_str()),
+                (hook.to_string().as_str(), hook.endpoint.host.as_str()),
                 (shown, host),
                 "{url}"
             );
             assert_eq!(hook.target.to_string(), target, "{url}");
-            assert_eq!(hook.host, hook.place.authority(), "{url}");
+            assert_eq!(hook.host, hook.endpoint.authority(), "{url}");
         }
     }
 
     #[test]
-    fn an_unfit_url_is_told_without_its_secrets() {
+    fn an_error_quotes_no_secret() {
         for (url, found) in [
             ("", "empty string"),
             ("hunter2", "no scheme"),
@@ -215,7 +212,7 @@ mod tests {
             ("https://u:hunter2%@hooks.test", "a % before the @ that encodes nothing"),
             ("https://u:hunter2%2@hooks.test", "a % before the @ that encodes nothing"),
             ("https://u:hunter2%zz@hooks.test", "a % before the @ that encodes nothing"),
-            ("https://u%3Av:hunter2@hooks.test", "a user's name with a colon"),
+            ("https://u%3Av:hunter2@hooks.test", "a user name with a colon"),
             ("http://hooks.test/hunter2", "http:// to hooks.test"),
             ("http://u:hunter2@10.0.0.1", "http:// to 10.0.0.1"),
             ("http://localhost.test/hunter2", "http:// to localhost.test"),
@@ -243,9 +240,9 @@ mod tests {
             ("", None),
         ] {
             let hook = parse(&format!("https://{userinfo}hooks.test/x")).unwrap();
-            let wanted = plain.map(|plain| format!("Basic {}", STANDARD.encode(plain)));
+            let expected = plain.map(|plain| format!("Basic {}", STANDARD.encode(plain)));
             let sent = hook.authorization.as_ref().map(|value| value.to_str().unwrap());
-            assert_eq!(sent, wanted.as_deref(), "{userinfo}");
+            assert_eq!(sent, expected.as_deref(), "{userinfo}");
         }
         let hook = parse("https://Aladdin:open%20sesame@hooks.test").unwrap();
         assert_eq!(
@@ -256,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_whom_and_nothing_else() {
+    fn debug_shows_the_endpoint_only() {
         let hook = parse("https://hunter1:hunter2@hooks.test:8443/hunter3?hunter4").unwrap();
         assert_eq!(
             format!("{hook} {hook:?}"),

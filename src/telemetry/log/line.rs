@@ -1,4 +1,4 @@
-//! What a line of the log looks like: fields in the order that they were recorded, rendered.
+//! Renders a line of the log, with its fields in the order in which they were recorded.
 
 use std::fmt::{self, Write as _};
 
@@ -8,28 +8,30 @@ use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata};
 
-/// Of one value of a line; the rest is cut off. Whoever reads the log has limits of their own
-/// (journald splits at 48 KiB), and an error may quote a whole file.
+use super::chain;
+
+/// Limit of one value; the rest is cut off. An error may quote a whole file, and readers of the log
+/// have limits too (journald splits lines at 48 KiB).
 pub const VALUE_MAX_BYTES: usize = 16 * 1024;
 
-/// How a line looks.
+/// The format of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     Json,
     Text { colour: bool },
 }
 
-/// The fields of an event, or of a span, in the order that they were recorded.
+/// The fields of an event or a span, in the order in which they were recorded.
 #[derive(Debug, Default)]
 pub struct Fields(Vec<(&'static str, Value)>);
 
 impl Fields {
-    /// Adds those of another, whose values win.
+    /// Adds other fields, whose values win.
     pub fn extend(&mut self, other: &Fields) {
         other.0.iter().for_each(|(name, value)| self.set(name, value.clone()));
     }
 
-    /// Takes the message out.
+    /// Removes and returns the message.
     pub fn take_message(&mut self) -> Option<Value> {
         let at = self.0.iter().position(|(name, _)| *name == "message")?;
         Some(self.0.remove(at).1)
@@ -69,24 +71,15 @@ impl Visit for Fields {
         self.set(field.name(), Value::from(value));
     }
 
-    /// An error with its causes: what failed, and why.
     fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
-        let mut chain = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            // Writing to a String cannot fail.
-            let _ = write!(chain, ": {error}");
-            cause = error.source();
-        }
-        self.set(field.name(), bounded(chain));
+        self.set(field.name(), bounded(chain(error)));
     }
 }
 
-/// At most [`VALUE_MAX_BYTES`] of a text, with a note of what is missing.
+/// Cuts a text to [`VALUE_MAX_BYTES`] and notes how much is missing.
 fn bounded(mut text: String) -> Value {
     if text.len() > VALUE_MAX_BYTES {
-        // At 0 there always is a boundary.
-        let cut = (0..=VALUE_MAX_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let cut = text.floor_char_boundary(VALUE_MAX_BYTES);
         let missing = text.len() - cut;
         text.truncate(cut);
         // Writing to a String cannot fail.
@@ -95,7 +88,7 @@ fn bounded(mut text: String) -> Value {
     Value::from(text)
 }
 
-/// The line of an event, with its end.
+/// Renders the line of an event, with its line break.
 pub fn render(
     style: Style,
     time: DateTime<Utc>,
@@ -113,7 +106,7 @@ pub fn render(
     line
 }
 
-/// One flat object. A field with the name of one of the first four goes by `field_NAME`.
+/// Renders one flat object. A field named as one of the first four becomes `field_NAME`.
 fn json(
     time: &str,
     metadata: &Metadata<'_>,
@@ -134,11 +127,11 @@ fn json(
         }
     }
     map.end()?;
-    // serde_json writes UTF-8, and has escaped all of ASCII that needs it.
+    // serde_json writes UTF-8 and has escaped the ASCII control characters.
     let mut escaped = String::with_capacity(line.len());
     for c in String::from_utf8_lossy(&line).chars() {
         if harmful(c) {
-            // Writing to a String cannot fail. All of them have four digits.
+            // Writing to a String cannot fail. All of these characters have four digits.
             let _ = write!(escaped, "\\u{:04x}", u32::from(c));
         } else {
             escaped.push(c);
@@ -172,7 +165,7 @@ fn text(
         line.push_str(name);
         line.push('=');
         match value {
-            // Bare where it can be told apart from what is around it.
+            // Without quotes if that is unambiguous.
             Value::String(s) if !s.is_empty() && !s.contains([' ', '"', '=', '\\']) => {
                 escape(&mut line, s)
             }
@@ -198,7 +191,7 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-/// Control characters, and what changes the direction or the line of the text around it.
+/// Whether a character is a control character, or changes the direction or the line of the text.
 pub fn harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
