@@ -170,7 +170,7 @@ impl Wire {
     fn received(&self, event: Event) {
         match event {
             Event::Ended { tag: b'K', body } => {
-                self.pid.store(i32::from_be_bytes(body), Ordering::Relaxed)
+                self.pid.store(i32::from_be_bytes(body), Ordering::Relaxed);
             }
             Event::Ended { tag: b'Z', body: [status, ..] } => {
                 self.status.store(status, Ordering::Relaxed);

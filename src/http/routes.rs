@@ -201,7 +201,7 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
         match (wanted.next(), found.next()) {
             (None, None) => return Some(segment),
             (Some(name), Some(text)) if name.starts_with('{') && !text.is_empty() => {
-                segment = Some(text)
+                segment = Some(text);
             }
             (Some(literal), Some(text)) if literal == text => {}
             _ => return None,

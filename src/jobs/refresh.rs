@@ -151,7 +151,7 @@ pub async fn plan(
                 let now = beneath(tx, view.oid).await?;
                 match decide(&view, &now, last.get(name), config.refresh.max_staleness) {
                     Decision::Refresh(How::Plain) => {
-                        (one.refresh, one.why) = (true, "it holds nothing yet".to_owned())
+                        (one.refresh, one.why) = (true, "it holds nothing yet".to_owned());
                     }
                     Decision::Refresh(How::Concurrently) => {
                         (one.refresh, one.why) =
@@ -159,7 +159,7 @@ pub async fn plan(
                     }
                     Decision::Unchanged(_) => one.why = "nothing has changed beneath it".to_owned(),
                     Decision::Barred => {
-                        one.skipped = Some(format!("not permitted, needs {}", view.grant))
+                        one.skipped = Some(format!("not permitted, needs {}", view.grant));
                     }
                     Decision::Refuse(why) => one.skipped = Some(why),
                 }

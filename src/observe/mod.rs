@@ -170,7 +170,7 @@ async fn ask_each(
         match ask(conn, &[*part], watched, statement_timeout).await {
             Ok(answer) => answers.extend(answer),
             Err(error) if refused(error.kind()) && !part.required() => {
-                capabilities.leave_out(*part, &error)
+                capabilities.leave_out(*part, &error);
             }
             Err(error) => return Err(error),
         }

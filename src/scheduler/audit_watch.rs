@@ -59,7 +59,9 @@ impl Trail {
                 .set(seconds(at)),
             // An error says that there was no such series.
             None => {
-                drop(metrics.audit_oldest_unsealed_timestamp_seconds.remove_label_values(&[target]))
+                drop(
+                    metrics.audit_oldest_unsealed_timestamp_seconds.remove_label_values(&[target]),
+                );
             }
         }
         self.standing =

@@ -69,7 +69,7 @@ impl Pause {
         if paused != self.paused {
             match &paused {
                 Some(Paused { by, reason, .. }) => {
-                    tracing::warn!(database, by, reason, "all jobs are paused")
+                    tracing::warn!(database, by, reason, "all jobs are paused");
                 }
                 None => tracing::info!(database, "all jobs are resumed"),
             }

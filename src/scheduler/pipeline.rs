@@ -480,10 +480,10 @@ impl Pipeline {
         match tokio::time::timeout(FLUSH_BOUND, flush_on_stop).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!(database = self.target(), error = %error, "the lease ends by itself")
+                tracing::debug!(database = self.target(), error = %error, "the lease ends by itself");
             }
             Err(_) => {
-                tracing::debug!(database = self.target(), "no answer; the lease ends by itself")
+                tracing::debug!(database = self.target(), "no answer; the lease ends by itself");
             }
         }
     }

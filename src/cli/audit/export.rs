@@ -192,7 +192,7 @@ impl Export {
         bounded("read events", PAGE_BOUND + db.query_timeout(), async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
             page.fold(conn, PAGE_BOUND, |written: &mut Written, event| {
-                written.take(event, self.format)
+                written.take(event, self.format);
             })
             .await
         })

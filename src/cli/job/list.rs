@@ -186,7 +186,7 @@ fn details(job: &JobStatus, now: DateTime<Utc>) -> String {
             lines.push(("after", upstream_jobs.join(", ")));
         }
         None if job.work.is_some() => {
-            lines.push(("schedule", "none: it runs when it is asked for".to_owned()))
+            lines.push(("schedule", "none: it runs when it is asked for".to_owned()));
         }
         None => {}
     }

@@ -166,7 +166,7 @@ impl Settings {
                     );
                 }
                 (name, None) if name.starts_with('/') => {
-                    hosts.push(Host::Unix { dir: PathBuf::from(name), port })
+                    hosts.push(Host::Unix { dir: PathBuf::from(name), port });
                 }
                 (name, None) if name.starts_with('@') => {
                     return Err(ConnInfoError::new(
@@ -174,7 +174,7 @@ impl Settings {
                     ));
                 }
                 ("", Some(addr)) => {
-                    hosts.push(Host::Tcp { name: addr.to_string(), addr: Some(addr), port })
+                    hosts.push(Host::Tcp { name: addr.to_string(), addr: Some(addr), port });
                 }
                 (name, addr) => hosts.push(Host::Tcp { name: name.to_owned(), addr, port }),
             }

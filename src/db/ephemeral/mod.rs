@@ -311,7 +311,7 @@ impl Ephemeral {
         match self.supervise(Path::new("/bin/sh"), &["-c".to_owned(), ":".to_owned()]) {
             Ok(supervisor) => self.supervisor = Some(supervisor),
             Err(error) => {
-                tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep")
+                tracing::warn!(%error, "the throw-away server's folder is left to the next start's sweep");
             }
         }
     }

@@ -298,7 +298,7 @@ impl Export {
         };
         let format = self.format;
         page.fold(&mut conn, self.db.query_timeout(), |piece: &mut Piece, event| {
-            piece.take(event, format)
+            piece.take(event, format);
         })
         .await
     }

@@ -57,7 +57,7 @@ impl Gauges {
         metrics.health_last_check_timestamp_seconds.with_label_values(&[target]).set(checked_at);
         match report.response_ms {
             Some(millis) => {
-                metrics.response_seconds.with_label_values(&[target]).set(millis / 1000.0)
+                metrics.response_seconds.with_label_values(&[target]).set(millis / 1000.0);
             }
             None => {
                 let _ = metrics.response_seconds.remove_label_values(&[target]);

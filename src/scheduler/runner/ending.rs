@@ -185,7 +185,7 @@ pub fn log(ending: &Ending, took: Duration, news: bool) {
     let reason = ending.reason.as_deref().unwrap_or_default();
     match (&ending.error, ending.state) {
         (Some(error), State::Cancelled) => {
-            tracing::warn!(outcome, reason, took_ms, error, "job cancelled")
+            tracing::warn!(outcome, reason, took_ms, error, "job cancelled");
         }
         (Some(error), _) => tracing::error!(outcome, reason, took_ms, error, "job failed"),
         (None, State::Succeeded) if !news => tracing::debug!(outcome, took_ms, rows, "job done"),

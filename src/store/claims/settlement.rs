@@ -168,7 +168,7 @@ impl Settlement {
                 match answer.run {
                     // The row waits no more, since it was changed by hand: the job has no use of its slot.
                     Some(run) if is_gone(&run.id) => {
-                        (answer.run, answer.verdict) = (None, Verdict::Stale)
+                        (answer.run, answer.verdict) = (None, Verdict::Stale);
                     }
                     Some(run) => answer.run = begun(run.id).or(answer.run),
                     None => {}

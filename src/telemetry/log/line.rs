@@ -167,7 +167,7 @@ fn text(
         match value {
             // Without quotes if that is unambiguous.
             Value::String(s) if !s.is_empty() && !s.contains([' ', '"', '=', '\\']) => {
-                escape(&mut line, s)
+                escape(&mut line, s);
             }
             Value::String(s) => {
                 line.push('"');
