@@ -201,8 +201,10 @@ async fn seals(ground: &Ground) -> Findings {
     let options = trail::by_index(TxOptions::within(Duration::from_secs(60)));
     let (mut sealed, begun) = (0, Instant::now());
     loop {
-        let outcome =
-            conn.transaction(&options, |tx| Box::pin(seal::next(tx, "bench"))).await.expect("seal");
+        let outcome = conn
+            .transaction(&options, |tx| Box::pin(seal::append_rows(tx, "bench")))
+            .await
+            .expect("seal");
         sealed += outcome.seal.map_or(0, |seal| seal.row_count);
         if !outcome.more {
             break;
@@ -213,7 +215,8 @@ async fn seals(ground: &Ground) -> Findings {
     let mut verifying = Sample::default();
     for _ in 0..3 {
         let begun = Instant::now();
-        let found = verify::verify(&mut conn, &verify::Question::default()).await.expect("verify");
+        let found =
+            verify::verify(&mut conn, &verify::VerifyOptions::default()).await.expect("verify");
         assert!(found.is_sound() && found.rows as i64 == sealed, "{found:?}");
         verifying.push(found.rows as f64 / begun.elapsed().as_secs_f64() / 1e3);
     }

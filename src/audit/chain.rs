@@ -1,12 +1,14 @@
-//! The chain of seals: what the head of an entry is made of, and heads as people hand them on. Version 1.
+//! The chain of seals: the hash of an entry, and heads as they are handed to third parties. Version
+//! 1.
 //!
 //! ```text
-//! head = SHA-256(0x02 ‖ fields as in a leaf)
-//! fields: "pgsteward audit seal", algorithm, number, kind, epoch, xid_from, id_from, xid_below, id_below,
-//!         row_count, first_at, last_at, root, cutoff, previous, sealed_at, sealed_by
+//! head = SHA-256(0x02 ‖ fields, encoded as in a leaf)
+//! fields: "pgsteward audit seal", algorithm, number, kind, epoch, xid_from, id_from, xid_below,
+//!         id_below, row_count, first_at, last_at, root, cutoff, previous, sealed_at, sealed_by
 //! ```
-//! Times are microseconds since 1970, hashes lower-case hexadecimal, what an entry has not is null. The
-//! head of one entry is the `previous` of the next, so that any head commits to everything before it.
+//! Times are microseconds since 1970, hashes are lower-case hexadecimal, and fields that an entry
+//! does not have are null. The head of an entry is the `previous` of the next one, so a head
+//! commits to all entries before it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,26 +18,22 @@ use sha2::{Digest, Sha256};
 
 use super::merkle::Hash;
 use super::{hex, leaf};
-use crate::store::seals::{Seal, What};
+use crate::store::seals::Seal;
 
-/// The version of the bytes that are hashed now.
+/// The current version of the hashed bytes.
 pub const ALGORITHM: i32 = 1;
 
-/// The head of an entry.
+/// Computes the head of an entry.
 pub fn head(seal: &Seal) -> Hash {
     let mut data = vec![0x02];
     leaf::append(&mut data, fields(seal).iter().map(Option::as_deref));
     Sha256::digest(&data).into()
 }
 
-/// The fields of an entry, as they are hashed.
+/// The fields of an entry as they are hashed.
 pub fn fields(seal: &Seal) -> [Option<String>; 17] {
     let micros = |at: DateTime<Utc>| at.timestamp_micros().to_string();
     let rows = seal.what.rows();
-    let cutoff = match &seal.what {
-        What::Purge { cutoff } => Some(micros(*cutoff)),
-        What::Rows(_) | What::Adopted(_) => None,
-    };
     [
         Some("pgsteward audit seal".to_owned()),
         Some(seal.algorithm.to_string()),
@@ -50,14 +48,14 @@ pub fn fields(seal: &Seal) -> [Option<String>; 17] {
         rows.map(|rows| micros(rows.first_at)),
         rows.map(|rows| micros(rows.last_at)),
         rows.map(|rows| hex(rows.root)),
-        cutoff,
+        seal.what.cutoff().map(micros),
         seal.previous.as_ref().map(hex),
         Some(micros(seal.sealed_at)),
         Some(seal.sealed_by.clone()),
     ]
 }
 
-/// A head with its number: what is published, and what a chain is held against. As text `57:9f86d0…`.
+/// A head with the number of its entry, as it is published and compared. Its text is `57:9f86d0…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     pub number: i64,
@@ -65,7 +63,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of an entry, as it stands in the chain.
+    /// The head that is stored with an entry.
     pub fn of(seal: &Seal) -> Head {
         Head { number: seal.number, hash: seal.head }
     }
@@ -77,31 +75,33 @@ impl fmt::Display for Head {
     }
 }
 
-/// Why a text is no head.
+/// A text that is not a head.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("found {0:?}, wanted NUMBER:HASH with 64 hexadecimal digits, as it was published")]
-pub struct NoHead(String);
+#[error("expected a published head, NUMBER:HASH with 64 hexadecimal digits, found {0:?}")]
+pub struct ParseHeadError(String);
 
 impl FromStr for Head {
-    type Err = NoHead;
+    type Err = ParseHeadError;
 
-    fn from_str(text: &str) -> Result<Head, NoHead> {
-        let none = || NoHead(text.chars().take(100).collect());
-        let (number, hash) = text.trim().split_once(':').ok_or_else(none)?;
-        let number = number.parse().ok().filter(|number| *number >= 1).ok_or_else(none)?;
-        Ok(Head { number, hash: unhex(hash).ok_or_else(none)? })
+    fn from_str(text: &str) -> Result<Head, ParseHeadError> {
+        let parse = || {
+            let (number, hash) = text.trim().split_once(':')?;
+            let number = number.parse().ok().filter(|number| *number >= 1)?;
+            Some(Head { number, hash: unhex(hash)? })
+        };
+        parse().ok_or_else(|| ParseHeadError(text.chars().take(100).collect()))
     }
 }
 
-/// A hash from 64 hexadecimal digits.
+/// Decodes a hash from 64 hexadecimal digits.
 pub fn unhex(text: &str) -> Option<Hash> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+    // from_str_radix accepts a sign, too.
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
     }
     Some(hash)
 }
@@ -109,7 +109,7 @@ pub fn unhex(text: &str) -> Option<Hash> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::seals::Rows;
+    use crate::store::seals::{Rows, What};
     use crate::store::trail::Place;
     use uuid::Uuid;
 
@@ -140,17 +140,17 @@ mod tests {
         }
     }
 
-    /// Made by Python's hashlib and struct from the description above.
+    /// The expected hash was computed with Python's hashlib and struct from the description above.
     #[test]
     fn the_bytes_are_those_of_version_1() {
-        let wanted = "aff862bbe9bd76390a20392f6bb2bdeabde86f9030d9405f2416e8da64cc0224";
-        assert_eq!(hex(head(&seal())), wanted);
+        let expected = "aff862bbe9bd76390a20392f6bb2bdeabde86f9030d9405f2416e8da64cc0224";
+        assert_eq!(hex(head(&seal())), expected);
     }
 
     #[test]
-    fn whatever_an_entry_says_is_in_its_head() {
-        type Change = fn(&mut Seal);
-        let changes: [(&str, Change); 12] = [
+    fn every_field_of_an_entry_changes_its_head() {
+        type Alter = fn(&mut Seal);
+        let changes: [(&str, Alter); 12] = [
             ("number", |seal| seal.number += 1),
             ("epoch", |seal| seal.epoch.push('0')),
             ("count", |seal| seal.row_count += 1),
@@ -185,11 +185,11 @@ mod tests {
             }),
         ];
         let mut heads: Vec<Hash> = vec![head(&seal())];
-        for (what, change) in changes {
+        for (field, change) in changes {
             let mut changed = seal();
             change(&mut changed);
             let head = head(&changed);
-            assert!(!heads.contains(&head), "{what}");
+            assert!(!heads.contains(&head), "{field}");
             heads.push(head);
         }
         let purge = |cutoff| head(&Seal { what: What::Purge { cutoff: at(cutoff) }, ..seal() });
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_as_it_was_written() {
+    fn a_head_is_parsed_from_its_text() {
         let head = Head { number: 57, hash: seal().previous.unwrap() };
         assert_eq!(head.to_string().parse(), Ok(head));
         assert_eq!(format!(" {head}\n").parse(), Ok(head));

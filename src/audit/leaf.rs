@@ -1,4 +1,4 @@
-//! A row of the trail as bytes, and their hash: pure. Version 1.
+//! The bytes of an audit log row and their hash. Pure. Version 1.
 //!
 //! ```text
 //! data = for each field in the order of [`FIELDS`]:
@@ -6,9 +6,9 @@
 //!            or FF FF FF FF for null
 //! leaf = SHA-256(0x00 ‖ data)
 //! ```
-//! Everything is text, so that any language can make the same bytes: `id` in lower case with hyphens,
-//! `created_at` as microseconds since 1970 in UTC, `ip_address` with its prefix length
-//! (`192.0.2.1/32`), and JSON as PostgreSQL writes `jsonb`.
+//! Every field is text, so that any language can produce the same bytes: `id` in lower case with
+//! hyphens, `created_at` as microseconds since 1970 in UTC, `ip_address` with its prefix length
+//! (`192.0.2.1/32`), and JSON as PostgreSQL prints `jsonb`.
 
 use sha2::{Digest, Sha256};
 
@@ -35,25 +35,23 @@ pub const FIELDS: [&str; 16] = [
     "details",
 ];
 
-/// The hash of a row.
+/// Computes the leaf of a row.
 pub fn hash(row: &TrailRow) -> Hash {
-    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-    let id: &str = row.id().hyphenated().encode_lower(&mut id);
-    let mut created_at = Decimal::default();
-    let first = [Some(id), Some(created_at.write(row.created_at_us()))];
+    let (id, created_at) = (row.id().to_string(), row.created_at_us().to_string());
+    let first = [Some(id.as_str()), Some(created_at.as_str())];
     hash_fields(first.into_iter().chain(row.texts()))
 }
 
-/// The hash of fields.
-pub fn hash_fields<'a>(fields: impl Iterator<Item = Option<&'a str>>) -> Hash {
-    // One call for all of a row: most are small, and each call of the hash costs.
+/// Computes a leaf from the fields of a row.
+fn hash_fields<'a>(fields: impl Iterator<Item = Option<&'a str>>) -> Hash {
+    // The whole row is hashed by one call, because rows are small and each call has a cost.
     let mut data = Vec::with_capacity(512);
     data.push(0x00);
     append(&mut data, fields);
     Sha256::digest(&data).into()
 }
 
-/// Appends fields, each with its length.
+/// Appends fields, each after its length.
 pub(super) fn append<'a>(data: &mut Vec<u8>, fields: impl Iterator<Item = Option<&'a str>>) {
     for field in fields {
         match field {
@@ -66,43 +64,12 @@ pub(super) fn append<'a>(data: &mut Vec<u8>, fields: impl Iterator<Item = Option
     }
 }
 
-/// A number as text, without an allocation.
-#[derive(Default)]
-struct Decimal([u8; 20]);
-
-impl Decimal {
-    fn write(&mut self, number: i64) -> &str {
-        let mut rest = number.unsigned_abs();
-        let mut at = self.0.len();
-        loop {
-            at -= 1;
-            self.0[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        if number < 0 {
-            at -= 1;
-            self.0[at] = b'-';
-        }
-        std::str::from_utf8(&self.0[at..]).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::audit::hex;
 
-    #[test]
-    fn numbers_are_written_as_decimals() {
-        for number in [0, 1, 9, 10, 1_764_205_325_123_456, i64::MAX, -1, i64::MIN] {
-            assert_eq!(Decimal::default().write(number), number.to_string());
-        }
-    }
-
-    /// Made by Python's hashlib and struct from the description above.
+    /// The expected hash was computed with Python's hashlib and struct from the description above.
     #[test]
     fn the_bytes_are_those_of_version_1() {
         let event = [
@@ -126,7 +93,7 @@ mod tests {
         assert_eq!(event.len(), FIELDS.len());
         let leaf = hash_fields(event.into_iter());
         assert_eq!(hex(leaf), "fa07c53d89c271a6a7ca748030c91b5c4c42055e1fb95c68c9b31e1dffad7cd1");
-        // An empty text is not a null one.
+        // An empty text differs from null.
         let without = event.map(|field| field.filter(|text| !text.is_empty()));
         assert_ne!(hash_fields(without.into_iter()), leaf);
     }

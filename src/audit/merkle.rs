@@ -1,70 +1,65 @@
-//! The Merkle tree of RFC 6962 (section 2.1): pure.
+//! The Merkle tree of RFC 6962 (section 2.1). Pure.
 //!
 //! ```text
 //! leaf  = SHA-256(0x00 ‖ data)
 //! node  = SHA-256(0x01 ‖ left ‖ right)
 //! empty = SHA-256()
 //! ```
-//! A tree of n leaves is split after the greatest power of two below n.
+//! A tree of n leaves is split after the greatest power of two less than n.
 
 use sha2::{Digest, Sha256};
 
-/// A SHA-256.
-pub type Hash = [u8; 32];
+pub use crate::store::seals::Hash;
 
-/// The hash of two subtrees together.
-pub fn node(left: &Hash, right: &Hash) -> Hash {
+/// Computes the hash of the parent of two subtrees.
+fn node(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update([0x01]).chain_update(left).chain_update(right).finalize().into()
 }
 
-/// A tree that grows leaf by leaf and remembers only what it needs for its root: one hash for each bit
-/// of its size.
+/// Computes a root from leaves that are added one by one. It keeps one hash per bit of its size.
 #[derive(Debug, Clone, Default)]
-pub struct Growing {
-    /// Full subtrees, the largest first, by the number of their leaves.
-    full: Vec<(u64, Hash)>,
+pub struct RootBuilder {
+    /// The complete subtrees with the number of their leaves, largest first.
+    subtrees: Vec<(u64, Hash)>,
     size: u64,
 }
 
-impl Growing {
-    /// Adds the hash of the next leaf.
+impl RootBuilder {
+    /// Adds the next leaf.
     pub fn push(&mut self, leaf: Hash) {
         self.size += 1;
         let (mut leaves, mut hash) = (1, leaf);
-        while let Some((of, left)) = self.full.last().copied()
-            && of == leaves
-        {
-            self.full.pop();
+        while let Some((_, left)) = self.subtrees.pop_if(|(size, _)| *size == leaves) {
             hash = node(&left, &hash);
             leaves *= 2;
         }
-        self.full.push((leaves, hash));
+        self.subtrees.push((leaves, hash));
     }
 
-    /// How many leaves it has.
+    /// The number of leaves.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Its root.
+    /// The root over the leaves added so far.
     pub fn root(&self) -> Hash {
-        let hashes = self.full.iter().rev().map(|(_, hash)| *hash);
+        let hashes = self.subtrees.iter().rev().map(|(_, hash)| *hash);
         hashes
             .reduce(|right, left| node(&left, &right))
             .unwrap_or_else(|| Sha256::digest([]).into())
     }
 }
 
-/// The root over all leaves.
-pub fn root(leaves: &[Hash]) -> Hash {
-    let mut tree = Growing::default();
-    leaves.iter().for_each(|leaf| tree.push(*leaf));
+/// Computes the root over all leaves.
+pub fn root<'a>(leaves: impl IntoIterator<Item = &'a Hash>) -> Hash {
+    let mut tree = RootBuilder::default();
+    leaves.into_iter().for_each(|leaf| tree.push(*leaf));
     tree.root()
 }
 
-/// The hashes that lead from a leaf to the root, the nearest first (RFC 6962, section 2.1.1). None where there
-/// is no such leaf.
-pub fn path(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
+/// The inclusion path of a leaf (RFC 6962, section 2.1.1): the hashes that lead to the root, the
+/// nearest first. Returns `None` if there is no such leaf.
+pub fn inclusion_path(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
     if index >= leaves.len() {
         return None;
     }
@@ -84,33 +79,7 @@ pub fn path(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
     Some(path)
 }
 
-/// The root to which a path leads from a leaf (RFC 9162, section 2.1.3.2). None where no tree of that size
-/// has such a path.
-pub fn follow(leaf: &Hash, index: u64, size: u64, path: &[Hash]) -> Option<Hash> {
-    if index >= size {
-        return None;
-    }
-    let (mut at, mut last, mut hash) = (index, size - 1, *leaf);
-    for step in path {
-        if last == 0 {
-            return None;
-        }
-        if at & 1 == 1 || at == last {
-            hash = node(step, &hash);
-            while at & 1 == 0 && at != 0 {
-                at >>= 1;
-                last >>= 1;
-            }
-        } else {
-            hash = node(&hash, step);
-        }
-        at >>= 1;
-        last >>= 1;
-    }
-    (last == 0).then_some(hash)
-}
-
-/// The greatest power of two below `n`, which is at least 2.
+/// The greatest power of two less than `n`, for `n` of at least 2.
 fn half(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())
 }
@@ -120,8 +89,8 @@ mod tests {
     use super::*;
     use crate::audit::hex;
 
-    /// Of certificate-transparency's own tests (its reference implementation): leaves and the roots of the
-    /// trees over the first n of them.
+    /// Leaves, and the roots of the trees over the first n of them, from the tests of
+    /// certificate-transparency (the reference implementation).
     const DATA: [&str; 8] = [
         "",
         "00",
@@ -147,6 +116,32 @@ mod tests {
         Sha256::new().chain_update([0x00]).chain_update(data).finalize().into()
     }
 
+    /// Computes the root to which a path leads from a leaf (RFC 9162, section 2.1.3.2). Returns
+    /// `None` if no tree of that size has such a path.
+    fn root_of_path(leaf: &Hash, index: u64, size: u64, path: &[Hash]) -> Option<Hash> {
+        if index >= size {
+            return None;
+        }
+        let (mut at, mut last, mut hash) = (index, size - 1, *leaf);
+        for step in path {
+            if last == 0 {
+                return None;
+            }
+            if at & 1 == 1 || at == last {
+                hash = node(step, &hash);
+                while at & 1 == 0 && at != 0 {
+                    at >>= 1;
+                    last >>= 1;
+                }
+            } else {
+                hash = node(&hash, step);
+            }
+            at >>= 1;
+            last >>= 1;
+        }
+        (last == 0).then_some(hash)
+    }
+
     fn bytes(hex: &str) -> Vec<u8> {
         (0..hex.len())
             .step_by(2)
@@ -157,8 +152,8 @@ mod tests {
     #[test]
     fn roots_are_those_of_certificate_transparency() {
         let leaves: Vec<Hash> = DATA.iter().map(|data| leaf(&bytes(data))).collect();
-        for (count, wanted) in (1..).zip(ROOTS) {
-            assert_eq!(hex(root(&leaves[..count])), wanted, "{count} leaves");
+        for (count, expected) in (1..).zip(ROOTS) {
+            assert_eq!(hex(root(&leaves[..count])), expected, "{count} leaves");
         }
         assert_eq!(
             hex(root(&[])),
@@ -167,15 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn a_path_leads_to_the_root_from_its_own_leaf_and_place_only() {
+    fn a_path_leads_to_the_root_only_from_its_leaf_at_its_index() {
         let leaves: Vec<Hash> = (0_u32..40).map(|n| leaf(&n.to_be_bytes())).collect();
         for size in 1..=leaves.len() {
             let within = &leaves[..size];
             let whole = root(within);
             for index in 0..size {
-                let path = path(within, index).unwrap();
-                let lead =
-                    |leaf: &Hash, at: usize, of: usize| follow(leaf, at as u64, of as u64, &path);
+                let path = inclusion_path(within, index).unwrap();
+                let lead = |leaf: &Hash, at: usize, of: usize| {
+                    root_of_path(leaf, at as u64, of as u64, &path)
+                };
                 assert_eq!(lead(&within[index], index, size), Some(whole), "{index} of {size}");
                 assert_ne!(lead(&leaf(b"another"), index, size), Some(whole));
                 for at in (0..size).filter(|at| *at != index) {
@@ -187,16 +183,16 @@ mod tests {
                 }
                 let mut longer = path.clone();
                 longer.push(whole);
-                assert_eq!(follow(&within[index], index as u64, size as u64, &longer), None);
+                assert_eq!(root_of_path(&within[index], index as u64, size as u64, &longer), None);
                 if let Some((_, shorter)) = path.split_last() {
                     assert_ne!(
-                        follow(&within[index], index as u64, size as u64, shorter),
+                        root_of_path(&within[index], index as u64, size as u64, shorter),
                         Some(whole)
                     );
                 }
             }
-            assert_eq!(path(within, size), None);
-            assert_eq!(follow(&leaves[0], size as u64, size as u64, &[]), None);
+            assert_eq!(inclusion_path(within, size), None);
+            assert_eq!(root_of_path(&leaves[0], size as u64, size as u64, &[]), None);
         }
     }
 }

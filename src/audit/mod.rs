@@ -1,16 +1,17 @@
-//! What was done, by whom, and the proof that nobody changed the record since.
+//! Seals the audit log, verifies it, and proves single rows to third parties.
 //!
 //! ```text
 //! steward.log_audit_event ─┐
-//! row triggers ────────────┼─► audit_logs ─ sealer ─► leaves ─ Merkle root ─► chain ─► head, published
-//! the daemon's own acts ───┘        └──── verify ◄─────┴──────────┴────────────┴──────► proof of a row
+//! row triggers ────────────┼─► audit_logs ─ seal ─► leaves ─ Merkle root ─► chain ─► heads
+//! acts of the daemon ──────┘        └─── verify ◄─────┴──────────┴───────────┴────► proofs
 //! ```
-//! [`record`] writes the daemon's own acts, in the transaction of the act. Applications use the SQL function
-//! `steward.log_audit_event` and the triggers of `steward.audit_table`; see `migrations/steward`.
+//! [`record`] writes an act of the daemon in the transaction of that act. Applications use the SQL
+//! function `steward.log_audit_event` and the triggers of `steward.audit_table`; see
+//! `migrations/steward`.
 //!
-//! Nothing is hashed while somebody commits. The sealer takes rows whose transactions can have no company
-//! any more, and what it wrote can be checked by anybody who has the head and thirty lines of any language:
-//! the bytes are described in [`leaf`], [`merkle`] and [`chain`].
+//! Commits hash nothing. The sealer takes rows of transactions below the oldest running one, to
+//! which no row can be added any more. Whoever has a head can check the seals with a few lines of
+//! any language: [`leaf`], [`merkle`] and [`chain`] describe the hashed bytes.
 
 pub mod chain;
 pub mod leaf;
@@ -23,12 +24,7 @@ pub mod verify;
 pub use crate::store::audit::{Event, record};
 pub use chain::Head;
 
-/// Lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal.
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {
-    use std::fmt::Write as _;
-    bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

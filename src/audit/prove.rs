@@ -1,116 +1,105 @@
-//! The proof that a row was sealed as it is: what a third party needs beside a head that it trusts.
+//! Proves that a row is as it was sealed, to a third party that trusts a head.
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::chain::{self, Head};
+use super::merkle::Hash;
 use super::{hex, leaf, merkle, seal};
 use crate::db::{Error, Tx};
 use crate::store::seals::{self, Seal};
 use crate::store::trail::{self, TrailRow};
 
-/// Entries in one proof: some hundred bytes each, three months at one a minute.
-const LINKS_MAX: i64 = 130_000;
+/// Entries in one proof. Each takes some hundred bytes; this many cover three months at one a
+/// minute.
+const ENTRIES_MAX: i64 = 130_000;
 
-/// A proof. `scripts/check-proof.py` and the README say how it is checked.
+/// A proof. `scripts/check-proof.py` and `docs/audit.md` show how to check it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
-    /// Of the bytes that are hashed.
+    /// The version of the hashed bytes.
     pub algorithm: i32,
     /// The names of the row's fields, in the order in which they are hashed.
     pub fields: [&'static str; 16],
-    /// The row: each field as the text that is hashed.
+    /// The row: the text of each field as it is hashed.
     pub row: Vec<Option<String>>,
-    /// The row's leaf, its place among the leaves of its seal, and how many these are.
+    /// The leaf of the row, its index among the leaves of its seal, and their number.
     pub leaf: String,
     pub index: u64,
     pub size: u64,
-    /// From the leaf to the root, the nearest hash first.
+    /// The hashes from the leaf to the root, the nearest first.
     pub path: Vec<String>,
     pub root: String,
-    /// The entry of the chain that holds the root: its fields as they are hashed, and its head.
+    /// The fields of the entry that holds the root, as they are hashed, and its head.
     pub entry: Vec<Option<String>>,
     pub head: String,
-    /// The entries after it that were asked for: they lead to a later head.
+    /// The entries that lead from this entry to a later head, as requested.
     pub then: Vec<Link>,
 }
 
-/// An entry that follows.
+/// A later entry of the chain: its fields as they are hashed, and its head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Link {
     pub entry: Vec<Option<String>>,
     pub head: String,
 }
 
-/// What came of asking for a proof.
+impl Link {
+    fn of(seal: &Seal) -> Link {
+        Link { entry: chain::fields(seal).into(), head: Head::of(seal).to_string() }
+    }
+}
+
+/// The result of [`prove`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ProofResult {
     Proven(Box<Proof>),
-    /// There is no such row (any more).
+    /// The row does not exist, or no longer.
     NoRow,
-    /// No seal covers it yet.
+    /// No seal covers the row yet.
     Unsealed,
-    /// The entry that should hold it holds another row, or its leaves were altered.
+    /// The entry that should hold the row holds another one, or its leaves were altered.
     Refuted {
         entry: i64,
     },
 }
 
-/// Proves a row, with the entries that follow up to this number.
-pub async fn prove(tx: &Tx<'_>, id: Uuid, to: Option<i64>) -> Result<Outcome, Error> {
-    let Some(row) = trail::by_id(tx, id).await? else { return Ok(Outcome::NoRow) };
+/// Proves a row. The proof includes the entries after the row's seal, up to the entry `to`.
+pub async fn prove(tx: &Tx<'_>, id: Uuid, to: Option<i64>) -> Result<ProofResult, Error> {
+    let Some(row) = trail::by_id(tx, id).await? else { return Ok(ProofResult::NoRow) };
     let mut refuted = None;
     for sealed in seals::that_may_hold(tx, row.place()?).await? {
         let leaves = seal::leaves(&seals::leaves(tx, sealed.number).await?.unwrap_or_default());
         let Some(index) = leaves.iter().position(|leaf| leaf.id == id) else { continue };
-        let hashes: Vec<merkle::Hash> = leaves.iter().map(|leaf| leaf.hash).collect();
-        let root = sealed.what.rows().map(|rows| rows.root);
-        if hashes[index] != leaf::hash(&row) || root != Some(merkle::root(&hashes)) {
+        let hashes: Vec<Hash> = leaves.iter().map(|leaf| leaf.hash).collect();
+        let root = merkle::root(&hashes);
+        let sealed_root = sealed.what.rows().map(|rows| rows.root);
+        if hashes[index] != leaf::hash(&row) || sealed_root != Some(root) {
             refuted = Some(sealed.number);
             continue;
         }
-        let path = merkle::path(&hashes, index).unwrap_or_default();
-        let links = to.map_or(0, |to| to.saturating_sub(sealed.number)).clamp(0, LINKS_MAX);
-        let then = seals::after(tx, sealed.number, links).await?;
-        return Ok(Outcome::Proven(Box::new(proof(
-            &row,
-            &sealed,
-            index,
-            hashes.len(),
-            &path,
-            &then,
-        ))));
+        let count = to.map_or(0, |to| to.saturating_sub(sealed.number)).clamp(0, ENTRIES_MAX);
+        let later = seals::after(tx, sealed.number, count).await?;
+        let Link { entry, head } = Link::of(&sealed);
+        return Ok(ProofResult::Proven(Box::new(Proof {
+            algorithm: sealed.algorithm,
+            fields: leaf::FIELDS,
+            row: fields(&row),
+            leaf: hex(hashes[index]),
+            index: index as u64,
+            size: hashes.len() as u64,
+            path: merkle::inclusion_path(&hashes, index).iter().flatten().map(hex).collect(),
+            root: hex(root),
+            entry,
+            head,
+            then: later.iter().map(Link::of).collect(),
+        })));
     }
-    Ok(refuted.map_or(Outcome::Unsealed, |entry| Outcome::Refuted { entry }))
+    Ok(refuted.map_or(ProofResult::Unsealed, |entry| ProofResult::Refuted { entry }))
 }
 
-fn proof(
-    row: &TrailRow,
-    sealed: &Seal,
-    index: usize,
-    size: usize,
-    path: &[merkle::Hash],
-    then: &[Seal],
-) -> Proof {
+/// The fields of a row as they are hashed.
+fn fields(row: &TrailRow) -> Vec<Option<String>> {
     let first = [Some(row.id().to_string()), Some(row.created_at_us().to_string())];
-    let rest = row.texts().map(|text| text.map(str::to_owned));
-    Proof {
-        algorithm: sealed.algorithm,
-        fields: leaf::FIELDS,
-        row: first.into_iter().chain(rest).collect(),
-        leaf: hex(leaf::hash(row)),
-        index: index as u64,
-        size: size as u64,
-        path: path.iter().map(hex).collect(),
-        root: sealed.what.rows().map(|rows| hex(rows.root)).unwrap_or_default(),
-        entry: chain::fields(sealed).into(),
-        head: Head::of(sealed).to_string(),
-        then: then
-            .iter()
-            .map(|seal| Link {
-                entry: chain::fields(seal).into(),
-                head: Head::of(seal).to_string(),
-            })
-            .collect(),
-    }
+    first.into_iter().chain(row.texts().map(|text| text.map(str::to_owned))).collect()
 }

@@ -1,32 +1,34 @@
-//! Heads given to somebody outside the database: a file that is only appended to.
+//! Publishes heads outside the database, in a file that is only appended to.
 //!
-//! A line is one entry of the chain as JSON. Whoever holds an old line can say later that the chain went
-//! another way; who can write the database cannot take it back. Two files of at most [`FILE_BYTES_MAX`]
-//! are kept, the older one with `.1` at the end.
+//! Each line is one entry of the chain as JSON. With an old line a third party can show later that
+//! the chain was rewritten, and a superuser of the database cannot undo that. Two files of at most
+//! [`FILE_BYTES_MAX`] are kept; the older one has the suffix `.1`.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
 use super::chain::{Head, unhex};
 use super::hex;
 use crate::store::seals::Seal;
 
-/// About 30,000 heads: three weeks at one a minute.
+/// About 30,000 heads, which is three weeks at one a minute.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// How much of the end is read to find the last line.
+/// The number of bytes at the end that are read to find the last line.
 const TAIL_BYTES: u64 = 16 * 1024;
 
-/// What is published of an entry.
+/// The published part of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    /// The name of the database, as configured.
+pub struct PublishedHead {
+    /// The name of the database in the configuration.
     pub database: String,
-    /// Number and hash.
+    /// The number of the entry.
     pub seal: i64,
+    /// The hash in hexadecimal.
     pub head: String,
     pub kind: String,
     pub epoch: String,
@@ -34,10 +36,9 @@ pub struct Published {
     pub sealed_at: String,
 }
 
-impl Published {
-    /// Of an entry.
-    pub fn of(database: &str, seal: &Seal) -> Published {
-        Published {
+impl PublishedHead {
+    pub fn of(database: &str, seal: &Seal) -> PublishedHead {
+        PublishedHead {
             database: database.to_owned(),
             seal: seal.number,
             head: hex(seal.head),
@@ -48,7 +49,7 @@ impl Published {
         }
     }
 
-    /// Number and hash; none where the hash is no hash.
+    /// Parses number and hash. Returns `None` if the hash is malformed.
     pub fn head(&self) -> Option<Head> {
         Some(Head { number: self.seal, hash: unhex(&self.head)? })
     }
@@ -58,75 +59,63 @@ fn rfc3339(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
-/// The heads in the lines of a file; what is no line of ours is passed over.
-pub fn read(text: &str) -> impl Iterator<Item = Published> {
+/// Parses the heads in the lines of a file. Skips lines that are malformed or cut off.
+pub fn parse(text: &str) -> impl Iterator<Item = PublishedHead> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// The file of one database.
+/// The file of one database's heads.
 #[derive(Debug, Clone)]
 pub struct HeadFile {
     path: PathBuf,
 }
 
 impl HeadFile {
-    /// In this folder.
     pub fn new(dir: &Path, database: &str) -> HeadFile {
         HeadFile { path: dir.join(format!("audit-heads-{database}.jsonl")) }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The last whole line. None where there is none.
-    pub async fn last(&self) -> io::Result<Option<Published>> {
-        let mut file = match tokio::fs::File::open(&self.path).await {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.last_before().await;
-            }
-            Err(error) => return Err(error),
+    fn rotated(&self) -> PathBuf {
+        self.path.with_extension("jsonl.1")
+    }
+
+    /// Reads the last complete line. If the process was killed between rotating the file and
+    /// creating the next one, that is a line of the rotated file. Returns `None` if there is no
+    /// line.
+    pub async fn last(&self) -> io::Result<Option<PublishedHead>> {
+        let file = match File::open(&self.path).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => File::open(self.rotated()).await,
+            opened => opened,
+        };
+        let mut file = match file {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
         };
         let length = file.metadata().await?.len();
         file.seek(io::SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).await?;
         let mut tail = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut tail).await?;
-        Ok(read(&String::from_utf8_lossy(&tail)).last())
+        Ok(parse(&String::from_utf8_lossy(&tail)).last())
     }
 
-    /// Of the file before, when the process ended between renaming it and beginning the next.
-    async fn last_before(&self) -> io::Result<Option<Published>> {
-        match tokio::fs::read(self.before()).await {
-            Ok(bytes) => Ok(read(&String::from_utf8_lossy(&bytes)).last()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn before(&self) -> PathBuf {
-        self.path.with_extension("jsonl.1")
-    }
-
-    /// Appends entries, and returns when they are on the disk.
-    pub async fn append(&self, entries: &[Published]) -> io::Result<()> {
+    /// Appends entries and returns when they are on disk.
+    pub async fn append(&self, entries: &[PublishedHead]) -> io::Result<()> {
         let mut lines = String::new();
         for entry in entries {
             lines.push_str(&serde_json::to_string(entry)?);
             lines.push('\n');
         }
-        if tokio::fs::metadata(&self.path).await.is_ok_and(|file| file.len() >= FILE_BYTES_MAX) {
-            tokio::fs::rename(&self.path, self.before()).await?;
+        if fs::metadata(&self.path).await.is_ok_and(|file| file.len() >= FILE_BYTES_MAX) {
+            fs::rename(&self.path, self.rotated()).await?;
         }
-        let mut file = tokio::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(&self.path)
-            .await?;
-        if !ends_with_a_line(&mut file).await? {
-            // A crash in the middle of a line, or a full disk.
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.create(true).append(true).read(true).open(&self.path).await?;
+        if !ends_with_newline(&mut file).await? {
+            // The last line is incomplete, after a crash or on a full disk.
             lines.insert(0, '\n');
         }
         file.write_all(lines.as_bytes()).await?;
@@ -135,7 +124,7 @@ impl HeadFile {
     }
 }
 
-async fn ends_with_a_line(file: &mut tokio::fs::File) -> io::Result<bool> {
+async fn ends_with_newline(file: &mut File) -> io::Result<bool> {
     if file.metadata().await?.len() == 0 {
         return Ok(true);
     }
@@ -147,8 +136,8 @@ async fn ends_with_a_line(file: &mut tokio::fs::File) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn entry(seal: i64) -> Published {
-        Published {
+    fn entry(seal: i64) -> PublishedHead {
+        PublishedHead {
             database: "main".into(),
             seal,
             head: "ab".repeat(32),
@@ -160,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_appended_and_a_torn_one_is_passed_over() {
+    async fn lines_are_appended_and_an_incomplete_one_is_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let file = HeadFile::new(dir.path(), "main");
         assert_eq!(file.last().await.unwrap(), None);
@@ -173,12 +162,12 @@ mod tests {
         assert_eq!(file.last().await.unwrap(), Some(entry(1)));
         file.append(&[entry(2)]).await.unwrap();
         let text = std::fs::read_to_string(file.path()).unwrap();
-        assert_eq!(read(&text).collect::<Vec<_>>(), [entry(1), entry(2)]);
+        assert_eq!(parse(&text).collect::<Vec<_>>(), [entry(1), entry(2)]);
         assert!(text.contains(r#""sealed_at":"2026-11-30T00:53:20.000001Z""#), "{text}");
     }
 
     #[tokio::test]
-    async fn a_file_that_is_full_is_put_aside() {
+    async fn a_full_file_is_rotated() {
         let dir = tempfile::tempdir().unwrap();
         let file = HeadFile::new(dir.path(), "main");
         file.append(&[entry(1)]).await.unwrap();
@@ -191,10 +180,10 @@ mod tests {
         assert_eq!(file.last().await.unwrap(), Some(entry(6)));
         file.append(&[entry(7)]).await.unwrap();
         assert_eq!(
-            read(&std::fs::read_to_string(file.path()).unwrap()).collect::<Vec<_>>(),
+            parse(&std::fs::read_to_string(file.path()).unwrap()).collect::<Vec<_>>(),
             [entry(7)]
         );
         std::fs::remove_file(file.path()).unwrap();
-        assert_eq!(file.last().await.unwrap(), Some(entry(6)), "of the file before");
+        assert_eq!(file.last().await.unwrap(), Some(entry(6)), "from the rotated file");
     }
 }

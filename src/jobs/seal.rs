@@ -43,10 +43,10 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     Ok(report)
 }
 
-async fn next(ctx: &mut Context<'_>) -> Result<seal::Outcome, Error> {
+async fn next(ctx: &mut Context<'_>) -> Result<seal::Appended, Error> {
     let by = &format!("job:audit-seal {}", ctx.run_id);
     let options = trail::by_index(short(ctx));
-    ctx.transaction(&options, |tx| Box::pin(seal::next(tx, by))).await
+    ctx.transaction(&options, |tx| Box::pin(seal::append_rows(tx, by))).await
 }
 
 /// The log is a place outside the database, too.

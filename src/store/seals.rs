@@ -70,7 +70,8 @@ impl What {
         }
     }
 
-    fn cutoff(&self) -> Option<DateTime<Utc>> {
+    /// The cutoff of a purge.
+    pub fn cutoff(&self) -> Option<DateTime<Utc>> {
         match self {
             What::Purge { cutoff } => Some(*cutoff),
             What::Rows(_) | What::Adopted(_) => None,

@@ -1,4 +1,4 @@
-//! The daemon seals, publishes, and says what is wrong; the command line verifies and proves.
+//! The daemon seals, publishes and reports problems; the command line verifies and proves.
 
 use std::fs;
 use std::path::Path;
@@ -115,7 +115,7 @@ async fn the_daemon_seals_and_publishes_and_the_command_line_checks_it() {
 }
 
 #[tokio::test]
-async fn a_chain_that_was_rewritten_fails_the_job_until_somebody_looks() {
+async fn a_rewritten_chain_fails_the_job_until_the_file_is_moved() {
     let server = PrivateServer::start(&[]).await;
     let state = tempfile::tempdir().unwrap();
     let setup = setup(&server, state.path());
@@ -125,15 +125,15 @@ async fn a_chain_that_was_rewritten_fails_the_job_until_somebody_looks() {
     let file = state.path().join("audit-heads-main.jsonl");
     wait_until("a head is written", BOUND, async || file.exists()).await;
     client.batch_execute("TRUNCATE steward.audit_leaves, steward.audit_seals").await.unwrap();
-    let told = daemon.wait_log("does not hold head").await;
-    assert!(told.contains("until it is moved away"), "{told}");
+    let line = daemon.wait_log("does not hold head").await;
+    assert!(line.contains("until it is moved away"), "{line}");
     wait_until("health says so", BOUND, async || {
         daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"]
             == "jobs_failing"
     })
     .await;
     fs::rename(&file, state.path().join("looked-at")).unwrap();
-    wait_until("it goes on", BOUND, async || {
+    wait_until("the job recovers", BOUND, async || {
         daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"]
             == "ok"
             && file.exists()
@@ -142,7 +142,7 @@ async fn a_chain_that_was_rewritten_fails_the_job_until_somebody_looks() {
 }
 
 #[tokio::test]
-async fn a_trigger_that_was_disabled_degrades_health() {
+async fn a_disabled_trigger_degrades_health() {
     let server = PrivateServer::start(&[]).await;
     let state = tempfile::tempdir().unwrap();
     let setup = setup(&server, state.path());
@@ -158,7 +158,7 @@ async fn a_trigger_that_was_disabled_degrades_health() {
         daemon.get("/health/").await.json()["targets"]["main"]["components"]["audit"]["reason"]
             .clone()
     };
-    wait_until("the trail was looked at", BOUND, async || reason().await == "ok").await;
+    wait_until("the audit log was checked", BOUND, async || reason().await == "ok").await;
     client
         .batch_execute("ALTER TABLE public.t DISABLE TRIGGER steward_audit_update")
         .await
@@ -168,11 +168,11 @@ async fn a_trigger_that_was_disabled_degrades_health() {
     let said = String::from_utf8(setup.command(&["health"]).stdout).unwrap();
     assert!(said.contains("steward_audit_update of public.t is disabled"), "{said}");
     client.batch_execute("SELECT steward.audit_table('public.t')").await.unwrap();
-    wait_until("it is well again", BOUND, async || reason().await == "ok").await;
+    wait_until("health recovers", BOUND, async || reason().await == "ok").await;
 }
 
 #[tokio::test]
-async fn the_newest_head_is_posted_until_it_has_arrived() {
+async fn posting_the_newest_head_is_retried_until_it_succeeds() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let receiver = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://user:hush@{}/hook?key=secret", receiver.local_addr().unwrap());

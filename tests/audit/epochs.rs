@@ -1,15 +1,15 @@
-//! Restored, failed over: transaction ids begin anew or go on, and nobody is accused.
+//! After a restore or failover, transaction ids start anew or continue, and verification finds nothing.
 
 use std::process::Command;
 
 use pgsteward::audit::Head;
 
+use crate::fixture::AuditFixture;
 use crate::harness::{BOUND, wait_until};
-use crate::stage::Stage;
 
 #[tokio::test]
-async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() {
-    let old = Stage::new().await;
+async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_unsealed_rows() {
+    let old = AuditFixture::new().await;
     // Many transactions, so that its ids are far ahead of a new server's.
     old.sql(
         "DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$",
@@ -28,7 +28,7 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
     run(&old, "pg_dump", &["--file", file.to_str().unwrap(), &old.server.url()]);
 
     // A server whose transaction ids are lower than those of the rows.
-    let new = Stage::bare(&[]).await;
+    let new = AuditFixture::bare(&[]).await;
     run(
         &new,
         "psql",
@@ -48,10 +48,14 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
         .text("SELECT string_agg(kind || ' ' || row_count, ', ' ORDER BY number) FROM steward.audit_seals")
         .await;
     assert!(kinds.starts_with("rows 20, adopted 10"), "{kinds}");
-    assert_eq!(new.unsealed_since().await, None, "whatever ids the rows of the other server bear");
+    assert_eq!(
+        new.unsealed_since().await,
+        None,
+        "whatever transaction ids the rows of the other server have"
+    );
     new.log(35, 35).await;
     assert!(new.unsealed_since().await.is_some());
-    // More of the new server's, until its ids are among those of the old one's rows.
+    // Continues until the ids of the new server are among those of the old server's rows.
     for round in 0..5 {
         new.sql("DO $$ BEGIN FOR i IN 1..700 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$").await;
         new.log(40 + 10 * round, 49 + 10 * round).await;
@@ -62,7 +66,7 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
     let found = new.verify_against(&[head]).await;
     assert!(found.is_sound(), "{found:?}");
     assert_eq!((found.rows, found.unsealed, found.epochs.len()), (81, 0, 2));
-    // And what is changed is found all the same, sealed there, adopted, or sealed here.
+    // Changes are found in rows sealed on the old server, adopted rows and rows sealed here.
     for n in [3, 23, 31, 55] {
         let id = new.id(n).await;
         new.sql(&format!("UPDATE steward.audit_logs SET actor = 'x' WHERE id = '{id}'")).await;
@@ -75,58 +79,58 @@ async fn a_restore_from_a_dump_begins_an_epoch_and_adopts_what_was_not_sealed() 
 }
 
 #[tokio::test]
-async fn a_promotion_goes_on_under_a_new_timeline() {
-    let mut stage = Stage::new().await;
-    stage.log(1, 4).await;
-    stage.seal().await;
-    stage.log(5, 6).await;
-    stage.server.stop().await;
-    std::fs::write(stage.server.ephemeral().data_dir().join("standby.signal"), "").unwrap();
-    own_by_server(&stage, "standby.signal");
-    stage.server.restart().await;
-    stage.reconnect().await;
-    stage.admin.text("SELECT pg_promote()").await;
+async fn a_promotion_continues_on_a_new_timeline() {
+    let mut fixture = AuditFixture::new().await;
+    fixture.log(1, 4).await;
+    fixture.seal().await;
+    fixture.log(5, 6).await;
+    fixture.server.stop().await;
+    std::fs::write(fixture.server.ephemeral().data_dir().join("standby.signal"), "").unwrap();
+    own_by_server(&fixture, "standby.signal");
+    fixture.server.restart().await;
+    fixture.reconnect().await;
+    fixture.admin.text("SELECT pg_promote()").await;
     wait_until("the standby is promoted", BOUND, async || {
-        stage.admin.text("SELECT pg_is_in_recovery()").await == "f"
+        fixture.admin.text("SELECT pg_is_in_recovery()").await == "f"
     })
     .await;
-    stage.log(7, 9).await;
-    let sealed = stage.seal().await;
+    fixture.log(7, 9).await;
+    let sealed = fixture.seal().await;
     assert_eq!(sealed[0].row_count, 5);
     assert!(sealed[0].epoch.ends_with("/2"), "{}", sealed[0].epoch);
-    let found = stage.verify().await;
+    let found = fixture.verify().await;
     assert!(found.is_sound() && found.rows == 9 && found.epochs.len() == 2, "{found:?}");
 }
 
 #[tokio::test]
-async fn a_backup_that_was_put_back_is_sound_but_not_what_was_published_after_it() {
-    let mut stage = Stage::new().await;
-    stage.log(1, 4).await;
-    stage.seal().await;
-    let early = Head::of(stage.seal_of(1).await.as_ref().unwrap());
-    stage.server.stop().await;
-    let data = stage.server.ephemeral().data_dir().to_owned();
+async fn a_restored_backup_is_sound_but_lacks_heads_published_after_it() {
+    let mut fixture = AuditFixture::new().await;
+    fixture.log(1, 4).await;
+    fixture.seal().await;
+    let early = Head::of(fixture.seal_of(1).await.as_ref().unwrap());
+    fixture.server.stop().await;
+    let data = fixture.server.ephemeral().data_dir().to_owned();
     let copy = data.with_file_name("copy");
     assert!(Command::new("cp").arg("-a").args([&data, &copy]).status().unwrap().success());
-    stage.server.restart().await;
-    stage.reconnect().await;
-    stage.log(5, 8).await;
-    stage.seal().await;
-    let late = Head::of(stage.seal_of(2).await.as_ref().unwrap());
+    fixture.server.restart().await;
+    fixture.reconnect().await;
+    fixture.log(5, 8).await;
+    fixture.seal().await;
+    let late = Head::of(fixture.seal_of(2).await.as_ref().unwrap());
 
-    stage.server.stop().await;
+    fixture.server.stop().await;
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&copy, &data).unwrap();
-    stage.server.restart().await;
-    stage.reconnect().await;
-    stage.log(15, 16).await;
-    stage.seal().await;
-    let found = stage.verify_against(&[early]).await;
+    fixture.server.restart().await;
+    fixture.reconnect().await;
+    fixture.log(15, 16).await;
+    fixture.seal().await;
+    let found = fixture.verify_against(&[early]).await;
     assert!(found.is_sound() && found.rows == 6, "{found:?}");
-    assert_eq!(stage.verify_against(&[late]).await.findings_total, 1);
+    assert_eq!(fixture.verify_against(&[late]).await.findings_total, 1);
 }
 
-impl Stage {
+impl AuditFixture {
     async fn seal_of(&self, number: i64) -> Option<pgsteward::store::seals::Seal> {
         use pgsteward::db::{Purpose, TxOptions};
         let mut conn = self.db.acquire(Purpose::Check).await.unwrap();
@@ -137,8 +141,8 @@ impl Stage {
     }
 }
 
-fn run(stage: &Stage, program: &str, args: &[&str]) {
-    let path = stage.server.ephemeral().bin_dir().join(program);
+fn run(fixture: &AuditFixture, program: &str, args: &[&str]) {
+    let path = fixture.server.ephemeral().bin_dir().join(program);
     let output = Command::new(&path)
         .args(args)
         .output()
@@ -146,9 +150,9 @@ fn run(stage: &Stage, program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A file of the server's folder belongs to whom the folder belongs to.
-fn own_by_server(stage: &Stage, name: &str) {
-    let data = stage.server.ephemeral().data_dir();
+/// Gives a file in the data directory the owner of that directory.
+fn own_by_server(fixture: &AuditFixture, name: &str) {
+    let data = fixture.server.ephemeral().data_dir();
     let reference = format!("--reference={}", data.display());
     assert!(Command::new("chown").arg(reference).arg(data.join(name)).status().unwrap().success());
 }

@@ -14,21 +14,21 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
-/// What it prints; it must succeed.
+/// The standard output of a command that succeeded.
 #[track_caller]
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     text(&output.stdout)
 }
 
 #[track_caller]
-fn refused(output: &Output, code: i32, wanted: &str) {
+fn refused(output: &Output, code: i32, expected: &str) {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert!(text(&output.stderr).contains(wanted), "wanted {wanted:?}: {output:?}");
+    assert!(text(&output.stderr).contains(expected), "expected {expected:?}: {output:?}");
     assert_eq!(text(&output.stdout), "", "{output:?}");
 }
 
-async fn stage() -> (TestDatabase, TestClient, Setup) {
+async fn database() -> (TestDatabase, TestClient, Setup) {
     let database = TestDatabase::create(Template::Migrated).await;
     let client = database.client().await;
     let setup = Setup::new().database(&database.url());
@@ -37,12 +37,12 @@ async fn stage() -> (TestDatabase, TestClient, Setup) {
 
 #[tokio::test]
 async fn a_hold_is_placed_listed_and_released() {
-    let (_database, client, setup) = stage().await;
+    let (_database, client, setup) = database().await;
     let log = "INSERT INTO steward.audit_logs (created_at, action, user_id, resource_type, resource_id, source)
                SELECT '2026-01-01Z', 'x', 'u1', 'public.vms', '7/' || n, 'application' FROM generate_series(1, 3) n";
     client.batch_execute(log).await.unwrap();
-    assert_eq!(said(&hold(&setup, &["list"])), "database main has no holds");
-    let first = said(&hold(
+    assert_eq!(stdout(&hold(&setup, &["list"])), "database main has no holds");
+    let first = stdout(&hold(
         &setup,
         &["place", "--user", "u1", "--from", "2026-01-01", "--reason", "case 17"],
     ));
@@ -56,9 +56,9 @@ async fn a_hold_is_placed_listed_and_released() {
         "b",
         "--json",
     ];
-    let second: Value = serde_json::from_str(&said(&hold(&setup, &place))).unwrap();
+    let second: Value = serde_json::from_str(&stdout(&hold(&setup, &place))).unwrap();
     let second = second["id"].as_str().unwrap().to_owned();
-    let table = said(&hold(&setup, &["list"]));
+    let table = stdout(&hold(&setup, &["list"]));
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 3, "{table}");
     for (line, wanted) in lines[1..].iter().zip([
@@ -68,7 +68,7 @@ async fn a_hold_is_placed_listed_and_released() {
         assert!(wanted.iter().all(|part| line.contains(part)), "{wanted:?}: {line}");
     }
 
-    let released = said(&hold(&setup, &["release", &first, "--reason", "closed"]));
+    let released = stdout(&hold(&setup, &["release", &first, "--reason", "closed"]));
     assert_eq!(released, format!("hold {first} is released"));
     refused(
         &hold(&setup, &["release", &first, "--reason", "again"]),
@@ -82,7 +82,7 @@ async fn a_hold_is_placed_listed_and_released() {
         &format!("there is no hold {unknown}"),
     );
 
-    let listed: Value = serde_json::from_str(&said(&hold(&setup, &["list", "--json"]))).unwrap();
+    let listed: Value = serde_json::from_str(&stdout(&hold(&setup, &["list", "--json"]))).unwrap();
     assert_eq!(listed["holds"].as_array().unwrap().len(), 1, "{listed}");
     let one = &listed["holds"][0];
     assert_eq!(
@@ -92,7 +92,7 @@ async fn a_hold_is_placed_listed_and_released() {
     );
     assert_eq!((&one["resource_id"], one.get("user_id")), (&json!("7/2"), None), "{one}");
     let all: Value =
-        serde_json::from_str(&said(&hold(&setup, &["list", "--all", "--json"]))).unwrap();
+        serde_json::from_str(&stdout(&hold(&setup, &["list", "--all", "--json"]))).unwrap();
     let (one, rows) = (&all["holds"][0], &all["holds"][0]["rows"]);
     assert!(one["released_by"].as_str().unwrap().starts_with("cli:") && rows.is_null(), "{one}");
     let trail = "SELECT string_agg(action || ' ' || resource_id, ', ' ORDER BY created_at) FROM steward.audit_logs
@@ -104,23 +104,23 @@ async fn a_hold_is_placed_listed_and_released() {
 }
 
 #[tokio::test]
-async fn more_rows_than_are_counted_are_said_to_be_more() {
-    let (_database, client, setup) = stage().await;
+async fn more_rows_than_the_limit_are_shown_with_a_plus() {
+    let (_database, client, setup) = database().await;
     let log = "INSERT INTO steward.audit_logs (created_at, action, user_id, source)
                SELECT '2026-01-01Z', 'x', 'u1', 'application' FROM generate_series(1, 100001) n";
     client.batch_execute(log).await.unwrap();
-    said(&hold(&setup, &["place", "--user", "u1", "--reason", "many"]));
-    let table = said(&hold(&setup, &["list"]));
+    stdout(&hold(&setup, &["place", "--user", "u1", "--reason", "many"]));
+    let table = stdout(&hold(&setup, &["list"]));
     assert!(table.contains("  100000+  "), "{table}");
 }
 
 #[tokio::test]
-async fn placing_waits_for_a_purge_and_says_what_it_waits_for() {
-    let (_database, client, setup) = stage().await;
+async fn placing_waits_for_a_purge_and_names_it() {
+    let (_database, client, setup) = database().await;
     client.batch_execute("BEGIN; LOCK TABLE steward.audit_holds IN SHARE MODE").await.unwrap();
     let placing =
         std::thread::spawn(move || hold(&setup, &["place", "--user", "u1", "--reason", "late"]));
-    // The server says since when a lock is waited for: the second attempt is the one that was told of.
+    // Each attempt shows its own start of waiting: the message appears before the second attempt.
     let since = "SELECT coalesce(min(waitstart)::text, '') FROM pg_locks
                   WHERE relation = 'steward.audit_holds'::regclass AND NOT granted";
     let mut seen = std::collections::BTreeSet::from([String::new()]);
@@ -131,7 +131,7 @@ async fn placing_waits_for_a_purge_and_says_what_it_waits_for() {
     .await;
     client.batch_execute("COMMIT").await.unwrap();
     let output = placing.join().unwrap();
-    assert_eq!(said(&output).len(), 36);
+    assert_eq!(stdout(&output).len(), 36);
     assert!(
         text(&output.stderr).contains("waiting for the transaction that purges the audit trail"),
         "{output:?}"
@@ -139,8 +139,8 @@ async fn placing_waits_for_a_purge_and_says_what_it_waits_for() {
 }
 
 #[tokio::test]
-async fn what_makes_no_hold_is_refused_with_a_reason() {
-    let (_database, client, setup) = stage().await;
+async fn invalid_arguments_are_refused_with_a_reason() {
+    let (_database, client, setup) = database().await;
     for (arguments, wanted) in [
         (
             &["place", "--reason", "r"][..],

@@ -1,42 +1,42 @@
-//! A proof, checked by somebody who has nothing of ours but the head.
+//! Proofs, checked by a script that shares no code with pgsteward.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use pgsteward::audit::prove::{Outcome, Proof};
+use pgsteward::audit::prove::{Proof, ProofResult};
 
-use crate::stage::Stage;
+use crate::fixture::AuditFixture;
 
-async fn proven(stage: &Stage, n: u32, to: Option<i64>) -> Proof {
-    match stage.prove(stage.id(n).await, to).await {
-        Outcome::Proven(proof) => *proof,
+async fn proven(fixture: &AuditFixture, n: u32, to: Option<i64>) -> Proof {
+    match fixture.prove(fixture.id(n).await, to).await {
+        ProofResult::Proven(proof) => *proof,
         other => panic!("{n}: {other:?}"),
     }
 }
 
 #[tokio::test]
 async fn a_proof_is_checked_by_an_independent_script_and_survives_the_row() {
-    let stage = Stage::new().await;
+    let fixture = AuditFixture::new().await;
     let mut last = 0;
     for rows in [1, 2, 3, 7, 8] {
-        stage.log(last + 1, last + rows).await;
+        fixture.log(last + 1, last + rows).await;
         last += rows;
-        stage.seal().await;
+        fixture.seal().await;
     }
-    stage.sql("SELECT steward.log_audit_event('ü', user_id => 'u99', new_values => '{\"Größe\": 1.50, \"b\": null}', ip_address => '2001:db8::1', request_id => '')").await;
-    stage.seal().await;
+    fixture.sql("SELECT steward.log_audit_event('ü', user_id => 'u99', new_values => '{\"Größe\": 1.50, \"b\": null}', ip_address => '2001:db8::1', request_id => '')").await;
+    fixture.seal().await;
     for n in (1..=last).chain([99]) {
-        let proof = proven(&stage, n, None).await;
+        let proof = proven(&fixture, n, None).await;
         assert_eq!(check(&proof, &proof.head), Ok(()), "{n}");
     }
-    // To the newest head, over the entries between.
-    let proof = proven(&stage, 2, Some(1000)).await;
+    // A proof for the newest head includes the entries between.
+    let proof = proven(&fixture, 2, Some(1000)).await;
     let newest = proof.then.last().unwrap().head.clone();
     assert!(newest.starts_with("6:"), "{newest}");
     assert_eq!(check(&proof, &newest), Ok(()));
     assert_eq!(check(&proof, &proof.head), Ok(()));
 
-    // Whatever is changed in it, it proves nothing.
+    // No altered proof is accepted.
     let wrong = |change: fn(&mut Proof)| {
         let mut wrong = proof.clone();
         change(&mut wrong);
@@ -51,29 +51,29 @@ async fn a_proof_is_checked_by_an_independent_script_and_survives_the_row() {
     wrong(|proof| drop(proof.then.remove(0)));
     assert!(check(&proof, &format!("6:{}", "ab".repeat(32))).is_err());
 
-    // The rows go, and so does the whole table: who has the proof needs the head only.
-    stage.sql("TRUNCATE steward.audit_logs").await;
+    // The proof needs only the head, so it remains valid when the row is gone.
+    fixture.sql("TRUNCATE steward.audit_logs").await;
     assert_eq!(check(&proof, &newest), Ok(()));
     assert_eq!(
-        stage.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), None).await,
-        Outcome::NoRow
+        fixture.prove(proof.row[0].as_ref().unwrap().parse().unwrap(), None).await,
+        ProofResult::NoRow
     );
 }
 
 #[tokio::test]
-async fn what_is_not_sealed_or_was_altered_has_no_proof() {
-    let stage = Stage::new().await;
-    stage.log(1, 3).await;
-    let id = stage.id(2).await;
-    assert_eq!(stage.prove(id, None).await, Outcome::Unsealed);
-    assert_eq!(stage.prove(uuid::Uuid::now_v7(), None).await, Outcome::NoRow);
-    stage.seal().await;
-    assert!(matches!(stage.prove(id, None).await, Outcome::Proven(_)));
-    stage.sql(&format!("UPDATE steward.audit_logs SET actor = 'x' WHERE id = '{id}'")).await;
-    assert_eq!(stage.prove(id, None).await, Outcome::Refuted { entry: 1 });
+async fn a_row_that_is_not_sealed_or_was_altered_has_no_proof() {
+    let fixture = AuditFixture::new().await;
+    fixture.log(1, 3).await;
+    let id = fixture.id(2).await;
+    assert_eq!(fixture.prove(id, None).await, ProofResult::Unsealed);
+    assert_eq!(fixture.prove(uuid::Uuid::now_v7(), None).await, ProofResult::NoRow);
+    fixture.seal().await;
+    assert!(matches!(fixture.prove(id, None).await, ProofResult::Proven(_)));
+    fixture.sql(&format!("UPDATE steward.audit_logs SET actor = 'x' WHERE id = '{id}'")).await;
+    assert_eq!(fixture.prove(id, None).await, ProofResult::Refuted { entry: 1 });
 }
 
-/// Runs the script that ships with pgsteward.
+/// Runs the script that is released with pgsteward.
 fn check(proof: &Proof, head: &str) -> Result<(), String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/check-proof.py");
     let mut child = Command::new("python3")

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgsteward::audit::verify::{Question, Verification, verify};
+use pgsteward::audit::verify::{Verification, VerifyOptions, verify};
 use pgsteward::db::{Kind, Purpose};
 
 use crate::bench::{Bench, DAY, Job};
@@ -27,7 +27,7 @@ async fn seal(bench: &Bench) -> i64 {
 }
 
 async fn verified(bench: &Bench) -> Verification {
-    let question = Question { against: Vec::new(), min_keep: 30 * DAY };
+    let question = VerifyOptions { against: Vec::new(), min_keep: 30 * DAY };
     let db = bench.open();
     let found = verify(&mut db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap();
     assert!(found.is_sound(), "{:?}", found.findings);

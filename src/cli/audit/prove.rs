@@ -3,7 +3,7 @@
 use clap::Args;
 use uuid::Uuid;
 
-use crate::audit::prove::{Outcome, prove};
+use crate::audit::prove::{ProofResult, prove};
 use crate::cli::job::failed;
 use crate::cli::{Exit, Selection, Session, bounded, print_json, say};
 use crate::db::{Conn, Purpose, TxOptions};
@@ -36,16 +36,16 @@ impl Prove {
             Err(exit)
         };
         match proven.await.map_err(|error| failed(db.name(), &error))? {
-            Outcome::Proven(proof) => {
+            ProofResult::Proven(proof) => {
                 print_json(&proof);
                 Ok(Exit::Ok)
             }
-            Outcome::NoRow => refused("is not in the trail: it never was, or it was purged".to_owned(), Exit::Usage),
-            Outcome::Unsealed => refused(
+            ProofResult::NoRow => refused("is not in the trail: it never was, or it was purged".to_owned(), Exit::Usage),
+            ProofResult::Unsealed => refused(
                 "is not sealed yet: the job audit-seal does so within minutes, unless a transaction is open".to_owned(),
                 Exit::Later,
             ),
-            Outcome::Refuted { entry } => {
+            ProofResult::Refuted { entry } => {
                 refused(format!("is not as seal {entry} has it: see `pgsteward audit verify`"), Exit::Audit)
             }
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 
-use crate::audit::verify::{Finding, Question, Verification, verify};
+use crate::audit::verify::{AuditFinding, SealedRow, Verification, VerifyOptions, verify};
 use crate::audit::{Head, publish};
 use crate::cli::job::failed;
 use crate::cli::{Exit, Selection, Session, print, print_json, say};
@@ -34,7 +34,7 @@ impl Verify {
         }
         let opened = session.open(&self.selection)?;
         let db = &opened.db;
-        let question = Question { against, min_keep: session.config().retention.min_keep };
+        let question = VerifyOptions { against, min_keep: session.config().retention.min_keep };
         let found = async {
             let conn = &mut *db.acquire(Purpose::Check).await?;
             verify(conn, &question).await
@@ -66,7 +66,7 @@ fn heads(text: &str) -> Result<Vec<Head>, String> {
         ));
     }
     let lines = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let mut heads: Vec<Head> = publish::read(&lines).filter_map(|line| line.head()).collect();
+    let mut heads: Vec<Head> = publish::parse(&lines).filter_map(|line| line.head()).collect();
     heads.extend(lines.lines().filter_map(|line| line.parse::<Head>().ok()));
     match heads.is_empty() {
         true => Err(
@@ -129,48 +129,52 @@ fn text(database: &str, found: &Verification, alone: bool) -> String {
     lines.join("\n")
 }
 
-fn told(finding: &Finding) -> String {
+fn told(finding: &AuditFinding) -> String {
     match finding {
-        Finding::EntryAltered { entry } => {
+        AuditFinding::EntryAltered { entry } => {
             format!("seal {entry} was altered: it does not say what its head says")
         }
-        Finding::EntriesMissing { from, to } if from == to => format!("seal {from} is missing"),
-        Finding::EntriesMissing { from, to } => format!("seals {from} to {to} are missing"),
-        Finding::ChainBroken { entry } => format!("seal {entry} does not follow the one before it"),
-        Finding::LeavesAltered { entry, rows_as_sealed: true } => {
+        AuditFinding::EntriesMissing { from, to } if from == to => {
+            format!("seal {from} is missing")
+        }
+        AuditFinding::EntriesMissing { from, to } => format!("seals {from} to {to} are missing"),
+        AuditFinding::ChainBroken { entry } => {
+            format!("seal {entry} does not follow the one before it")
+        }
+        AuditFinding::LeavesAltered { entry, rows_as_sealed: true } => {
             format!("the leaves of seal {entry} were altered; its rows are as they were sealed")
         }
-        Finding::LeavesAltered { entry, rows_as_sealed: false } => {
+        AuditFinding::LeavesAltered { entry, rows_as_sealed: false } => {
             format!(
                 "the leaves of seal {entry} were altered, and rows of it too: which ones cannot be said any more"
             )
         }
-        Finding::RowAltered { entry, id, created_at } => {
+        AuditFinding::RowAltered(SealedRow { entry, id, created_at }) => {
             format!("event {id} of {} was altered after seal {entry}", instant(*created_at))
         }
-        Finding::RowMissing { entry, id, created_at } => {
+        AuditFinding::RowMissing(SealedRow { entry, id, created_at }) => {
             format!("event {id} of {} is missing; seal {entry} had it", instant(*created_at))
         }
-        Finding::RowAdded { entry, id, created_at } => {
+        AuditFinding::RowAdded(SealedRow { entry, id, created_at }) => {
             format!(
                 "event {id} of {} was added later to what seal {entry} had sealed",
                 instant(*created_at)
             )
         }
-        Finding::RowsFromTheFuture { rows } => {
+        AuditFinding::RowsFromTheFuture { rows } => {
             format!("{rows} events claim transactions that have not begun")
         }
-        Finding::PurgedTooEarly { entry, cutoff, sealed_at } => format!(
+        AuditFinding::PurgedTooEarly { entry, cutoff, sealed_at } => format!(
             "seal {entry} of {} allows events before {} to be gone, which is sooner than retention.min_keep",
             instant(*sealed_at),
             instant(*cutoff)
         ),
-        Finding::HeadDiffers { published, chain_has: Some(has) } => {
+        AuditFinding::HeadDiffers { published, chain_has: Some(has) } => {
             format!(
                 "head {published} was published, but the chain has {has}: it was rewritten, or put back and went on"
             )
         }
-        Finding::HeadDiffers { published, chain_has: None } => {
+        AuditFinding::HeadDiffers { published, chain_has: None } => {
             format!(
                 "head {published} was published, but the chain ends before: it was cut, or put back to an earlier state"
             )

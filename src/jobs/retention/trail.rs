@@ -27,7 +27,7 @@ const SEALS: i64 = 16;
 /// arrive late would go without one.
 ///
 /// # Errors
-/// That of [`seal::purge`] where the chain's newest entry was altered.
+/// That of [`seal::append_purge`] where the chain's newest entry was altered.
 pub async fn certify(ctx: &mut Context<'_>, table: &Table) -> Result<bool, Error> {
     let by = &format!("{ACTOR} {}", ctx.run_id);
     let cutoff = &table.cutoff;
@@ -36,7 +36,11 @@ pub async fn certify(ctx: &mut Context<'_>, table: &Table) -> Result<bool, Error
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let (cutoff, due) = holds::due(tx, cutoff, DUE_MAX).await?;
-                if due == 0 { Ok(None) } else { seal::purge(tx, cutoff, due, by).await.map(Some) }
+                if due == 0 {
+                    Ok(None)
+                } else {
+                    seal::append_purge(tx, cutoff, due, by).await.map(Some)
+                }
             })
         })
         .await?;

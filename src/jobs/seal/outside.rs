@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::audit::Head;
-use crate::audit::publish::{HeadFile, Published};
+use crate::audit::publish::{HeadFile, PublishedHead};
 use crate::config::SecretSource;
 use crate::db::{Error, Kind};
 use crate::jobs::Context;
@@ -39,8 +39,8 @@ pub async fn file(ctx: &mut Context<'_>) -> Result<(), Error> {
         let entries = entries(ctx, after).await?;
         let Some(newest) = entries.last() else { return Ok(()) };
         after = newest.number;
-        let lines: Vec<Published> =
-            entries.iter().map(|seal| Published::of(ctx.db.name(), seal)).collect();
+        let lines: Vec<PublishedHead> =
+            entries.iter().map(|seal| PublishedHead::of(ctx.db.name(), seal)).collect();
         file.append(&lines).await.map_err(|error| failed(ctx, error))?;
         ctx.metrics
             .audit_last_published_seal_number
@@ -51,7 +51,11 @@ pub async fn file(ctx: &mut Context<'_>) -> Result<(), Error> {
 
 /// From which entry on the file has none. An error where the chain is not the one that the file tells of,
 /// although the server is.
-async fn went_on(ctx: &mut Context<'_>, file: &HeadFile, last: &Published) -> Result<i64, Error> {
+async fn went_on(
+    ctx: &mut Context<'_>,
+    file: &HeadFile,
+    last: &PublishedHead,
+) -> Result<i64, Error> {
     let options = short(ctx).read_only();
     let number = last.seal;
     let (same, newest, epoch) = ctx
@@ -132,7 +136,7 @@ async fn send(ctx: &Context<'_>, source: &SecretSource, newest: &Seal) -> Result
     let bound = WEBHOOK_BOUND.min(ctx.time_left());
     let url = source.load(bound).await.map_err(|error| failed(error.into()))?;
     let webhook = Webhook::parse(url.expose().trim()).map_err(|error| failed(error.into()))?;
-    let body = serde_json::to_vec(&Published::of(ctx.db.name(), newest))
+    let body = serde_json::to_vec(&PublishedHead::of(ctx.db.name(), newest))
         .map_err(|error| failed(error.into()))?;
     webhook.post(ctx.db.tasks(), body, bound).await.map_err(|error| failed(error.into()))
 }

@@ -1,9 +1,9 @@
-//! A migrated database on a server of its own, with the sealer, the verifier and the prover over it.
+//! A migrated database on its own server, with functions that seal, verify and prove.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgsteward::audit::verify::{Question, Verification, verify};
+use pgsteward::audit::verify::{Verification, VerifyOptions, verify};
 use pgsteward::audit::{Head, prove, seal};
 use pgsteward::config::{self, Secret, SecretSource};
 use pgsteward::db::{Database, Error, Purpose, TxOptions};
@@ -16,40 +16,40 @@ use uuid::Uuid;
 
 use crate::harness::{PrivateServer, TestClient, connect};
 
-pub struct Stage {
+pub struct AuditFixture {
     pub admin: TestClient,
     pub db: Arc<Database>,
     _tasks: Tasks,
     pub server: PrivateServer,
 }
 
-impl Stage {
-    pub async fn new() -> Stage {
-        Stage::with(&[]).await
+impl AuditFixture {
+    pub async fn new() -> AuditFixture {
+        AuditFixture::with(&[]).await
     }
 
-    pub async fn with(settings: &[(&str, &str)]) -> Stage {
-        let stage = Stage::bare(settings).await;
-        stage.migrate().await;
-        stage
+    pub async fn with(settings: &[(&str, &str)]) -> AuditFixture {
+        let fixture = AuditFixture::bare(settings).await;
+        fixture.migrate().await;
+        fixture
     }
 
-    /// Nothing applied.
-    pub async fn bare(settings: &[(&str, &str)]) -> Stage {
+    /// A server without any migration applied.
+    pub async fn bare(settings: &[(&str, &str)]) -> AuditFixture {
         let server = PrivateServer::start(settings).await;
         let (db, tasks) = database(&server.url());
-        Stage { admin: server.client().await, db, _tasks: tasks, server }
+        AuditFixture { admin: server.client().await, db, _tasks: tasks, server }
     }
 
     pub async fn migrate(&self) {
         let sets = [source::bundled(source::STEWARD).unwrap()];
         let options = migrate::Options::new(&config::Config::default().migrations, "test");
         migrate::up(&self.db, &sets, &options).await.unwrap();
-        // The acts of migrating are no part of the tests.
+        // Removes the events that the migrations themselves recorded.
         self.sql("TRUNCATE steward.audit_logs").await;
     }
 
-    /// After the server went away and came back.
+    /// Connects again after the server was restarted.
     pub async fn reconnect(&mut self) {
         let (db, tasks) = database(&self.server.url());
         self.admin = connect(&self.server.url()).await.unwrap();
@@ -70,20 +70,20 @@ impl Stage {
         }
     }
 
-    /// Seals one entry.
-    pub async fn seal_one(&self) -> Result<seal::Outcome, Error> {
+    /// Appends one seal.
+    pub async fn seal_one(&self) -> Result<seal::Appended, Error> {
         let mut conn = self.db.acquire(Purpose::Job).await?;
         let options = trail::by_index(TxOptions::within(Duration::from_secs(60)));
-        conn.transaction(&options, |tx| Box::pin(seal::next(tx, "test"))).await
+        conn.transaction(&options, |tx| Box::pin(seal::append_rows(tx, "test"))).await
     }
 
-    /// Seals all that can be sealed.
+    /// Seals all rows that can be sealed.
     pub async fn seal(&self) -> Vec<Seal> {
         let mut seals = Vec::new();
         loop {
-            let outcome = self.seal_one().await.unwrap();
-            seals.extend(outcome.seal);
-            if !outcome.more {
+            let appended = self.seal_one().await.unwrap();
+            seals.extend(appended.seal);
+            if !appended.more {
                 return seals;
             }
         }
@@ -94,24 +94,24 @@ impl Stage {
     }
 
     pub async fn verify_against(&self, against: &[Head]) -> Verification {
-        let question =
-            Question { against: against.to_vec(), min_keep: Duration::from_secs(30 * 86_400) };
-        verify(&mut self.db.acquire(Purpose::Check).await.unwrap(), &question).await.unwrap()
+        let options =
+            VerifyOptions { against: against.to_vec(), min_keep: Duration::from_secs(30 * 86_400) };
+        verify(&mut self.db.acquire(Purpose::Check).await.unwrap(), &options).await.unwrap()
     }
 
-    pub async fn prove(&self, id: Uuid, to: Option<i64>) -> prove::Outcome {
+    pub async fn prove(&self, id: Uuid, to: Option<i64>) -> prove::ProofResult {
         let mut conn = self.db.acquire(Purpose::Check).await.unwrap();
         let options = TxOptions::within(Duration::from_secs(60)).read_only();
         conn.transaction(&options, |tx| Box::pin(prove::prove(tx, id, to))).await.unwrap()
     }
 
-    /// Since when something has waited to be sealed.
+    /// The time of the oldest row that is not sealed.
     pub async fn unsealed_since(&self) -> Option<chrono::DateTime<chrono::Utc>> {
         let conn = &mut *self.db.acquire(Purpose::Check).await.unwrap();
         audit::standing(conn, Duration::from_secs(10)).await.unwrap().unsealed_since
     }
 
-    /// The id of an event of [`Stage::log`].
+    /// The id of an event of [`AuditFixture::log`].
     pub async fn id(&self, n: u32) -> Uuid {
         let sql = format!("SELECT id FROM steward.audit_logs WHERE user_id = 'u{n}'");
         self.admin.text(&sql).await.parse().unwrap()
