@@ -20,7 +20,7 @@ use pgsteward::jobs::probe::{self, Outcome, Probe, ProbeState};
 use pgsteward::jobs::sample;
 use pgsteward::jobs::writer::Destination;
 use pgsteward::lifecycle::Tasks;
-use pgsteward::observe::{Observer, Snapshot, Watched};
+use pgsteward::observe::{Collector, Snapshot, WatchedTable};
 use pgsteward::telemetry::Metrics;
 use rustix::process::{Pid, Signal, kill_process};
 use turns::Turns;
@@ -31,7 +31,7 @@ struct Steward {
     metrics: Arc<Metrics>,
     board: Board,
     limits: config::Health,
-    watched: Vec<Watched>,
+    watched: Vec<WatchedTable>,
     bound: Duration,
     skew: TimeDelta,
     state: ProbeState,
@@ -65,7 +65,7 @@ impl Steward {
             wraparound_unhealthy: 0.75,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let table = |name: &str| Watched { schema: "steward".into(), table: name.into() };
+        let table = |name: &str| WatchedTable { schema: "steward".into(), table: name.into() };
         Steward {
             db: Database::new("main", &config, 2, &Tasks::new(), &metrics),
             metrics,
@@ -121,7 +121,7 @@ impl Steward {
 
     async fn snapshot(&self) -> Snapshot {
         let conn = self.db.acquire(Purpose::Observe).await.unwrap();
-        Observer::new().observe(&conn, &self.watched, BOUND).await.unwrap().snapshot
+        Collector::default().collect(&conn, &self.watched, BOUND).await.unwrap().snapshot
     }
 
     /// The value of a series, by its start up to the space.
@@ -194,7 +194,7 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
     assert_eq!(sessions.in_state("idle"), 4, "{sessions:?}");
     assert_eq!(sessions.idle_in_transaction(), 2, "{sessions:?}");
     assert_eq!(sessions.in_state("active"), 2, "{sessions:?}");
-    assert_eq!((sessions.total(), sessions.unseen(), sessions.waiting), (8, 0, 1), "{sessions:?}");
+    assert_eq!((sessions.total(), sessions.hidden(), sessions.waiting), (8, 0, 1), "{sessions:?}");
     let wait = sessions.longest_wait.as_ref().expect("somebody waits");
     assert_eq!((i64::from(wait.pid), i64::from(wait.blockers[0].pid)), (waiter, holder));
     assert_eq!(wait.blockers[0].user.as_deref(), Some("postgres"));
@@ -211,7 +211,7 @@ async fn a_healthy_server_is_told_with_its_real_numbers() {
         (50, 4, 46)
     );
     assert!(
-        snapshot.sees_all && !snapshot.in_recovery && snapshot.unseen.is_empty(),
+        snapshot.sees_all && !snapshot.in_recovery && snapshot.unavailable.is_empty(),
         "{snapshot:?}"
     );
     let version = client.number("SHOW server_version_num").await;
@@ -326,15 +326,19 @@ async fn a_role_without_pg_monitor_says_what_it_cannot_see_and_what_to_grant() {
             .map(|c| c.sessions)
             .sum()
     };
-    let (unseen, idle): (i64, i64) = (own("unseen"), own("idle in transaction"));
+    let (hidden, idle): (i64, i64) = (own("hidden"), own("idle in transaction"));
     assert_eq!(
-        (unseen, idle),
+        (hidden, idle),
         (1, 0),
-        "what is masked is unseen, never idle: {:?}",
+        "a masked session is hidden, never idle: {:?}",
         snapshot.sessions
     );
     let grant = format!("GRANT pg_monitor TO \"{}\"", role.name);
-    assert!(snapshot.unseen.iter().any(|unseen| unseen.mend == grant), "{:?}", snapshot.unseen);
+    assert!(
+        snapshot.unavailable.iter().any(|unavailable| unavailable.remedy == grant),
+        "{:?}",
+        snapshot.unavailable
+    );
     let outcome = steward.probe().await;
     expect(&outcome, "transactions", Status::Unknown, "not_permitted", &[&grant]);
 
@@ -343,7 +347,7 @@ async fn a_role_without_pg_monitor_says_what_it_cannot_see_and_what_to_grant() {
     }
     let outcome = steward.probe().await;
     expect(&outcome, "transactions", Status::Healthy, "ok", &[]);
-    assert!(steward.snapshot().await.unseen.is_empty());
+    assert!(steward.snapshot().await.unavailable.is_empty());
 }
 
 #[tokio::test]
@@ -359,7 +363,11 @@ async fn a_function_that_is_closed_or_refuses_is_left_out_and_named() {
     let grant =
         format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() TO \"{}\"", role.name);
     assert_eq!(snapshot.archiver, None);
-    assert!(snapshot.unseen.iter().any(|unseen| unseen.mend == grant), "{:?}", snapshot.unseen);
+    assert!(
+        snapshot.unavailable.iter().any(|unavailable| unavailable.remedy == grant),
+        "{:?}",
+        snapshot.unavailable
+    );
     client.batch_execute(&grant).await.unwrap();
     assert!(Steward::new(&role.url).snapshot().await.archiver.is_some());
 
@@ -372,19 +380,21 @@ async fn a_function_that_is_closed_or_refuses_is_left_out_and_named() {
         .await
         .unwrap();
     let steward = Steward::new(&role.url);
-    let (mut observer, conn) =
-        (Observer::new(), steward.db.acquire(Purpose::Observe).await.unwrap());
+    let (mut collector, conn) =
+        (Collector::default(), steward.db.acquire(Purpose::Observe).await.unwrap());
     for round in ["found out", "known"] {
-        let snapshot = observer.observe(&conn, &[], BOUND).await.unwrap().snapshot;
+        let snapshot = collector.collect(&conn, &[], BOUND).await.unwrap().snapshot;
         assert_eq!((&snapshot.slots, &snapshot.ages), (&None, &None), "{round}");
-        let unseen = |what| snapshot.unseen.iter().find(|unseen| unseen.what == what).expect(what);
-        let slots = unseen("replication slots");
+        let unavailable = |what| {
+            snapshot.unavailable.iter().find(|unavailable| unavailable.what == what).expect(what)
+        };
+        let slots = unavailable("replication slots");
         assert_eq!(slots.code, "not_permitted", "{slots:?}");
         assert!(
             slots.reason.contains("permission denied for function pg_get_replication_slots"),
             "{slots:?}"
         );
-        let ages = unseen("wraparound");
+        let ages = unavailable("wraparound");
         assert_eq!(
             (ages.code, ages.reason.as_str()),
             ("not_supported", "this server has no mxid_age(xid)")
@@ -726,10 +736,10 @@ async fn a_tick_is_one_round_trip_and_the_first_on_a_connection_two() {
     let turns = Turns::start(database.server().address()).await;
     let steward = Steward::new(&database.url_at(turns.address()));
     let conn = steward.db.acquire(Purpose::Observe).await.unwrap();
-    let mut observer = Observer::new();
+    let mut collector = Collector::default();
     for allowed in [2, 1, 1, 1] {
         let before = turns.count();
-        observer.observe(&conn, &steward.watched, BOUND).await.unwrap();
+        collector.collect(&conn, &steward.watched, BOUND).await.unwrap();
         assert_eq!(turns.count() - before, allowed);
     }
 }
@@ -768,10 +778,10 @@ async fn a_thousand_tables_are_one_tick_like_any_other() {
         .unwrap();
     let steward = Steward::new(&database.url());
     let conn = steward.db.acquire(Purpose::Observe).await.unwrap();
-    let mut observer = Observer::new();
+    let mut collector = Collector::default();
     let mut ticks = Vec::new();
     for _ in 0..21 {
-        ticks.push(observer.observe(&conn, &steward.watched, BOUND).await.unwrap().response);
+        ticks.push(collector.collect(&conn, &steward.watched, BOUND).await.unwrap().response);
     }
     let first = ticks.remove(0);
     ticks.sort();

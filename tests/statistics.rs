@@ -11,33 +11,33 @@ use harness::{BOUND, Role, Template, TestClient, TestDatabase, wait_until};
 use pgsteward::config::{self, Secret, SecretSource};
 use pgsteward::db::{Database, Purpose};
 use pgsteward::lifecycle::Tasks;
-use pgsteward::observe::statistics::{self, Kind, Statistics, Table};
+use pgsteward::observe::statistics::{self, Statistics, Table};
 use pgsteward::telemetry::Metrics;
 use serde_json::Value;
 
-struct Bench {
+struct StatisticsFixture {
     admin: TestClient,
     url: String,
     database: TestDatabase,
 }
 
-impl Bench {
-    async fn new() -> Bench {
+impl StatisticsFixture {
+    async fn new() -> StatisticsFixture {
         let database = TestDatabase::create(Template::Empty).await;
-        Bench { admin: database.client().await, url: database.url(), database }
+        StatisticsFixture { admin: database.client().await, url: database.url(), database }
     }
 
     async fn sql(&self, sql: &str) {
         self.admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// In a session that ends, and is counted when it has.
-    async fn made(&self, sql: &str, counted: &str) {
+    /// Runs `sql` in a session that ends, so that its counters are reported, and waits for `counted`.
+    async fn sql_counted(&self, sql: &str, counted: &str) {
         let client = self.database.client().await;
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         drop(client);
         let counted = format!("SELECT ({counted})::int");
-        wait_until("what was made is counted", BOUND, async || {
+        wait_until("the changes are counted", BOUND, async || {
             self.admin.number(&counted).await == 1
         })
         .await;
@@ -71,8 +71,8 @@ fn names(indexes: &[impl serde::Serialize]) -> Vec<String> {
     indexes.iter().map(name).collect()
 }
 
-/// Tables of every kind, each with something to tell.
-const HOUSE: &str = r#"
+/// Tables of every kind.
+const TABLES: &str = r#"
 CREATE TABLE worn (id int PRIMARY KEY, note text NOT NULL) WITH (autovacuum_enabled = off);
 INSERT INTO worn SELECT n, repeat('x', 100) FROM generate_series(1, 20000) n;
 DELETE FROM worn WHERE id % 4 <> 0;
@@ -95,26 +95,27 @@ CREATE TABLE "Odd ""one"."T" (id int);
 "#;
 
 #[tokio::test]
-async fn sizes_counts_and_bloat_are_told() {
-    let bench = Bench::new().await;
-    bench.sql("CREATE TEMPORARY TABLE passing (id int)").await;
-    bench.made(HOUSE, "pg_stat_get_live_tuples('tight'::regclass) = 20000 AND pg_stat_get_live_tuples('days_2'::regclass) = 10000").await;
-    bench.sql("VACUUM (ANALYZE) worn, tight, wide, days, seen").await;
-    bench.sql("SELECT count(*) FROM worn; SET enable_seqscan = off; SELECT count(*) FROM tight WHERE id = 3").await;
+async fn sizes_counts_and_bloat_are_measured() {
+    let fixture = StatisticsFixture::new().await;
+    fixture.sql("CREATE TEMPORARY TABLE passing (id int)").await;
+    fixture.sql_counted(TABLES, "pg_stat_get_live_tuples('tight'::regclass) = 20000 AND pg_stat_get_live_tuples('days_2'::regclass) = 10000").await;
+    fixture.sql("VACUUM (ANALYZE) worn, tight, wide, days, seen").await;
+    fixture.sql("SELECT count(*) FROM worn; SET enable_seqscan = off; SELECT count(*) FROM tight WHERE id = 3").await;
     let counted = "SELECT pg_stat_get_numscans('tight_pkey'::regclass)";
-    wait_until("the scan is counted", BOUND, async || bench.admin.number(counted).await == 1).await;
-    let found = bench.read().await;
+    wait_until("the scan is counted", BOUND, async || fixture.admin.number(counted).await == 1)
+        .await;
+    let found = fixture.read().await;
     assert_eq!(
         (found.tables_total, found.tables_left_out, found.tables.len()),
         (7, 0, 7),
         "{found:#?}"
     );
     assert!(found.tables.is_sorted_by_key(|table| -table.total_bytes));
-    let size = bench.admin.number("SELECT pg_database_size(current_database())").await;
+    let size = fixture.admin.number("SELECT pg_database_size(current_database())").await;
     assert!((found.size_bytes.unwrap() - size).abs() < 1024 * 1024);
-    assert!(found.unseen.is_empty(), "{:?}", found.unseen);
+    assert!(found.unavailable.is_empty(), "{:?}", found.unavailable);
 
-    let size_of = async |sql: &str| bench.admin.number(&format!("SELECT {sql}")).await;
+    let size_of = async |sql: &str| fixture.admin.number(&format!("SELECT {sql}")).await;
     let tight = table(&found, "tight");
     assert_eq!(tight.table_bytes, size_of("pg_relation_size('tight')").await);
     assert_eq!(tight.index_bytes, size_of("pg_indexes_size('tight')").await);
@@ -147,14 +148,17 @@ async fn sizes_counts_and_bloat_are_told() {
     assert!(wide.toast_bytes >= 50 * 20_000, "{wide:?}");
 
     let days = table(&found, "days");
-    assert_eq!((days.kind, days.partitions, days.live_rows), (Kind::Partitioned, Some(3), 20_000));
+    assert_eq!(
+        (days.kind.as_str(), days.partitions, days.live_rows),
+        ("partitioned", Some(3), 20_000)
+    );
     let sum = "sum(pg_relation_size(relid)) FROM pg_partition_tree('days') WHERE isleaf";
     assert_eq!(days.table_bytes, size_of(sum).await);
     assert!(
         days.bloat_bytes.is_some() && days.last_analyze.is_some() && days.index_bytes > 0,
         "{days:?}"
     );
-    assert_eq!(table(&found, "seen").kind, Kind::MaterializedView);
+    assert_eq!(table(&found, "seen").kind, "materialized_view");
     let never = table(&found, "never");
     assert_eq!(
         (never.dead_ratio, never.bloat_bytes, never.rows_estimate),
@@ -165,25 +169,25 @@ async fn sizes_counts_and_bloat_are_told() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_locked_keeps_nobody_waiting() {
-    let bench = Bench::new().await;
-    bench.sql(HOUSE).await;
-    bench
+async fn reading_never_waits_for_a_locked_table() {
+    let fixture = StatisticsFixture::new().await;
+    fixture.sql(TABLES).await;
+    fixture
         .sql(
             "CREATE INDEX tight_a ON tight (lower(note)) WHERE id > 7; CREATE INDEX tight_b ON tight (lower(note))   WHERE id > 7;
              CREATE TABLE computed (id int CHECK (id > 0), twice int GENERATED ALWAYS AS (id * 2) STORED)",
         )
         .await;
-    bench.sql("VACUUM (ANALYZE) worn, tight, wide, days").await;
-    let holder = bench.database.client().await;
+    fixture.sql("VACUUM (ANALYZE) worn, tight, wide, days").await;
+    let holder = fixture.database.client().await;
     holder
         .batch_execute(r#"BEGIN; LOCK TABLE worn, tight, never, wide, days, computed, "Odd ""one"."T"; REFRESH MATERIALIZED VIEW seen"#)
         .await
         .unwrap();
     let relations =
         "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation > 16383";
-    assert!(bench.admin.number(relations).await >= 12);
-    let db = bench.db();
+    assert!(fixture.admin.number(relations).await >= 12);
+    let db = fixture.db();
     let mut conn = db.acquire(Purpose::Control).await.unwrap();
     let found = statistics::read(&mut conn, Duration::from_secs(2)).await.unwrap();
     assert_eq!(found.tables_total, 8);
@@ -193,10 +197,10 @@ async fn a_table_that_is_locked_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn indexes_of_no_use_are_named_with_what_mends_them() {
-    let bench = Bench::new().await;
-    bench
-        .made(
+async fn useless_indexes_are_listed_with_their_remedies() {
+    let fixture = StatisticsFixture::new().await;
+    fixture
+        .sql_counted(
             "CREATE TABLE shop (id int PRIMARY KEY, a int, b text, c int NOT NULL) WITH (autovacuum_enabled = off);
              INSERT INTO shop SELECT n, n, n::text, n % 7 FROM generate_series(1, 20000) n;
              CREATE INDEX shop_unused ON shop (b);
@@ -215,21 +219,21 @@ async fn indexes_of_no_use_are_named_with_what_mends_them() {
             "pg_stat_get_live_tuples('quiet'::regclass) = 20000",
         )
         .await;
-    bench.sql("SELECT pg_stat_reset()").await;
-    bench.sql("VACUUM (ANALYZE) shop, quiet, days").await;
-    bench.sql("SET enable_seqscan = off").await;
-    bench.sql("SELECT count(*) FROM shop WHERE a = 3; SELECT count(*) FROM days WHERE day = 3 AND n > 0").await;
+    fixture.sql("SELECT pg_stat_reset()").await;
+    fixture.sql("VACUUM (ANALYZE) shop, quiet, days").await;
+    fixture.sql("SET enable_seqscan = off").await;
+    fixture.sql("SELECT count(*) FROM shop WHERE a = 3; SELECT count(*) FROM days WHERE day = 3 AND n > 0").await;
     assert!(
-        bench
+        fixture
             .admin
             .batch_execute("CREATE UNIQUE INDEX CONCURRENTLY shop_broken ON shop (c)")
             .await
             .is_err()
     );
     let counted = "SELECT least(pg_stat_get_numscans('shop_unique'::regclass), pg_stat_get_numscans('days_1_day_idx'::regclass))";
-    wait_until("the scans are counted", BOUND, async || bench.admin.number(counted).await > 0)
+    wait_until("the scans are counted", BOUND, async || fixture.admin.number(counted).await > 0)
         .await;
-    let found = bench.read().await;
+    let found = fixture.read().await;
     let mut unused = names(&found.indexes.unused);
     unused.sort();
     assert!(unused.contains(&"shop_unused".to_owned()), "{unused:?}");
@@ -250,7 +254,7 @@ async fn indexes_of_no_use_are_named_with_what_mends_them() {
         ("shop_broken", "shop", false)
     );
     assert_eq!(
-        invalid.mend.as_deref(),
+        invalid.remedy.as_deref(),
         Some(r#"REINDEX INDEX CONCURRENTLY "public"."shop_broken""#)
     );
 
@@ -258,62 +262,71 @@ async fn indexes_of_no_use_are_named_with_what_mends_them() {
     assert_eq!(duplicate.len(), 2, "{duplicate:#?}");
     let shop = duplicate.iter().find(|duplicate| duplicate.table == "shop").unwrap();
     assert_eq!(shop.names, ["shop_pkey", "Same one"]);
-    assert_eq!(shop.mend.as_deref(), Some(r#"DROP INDEX CONCURRENTLY "public"."Same one""#));
-    assert_eq!(shop.bytes, bench.admin.number("SELECT pg_relation_size('\"Same one\"')").await);
+    assert_eq!(shop.remedy.as_deref(), Some(r#"DROP INDEX CONCURRENTLY "public"."Same one""#));
+    assert_eq!(shop.bytes, fixture.admin.number("SELECT pg_relation_size('\"Same one\"')").await);
     let days = duplicate.iter().find(|duplicate| duplicate.table == "days").unwrap();
     assert_eq!(days.names.len(), 2);
-    assert!(days.mend.as_deref().unwrap().starts_with("DROP INDEX \"public\".\"days_"), "{days:?}");
-    // What it says is what the server takes.
-    for sql in [shop.mend.as_deref().unwrap(), days.mend.as_deref().unwrap()] {
-        bench.sql(sql).await;
+    assert!(
+        days.remedy.as_deref().unwrap().starts_with("DROP INDEX \"public\".\"days_"),
+        "{days:?}"
+    );
+    // The server accepts the remedies.
+    for sql in [shop.remedy.as_deref().unwrap(), days.remedy.as_deref().unwrap()] {
+        fixture.sql(sql).await;
     }
-    assert!(bench.read().await.indexes.duplicate.is_empty());
+    assert!(fixture.read().await.indexes.duplicate.is_empty());
 }
 
 #[tokio::test]
-async fn an_index_that_is_being_built_needs_no_mending() {
-    let bench = Bench::new().await;
-    bench.sql("CREATE TABLE shop (id int); INSERT INTO shop VALUES (1)").await;
-    let holder = bench.database.client().await;
+async fn an_index_that_is_being_built_has_no_remedy() {
+    let fixture = StatisticsFixture::new().await;
+    fixture.sql("CREATE TABLE shop (id int); INSERT INTO shop VALUES (1)").await;
+    let holder = fixture.database.client().await;
     holder.batch_execute("BEGIN; INSERT INTO shop VALUES (2)").await.unwrap();
-    let builder = bench.database.client().await;
+    let builder = fixture.database.client().await;
     let building = tokio::spawn(async move {
         builder.batch_execute("CREATE INDEX CONCURRENTLY slow ON shop (id)").await
     });
     let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
-    wait_until("the index is begun", BOUND, async || bench.admin.number(invalid).await == 1).await;
-    let found = bench.read().await.indexes.invalid;
+    wait_until("the index is begun", BOUND, async || fixture.admin.number(invalid).await == 1)
+        .await;
+    let found = fixture.read().await.indexes.invalid;
     assert_eq!(
-        (found[0].name.as_str(), found[0].being_built, &found[0].mend),
+        (found[0].name.as_str(), found[0].being_built, &found[0].remedy),
         ("slow", true, &None)
     );
     holder.batch_execute("COMMIT").await.unwrap();
     building.await.unwrap().unwrap();
-    assert!(bench.read().await.indexes.invalid.is_empty());
+    assert!(fixture.read().await.indexes.invalid.is_empty());
 }
 
 #[tokio::test]
-async fn a_role_is_told_what_it_does_not_see() {
-    let mut bench = Bench::new().await;
-    bench.sql(HOUSE).await;
-    bench.sql("VACUUM (ANALYZE) worn, tight, wide, days").await;
-    let role = bench.role("plain").await;
-    bench.url = role.url.clone();
-    // Up to 14 the counters come by a collector, a moment later.
-    wait_until("the counters", BOUND, async || table(&bench.read().await, "worn").live_rows > 0)
+async fn a_role_learns_what_is_hidden_from_it() {
+    let mut fixture = StatisticsFixture::new().await;
+    fixture.sql(TABLES).await;
+    fixture.sql("VACUUM (ANALYZE) worn, tight, wide, days").await;
+    let role = fixture.role("plain").await;
+    fixture.url = role.url.clone();
+    // Up to PostgreSQL 14 the counters arrive later, through a collector process.
+    wait_until("the counters", BOUND, async || table(&fixture.read().await, "worn").live_rows > 0)
         .await;
-    let plain = bench.read().await;
-    let what: Vec<&str> = plain.unseen.iter().map(|unseen| unseen.what.as_str()).collect();
+    let plain = fixture.read().await;
+    let what: Vec<&str> =
+        plain.unavailable.iter().map(|unavailable| unavailable.what.as_str()).collect();
     assert_eq!(what, ["indexes being built", "bloat"]);
-    assert!(plain.unseen.iter().all(|unseen| unseen.code == "not_permitted"), "{:?}", plain.unseen);
+    assert!(
+        plain.unavailable.iter().all(|unavailable| unavailable.code == "not_permitted"),
+        "{:?}",
+        plain.unavailable
+    );
     let worn = table(&plain, "worn");
     assert!(worn.table_bytes > 0 && worn.live_rows > 0 && worn.bloat_bytes.is_none(), "{worn:?}");
-    // The statements that it names mend it.
-    for unseen in &plain.unseen {
-        bench.sql(&unseen.mend).await;
+    // The remedies work.
+    for unavailable in &plain.unavailable {
+        fixture.sql(&unavailable.remedy).await;
     }
-    let monitor = bench.read().await;
-    assert!(monitor.unseen.is_empty(), "{:?}", monitor.unseen);
+    let monitor = fixture.read().await;
+    assert!(monitor.unavailable.is_empty(), "{:?}", monitor.unavailable);
     assert!(table(&monitor, "worn").bloat_bytes > Some(0));
 
     let json = serde_json::to_value(&monitor).unwrap();
@@ -324,12 +337,12 @@ async fn a_role_is_told_what_it_does_not_see() {
 
 #[tokio::test]
 async fn many_tables_cost_little() {
-    let bench = Bench::new().await;
-    bench
+    let fixture = StatisticsFixture::new().await;
+    fixture
         .sql("CREATE TABLE big (id int PRIMARY KEY); INSERT INTO big SELECT generate_series(1, 10000); ANALYZE big")
         .await;
     for _ in 0..4 {
-        bench
+        fixture
             .sql(
                 "DO $$ DECLARE n int; BEGIN
                      FOR n IN SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE 'many\\_%' AND relkind = 'r') + g
@@ -339,7 +352,7 @@ async fn many_tables_cost_little() {
             )
             .await;
     }
-    let db = bench.db();
+    let db = fixture.db();
     let mut conn = db.acquire(Purpose::Control).await.unwrap();
     let _ = statistics::read(&mut conn, BOUND).await.unwrap();
     let begun = Instant::now();
@@ -347,6 +360,6 @@ async fn many_tables_cost_little() {
     let took = begun.elapsed();
     assert_eq!((found.tables_total, found.tables_left_out, found.tables.len()), (1001, 801, 200));
     assert_eq!(found.tables[0].name, "big");
-    // A loaded machine is slow; what is held here is that it is no matter of seconds.
+    // The bound is generous, because a test machine may be loaded.
     assert!(took < Duration::from_secs(2), "{took:?}");
 }

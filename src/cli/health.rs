@@ -13,7 +13,7 @@ use crate::db::{self, Database, Purpose};
 use crate::health::{Audit, Board, FailingJob, Inputs, Jobs, Report, Schema, Status};
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::migrate::{self, plan::State};
-use crate::observe::Watched;
+use crate::observe::WatchedTable;
 use crate::scheduler::{audit_watch, measure, schema};
 use crate::store::audit::standing;
 use crate::store::{pauses, run_history};
@@ -70,7 +70,7 @@ impl Health {
 
 /// What pgsteward's own tables say. What cannot be read is absent: the measurement tells why, where
 /// the database is at fault.
-async fn kept(db: &Database, config: &Config) -> (Inputs, Vec<Watched>) {
+async fn kept(db: &Database, config: &Config) -> (Inputs, Vec<WatchedTable>) {
     let read = tokio::time::timeout(BOUND, read_kept(db, config)).await;
     match read {
         Ok(Ok(Some(kept))) => kept,
@@ -86,7 +86,7 @@ async fn kept(db: &Database, config: &Config) -> (Inputs, Vec<Watched>) {
 async fn read_kept(
     db: &Database,
     config: &Config,
-) -> Result<Option<(Inputs, Vec<Watched>)>, migrate::Error> {
+) -> Result<Option<(Inputs, Vec<WatchedTable>)>, migrate::Error> {
     let lines = migrate::status(db, Purpose::Migrate, &migrate::configured_sets(config)?).await?;
     let pending = |state| matches!(state, State::Pending | State::OutOfOrder);
     if lines.iter().all(|line| pending(line.state)) {

@@ -16,12 +16,16 @@ pub trait FromRow: Sized {
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error>;
 }
 
-/// Implements [`FromRow`] for a struct: each field is read from the column of the same name.
+/// Implements [`FromRow`] for a struct: each field is read from the column of the same name. A
+/// field after `nested` is a struct that is read from the columns of the same row.
 macro_rules! from_row {
-    ($name:ident, [$($field:ident),* $(,)?]) => {
+    ($name:ident, [$($field:ident),* $(,)?] $(, nested $nested:ident)?) => {
         impl $crate::db::FromRow for $name {
             fn from_row(row: &tokio_postgres::Row) -> Result<Self, tokio_postgres::Error> {
-                Ok($name { $($field: row.try_get(stringify!($field))?),* })
+                Ok($name {
+                    $($nested: $crate::db::FromRow::from_row(row)?,)?
+                    $($field: row.try_get(stringify!($field))?,)*
+                })
             }
         }
     };

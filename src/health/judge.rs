@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{Status, reason};
 use crate::config;
 use crate::db::{Error, Kind};
-use crate::observe::{OTHERS_SESSIONS, Snapshot, Unseen};
+use crate::observe::{OTHERS_SESSIONS, Snapshot, Unavailable};
 
 /// What a probe found.
 #[derive(Debug, Clone, Copy)]
@@ -65,9 +65,9 @@ pub struct PartitionsNeeded {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Jobs {
     pub failing: Vec<FailingJob>,
-    /// Jobs that may do nothing of what they are for, with the GRANTs that mend it.
+    /// Jobs that may do nothing of what they are for, with the GRANTs that they need.
     pub not_permitted: Vec<FailingJob>,
-    /// What else jobs could not do, each with what mends it.
+    /// What else jobs could not do, each with its remedy.
     pub warnings: Vec<String>,
     /// By whom all jobs are paused, when they are.
     pub paused: Option<String>,
@@ -228,29 +228,36 @@ fn response(response: Duration, limits: &config::Health) -> Verdict {
     verdict.measured(json!({ "response_ms": took }))
 }
 
-fn unseen(name: &'static str, snapshot: &Snapshot, parts: &[&str]) -> Verdict {
-    match snapshot.unseen.iter().find(|unseen| parts.contains(&unseen.what.as_str())) {
+fn unavailable(name: &'static str, snapshot: &Snapshot, parts: &[&str]) -> Verdict {
+    match snapshot.unavailable.iter().find(|unavailable| parts.contains(&unavailable.what.as_str()))
+    {
         Some(found) => unknown(name, found),
         None => not_measured(name),
     }
 }
 
-fn unknown(name: &'static str, unseen: &Unseen) -> Verdict {
-    let Unseen { what, reason, mend, .. } = unseen;
-    Verdict::new(name, Status::Unknown, unseen.code, format!("{what} cannot be seen: {reason}"))
-        .remedy(mend)
-        .measured(json!({ "unseen": unseen }))
+fn unknown(name: &'static str, unavailable: &Unavailable) -> Verdict {
+    let Unavailable { what, reason, remedy, .. } = unavailable;
+    Verdict::new(
+        name,
+        Status::Unknown,
+        unavailable.code,
+        format!("{what} is not available: {reason}"),
+    )
+    .remedy(remedy)
+    .measured(json!({ "unavailable": unavailable }))
 }
 
 fn not_permitted(name: &'static str, snapshot: &Snapshot, count: i64) -> Verdict {
-    let unseen = snapshot.unseen.iter().find(|unseen| unseen.what == OTHERS_SESSIONS);
+    let unavailable =
+        snapshot.unavailable.iter().find(|unavailable| unavailable.what == OTHERS_SESSIONS);
     Verdict::new(
         name,
         Status::Unknown,
         "not_permitted",
         format!("details of {count} sessions are hidden from this role"),
     )
-    .remedy(unseen.map_or("grant pg_monitor to the role", |unseen| &unseen.mend))
+    .remedy(unavailable.map_or("grant pg_monitor to the role", |unavailable| &unavailable.remedy))
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -21,7 +21,7 @@ pub mod spool;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::observe::Unseen;
+use crate::observe::Unavailable;
 
 pub use board::Board;
 pub use history::History;
@@ -118,9 +118,9 @@ pub struct Report {
     /// What the server said of itself, where it answered the observer.
     #[serde(skip)]
     pub server: Option<Server>,
-    /// What could not be looked at, with what mends it.
+    /// What could not be read, with the remedy.
     #[serde(skip)]
-    pub unseen: Vec<Unseen>,
+    pub unavailable: Vec<Unavailable>,
     /// How long the last fresh connect took.
     #[serde(skip)]
     pub connect_ms: Option<ConnectMs>,
@@ -136,8 +136,17 @@ impl Report {
         components: Vec<Component>,
     ) -> Report {
         let target = target.to_owned();
-        let (server, unseen, connect_ms) = (None, Vec::new(), None);
-        Report { target, status, checked_at, response_ms, components, server, unseen, connect_ms }
+        let (server, unavailable, connect_ms) = (None, Vec::new(), None);
+        Report {
+            target,
+            status,
+            checked_at,
+            response_ms,
+            components,
+            server,
+            unavailable,
+            connect_ms,
+        }
     }
 
     /// A component by name.

@@ -32,7 +32,7 @@ pub struct Server {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Connections {
     pub total: i64,
-    /// As in `pg_stat_activity`; `unseen` are those of roles that may not be looked into.
+    /// As in `pg_stat_activity`; `hidden` if this role may not see it.
     pub by_state: BTreeMap<String, i64>,
     /// The share of the usable connections.
     pub saturation: f64,

@@ -2,12 +2,16 @@
 
 use crate::config::{Builtin, Config, Mode, SqlWork, Work};
 use crate::db::{Conn, Error};
-use crate::observe::privileges::{self, Lack};
+use crate::observe::privileges::{self, MissingPrivilege};
 
 /// Everything that is lacking, each with what mends it. Changes nothing.
-pub async fn lacks(conn: &Conn, config: &Config, zentry: bool) -> Result<Vec<Lack>, Error> {
+pub async fn lacks(
+    conn: &Conn,
+    config: &Config,
+    zentry: bool,
+) -> Result<Vec<MissingPrivilege>, Error> {
     let enabled = |job| config.mode == Mode::Maintain && config.jobs.enabled(job).is_some();
-    let mut lacks: Vec<Lack> = privileges::measurements(conn).await?.into_iter().collect();
+    let mut lacks = privileges::measurements(conn).await?;
     if enabled(Builtin::Vacuum) {
         lacks.extend(privileges::vacuum(conn, &config.vacuum.schemas_exclude).await?);
     }

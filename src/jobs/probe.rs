@@ -29,7 +29,7 @@ use crate::health::judge::{connectivity, judge};
 use crate::health::{
     Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, reason,
 };
-use crate::observe::{Observation, Observer, Watched};
+use crate::observe::{Collector, Observation, WatchedTable};
 use crate::store::health::{HealthRow, Row};
 use crate::telemetry::Metrics;
 
@@ -52,7 +52,7 @@ pub struct Probe<'a> {
     /// The name of this instance, as rows carry it.
     pub instance: &'a str,
     /// Partitioned tables whose future is watched.
-    pub watched: &'a [Watched],
+    pub watched: &'a [WatchedTable],
     /// Whether pgsteward's tables are there to be written into.
     pub writable: bool,
     /// Whether rows that cannot be written now are kept for later.
@@ -73,7 +73,7 @@ impl Probe<'_> {
 /// What one database's probes remember from tick to tick.
 #[derive(Debug)]
 pub struct ProbeState {
-    observer: Observer,
+    collector: Collector,
     history: History,
     gauges: Gauges,
     /// Fed at each tick; `jobs::sample` empties it.
@@ -100,7 +100,7 @@ impl ProbeState {
     /// Nothing known yet.
     pub fn new(config: &config::Config) -> ProbeState {
         ProbeState {
-            observer: Observer::new(),
+            collector: Collector::default(),
             history: History::new(config.health.recover_after),
             gauges: Gauges::default(),
             sampler: Sampler::default(),
@@ -124,7 +124,7 @@ impl ProbeState {
 /// The observer's probe.
 pub async fn run(probe: &Probe<'_>, state: &mut ProbeState, inputs: &Inputs) -> Outcome {
     let begun = probe.destination().now();
-    let looked = look(probe, &mut state.observer).await;
+    let looked = look(probe, &mut state.collector).await;
     let looked = match looked {
         Ok(observation) => Ok(observation),
         Err(error) => Err(name_the_reason(probe, state, error).await),
@@ -201,15 +201,15 @@ fn millis(took: Duration) -> f64 {
 
 /// Takes a snapshot over the warm connection. One that was found broken is replaced once: a
 /// connection that a firewall or an administrator ended says nothing of the database.
-async fn look(probe: &Probe<'_>, observer: &mut Observer) -> Result<Observation, Error> {
+async fn look(probe: &Probe<'_>, collector: &mut Collector) -> Result<Observation, Error> {
     let bound = probe.bound / 2;
     let statement_timeout = probe.db.query_timeout().min(bound);
     let attempts = async {
-        let first = observe_once(probe, observer, statement_timeout).await;
+        let first = observe_once(probe, collector, statement_timeout).await;
         match first {
             Err(error) if error.kind() == Kind::ConnectionLost => {
                 tracing::debug!(database = probe.db.name(), error = %error, "observe again over a new connection");
-                observe_once(probe, observer, statement_timeout).await
+                observe_once(probe, collector, statement_timeout).await
             }
             outcome => outcome,
         }
@@ -219,11 +219,11 @@ async fn look(probe: &Probe<'_>, observer: &mut Observer) -> Result<Observation,
 
 async fn observe_once(
     probe: &Probe<'_>,
-    observer: &mut Observer,
+    collector: &mut Collector,
     statement_timeout: Duration,
 ) -> Result<Observation, Error> {
     let conn = probe.db.acquire(Purpose::Observe).await?;
-    observer.observe(&conn, probe.watched, statement_timeout).await
+    collector.collect(&conn, probe.watched, statement_timeout).await
 }
 
 /// An open connection that hangs or broke does not say why; a new one does.
@@ -271,7 +271,7 @@ fn show(
     let seen = looked.ok().flatten().map(|observation| &observation.snapshot);
     let report = Report {
         server: seen.map(Server::of),
-        unseen: seen.map(|snapshot| snapshot.unseen.clone()).unwrap_or_default(),
+        unavailable: seen.map(|snapshot| snapshot.unavailable.clone()).unwrap_or_default(),
         connect_ms: state.connect_ms,
         ..state.history.report(probe.db.name(), Utc::now(), response_ms, verdicts)
     };

@@ -22,7 +22,7 @@ use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, NotPermitted, short}
 use super::{Context, Report, acts};
 use crate::config::{Builtin, Config, Mode};
 use crate::db::{Error, Kind, Tx, TxOptions};
-use crate::observe::tables::views::{Beneath, View, beneath, find};
+use crate::observe::tables::views::{SourceState, View, find, source_state};
 use crate::store;
 use crate::store::requests::Options;
 
@@ -148,7 +148,7 @@ pub async fn plan(
         match find(tx, schema, relation).await? {
             None => one.skipped = Some("there is no view of this name".to_owned()),
             Some(view) => {
-                let now = beneath(tx, view.oid).await?;
+                let now = source_state(tx, view.oid).await?;
                 match decide(&view, &now, last.get(name), config.refresh.max_staleness) {
                     Decision::Refresh(How::Plain) => {
                         (one.refresh, one.why) = (true, "it holds nothing yet".to_owned());
@@ -185,8 +185,8 @@ async fn one(ctx: &mut Context<'_>, name: &str, last: Option<&Value>) -> Result<
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let Some(view) = find(tx, schema, relation).await? else { return Ok(None) };
-                let beneath = beneath(tx, view.oid).await?;
-                Ok(Some((view, beneath)))
+                let now = source_state(tx, view.oid).await?;
+                Ok(Some((view, now)))
             })
         })
         .await?
@@ -235,9 +235,14 @@ enum Decision {
     Refuse(String),
 }
 
-fn decide(view: &View, now: &Beneath, last: Option<&Value>, max_staleness: Duration) -> Decision {
+fn decide(
+    view: &View,
+    now: &SourceState,
+    last: Option<&Value>,
+    max_staleness: Duration,
+) -> Decision {
     let quoted = view.quoted();
-    if view.kind != 'm' {
+    if !view.materialized {
         return Decision::Refuse(format!(
             "{quoted} is no materialized view; remove it from refresh.views"
         ));
@@ -294,43 +299,47 @@ mod tests {
         View {
             oid: 1,
             schema: "s".to_owned(),
-            name: "v".to_owned(),
+            table: "v".to_owned(),
             grant: String::new(),
-            kind: 'm',
+            materialized: true,
             populated: true,
             permitted: true,
             unique_index: true,
         }
     }
 
-    fn beneath() -> Beneath {
-        Beneath { unprovable: None, fingerprint: "f".to_owned(), now: DateTime::UNIX_EPOCH + HOUR }
+    fn source_state() -> SourceState {
+        SourceState {
+            unprovable: None,
+            fingerprint: "f".to_owned(),
+            now: DateTime::UNIX_EPOCH + HOUR,
+        }
     }
 
     fn last(fingerprint: &str, age: Duration) -> Value {
-        json!({ "fingerprint": fingerprint, "refreshed_at": beneath().now - age })
+        json!({ "fingerprint": fingerprint, "refreshed_at": source_state().now - age })
     }
 
     #[test]
     fn a_view_is_unchanged_only_when_that_is_proven_and_recent() {
         let minute = Duration::from_secs(60);
-        let unprovable = Beneath { unprovable: Some("now()".to_owned()), ..beneath() };
+        let unprovable = SourceState { unprovable: Some("now()".to_owned()), ..source_state() };
         let cases = [
-            ("the same", Some(last("f", minute)), beneath(), true),
-            ("changed beneath", Some(last("g", minute)), beneath(), false),
+            ("the same", Some(last("f", minute)), source_state(), true),
+            ("changed beneath", Some(last("g", minute)), source_state(), false),
             ("not provable", Some(last("f", minute)), unprovable, false),
-            ("too long ago", Some(last("f", HOUR)), beneath(), false),
+            ("too long ago", Some(last("f", HOUR)), source_state(), false),
             (
                 "the clock went back",
                 Some(json!({"fingerprint": "f", "refreshed_at": "2099-01-01T00:00:00Z"})),
-                beneath(),
+                source_state(),
                 false,
             ),
-            ("never", None, beneath(), false),
+            ("never", None, source_state(), false),
             (
                 "last time it was not provable",
                 Some(json!({"how": "concurrently"})),
-                beneath(),
+                source_state(),
                 false,
             ),
         ];
@@ -347,9 +356,12 @@ mod tests {
     #[test]
     fn readers_are_locked_out_only_where_there_is_nothing_to_read() {
         let empty = View { populated: false, unique_index: false, ..view() };
-        assert_eq!(decide(&empty, &beneath(), None, HOUR), Decision::Refresh(How::Plain));
+        assert_eq!(decide(&empty, &source_state(), None, HOUR), Decision::Refresh(How::Plain));
         let bare = View { unique_index: false, ..view() };
-        assert!(matches!(decide(&bare, &beneath(), None, HOUR), Decision::Refuse(_)));
-        assert_eq!(decide(&view(), &beneath(), None, HOUR), Decision::Refresh(How::Concurrently));
+        assert!(matches!(decide(&bare, &source_state(), None, HOUR), Decision::Refuse(_)));
+        assert_eq!(
+            decide(&view(), &source_state(), None, HOUR),
+            Decision::Refresh(How::Concurrently)
+        );
     }
 }

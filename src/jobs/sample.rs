@@ -159,7 +159,7 @@ impl Interval {
         let sessions = &snapshot.sessions;
         self.max_connections = snapshot.max_connections;
         self.reserved = snapshot.superuser_reserved + snapshot.reserved;
-        self.saw_states &= sessions.unseen() == 0;
+        self.saw_states &= sessions.hidden() == 0;
         self.saturation_max =
             self.saturation_max.max(total as f64 / snapshot.usable_connections() as f64);
         let oldest =
@@ -276,7 +276,7 @@ mod tests {
             slots: None,
             archiver: None,
             partitions: None,
-            unseen: Vec::new(),
+            unavailable: Vec::new(),
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
     fn states_are_absent_when_a_sample_could_not_see_them() {
         let mut sampler = Sampler::default();
         sampler.feed(&snapshot(0, &[(Some("app"), "idle", 1)], 0));
-        sampler.feed(&snapshot(15, &[(Some("app"), "unseen", 5), (Some("app"), "idle", 1)], 1));
+        sampler.feed(&snapshot(15, &[(Some("app"), "hidden", 5), (Some("app"), "idle", 1)], 1));
         let row = sampler.finish("here", json!({})).unwrap();
         assert_eq!(row.total, Range { min: 1, avg: 3.5, max: 6 });
         assert_eq!((row.active, row.idle, row.idle_in_transaction), (None, None, None));

@@ -23,7 +23,8 @@ use super::{Context, Report, acts, unfenced};
 use crate::config::{Mode, Vacuum};
 use crate::db::{Error, Kind, Tx};
 use crate::observe::tables::vacuum::{
-    Counters, Done, buffer_limit_known, counters, done, unfit, xmin_holder,
+    Counters, LastMaintenance, counters, has_buffer_usage_limit, ineligible, last_maintenance,
+    xmin_holder,
 };
 use crate::store::requests::Options;
 
@@ -164,7 +165,7 @@ pub async fn plan(tx: &Tx<'_>, config: &Vacuum, options: &Options) -> Result<Vec
         dead_rows: 0,
         live_rows: 0,
         changed_rows: 0,
-        skipped: Some(why.to_owned()),
+        skipped: Some(why),
     });
     Ok(needy.into_iter().map(planned).take(config.tables_max as usize).chain(others).collect())
 }
@@ -175,15 +176,15 @@ async fn others(
     config: &Vacuum,
     options: &Options,
     needy: &[(Need, Counters)],
-) -> Result<Vec<(String, &'static str)>, Error> {
+) -> Result<Vec<(String, String)>, Error> {
     let Some(named) = &options.tables else { return Ok(Vec::new()) };
     let is_needy = |name: &String| needy.iter().any(|(_, table)| table.name() == *name);
     let names: Vec<String> = named.iter().filter(|name| !is_needy(name)).cloned().collect();
-    let unfit = unfit(tx, &names, &config.schemas_exclude).await?;
+    let reasons = ineligible(tx, &names, &config.schemas_exclude).await?;
     Ok(names
         .into_iter()
-        .zip(unfit)
-        .map(|(name, why)| (name, why.unwrap_or("it needs nothing")))
+        .zip(reasons)
+        .map(|(name, why)| (name, why.unwrap_or_else(|| "it needs nothing".to_owned())))
         .collect())
 }
 
@@ -208,7 +209,7 @@ fn commands(outcome: &serde_json::Value) -> serde_json::Value {
 /// VACUUM knows BUFFER_USAGE_LIMIT.
 async fn look(
     ctx: &mut Context<'_>,
-) -> Result<(Vec<Counters>, Vec<(String, &'static str)>, bool), Error> {
+) -> Result<(Vec<Counters>, Vec<(String, String)>, bool), Error> {
     let (config, wanted) = (&ctx.config.vacuum, &ctx.options);
     let within = short(ctx).read_only();
     let read = ctx.conn.transaction(&within, |tx| {
@@ -218,7 +219,7 @@ async fn look(
             Ok((
                 needy.into_iter().map(|(_, table)| table).collect(),
                 others,
-                buffer_limit_known(tx).await?,
+                has_buffer_usage_limit(tx).await?,
             ))
         })
     });
@@ -251,7 +252,7 @@ async fn one(ctx: &mut Context<'_>, table: &Counters, polite: bool) -> Result<Tr
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let fresh = counters(tx, &config.schemas_exclude, Some(table.oid)).await?.pop();
-                Ok((fresh, done(tx, table.oid).await?))
+                Ok((fresh, last_maintenance(tx, table.oid).await?))
             })
         })
         .await?;
@@ -309,15 +310,15 @@ async fn look_after(
     ctx: &mut Context<'_>,
     table: &Counters,
     need: Need,
-    before: Done,
-) -> Result<(Done, bool), Error> {
+    before: LastMaintenance,
+) -> Result<(LastMaintenance, bool), Error> {
     let since = Instant::now();
     let oid = table.oid;
     loop {
         let options = short(ctx).read_only();
         let after = ctx
             .conn
-            .transaction(&options, |tx| Box::pin(async move { done(tx, oid).await }))
+            .transaction(&options, |tx| Box::pin(async move { last_maintenance(tx, oid).await }))
             .await?;
         let newer = |new: Option<DateTime<Utc>>, old: Option<DateTime<Utc>>| new > old;
         let vacuumed = !need.vacuum || newer(after.vacuumed, before.vacuumed);

@@ -1,38 +1,39 @@
-//! What the session's role may do with a table, and with what it stands in.
+//! Reads the privileges of the session's role on a table, its schema and its database.
 
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
-use crate::db::{Conn, Error};
+use crate::db::{Conn, Error, FromRow, Param};
 
-/// The way from a session to a table of a schema. Names are quoted, ready for a GRANT.
+/// The privileges from the database down to a table. Names are quoted for use in a GRANT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     pub in_recovery: bool,
-    /// Transactions are read-only, as the role or the server has it by default.
+    /// Whether transactions are read-only by default.
     pub read_only: bool,
     pub role: String,
     pub database: String,
     pub may_create_schemas: bool,
-    /// Absent where there is no such schema.
+    /// `None` if the schema does not exist.
     pub schema: Option<SchemaAccess>,
 }
 
-/// A schema, and the table in it.
+/// The privileges on a schema and the table in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaAccess {
     pub owner: String,
     pub usage: bool,
     pub create: bool,
-    /// Absent where there is no such table.
+    /// `None` if the table does not exist.
     pub table: Option<TableAccess>,
 }
 
-/// A relation by the table's name.
+/// The properties of the relation with the table's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableAccess {
-    /// A plain table with all the columns asked for.
+    /// Whether it is a plain table with all requested columns.
     pub as_expected: bool,
-    /// SELECT, INSERT, UPDATE and DELETE.
+    /// Whether the role has SELECT, INSERT, UPDATE and DELETE.
     pub writable: bool,
 }
 
@@ -115,7 +116,7 @@ pub async fn untrusted(conn: &Conn, schema: &str) -> Result<Distrust, Error> {
                  ON f.kind = 'object'
          ORDER BY f.kind = 'schema' DESC, f.kind, 3, 4";
     type Found = (String, Option<String>, Option<String>, Option<String>);
-    let params = [(&schema as &(dyn ToSql + Sync), Type::TEXT)];
+    let params = [(&schema as _, Type::TEXT)];
     let rows = conn.read::<Found>("check who controls the schema", SQL, &params).await?;
     let mut distrust = Distrust { role: String::new(), items: Vec::new() };
     for (session_role, kind, object, role) in rows {
@@ -131,7 +132,7 @@ pub async fn untrusted(conn: &Conn, schema: &str) -> Result<Distrust, Error> {
     Ok(distrust)
 }
 
-/// Looks it up; needs no privilege itself.
+/// Looks up the privileges. The look-up itself needs none.
 pub async fn to_table(
     conn: &Conn,
     schema: &str,
@@ -139,37 +140,49 @@ pub async fn to_table(
     columns: &[&str],
 ) -> Result<Access, Error> {
     const SQL: &str = "
-        SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-               quote_ident(current_user), quote_ident(current_database()),
-               has_database_privilege(current_database(), 'CREATE'),
-               quote_ident(pg_get_userbyid(n.nspowner)),
-               has_schema_privilege(n.oid, 'USAGE'), has_schema_privilege(n.oid, 'CREATE'),
+        SELECT pg_is_in_recovery() AS in_recovery,
+               current_setting('transaction_read_only') = 'on' AS read_only,
+               quote_ident(current_user) AS role, quote_ident(current_database()) AS database,
+               has_database_privilege(current_database(), 'CREATE') AS may_create_schemas,
+               -- Privileges are NULL if their object does not exist.
+               quote_ident(pg_get_userbyid(n.nspowner)) AS schema_owner,
+               has_schema_privilege(n.oid, 'USAGE') AS usage,
+               has_schema_privilege(n.oid, 'CREATE') AS create,
                CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'r' AND (
                     SELECT count(*) = cardinality($3::text[]) FROM pg_attribute a
-                     WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attname = ANY ($3::text[])) END,
+                     WHERE a.attrelid = c.oid AND NOT a.attisdropped
+                       AND a.attname = ANY ($3::text[])) END AS as_expected,
                has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
                AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+               AS writable
           FROM (SELECT) AS one
           LEFT JOIN pg_namespace n ON n.nspname = $1
           LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2";
-    let params: [(&(dyn ToSql + Sync), Type); 3] =
+    let params: [Param<'_>; 3] =
         [(&schema, Type::TEXT), (&table, Type::TEXT), (&columns, Type::TEXT_ARRAY)];
-    let row = conn.row("look up the privileges on a table", SQL, &params).await?;
-    let owner: Option<String> = row.get(5);
-    // A privilege is NULL exactly where its object is missing.
-    let as_expected: Option<bool> = row.get(8);
-    let flag = |column: usize| row.get::<_, Option<bool>>(column).unwrap_or(false);
-    Ok(Access {
-        in_recovery: row.get(0),
-        read_only: row.get(1),
-        role: row.get(2),
-        database: row.get(3),
-        may_create_schemas: row.get(4),
-        schema: owner.map(|owner| SchemaAccess {
-            owner,
-            usage: flag(6),
-            create: flag(7),
-            table: as_expected.map(|as_expected| TableAccess { as_expected, writable: flag(9) }),
-        }),
-    })
+    conn.read_one("look up the privileges on a table", SQL, &params).await
+}
+
+impl FromRow for Access {
+    fn from_row(row: &Row) -> Result<Access, tokio_postgres::Error> {
+        let table = match (row.try_get("as_expected")?, row.try_get("writable")?) {
+            (Some(as_expected), Some(writable)) => Some(TableAccess { as_expected, writable }),
+            _ => None,
+        };
+        let schema = match row.try_get("schema_owner")? {
+            Some(owner) => {
+                let (usage, create) = (row.try_get("usage")?, row.try_get("create")?);
+                Some(SchemaAccess { owner, usage, create, table })
+            }
+            None => None,
+        };
+        Ok(Access {
+            in_recovery: row.try_get("in_recovery")?,
+            read_only: row.try_get("read_only")?,
+            role: row.try_get("role")?,
+            database: row.try_get("database")?,
+            may_create_schemas: row.try_get("may_create_schemas")?,
+            schema,
+        })
+    }
 }

@@ -1,114 +1,97 @@
-//! What this connection can be asked: which views and functions exist, and which are open to us.
+//! Determines which parts of a snapshot this connection can read: which views and functions exist,
+//! and which of them this role may use.
 //!
-//! Planned from what is there, not from version numbers: forks and managed servers keep the number
-//! and drop the function.
+//! The decision comes from the catalog, not from version numbers: forks and managed servers keep
+//! the version number and drop functions.
 
 use std::time::Duration;
 
-use super::catalog::Part;
-use super::snapshot::Unseen;
+use super::catalog::{PARTS, Part};
+use super::read_values;
+use super::snapshot::Unavailable;
 use crate::db::{Conn, Error, Kind, quote_ident, quote_literal};
 
-/// What can be asked, and what cannot, with the reason.
+/// The parts that cannot be read, each with its reason. All others can.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Capabilities {
-    left_out: Vec<(Part, Unseen)>,
+pub(super) struct Capabilities {
+    unavailable: Vec<Unavailable>,
 }
 
 impl Capabilities {
-    /// Asks in one round trip.
-    pub(super) async fn read(
-        conn: &Conn,
-        statement_timeout: Duration,
-    ) -> Result<Capabilities, Error> {
-        let timeout_ms = statement_timeout.as_millis().clamp(1, i32::MAX as u128);
-        let needs = Part::ALL
+    /// Reads the capabilities in one round trip.
+    pub async fn read(conn: &Conn, statement_timeout: Duration) -> Result<Capabilities, Error> {
+        const WHAT: &str = "read capabilities";
+        let needs: Vec<String> = PARTS
             .iter()
-            .flat_map(|part| part.needs())
-            .map(|need| format!("({})", quote_literal(need)));
+            .flat_map(|part| part.needs)
+            .map(|need| format!("({})", quote_literal(need)))
+            .collect();
         let sql = format!(
-            "BEGIN READ ONLY; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = {timeout_ms}; \
-             SET LOCAL lock_timeout = 500;
-             SELECT json_build_object(
-                      'role', current_user,
-                      'missing', coalesce(json_agg(DISTINCT need) FILTER (WHERE allowed IS NULL), '[]'),
-                      'closed', coalesce(json_agg(DISTINCT need) FILTER (WHERE NOT allowed), '[]'))
+            "SELECT json_build_object(
+               'role', current_user,
+               'missing', coalesce(json_agg(DISTINCT need) FILTER (WHERE allowed IS NULL), '[]'),
+               'denied', coalesce(json_agg(DISTINCT need) FILTER (WHERE NOT allowed), '[]'))
                FROM (SELECT need,
-                            CASE WHEN need LIKE '%(%' THEN has_function_privilege(to_regprocedure(need), 'EXECUTE')
-                                 ELSE has_table_privilege(to_regclass(need), 'SELECT') END AS allowed
-                       FROM (VALUES {}) AS needs (need)) AS checked;
-             COMMIT",
-            needs.collect::<Vec<_>>().join(", ")
+                            CASE WHEN need LIKE '%(%'
+                                 THEN has_function_privilege(to_regprocedure(need), 'EXECUTE')
+                                 ELSE has_table_privilege(to_regclass(need), 'SELECT')
+                            END AS allowed
+                       FROM (VALUES {}) AS needs (need)) AS checked",
+            needs.join(", ")
         );
-        match conn.batch_values("read capabilities", &sql).await {
-            Ok(values) => match values.into_iter().next().flatten() {
-                Some(json) => Capabilities::parse(&json),
-                None => Err(Error::new(Kind::Protocol, "read capabilities: no answer")),
-            },
-            Err(error) => {
-                if !error.kind().is_connection() {
-                    let _ = conn.batch("roll back", "ROLLBACK").await;
-                }
-                Err(error)
-            }
-        }
+        let values = read_values(conn, WHAT, [sql].iter(), statement_timeout).await?;
+        let json = values.into_iter().next().flatten().unwrap_or_default();
+        Capabilities::parse(&json).map_err(|error| Error::with_source(Kind::Protocol, WHAT, error))
     }
 
-    fn parse(json: &str) -> Result<Capabilities, Error> {
+    fn parse(json: &str) -> Result<Capabilities, serde_json::Error> {
         #[derive(serde::Deserialize)]
-        struct Answer {
+        struct Checked {
             role: String,
             missing: Vec<String>,
-            closed: Vec<String>,
+            denied: Vec<String>,
         }
-        let answer: Answer = serde_json::from_str(json)
-            .map_err(|error| Error::with_source(Kind::Protocol, "read capabilities", error))?;
-        let mut left_out = Vec::new();
-        for part in Part::ALL.into_iter().filter(|part| !part.required()) {
-            let lacks = |names: &[String]| {
-                part.needs().iter().find(|need| names.iter().any(|n| n == *need)).copied()
+        let checked: Checked = serde_json::from_str(json)?;
+        let unavailable = |part: &Part| {
+            let first_of = |names: &[String]| {
+                part.needs.iter().find(|need| names.iter().any(|name| name == *need))
             };
-            if let Some(need) = lacks(&answer.missing) {
-                left_out.push((
-                    part,
-                    Unseen::not_supported(part.as_str(), format!("this server has no {need}")),
-                ));
-            } else if let Some(need) = lacks(&answer.closed) {
-                let what = if need.contains('(') { "EXECUTE ON FUNCTION" } else { "SELECT ON" };
-                let mend =
-                    format!("GRANT {what} pg_catalog.{need} TO {}", quote_ident(&answer.role));
-                left_out.push((
-                    part,
-                    Unseen::not_permitted(part.as_str(), format!("no privilege on {need}"), mend),
-                ));
+            if let Some(need) = first_of(&checked.missing) {
+                let reason = format!("this server has no {need}");
+                return Some(Unavailable::not_supported(part.name, reason));
             }
-        }
-        Ok(Capabilities { left_out })
-    }
-
-    /// The questions to ask, in their order.
-    pub(super) fn parts(&self) -> Vec<Part> {
-        Part::ALL
-            .into_iter()
-            .filter(|part| !self.left_out.iter().any(|(out, _)| out == part))
-            .collect()
-    }
-
-    /// Does not ask again what the server refused.
-    pub(super) fn leave_out(&mut self, part: Part, error: &Error) {
-        tracing::info!(part = part.as_str(), error = %error, "the server does not answer this; left out");
-        let unseen = if error.kind() == Kind::Permission {
-            let mend = "GRANT to the role what the error names, or pg_monitor".to_owned();
-            Unseen::not_permitted(part.as_str(), error.to_string(), mend)
-        } else {
-            Unseen::not_supported(part.as_str(), error.to_string())
+            let need = first_of(&checked.denied)?;
+            let privilege = if need.contains('(') { "EXECUTE ON FUNCTION" } else { "SELECT ON" };
+            Some(Unavailable::not_permitted(
+                part.name,
+                format!("no privilege on {need}"),
+                format!("GRANT {privilege} pg_catalog.{need} TO {}", quote_ident(&checked.role)),
+            ))
         };
-        self.left_out.push((part, unseen));
+        let optional = PARTS.iter().filter(|part| !part.required);
+        Ok(Capabilities { unavailable: optional.filter_map(unavailable).collect() })
     }
 
-    /// What is not asked for, and why.
-    pub(super) fn unseen(&self) -> impl Iterator<Item = &Unseen> {
-        self.left_out.iter().map(|(_, unseen)| unseen)
+    /// The parts that can be read, in their order.
+    pub fn parts(&self) -> impl Iterator<Item = &'static Part> {
+        PARTS.iter().filter(|part| self.unavailable.iter().all(|out| out.what != part.name))
+    }
+
+    /// Excludes a part that the server refused.
+    pub fn leave_out(&mut self, part: &Part, error: &Error) {
+        tracing::info!(part = part.name, error = %error, "server refused a query, leaving it out");
+        let reason = error.to_string();
+        self.unavailable.push(if error.kind() == Kind::Permission {
+            let remedy = "GRANT the role the privilege that the error names, or pg_monitor";
+            Unavailable::not_permitted(part.name, reason, remedy.to_owned())
+        } else {
+            Unavailable::not_supported(part.name, reason)
+        });
+    }
+
+    /// The excluded parts, with their reasons.
+    pub fn unavailable(&self) -> &[Unavailable] {
+        &self.unavailable
     }
 }
 
@@ -117,27 +100,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_or_closed_is_left_out_with_what_mends_it() {
+    fn what_is_missing_or_denied_is_left_out_with_its_remedy() {
         let capabilities = Capabilities::parse(
-            r#"{"role":"a\"b","missing":["pg_stat_wal_receiver"],"closed":["pg_stat_get_archiver()","pg_database"]}"#,
+            r#"{"role": "a\"b", "missing": ["pg_stat_wal_receiver"],
+                "denied": ["pg_stat_get_archiver()", "pg_database"]}"#,
         )
         .unwrap();
-        let parts = [Part::Server, Part::Sessions, Part::Slots, Part::Partitions];
-        assert_eq!(capabilities.parts(), parts);
-        let unseen: Vec<_> = capabilities.unseen().cloned().collect();
-        assert_eq!(unseen[0].mend, r#"GRANT SELECT ON pg_catalog.pg_database TO "a""b""#);
-        assert_eq!(unseen[1].code, "not_supported");
-        assert_eq!(unseen[1].reason, "this server has no pg_stat_wal_receiver");
+        let parts: Vec<&str> = capabilities.parts().map(|part| part.name).collect();
+        assert_eq!(parts, ["server", "sessions", "replication slots", "partitions"]);
+        let unavailable = capabilities.unavailable();
+        assert_eq!(unavailable[0].remedy, r#"GRANT SELECT ON pg_catalog.pg_database TO "a""b""#);
+        assert_eq!(unavailable[1].code, "not_supported");
+        assert_eq!(unavailable[1].reason, "this server has no pg_stat_wal_receiver");
         assert_eq!(
-            unseen[2].mend,
+            unavailable[2].remedy,
             r#"GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_archiver() TO "a""b""#
         );
     }
 
     #[test]
-    fn a_required_part_is_always_asked_so_that_its_error_is_seen() {
-        let capabilities =
-            Capabilities::parse(r#"{"role":"r","missing":["pg_locks"],"closed":[]}"#).unwrap();
-        assert_eq!(capabilities.parts(), Part::ALL);
+    fn a_required_part_is_always_read_so_that_its_error_is_reported() {
+        let json = r#"{"role": "r", "missing": ["pg_locks"], "denied": []}"#;
+        assert_eq!(Capabilities::parse(json).unwrap().parts().count(), PARTS.len());
     }
 }

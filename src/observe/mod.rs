@@ -1,17 +1,35 @@
-//! What the server tells about itself, as plain data.
+//! Reads the server's catalogs and statistics and returns them as plain data.
 //!
-//! One tick is one [`Snapshot`]: everything that is looked at travels as **one** simple query
-//! (`BEGIN READ ONLY; SET LOCAL …; SELECT …; …; COMMIT`), so that a tick costs one round trip, holds
-//! no session state (a transaction pooler may stand between) and is bounded on the server. A new
-//! connection first asks what may be asked ([`Capabilities`]), which is a second round trip.
+//! One tick is one [`Snapshot`]. All of its parts travel as **one** simple query
+//! (`BEGIN READ ONLY; SET LOCAL …; SELECT …; …; COMMIT`), so a tick costs one round trip, leaves
+//! no session state (a transaction pooler may be in between) and is bounded on the server. A new
+//! connection first reads its [`Capabilities`], which is a second round trip.
 //!
-//! Only catalogs and `pg_stat_get_*` functions are read; no relation of a user is opened, so no lock
-//! that somebody holds on a table can keep a tick waiting. What could not be seen is part of the
-//! answer ([`Unseen`]), with the reason and what mends it.
+//! Only catalogs and `pg_stat_get_*` functions are read. No user's relation is opened, so a lock
+//! on a table cannot block a tick. What could not be read is part of the result
+//! ([`Unavailable`]), with the reason and the remedy.
 //!
-//! A statement that this server refuses although it should know it (forks that answer "not
-//! supported") fails the whole query; then each part is asked alone once, the refused one is left
-//! out for as long as the capabilities hold, and the snapshot says so.
+//! If the server refuses a statement although its catalog has everything that the statement needs
+//! (some forks answer "not supported"), the whole query fails. Then each part is sent alone once,
+//! and a refused part is left out until the capabilities are read again.
+
+/// Adds the qualified names to types with the fields `schema` and `table`.
+macro_rules! qualified_names {
+    ($($type:ident),*) => { $(
+        impl $type {
+            /// `schema.table`, for messages, labels and comparison with the configuration.
+            pub fn name(&self) -> String {
+                format!("{}.{}", self.schema, self.table)
+            }
+
+            /// `"schema"."table"`, quoted for SQL.
+            pub fn quoted(&self) -> String {
+                let quote = $crate::db::quote_ident;
+                format!("{}.{}", quote(&self.schema), quote(&self.table))
+            }
+        }
+    )* };
+}
 
 pub mod access;
 mod capabilities;
@@ -23,85 +41,76 @@ mod snapshot;
 pub mod statistics;
 pub mod tables;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::db::{Conn, Error, Kind};
 
-pub use capabilities::Capabilities;
+use capabilities::Capabilities;
 use catalog::Part;
 pub use snapshot::{
     Archiver, Blocker, DatabaseAge, LockWait, OTHERS_SESSIONS, Partitioned, Prepared, Replica,
-    Replication, Session, SessionCount, Sessions, Slot, Snapshot, Standby, Unseen,
+    Replication, Session, SessionCount, Sessions, Slot, Snapshot, Standby, Unavailable,
 };
 
-/// How long capabilities are believed on one connection: a GRANT shows after this at the latest.
-const CAPABILITIES_KEEP: Duration = Duration::from_secs(300);
+/// How long the capabilities of a connection are cached: a GRANT takes effect after this time at
+/// the latest.
+const CAPABILITIES_TTL: Duration = Duration::from_secs(300);
 
-/// A partitioned table whose future is watched, by schema and name.
+/// A partitioned table whose future partitions are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Watched {
+pub struct WatchedTable {
     pub schema: String,
     pub table: String,
 }
 
-impl Watched {
-    /// `schema.table`, as it is named in snapshots and labels.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
-    }
-}
+qualified_names!(WatchedTable);
 
-/// A snapshot, and how long the round trip that brought it took.
+/// A snapshot and the duration of its round trip.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
     pub snapshot: Snapshot,
     pub response: Duration,
 }
 
-/// Takes snapshots, and remembers between them what the connection can be asked.
+/// Takes snapshots and caches the capabilities of the connection between them.
 #[derive(Debug, Default)]
-pub struct Observer {
-    known: Option<Known>,
+pub struct Collector {
+    cached: Option<CachedCapabilities>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct CachedCapabilities {
     pid: i32,
-    at: Instant,
+    read_at: Instant,
     capabilities: Capabilities,
 }
 
-impl Observer {
-    /// Nothing known yet.
-    pub fn new() -> Observer {
-        Observer::default()
-    }
-
+impl Collector {
     /// Takes one snapshot. `statement_timeout` bounds each statement on the server; the caller
-    /// bounds the whole.
+    /// bounds the whole call.
     ///
     /// # Errors
-    /// The connection's or the server's, when the facts without which there is no snapshot could not
-    /// be read; the connection is then left outside any transaction, or broken.
-    pub async fn observe(
+    /// Returns the connection's or the server's error if a required part could not be read. The
+    /// connection is then outside any transaction, or broken.
+    pub async fn collect(
         &mut self,
         conn: &Conn,
-        watched: &[Watched],
+        watched: &[WatchedTable],
         statement_timeout: Duration,
     ) -> Result<Observation, Error> {
         let capabilities = self.capabilities(conn, statement_timeout).await?;
-        let parts = capabilities.parts();
+        let parts: Vec<&Part> = capabilities.parts().collect();
         let started = Instant::now();
-        let read = ask(conn, &parts, watched, statement_timeout).await;
+        let read = read_parts(conn, &parts, watched, statement_timeout).await;
         let response = started.elapsed();
-        let answers = match read {
-            Ok(answers) => answers,
-            Err(error) if refused(error.kind()) => {
-                ask_each(conn, &parts, watched, statement_timeout, capabilities).await?
+        let results = match read {
+            Err(error) if is_refusal(error.kind()) => {
+                read_each(conn, &parts, watched, statement_timeout, capabilities).await?
             }
-            Err(error) => return Err(error),
+            read => read?,
         };
-        let snapshot = Snapshot::read(&answers, capabilities)?;
+        let snapshot = Snapshot::parse(&results, capabilities)?;
         Ok(Observation { snapshot, response })
     }
 
@@ -111,69 +120,83 @@ impl Observer {
         statement_timeout: Duration,
     ) -> Result<&mut Capabilities, Error> {
         let pid = conn.announced_pid();
-        let known = match self.known.take() {
-            Some(known) if known.pid == pid && known.at.elapsed() < CAPABILITIES_KEEP => known,
+        let cached = match self.cached.take() {
+            Some(cached) if cached.pid == pid && cached.read_at.elapsed() < CAPABILITIES_TTL => {
+                cached
+            }
             _ => {
                 let capabilities = Capabilities::read(conn, statement_timeout).await?;
-                Known { pid, at: Instant::now(), capabilities }
+                CachedCapabilities { pid, read_at: Instant::now(), capabilities }
             }
         };
-        Ok(&mut self.known.insert(known).capabilities)
+        Ok(&mut self.cached.insert(cached).capabilities)
     }
 }
 
-/// Whether an error is about one statement, so that the others may still be answered.
-fn refused(kind: Kind) -> bool {
+/// Returns whether an error concerns one statement only, so that other parts may still be read.
+fn is_refusal(kind: Kind) -> bool {
     matches!(kind, Kind::Sql | Kind::Permission)
 }
 
-/// What a part answered: one JSON value as text, absent where SQL gave NULL.
-type Answers = Vec<(Part, Option<String>)>;
+/// The JSON of each part by [`Part::name`]. A part is absent if its SELECT returned NULL.
+type PartResults = HashMap<&'static str, String>;
 
-/// Asks several parts in one round trip.
-async fn ask(
+/// Reads several parts in one round trip.
+async fn read_parts(
     conn: &Conn,
-    parts: &[Part],
-    watched: &[Watched],
+    parts: &[&Part],
+    watched: &[WatchedTable],
     statement_timeout: Duration,
-) -> Result<Answers, Error> {
-    let sql = catalog::batch(parts, watched, statement_timeout);
-    match conn.batch_values("observe", &sql).await {
-        Ok(values) if values.len() == parts.len() => {
-            Ok(parts.iter().copied().zip(values).collect())
+) -> Result<PartResults, Error> {
+    let statements = parts.iter().map(|part| part.sql(watched));
+    let values = read_values(conn, "observe", statements, statement_timeout).await?;
+    let named = parts.iter().zip(values).filter_map(|(part, json)| Some((part.name, json?)));
+    Ok(named.collect())
+}
+
+/// Reads each part in a round trip of its own, and leaves out refused parts from now on.
+async fn read_each(
+    conn: &Conn,
+    parts: &[&Part],
+    watched: &[WatchedTable],
+    statement_timeout: Duration,
+    capabilities: &mut Capabilities,
+) -> Result<PartResults, Error> {
+    let mut results = PartResults::new();
+    for part in parts {
+        match read_parts(conn, &[*part], watched, statement_timeout).await {
+            Ok(result) => results.extend(result),
+            Err(error) if is_refusal(error.kind()) && !part.required => {
+                capabilities.leave_out(part, &error);
+            }
+            Err(error) => return Err(error),
         }
+    }
+    Ok(results)
+}
+
+/// Runs statements that return one value each, in one read-only transaction and one round trip.
+async fn read_values(
+    conn: &Conn,
+    what: &'static str,
+    statements: impl ExactSizeIterator<Item = impl AsRef<str>>,
+    statement_timeout: Duration,
+) -> Result<Vec<Option<String>>, Error> {
+    let expected = statements.len();
+    let sql = catalog::read_only_batch(statements, statement_timeout);
+    match conn.batch_values(what, &sql).await {
+        Ok(values) if values.len() == expected => Ok(values),
         Ok(values) => Err(Error::new(
             Kind::Protocol,
-            format!("observe: {} answers to {} questions", values.len(), parts.len()),
+            format!("{what}: expected {expected} values, found {}", values.len()),
         )),
         Err(error) => {
-            // The batch may have failed after its BEGIN. Where this fails too, the connection is
-            // broken, and the pool drops it.
+            // The batch may have failed after its BEGIN. If the ROLLBACK fails too, the connection
+            // is broken and the pool drops it.
             if !error.kind().is_connection() {
                 let _ = conn.batch("roll back", "ROLLBACK").await;
             }
             Err(error)
         }
     }
-}
-
-/// Asks each part alone, and leaves out from now on what the server refuses.
-async fn ask_each(
-    conn: &Conn,
-    parts: &[Part],
-    watched: &[Watched],
-    statement_timeout: Duration,
-    capabilities: &mut Capabilities,
-) -> Result<Answers, Error> {
-    let mut answers = Vec::with_capacity(parts.len());
-    for part in parts {
-        match ask(conn, &[*part], watched, statement_timeout).await {
-            Ok(answer) => answers.extend(answer),
-            Err(error) if refused(error.kind()) && !part.required() => {
-                capabilities.leave_out(*part, &error);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(answers)
 }

@@ -1,50 +1,52 @@
-//! Whether objects exist, by name.
+//! Checks by name whether objects of a schema exist.
 
 use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error};
 
-/// An object that something relies on, with its schema.
+/// An object by its qualified name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Object {
     /// A table, partitioned or not.
     Table(&'static str),
     /// A view, materialized or not.
     View(&'static str),
-    /// A function of any arguments.
+    /// A function with any arguments.
     Function(&'static str),
-    /// A unique index that is valid.
+    /// A valid unique index.
     UniqueIndex(&'static str),
-    /// `schema.table.trigger`, not disabled.
+    /// A trigger that is not disabled, `schema.table.trigger`.
     Trigger(&'static str),
 }
 
-/// Names those that are missing, are something else or are out of service, in the order given.
-pub async fn missing(conn: &Conn, wanted: &[Object]) -> Result<Vec<String>, Error> {
+/// Returns the objects that do not exist, have another kind, or are invalid or disabled, in order.
+pub async fn missing(conn: &Conn, expected: &[Object]) -> Result<Vec<String>, Error> {
     const SQL: &str = "
         SELECT w.kind || ' ' || w.name
           FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (kind, name, position)
+         CROSS JOIN LATERAL string_to_array(w.name, '.') AS part
          WHERE NOT CASE w.kind
                WHEN 'function' THEN EXISTS (
                     SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                     WHERE n.nspname = split_part(w.name, '.', 1) AND p.proname = split_part(w.name, '.', 2))
+                     WHERE n.nspname = part[1] AND p.proname = part[2])
                WHEN 'unique index' THEN EXISTS (
                     SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                       JOIN pg_namespace n ON n.oid = c.relnamespace
-                     WHERE n.nspname = split_part(w.name, '.', 1) AND c.relname = split_part(w.name, '.', 2)
+                     WHERE n.nspname = part[1] AND c.relname = part[2]
                        AND i.indisunique AND i.indisvalid)
                WHEN 'trigger' THEN EXISTS (
                     SELECT FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
                       JOIN pg_namespace n ON n.oid = c.relnamespace
-                     WHERE n.nspname = split_part(w.name, '.', 1) AND c.relname = split_part(w.name, '.', 2)
-                       AND t.tgname = split_part(w.name, '.', 3) AND t.tgenabled <> 'D')
+                     WHERE n.nspname = part[1] AND c.relname = part[2]
+                       AND t.tgname = part[3] AND t.tgenabled <> 'D')
                ELSE EXISTS (
                     SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                     WHERE n.nspname = split_part(w.name, '.', 1) AND c.relname = split_part(w.name, '.', 2)
-                       AND c.relkind = ANY (CASE w.kind WHEN 'table' THEN '{r,p}' ELSE '{v,m}' END::\"char\"[]))
+                     WHERE n.nspname = part[1] AND c.relname = part[2]
+                       AND c.relkind = ANY (CASE w.kind WHEN 'table' THEN '{r,p}'
+                                                        ELSE '{v,m}' END::\"char\"[]))
                END
          ORDER BY w.position";
-    let (kinds, names): (Vec<&str>, Vec<&str>) = wanted
+    let (kinds, names): (Vec<&str>, Vec<&str>) = expected
         .iter()
         .map(|object| match object {
             Object::Table(name) => ("table", *name),
@@ -54,8 +56,6 @@ pub async fn missing(conn: &Conn, wanted: &[Object]) -> Result<Vec<String>, Erro
             Object::Trigger(name) => ("trigger", *name),
         })
         .unzip();
-    let rows = conn
-        .rows("verify the schema", SQL, &[(&kinds, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)])
-        .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let params = [(&kinds as _, Type::TEXT_ARRAY), (&names as _, Type::TEXT_ARRAY)];
+    conn.read("verify the schema", SQL, &params).await
 }

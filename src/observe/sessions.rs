@@ -5,7 +5,8 @@ use tokio_postgres::types::Type;
 use crate::db::{Conn, Error};
 
 /// Describes the session that holds a transaction-level advisory lock on a 64-bit key: its process
-/// id, application, address and the age of its transaction. Returns `None` if nobody holds the lock.
+/// id, application, address and the age of its transaction. Returns `None` if nobody holds the
+/// lock.
 pub async fn advisory_lock_holder(conn: &Conn, key: i64) -> Result<Option<String>, Error> {
     // pg_locks shows a 64-bit key as two halves, with objsubid 1.
     const SQL: &str = "

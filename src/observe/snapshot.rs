@@ -1,67 +1,75 @@
-//! What was seen in one tick: plain data, as the server told it.
+//! The result of one tick as plain data, as the server reported it.
 
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Answers;
 use super::capabilities::Capabilities;
-use super::catalog::Part;
+use super::{PartResults, catalog};
 use crate::db::{Error, Kind, quote_ident};
 
-/// The server at one instant. What is absent is explained in `unseen`.
-#[derive(Debug, Clone, PartialEq)]
+/// The state of the server at one instant. `unavailable` explains each part that is `None`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Snapshot {
-    /// The server's clock.
+    /// The time on the server's clock.
+    #[serde(deserialize_with = "epoch_seconds")]
     pub time: DateTime<Utc>,
     /// `server_version_num`, such as 150018.
     pub version: i32,
     pub in_recovery: bool,
+    #[serde(deserialize_with = "epoch_seconds")]
     pub started_at: DateTime<Utc>,
-    /// The database and the role that it was seen as.
+    /// The current database and role of the connection.
     pub database: String,
     pub role: String,
-    /// Whether the sessions of other roles can be looked into.
+    /// Whether the details of other roles' sessions are visible to this role.
     pub sees_all: bool,
     pub max_connections: i64,
     /// `superuser_reserved_connections`.
     pub superuser_reserved: i64,
     /// `reserved_connections` (16 and later, else 0).
     pub reserved: i64,
+    #[serde(skip)]
     pub sessions: Sessions,
-    /// The 20 oldest of the cluster, oldest first.
+    /// The 20 databases of the cluster with the oldest transactions, oldest first.
+    #[serde(skip)]
     pub ages: Option<Vec<DatabaseAge>>,
+    #[serde(skip)]
     pub replication: Option<Replication>,
-    /// At most 20: lost ones first, then those that retain most.
+    /// At most 20 slots: lost ones first, then those that retain most WAL.
+    #[serde(skip)]
     pub slots: Option<Vec<Slot>>,
+    #[serde(skip)]
     pub archiver: Option<Archiver>,
-    /// Of the watched tables, those that exist and are partitioned by a range of time.
+    /// The watched tables that exist and are partitioned by range of a `timestamptz`.
+    #[serde(skip)]
     pub partitions: Option<Vec<Partitioned>>,
-    pub unseen: Vec<Unseen>,
+    #[serde(skip)]
+    pub unavailable: Vec<Unavailable>,
 }
 
-/// [`Unseen::what`] of the sessions that a role without `pg_read_all_stats` cannot look into.
+/// [`Unavailable::what`] of the sessions that are hidden from a role without `pg_read_all_stats`.
 pub const OTHERS_SESSIONS: &str = "sessions of other roles";
 
-/// Something that could not be looked at.
+/// Something that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Unseen {
+pub struct Unavailable {
     pub what: String,
     /// `not_permitted` or `not_supported`.
     pub code: &'static str,
     pub reason: String,
-    /// The statement or setting that mends it.
-    pub mend: String,
+    /// The statement or setting that makes it readable.
+    pub remedy: String,
 }
 
-impl Unseen {
-    pub(super) fn not_permitted(what: &str, reason: String, mend: String) -> Unseen {
-        Unseen { what: what.to_owned(), code: "not_permitted", reason, mend }
+impl Unavailable {
+    pub(super) fn not_permitted(what: &str, reason: String, remedy: String) -> Unavailable {
+        Unavailable { what: what.to_owned(), code: "not_permitted", reason, remedy }
     }
 
-    pub(super) fn not_supported(what: &str, reason: String) -> Unseen {
-        let mend = "nothing here: this server does not offer it".to_owned();
-        Unseen { what: what.to_owned(), code: "not_supported", reason, mend }
+    pub(super) fn not_supported(what: &str, reason: String) -> Unavailable {
+        let remedy = "none: this server does not support it".to_owned();
+        Unavailable { what: what.to_owned(), code: "not_supported", reason, remedy }
     }
 }
 
@@ -72,45 +80,47 @@ pub struct Sessions {
     /// Sessions that wait for a lock.
     pub waiting: i64,
     pub longest_wait: Option<LockWait>,
-    /// Of any client but ourselves; a VACUUM is none.
+    /// The oldest transaction of a client, without ours and without VACUUM.
     pub oldest_transaction: Option<Session>,
-    /// `seconds` since it became idle.
+    /// [`Session::seconds`] counts from when the session became idle.
     pub oldest_idle_in_transaction: Option<Session>,
     pub oldest_prepared: Option<Prepared>,
 }
 
 impl Sessions {
-    /// Sessions in a state; see [`SessionCount::state`].
+    /// Counts the sessions in a state; see [`SessionCount::state`].
     pub fn in_state(&self, state: &str) -> i64 {
-        self.counts.iter().filter(|count| count.state == state).map(|count| count.sessions).sum()
+        self.count(|found| found == state)
     }
 
-    /// Sessions idle in a transaction, failed ones included.
+    /// Counts the sessions that are idle in a transaction, failed transactions included.
     pub fn idle_in_transaction(&self) -> i64 {
-        self.counts
-            .iter()
-            .filter(|c| c.state.starts_with("idle in transaction"))
-            .map(|c| c.sessions)
-            .sum()
+        self.count(|state| state.starts_with("idle in transaction"))
     }
 
-    /// Every client session, looked into or not.
+    /// Counts all client sessions, hidden ones included.
     pub fn total(&self) -> i64 {
-        self.counts.iter().map(|count| count.sessions).sum()
+        self.count(|_| true)
     }
 
-    /// Sessions that we may not look into.
-    pub fn unseen(&self) -> i64 {
-        self.in_state("unseen")
+    /// Counts the sessions whose details are hidden from this role.
+    pub fn hidden(&self) -> i64 {
+        self.in_state("hidden")
+    }
+
+    fn count(&self, is_counted: impl Fn(&str) -> bool) -> i64 {
+        let counted = self.counts.iter().filter(|count| is_counted(&count.state));
+        counted.map(|count| count.sessions).sum()
     }
 }
 
-/// How many sessions of a database are in a state.
+/// The number of sessions of one database in one state.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SessionCount {
-    /// The 64 databases with most sessions by name; absent for all others together.
+    /// Set for the 64 databases with the most sessions, `None` for all others together.
     pub database: Option<String>,
-    /// As in `pg_stat_activity`, `starting` before it has one, `unseen` when it is not shown to us.
+    /// The state as in `pg_stat_activity`, `starting` before the session has one, `hidden` if this
+    /// role may not see it.
     pub state: String,
     pub sessions: i64,
 }
@@ -119,12 +129,12 @@ pub struct SessionCount {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct LockWait {
     pub pid: i32,
-    /// Absent in the instant before the server notes when the wait began.
+    /// `None` in the short time before the server records when the wait began.
     pub seconds: Option<f64>,
     pub blockers: Vec<Blocker>,
 }
 
-/// Who holds the lock. Pid 0 is a prepared transaction.
+/// A holder of the lock. Process id 0 stands for a prepared transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Blocker {
     pub pid: i32,
@@ -132,7 +142,7 @@ pub struct Blocker {
     pub application: Option<String>,
 }
 
-/// One client session and the age of what it is in.
+/// A client session and the age of its transaction or idle time.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Session {
     pub pid: i32,
@@ -150,32 +160,32 @@ pub struct Prepared {
     pub seconds: f64,
 }
 
-/// Transactions (and multixacts) since the oldest unfrozen one of a database.
+/// The number of transactions and multixacts since the oldest unfrozen ones of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct DatabaseAge {
     pub name: String,
     pub xid_age: i64,
     pub mxid_age: i64,
-    /// The database that we are connected to.
+    /// Whether this is the current database.
     pub own: bool,
 }
 
-/// Both ends of streaming replication.
+/// Streaming replication, as a standby and as a sender.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Replication {
-    /// Present on a standby.
+    /// `None` on a primary.
     pub standby: Option<Standby>,
-    /// At most 20, the latest ones first.
+    /// At most 20 standbys, those with the greatest lag first.
     pub replicas: Vec<Replica>,
 }
 
 /// This server as a standby.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Standby {
-    /// Whether a WAL receiver runs; one that restores from an archive has none.
+    /// Whether a WAL receiver runs. A standby that restores from an archive has none.
     pub receiver: bool,
     pub receiver_status: Option<String>,
-    /// Absent before anything was replayed.
+    /// `None` before a transaction was replayed.
     pub lag_seconds: Option<f64>,
 }
 
@@ -183,9 +193,9 @@ pub struct Standby {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Replica {
     pub name: Option<String>,
-    /// Absent when it is not shown to us.
+    /// `None` if it is hidden from this role.
     pub state: Option<String>,
-    /// Absent when there was nothing to replay lately.
+    /// `None` if there was nothing to replay recently.
     pub lag_seconds: Option<f64>,
     pub lag_bytes: Option<f64>,
 }
@@ -195,7 +205,7 @@ pub struct Replica {
 pub struct Slot {
     pub name: String,
     pub active: bool,
-    /// `reserved`, `extended`, `unreserved`, `lost`; absent where nothing is reserved yet.
+    /// `reserved`, `extended`, `unreserved` or `lost`; `None` if the slot reserves no WAL yet.
     pub wal_status: Option<String>,
     pub retained_bytes: Option<f64>,
 }
@@ -204,7 +214,7 @@ pub struct Slot {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Archiver {
     pub enabled: bool,
-    /// The last attempt failed.
+    /// Whether the last attempt failed.
     pub failing: bool,
     pub failed_count: i64,
     pub since_success_seconds: Option<f64>,
@@ -215,14 +225,15 @@ pub struct Archiver {
 pub struct Partitioned {
     /// `schema.table`
     pub table: String,
-    /// Whether a default partition catches what has no partition.
+    /// Whether there is a default partition.
     pub default: bool,
-    /// From and to as seconds since 1970; absent where unbounded.
+    /// Lower and upper bounds in seconds since 1970; `None` if unbounded.
     pub bounds: Vec<(Option<f64>, Option<f64>)>,
 }
 
 impl Partitioned {
-    /// How many partitions follow the one that holds `now` without a gap. Absent when none holds it.
+    /// Counts the partitions that follow the one for `now` without a gap. Returns `None` if there
+    /// is no partition for `now`.
     pub fn ahead(&self, now: DateTime<Utc>) -> Option<i64> {
         let now = now.timestamp_micros() as f64 / 1e6;
         let mut bounds: Vec<(f64, f64)> = self
@@ -247,82 +258,52 @@ impl Partitioned {
 }
 
 impl Snapshot {
-    /// How many connections ordinary roles may have open together.
+    /// The number of connections that ordinary roles may open together.
     pub fn usable_connections(&self) -> i64 {
         (self.max_connections - self.superuser_reserved - self.reserved).max(1)
     }
 
-    /// Puts the answers together.
-    pub(super) fn read(answers: &Answers, capabilities: &Capabilities) -> Result<Snapshot, Error> {
-        let server: Server = required(answers, Part::Server)?;
-        let sessions: Sessions = required(answers, Part::Sessions)?;
-        let mut unseen: Vec<Unseen> = capabilities.unseen().cloned().collect();
-        if !server.sees_all {
-            unseen.push(Unseen::not_permitted(
+    /// Assembles a snapshot from the JSON of its parts.
+    pub(super) fn parse(
+        results: &PartResults,
+        capabilities: &Capabilities,
+    ) -> Result<Snapshot, Error> {
+        let mut snapshot: Snapshot = required(results, catalog::SERVER)?;
+        snapshot.sessions = required(results, catalog::SESSIONS)?;
+        snapshot.ages = optional(results, catalog::WRAPAROUND)?;
+        snapshot.replication = optional(results, catalog::REPLICATION)?;
+        snapshot.slots = optional(results, catalog::SLOTS)?;
+        snapshot.archiver = optional(results, catalog::ARCHIVER)?;
+        snapshot.partitions = optional(results, catalog::PARTITIONS)?;
+        snapshot.unavailable = capabilities.unavailable().to_vec();
+        if !snapshot.sees_all {
+            let role = quote_ident(&snapshot.role);
+            snapshot.unavailable.push(Unavailable::not_permitted(
                 OTHERS_SESSIONS,
-                format!("role {} lacks pg_read_all_stats", quote_ident(&server.role)),
-                format!("GRANT pg_monitor TO {}", quote_ident(&server.role)),
+                format!("role {role} lacks pg_read_all_stats"),
+                format!("GRANT pg_monitor TO {role}"),
             ));
         }
-        Ok(Snapshot {
-            time: instant(server.time)?,
-            version: server.version,
-            in_recovery: server.in_recovery,
-            started_at: instant(server.started_at)?,
-            database: server.database,
-            role: server.role,
-            sees_all: server.sees_all,
-            max_connections: server.max_connections,
-            superuser_reserved: server.superuser_reserved,
-            reserved: server.reserved,
-            sessions,
-            ages: optional(answers, Part::Ages)?,
-            replication: optional(answers, Part::Replication)?,
-            slots: optional(answers, Part::Slots)?,
-            archiver: optional(answers, Part::Archiver)?,
-            partitions: optional(answers, Part::Partitions)?,
-            unseen,
-        })
+        Ok(snapshot)
     }
 }
 
-#[derive(Deserialize)]
-struct Server {
-    time: f64,
-    version: i32,
-    in_recovery: bool,
-    started_at: f64,
-    database: String,
-    role: String,
-    sees_all: bool,
-    max_connections: i64,
-    superuser_reserved: i64,
-    reserved: i64,
+fn required<T: DeserializeOwned>(results: &PartResults, name: &str) -> Result<T, Error> {
+    let missing = || Error::new(Kind::Protocol, format!("observe: the server returned no {name}"));
+    optional(results, name)?.ok_or_else(missing)
 }
 
-fn required<T: DeserializeOwned>(answers: &Answers, part: Part) -> Result<T, Error> {
-    optional(answers, part)?.ok_or_else(|| {
-        Error::new(Kind::Protocol, format!("observe: the server gave no {}", part.as_str()))
+fn optional<T: DeserializeOwned>(results: &PartResults, name: &str) -> Result<Option<T>, Error> {
+    let json = results.get(name);
+    json.map(|json| serde_json::from_str(json)).transpose().map_err(|error| {
+        Error::with_source(Kind::Protocol, format!("observe: cannot parse the {name}"), error)
     })
 }
 
-fn optional<T: DeserializeOwned>(answers: &Answers, part: Part) -> Result<Option<T>, Error> {
-    let json = answers
-        .iter()
-        .find(|(answered, _)| *answered == part)
-        .and_then(|(_, json)| json.as_deref());
-    json.map(serde_json::from_str).transpose().map_err(|error| {
-        Error::with_source(
-            Kind::Protocol,
-            format!("observe: the answer on {} does not parse", part.as_str()),
-            error,
-        )
-    })
-}
-
-fn instant(epoch_seconds: f64) -> Result<DateTime<Utc>, Error> {
-    DateTime::from_timestamp_micros((epoch_seconds * 1e6).round() as i64)
-        .ok_or_else(|| Error::new(Kind::Protocol, format!("observe: {epoch_seconds} is no time")))
+fn epoch_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+    let seconds = f64::deserialize(deserializer)?;
+    DateTime::from_timestamp_micros((seconds * 1e6).round() as i64)
+        .ok_or_else(|| D::Error::custom(format!("expected seconds since 1970, found {seconds}")))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::health::{Audit, Board, FailingJob, Inputs, Jobs, PartitionsNeeded, Sc
 use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
 use crate::jobs::writer::Destination;
-use crate::observe::Watched;
+use crate::observe::WatchedTable;
 use crate::store::partitions::{OWN, Supplied, VM_METRICS};
 
 use super::runner::Runner;
@@ -266,9 +266,12 @@ pub fn partitions_needed(zentry: bool) -> Vec<PartitionsNeeded> {
 }
 
 /// The partitioned tables to look at.
-pub fn watched(zentry: bool) -> Vec<Watched> {
+pub fn watched(zentry: bool) -> Vec<WatchedTable> {
     supplied(zentry)
-        .map(|table| Watched { schema: table.schema.to_owned(), table: table.table.to_owned() })
+        .map(|table| WatchedTable {
+            schema: table.schema.to_owned(),
+            table: table.table.to_owned(),
+        })
         .collect()
 }
 

@@ -439,7 +439,13 @@ async fn migrate(
 async fn tell_lacks(db: &Database, config: &Config, zentry: bool) -> Result<(), db::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
     for lack in jobs::privileges::lacks(&conn, config, zentry).await? {
-        tracing::warn!(database = db.name(), job = lack.job, mend = lack.mend, "{}", lack.what);
+        tracing::warn!(
+            database = db.name(),
+            job = lack.job,
+            remedy = lack.remedy,
+            "{}",
+            lack.problem
+        );
     }
     Ok(())
 }

@@ -80,12 +80,12 @@ async fn optimize_plans_and_does_what_is_needed() {
         plan.json()["plan"].as_array().unwrap().iter().map(|one| one["skipped"].clone()).collect();
     assert_eq!(
         why,
-        ["there is no such table", "it is not a table", "it needs nothing"],
+        ["table does not exist", "it is not a table", "it needs nothing"],
         "{}",
         plan.body
     );
     let run = house.done("operator", "/health/database/optimize", &format!("{named}}}")).await;
-    assert_eq!(run["detail"]["no.such"]["skipped"], "there is no such table", "{run}");
+    assert_eq!(run["detail"]["no.such"]["skipped"], "table does not exist", "{run}");
     for body in ["{\"tables\":[]}", "{\"tables\":[\"worn\"]}", "{\"dryrun\":true}"] {
         let answer = house.send("operator", "POST", "/health/database/optimize", body).await;
         assert_eq!(

@@ -74,13 +74,16 @@ async fn what_its_own_schema_allows_runs_and_the_rest_names_its_grant() {
     let told = client.text(told).await.replace("\\\"", "\"");
     assert!(told.contains(&wanted), "{wanted:?} is not in {told:?}");
     for (job, what) in [
-        ("vacuum", "1 table and 1 materialized view cannot be vacuumed, public.events first"),
-        ("refresh", "public.counted cannot be refreshed"),
-        ("retention", "public.events cannot be purged"),
-        ("measurements", "the sessions of other roles cannot be seen"),
+        (
+            "vacuum",
+            "this role may not VACUUM 2 tables or materialized views, the largest is public.events",
+        ),
+        ("refresh", "this role may not refresh public.counted"),
+        ("retention", "this role may not delete from public.events"),
+        ("measurements", "sessions of other roles are hidden from this role"),
     ] {
         let line = daemon.wait_log(what).await;
-        assert!(line.contains(job) && line.contains("mend"), "said at start: {line}");
+        assert!(line.contains(job) && line.contains("remedy"), "said at start: {line}");
     }
     wait_until("the health names the job that may do nothing", BOUND, async || {
         daemon.get("/health/").await.json()["targets"]["main"]["components"]["jobs"]["reason"]

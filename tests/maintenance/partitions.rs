@@ -84,7 +84,10 @@ async fn a_table_that_fails_stops_no_other() {
     let error = bench.run(Job::Partitions).await.unwrap_err();
     let text = error.to_string();
     assert_eq!(error.kind(), Kind::Sql, "{text}");
-    assert!(text.contains("steward.system_health (sql): there is no table"), "{text}");
+    assert!(
+        text.contains("steward.system_health (sql): table steward.system_health does not exist"),
+        "{text}"
+    );
     assert!(
         text.contains("steward.audit_logs (sql)") && text.contains("audit_logs_default"),
         "{text}"

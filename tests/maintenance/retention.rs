@@ -249,7 +249,7 @@ async fn what_cannot_be_purged_safely_is_refused() {
         "public.seen is a view",
         "column ts of public.worded is of type text",
         "public.far is a foreign table",
-        "there is no table public.missing",
+        "table public.missing does not exist",
         "public.other_column has no column ts",
         "pgsteward's own tables have keys of their own",
     ] {

@@ -9,7 +9,8 @@ use crate::observe::{Archiver, Replication, Slot, Snapshot};
 pub(super) fn replication(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
     const NAME: &str = "replication";
     let parts = ["replication", "replication slots", "archiver"];
-    let unseen = snapshot.unseen.iter().find(|unseen| parts.contains(&unseen.what.as_str()));
+    let unavailable =
+        snapshot.unavailable.iter().find(|unavailable| parts.contains(&unavailable.what.as_str()));
     let found = archiving(snapshot.archiver.as_ref())
         .or_else(|| snapshot.slots.as_deref().and_then(slots))
         .or_else(|| snapshot.replication.as_ref().and_then(|streaming| lag(streaming, limits)));
@@ -21,8 +22,8 @@ pub(super) fn replication(snapshot: &Snapshot, limits: &config::Health) -> Verdi
     let hidden = if snapshot.sees_all { 0 } else { hidden.count() as i64 };
     let verdict = match found {
         Some((reason, message, remedy)) => Verdict::degraded(NAME, reason, message).remedy(remedy),
-        None => match unseen {
-            Some(unseen) => unknown(NAME, unseen),
+        None => match unavailable {
+            Some(unavailable) => unknown(NAME, unavailable),
             None if hidden > 0 => not_permitted(NAME, snapshot, hidden),
             None => {
                 Verdict::healthy(NAME, "standbys, slots and archiving keep up, where there are any")

@@ -37,7 +37,7 @@ pub(super) fn connections(snapshot: &Snapshot, limits: &config::Health) -> Verdi
         "active": snapshot.sessions.in_state("active"),
         "idle": snapshot.sessions.in_state("idle"),
         "idle_in_transaction": snapshot.sessions.idle_in_transaction(),
-        "unseen": snapshot.sessions.unseen(),
+        "hidden": snapshot.sessions.hidden(),
     }))
 }
 
@@ -73,7 +73,7 @@ pub(super) fn transactions(snapshot: &Snapshot, limits: &config::Health) -> Verd
             "end the transaction, or run `SELECT pg_terminate_backend({})`",
             oldest.pid
         )),
-        _ if sessions.unseen() > 0 => not_permitted(NAME, snapshot, sessions.unseen()),
+        _ if sessions.hidden() > 0 => not_permitted(NAME, snapshot, sessions.hidden()),
         (Some(oldest), _) => Verdict::healthy(
             NAME,
             format!("the oldest transaction is {} old", span(oldest.seconds)),
@@ -84,7 +84,7 @@ pub(super) fn transactions(snapshot: &Snapshot, limits: &config::Health) -> Verd
         "oldest_transaction": sessions.oldest_transaction,
         "oldest_idle_in_transaction": sessions.oldest_idle_in_transaction,
         "oldest_prepared": sessions.oldest_prepared,
-        "unseen_sessions": sessions.unseen(),
+        "hidden_sessions": sessions.hidden(),
     }))
 }
 

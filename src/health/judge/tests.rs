@@ -51,7 +51,7 @@ fn snapshot() -> Snapshot {
             since_success_seconds: None,
         }),
         partitions: Some(Vec::new()),
-        unseen: Vec::new(),
+        unavailable: Vec::new(),
     }
 }
 
@@ -244,11 +244,11 @@ fn connections_are_held_against_what_ordinary_roles_may_use() {
         let found = verdict("connections", |s| s.sessions.counts = vec![sessions("idle", used)]);
         expect(&found, status, reason, &[&format!("{used} of 100")]);
     }
-    let unseen = verdict("connections", |s| {
-        s.sessions.counts = vec![sessions("unseen", 80), sessions("idle", 1)]
+    let hidden = verdict("connections", |s| {
+        s.sessions.counts = vec![sessions("hidden", 80), sessions("idle", 1)]
     });
-    expect(&unseen, Degraded, "connections_high", &["81 of 100"]);
-    assert_eq!((&unseen.measured["idle"], &unseen.measured["unseen"]), (&json!(1), &json!(80)));
+    expect(&hidden, Degraded, "connections_high", &["81 of 100"]);
+    assert_eq!((&hidden.measured["idle"], &hidden.measured["hidden"]), (&json!(1), &json!(80)));
     let nothing_usable = verdict("connections", |s| s.max_connections = 5);
     expect(&nothing_usable, Healthy, "ok", &["0 of 1"]);
 }
@@ -282,13 +282,13 @@ fn transactions() {
 fn sessions_that_cannot_be_looked_into_leave_transactions_unknown() {
     let hide = |s: &mut Snapshot| {
         s.sees_all = false;
-        s.unseen.push(Unseen {
+        s.unavailable.push(Unavailable {
             what: OTHERS_SESSIONS.into(),
             code: "not_permitted",
             reason: "r".into(),
-            mend: "GRANT pg_monitor TO \"steward\"".into(),
+            remedy: "GRANT pg_monitor TO \"steward\"".into(),
         });
-        s.sessions.counts = vec![sessions("unseen", 4)];
+        s.sessions.counts = vec![sessions("hidden", 4)];
     };
     let words = ["4 sessions", "GRANT pg_monitor TO \"steward\""];
     expect(&verdict("transactions", hide), Unknown, "not_permitted", &words);
@@ -391,11 +391,11 @@ fn slots_and_archiving() {
 #[test]
 fn a_part_that_cannot_be_read_is_unknown_with_the_grant() {
     let hidden = |what: &str, s: &mut Snapshot| {
-        s.unseen.push(Unseen {
+        s.unavailable.push(Unavailable {
             what: what.into(),
             code: "not_supported",
             reason: "this server has no x()".into(),
-            mend: "nothing here".into(),
+            remedy: "nothing here".into(),
         });
     };
     let slots = verdict("replication", |s| {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Jobs, PartitionsNeeded, Schema, Status, Verdict, unseen};
+use super::{Jobs, PartitionsNeeded, Schema, Status, Verdict, unavailable};
 use crate::config;
 use crate::observe::Snapshot;
 
@@ -13,7 +13,7 @@ const WRAP: f64 = 2_147_483_648.0;
 pub(super) fn wraparound(snapshot: &Snapshot, limits: &config::Health) -> Verdict {
     const NAME: &str = "wraparound";
     let Some(ages) = &snapshot.ages else {
-        return unseen(NAME, snapshot, &["wraparound"]);
+        return unavailable(NAME, snapshot, &["wraparound"]);
     };
     let Some(oldest) = ages.iter().max_by_key(|age| age.xid_age.max(age.mxid_age)) else {
         return Verdict::new(NAME, Status::Unknown, "not_measured", "the server shows no database");
@@ -88,7 +88,7 @@ pub(super) fn schema(schema: Option<&Schema>) -> Verdict {
 pub(super) fn partitions(snapshot: &Snapshot, needed: &[PartitionsNeeded]) -> Verdict {
     const NAME: &str = "partitions";
     let Some(seen) = &snapshot.partitions else {
-        return unseen(NAME, snapshot, &["partitions"]);
+        return unavailable(NAME, snapshot, &["partitions"]);
     };
     let (mut closed, mut short, mut measured) = (Vec::new(), Vec::new(), serde_json::Map::new());
     for need in needed {

@@ -33,7 +33,7 @@ pub fn database(context: &Context<'_>) -> Result<Answer, Refusal> {
         "pool": pool,
         "connect_ms": report.and_then(|report| report.connect_ms.as_ref()),
         "components": report.map(|report| report.components.as_slice()).unwrap_or_default(),
-        "unseen": report.map(|report| report.unseen.as_slice()).unwrap_or_default(),
+        "unavailable": report.map(|report| report.unavailable.as_slice()).unwrap_or_default(),
         "migrations": desk.standing.migrations.read(),
     });
     if let Value::Object(more) = more {

@@ -161,7 +161,7 @@ const FIELDS = new Set(
   `failed_count idle_in_transaction in_recovery lag_bytes lag_seconds left_for_the_next_run
   longest_wait max_connections mxid_age not_permitted oldest_idle_in_transaction oldest_left
   oldest_prepared oldest_transaction refreshed_at replay_lag_seconds response_ms retained_bytes
-  rows_deleted since_success_seconds started_at unsealed_seconds unseen_sessions wal_status
+  rows_deleted since_success_seconds started_at unsealed_seconds hidden_sessions wal_status
   xid_age`.split(/\s+/),
 );
 const IDS = /(^|_)(id|pid|xid|oid|xmin|num|seal)$/;

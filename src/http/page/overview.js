@@ -130,7 +130,7 @@ function componentProblem(ctx, component) {
 
 function otherProblems(ctx, components, details) {
   if (!details) return [];
-  const { paused, unseen } = details;
+  const { paused, unavailable } = details;
   const isPaused = components.some((component) => component.reason === "paused");
   return [
     ...details.components
@@ -159,13 +159,13 @@ function otherProblems(ctx, components, details) {
           }),
         ]
       : []),
-    ...(unseen ?? []).map(({ what, code, reason, mend }) =>
+    ...(unavailable ?? []).map(({ what, code, reason, remedy }) =>
       problem({
         status: "unknown",
         title: `${what} cannot be read`,
         reason: words(code),
         message: reason,
-        remedy: mend && remedyText(mend, ctx),
+        remedy: remedy && remedyText(remedy, ctx),
       }),
     ),
   ];

@@ -55,7 +55,7 @@ export function tables(ctx) {
           totals(data),
           controls(state, set),
           tableList(state, set, data),
-          unseen(ctx, data),
+          unavailable(ctx, data),
         ],
       }),
       ctx.can("viewer") &&
@@ -200,12 +200,12 @@ function latest(manual, auto) {
   return at ? [ago(at), at === auto && small("by autovacuum")] : muted("never");
 }
 
-function unseen(ctx, data) {
-  if (!data.unseen?.length) return null;
+function unavailable(ctx, data) {
+  if (!data.unavailable?.length) return null;
   return h(
     "ul",
-    { class: "findings", key: "unseen" },
-    data.unseen.map((one) =>
+    { class: "findings", key: "unavailable" },
+    data.unavailable.map((one) =>
       h(
         "li",
         {},
@@ -213,7 +213,7 @@ function unseen(ctx, data) {
           "div",
           {},
           h("p", {}, h("strong", {}, `${one.what} cannot be read: `), prose(one.reason)),
-          one.mend && h("p", {}, sql(one.mend, ctx)),
+          one.remedy && h("p", {}, sql(one.remedy, ctx)),
         ),
       ),
     ),
@@ -228,8 +228,8 @@ function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
     (one) =>
       one.being_built
         ? "It is being built: wait for the end of the build."
-        : one.mend
-          ? sql(one.mend, ctx)
+        : one.remedy
+          ? sql(one.remedy, ctx)
           : "Each belongs to a constraint: drop one of the constraints.",
   ];
   const size = ["Size", "number", (one) => bytes(one.bytes)];
@@ -237,10 +237,10 @@ function indexes(ctx, { indexes: { unused, invalid, duplicate } }) {
   const pair = [
     "Index",
     "lead",
-    ({ names: [keep, ...others], mend }) => [
+    ({ names: [keep, ...others], remedy }) => [
       h("div", {}, keep, small("keep")),
       others.map((name) =>
-        h("div", {}, name, small(mend ? "duplicate: can be dropped" : "duplicate")),
+        h("div", {}, name, small(remedy ? "duplicate: can be dropped" : "duplicate")),
       ),
     ],
   ];

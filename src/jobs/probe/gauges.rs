@@ -243,7 +243,7 @@ mod tests {
             slots: None,
             archiver: None,
             partitions: None,
-            unseen: Vec::new(),
+            unavailable: Vec::new(),
         }
     }
 

@@ -33,7 +33,7 @@ use self::purge::Ended;
 use super::attempts::{Failures, short};
 use super::{Context, Report};
 use crate::db::Error;
-use crate::observe::tables::partitions::Stamp;
+use crate::observe::tables::partitions::TimeType;
 use crate::observe::tables::relation;
 use crate::store;
 use crate::store::requests::Options;
@@ -155,10 +155,10 @@ async fn history(ctx: &mut Context<'_>) -> Result<u64, Error> {
         .conn
         .transaction(&options.clone().read_only(), |tx| {
             Box::pin(async move {
-                let cutoff = relation::cutoff(tx, Stamp::TimestampTz, keep).await?;
+                let cutoff = relation::cutoff(tx, TimeType::TimestampTz, keep).await?;
                 Ok((
                     cutoff,
-                    relation::cutoff(tx, Stamp::TimestampTz, keep.saturating_mul(2)).await?,
+                    relation::cutoff(tx, TimeType::TimestampTz, keep.saturating_mul(2)).await?,
                 ))
             })
         })

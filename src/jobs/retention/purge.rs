@@ -8,7 +8,7 @@ use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::jobs::Context;
 use crate::jobs::attempts::short;
 use crate::observe::tables::identity::{self, Identity};
-use crate::observe::tables::partitions::Stamp;
+use crate::observe::tables::partitions::TimeType;
 use crate::observe::tables::references::references;
 use crate::observe::tables::relation::{Leaf, Relation, cutoff, find, leaves};
 use crate::store::audit::Event;
@@ -31,7 +31,7 @@ pub enum Ended {
 pub struct Table {
     pub relation: Relation,
     pub column: String,
-    pub stamp: Stamp,
+    pub stamp: TimeType,
     pub cutoff: String,
     /// Rows `t` before the cutoff are purged only where this is true of them: no hold of the audit trail covers
     /// them. None for every other table.
@@ -174,7 +174,7 @@ pub async fn look_up_in(tx: &Tx<'_>, target: &Target) -> Result<Table, Error> {
 }
 
 /// Refuses what cannot be purged safely.
-fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error> {
+fn check(relation: &Relation, target: &Target) -> Result<(String, TimeType), Error> {
     let config = |what: String| Err(Error::new(Kind::Sql, what));
     let name = relation.id.name();
     if !matches!(relation.id.kind, 'r' | 'p') {
@@ -202,7 +202,7 @@ fn check(relation: &Relation, target: &Target) -> Result<(String, Stamp), Error>
             None => config(format!("{name} is not partitioned by RANGE of one column")),
         };
     };
-    let Some(stamp) = Stamp::from_type(&column.data_type) else {
+    let Some(stamp) = TimeType::from_type(&column.data_type) else {
         return config(format!(
             "column {} of {name} is of type {}; wanted timestamptz, timestamp or date",
             column.name, column.data_type

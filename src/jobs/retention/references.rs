@@ -23,7 +23,7 @@ pub fn check(
 ) -> Result<(), Error> {
     let mut refused = Vec::new();
     for reference in references {
-        let (name, key, holder) = (reference.name(), &reference.key, &reference.holder);
+        let (name, key, holder) = (reference.name(), &reference.key, reference.leaf());
         if let Some(does) = does(reference.on_delete) {
             let on_delete = reference.on_delete.sql();
             let told = format!(
@@ -94,7 +94,8 @@ mod tests {
             schema: "public".to_owned(),
             table: "child".to_owned(),
             on_delete,
-            holder: "\"public\".\"child\"".to_owned(),
+            leaf_schema: "public".to_owned(),
+            leaf_table: "child".to_owned(),
             size_bytes,
             columns: "parent".to_owned(),
             indexed,

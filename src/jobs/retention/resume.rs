@@ -7,7 +7,7 @@ use crate::db::Error;
 use crate::jobs::attempts::short;
 use crate::jobs::{Context, partitions};
 use crate::observe::tables::identity::Identity;
-use crate::observe::tables::partitions::{Former, former};
+use crate::observe::tables::partitions::{FormerPartition, former};
 use crate::store::retirements::{self, Retirement};
 
 /// Finishes a pending detach, and drops or tells what was announced.
@@ -68,7 +68,7 @@ enum Next {
 }
 
 /// Judges what stands where a partition was announced.
-fn next(row: &Retirement, now: Option<&Former>) -> Next {
+fn next(row: &Retirement, now: Option<&FormerPartition>) -> Next {
     let Some(now) = now else { return Next::Forget };
     if now.id.quoted() != row.name || now.attached {
         return Next::Forget;
@@ -114,7 +114,7 @@ mod tests {
                 owner_name: "o".to_owned(),
                 column: None,
             };
-            Some(Former { id, attached, owned, past })
+            Some(FormerPartition { id, attached, owned, past })
         };
         let p = "p";
         // (the row says so, what is there now) → wanted

@@ -1,12 +1,14 @@
-//! How large tables and indexes are, how they are used, and which indexes are of no use.
+//! Sizes and use of tables and indexes, and indexes that can go.
 //!
-//! One read-only transaction of three statements over catalogs and `pg_stat_get_*`: no relation is opened, so nothing
-//! here waits for a lock on a table. Sizes are therefore those that the last VACUUM or ANALYZE noted
-//! (`pg_class.relpages`), of a table that neither has seen 0; TOAST is noted by VACUUM alone. Only the size of the
-//! database is measured now: it walks over the database's files, and opens none.
+//! The statistics are read by one read-only transaction of three statements over catalogs and
+//! `pg_stat_get_*`. No relation is opened, so nothing here waits for a lock on a table. Sizes are
+//! therefore those that the last VACUUM or ANALYZE recorded (`pg_class.relpages`): 0 for a table
+//! that neither has processed; only VACUUM records the size of TOAST. Only the size of the database
+//! is measured at once, which walks the database's files without opening them.
 //!
-//! A partitioned table is one table: its outermost parent, with the sums over its partitions, which are not listed
-//! themselves. The same holds for its indexes. Schemas of the system and temporary tables are left out.
+//! A partitioned table counts as one table: its outermost parent, with the sums over its
+//! partitions, which are not listed themselves. The same holds for its indexes. System schemas and
+//! temporary tables are left out.
 
 mod indexes;
 mod tables;
@@ -16,36 +18,38 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::snapshot::Unseen;
-use crate::db::{Conn, Error, Tx, TxOptions, quote_ident};
+use super::snapshot::Unavailable;
+use crate::db::{Conn, Error, Tx, TxOptions, from_row, quote_ident};
 
 pub use indexes::{Duplicate, Indexes, Invalid, Unused};
-pub use tables::{Kind, TABLES_MAX, Table};
+pub use tables::{TABLES_MAX, Table};
 
-/// For locks on catalogs, which alone are opened: far more than any but `VACUUM FULL` holds them.
+/// For locks on catalogs, which are the only relations opened. Only `VACUUM FULL` holds them
+/// longer.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Statistics of one database.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Statistics {
-    /// The server's clock.
+    /// The time on the server's clock.
     pub measured_at: DateTime<Utc>,
-    /// Of the whole database. Absent without CONNECT on it.
+    /// The size of the whole database. `None` without CONNECT on it.
     pub size_bytes: Option<i64>,
-    /// The [`TABLES_MAX`] largest, largest first.
+    /// The [`TABLES_MAX`] largest tables, largest first.
     pub tables: Vec<Table>,
     pub tables_total: i64,
     pub tables_left_out: i64,
     pub indexes: Indexes,
-    /// Since when the counters count; absent where they were never reset.
+    /// When the counters were reset; `None` if never.
     pub stats_reset_at: Option<DateTime<Utc>>,
-    pub unseen: Vec<Unseen>,
+    pub unavailable: Vec<Unavailable>,
 }
 
-/// Reads them. `statement_timeout` bounds each statement on the server; the caller bounds the whole.
+/// Reads the statistics. `statement_timeout` bounds each statement on the server; the caller bounds
+/// the whole call.
 ///
 /// # Errors
-/// The connection's or the server's.
+/// Returns the connection's or the server's error.
 pub async fn read(conn: &mut Conn, statement_timeout: Duration) -> Result<Statistics, Error> {
     let options = TxOptions {
         prelude: "SET LOCAL jit = off;".to_owned(),
@@ -55,20 +59,31 @@ pub async fn read(conn: &mut Conn, statement_timeout: Duration) -> Result<Statis
 }
 
 async fn read_in(tx: &Tx<'_>) -> Result<Statistics, Error> {
-    let database = database(tx).await?;
-    let tables = tables::read(tx).await?;
+    let database: Database =
+        tx.read_one("read the size of the database", DATABASE_SQL, &[]).await?;
+    let tables::Tables { largest, total, unreadable } = tables::read(tx).await?;
     let indexes = indexes::read(tx, database.stats_reset_at, database.sees_all).await?;
     Ok(Statistics {
         measured_at: database.time,
         size_bytes: database.size_bytes,
-        tables_total: tables.total,
-        tables_left_out: tables.total - tables.largest.len() as i64,
+        tables_total: total,
+        tables_left_out: total - largest.len() as i64,
+        tables: largest,
         indexes,
         stats_reset_at: database.stats_reset_at,
-        unseen: unseen(&database, tables.unreadable),
-        tables: tables.largest,
+        unavailable: unavailable(&database, unreadable),
     })
 }
+
+const DATABASE_SQL: &str = "
+SELECT clock_timestamp() AS time, current_user::text AS role, d.datname::text AS name,
+       CASE WHEN has_database_privilege(d.oid, 'CONNECT')
+                 OR pg_has_role('pg_read_all_stats', 'USAGE')
+            THEN pg_database_size(d.oid) END AS size_bytes,
+       pg_stat_get_db_stat_reset_time(d.oid) AS stats_reset_at,
+       pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all
+  FROM pg_database d
+ WHERE d.datname = current_database()";
 
 struct Database {
     time: DateTime<Utc>,
@@ -76,58 +91,42 @@ struct Database {
     name: String,
     size_bytes: Option<i64>,
     stats_reset_at: Option<DateTime<Utc>>,
-    /// Whether what other roles do can be looked into.
+    /// Whether the activity of other roles is visible to this role.
     sees_all: bool,
 }
 
-async fn database(tx: &Tx<'_>) -> Result<Database, Error> {
-    const SQL: &str = "
-        SELECT clock_timestamp(), current_user::text, d.datname::text,
-               CASE WHEN has_database_privilege(d.oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE')
-                    THEN pg_database_size(d.oid) END,
-               pg_stat_get_db_stat_reset_time(d.oid), pg_has_role('pg_read_all_stats', 'USAGE')
-          FROM pg_database d
-         WHERE d.datname = current_database()";
-    let row = tx.row("read the size of the database", SQL, &[]).await?;
-    Ok(Database {
-        time: row.get(0),
-        role: row.get(1),
-        name: row.get(2),
-        size_bytes: row.get(3),
-        stats_reset_at: row.get(4),
-        sees_all: row.get(5),
-    })
-}
+from_row!(Database, [time, role, name, size_bytes, stats_reset_at, sees_all]);
 
-/// What this role does not see, with what mends it.
-fn unseen(database: &Database, unreadable: i64) -> Vec<Unseen> {
+/// Lists what is hidden from this role, with the remedies.
+fn unavailable(database: &Database, unreadable: i64) -> Vec<Unavailable> {
     let role = quote_ident(&database.role);
-    let mut unseen = Vec::new();
+    let mut unavailable = Vec::new();
+    let mut hidden = |what, reason, remedy| {
+        unavailable.push(Unavailable::not_permitted(what, reason, remedy));
+    };
     if database.size_bytes.is_none() {
-        unseen.push(Unseen::not_permitted(
+        hidden(
             "size of the database",
             format!("role {role} lacks CONNECT"),
             format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(&database.name)),
-        ));
+        );
     }
     if !database.sees_all {
-        unseen.push(Unseen::not_permitted(
+        hidden(
             "indexes being built",
             format!(
-                "role {role} lacks pg_read_all_stats: an invalid index counts as being built while anything that \
-                 might build it holds a lock on its table"
+                "role {role} lacks pg_read_all_stats, so an invalid index counts as being built \
+                 while a session holds a lock on its table that a build would hold"
             ),
             format!("GRANT pg_monitor TO {role}"),
-        ));
+        );
     }
     if unreadable > 0 {
-        unseen.push(Unseen::not_permitted(
+        hidden(
             "bloat",
-            format!(
-                "{unreadable} of the largest tables show the statistics of their columns only to who may read them"
-            ),
+            format!("role {role} may not read the column statistics of {unreadable} large tables"),
             format!("GRANT pg_read_all_data TO {role}"),
-        ));
+        );
     }
-    unseen
+    unavailable
 }

@@ -6,26 +6,26 @@
 //! RENAME, OWNER TO, ALTER COLUMN and DETACH take. Then it compares what the catalog shows of the
 //! stored OID with what was checked at the look-up. A difference is an error: nothing is changed.
 //!
-//! The transaction must be READ COMMITTED: an older snapshot would show the catalog as it was before
-//! the lock was granted.
+//! The transaction must be READ COMMITTED: an older snapshot would show the catalog as it was
+//! before the lock was granted.
 
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use crate::db::{Error, Kind, Tx, quote_ident};
+use crate::db::{Error, FromRow, Kind, Param, Tx, from_row};
 
-/// The columns that [`Identity::read`] reads first from a row, of `c` in `pg_class`, its schema `n`
-/// and its column `a`.
+/// SQL: the columns of an [`Identity`], from `c` in `pg_class`, its schema `n` and its column `a`.
 pub(super) const WITH_COLUMN: &str =
-    "c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relowner,
-     pg_get_userbyid(c.relowner)::text, a.attnum, a.attname::text, format_type(a.atttypid, NULL)";
-/// The same, where no column was checked.
+    "c.oid, n.nspname::text AS schema, c.relname::text AS table, c.relkind::text AS kind,
+     c.relowner AS owner, pg_get_userbyid(c.relowner)::text AS owner_name,
+     a.attnum AS column_number, a.attname::text AS column_name,
+     format_type(a.atttypid, NULL) AS column_type";
+/// SQL: the columns of an [`Identity`] without a column.
 pub(super) const WITHOUT_COLUMN: &str =
-    "c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relowner,
-     pg_get_userbyid(c.relowner)::text, NULL::int2, NULL::text, NULL::text";
-/// The number of columns of both.
-pub(super) const COLUMNS: usize = 9;
+    "c.oid, n.nspname::text AS schema, c.relname::text AS table, c.relkind::text AS kind,
+     c.relowner AS owner, pg_get_userbyid(c.relowner)::text AS owner_name,
+     NULL::int2 AS column_number, NULL::text AS column_name, NULL::text AS column_type";
 
 /// The properties by which a transaction recognizes a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,34 +52,30 @@ pub struct Column {
     pub data_type: String,
 }
 
+qualified_names!(Identity);
+
+impl FromRow for Identity {
+    fn from_row(row: &Row) -> Result<Identity, tokio_postgres::Error> {
+        let column = match row.try_get("column_number")? {
+            None => None,
+            Some(number) => {
+                let (name, data_type) = (row.try_get("column_name")?, row.try_get("column_type")?);
+                Some(Column { number, name, data_type })
+            }
+        };
+        Ok(Identity {
+            oid: row.try_get("oid")?,
+            schema: row.try_get("schema")?,
+            table: row.try_get("table")?,
+            kind: row.try_get::<_, &str>("kind")?.chars().next().unwrap_or(' '),
+            owner: row.try_get("owner")?,
+            owner_name: row.try_get("owner_name")?,
+            column,
+        })
+    }
+}
+
 impl Identity {
-    /// `"schema"."table"`, for SQL.
-    pub fn quoted(&self) -> String {
-        format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.table))
-    }
-
-    /// `schema.table`, for people.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
-    }
-
-    /// Reads the first [`COLUMNS`] columns of a row.
-    pub(super) fn read(row: &Row) -> Identity {
-        Identity {
-            oid: row.get(0),
-            schema: row.get(1),
-            table: row.get(2),
-            kind: row.get::<_, String>(3).chars().next().unwrap_or(' '),
-            owner: row.get(4),
-            owner_name: row.get(5),
-            column: row.get::<_, Option<i16>>(6).map(|number| Column {
-                number,
-                name: row.get(7),
-                data_type: row.get(8),
-            }),
-        }
-    }
-
     /// Compares with the table of the same OID as it is now.
     ///
     /// # Errors
@@ -109,9 +105,9 @@ impl Identity {
         Error::new(
             Kind::Sql,
             format!(
-                "table {} (OID {}) changed during the run: {differences}. The run stops work on it. \
-                 Check that the configuration still names the right table and column, then run the \
-                 job again",
+                "table {} (OID {}) changed during the run: {differences}. The run stops work on \
+                 it. Check that the configuration still names the right table and column, then run \
+                 the job again",
                 self.name(),
                 self.oid
             ),
@@ -129,7 +125,7 @@ fn describe(column: Option<&Column>) -> String {
 /// Locks a table by its name in this mode, without the tables beneath it.
 ///
 /// # Errors
-/// [`Kind::Sql`] where no table has that name any more, [`Kind::LockTimeout`], and others of the
+/// [`Kind::Sql`] if no table has that name any more, [`Kind::LockTimeout`], and other errors of the
 /// server.
 pub async fn lock(tx: &Tx<'_>, table: &Identity, mode: &str) -> Result<(), Error> {
     let sql = format!("LOCK TABLE ONLY {} IN {mode} MODE", table.quoted());
@@ -163,7 +159,7 @@ pub async fn compare(
         }
     };
     let sql = format!(
-        "SELECT {WITH_COLUMN}, {beneath}
+        "SELECT {WITH_COLUMN}, {beneath} AS beneath_root
            FROM pg_class c
            JOIN pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_attribute a
@@ -172,19 +168,26 @@ pub async fn compare(
     );
     let number = expected.column.as_ref().map(|column| column.number);
     let root_oid = root.map(|root| root.oid);
-    let params: [crate::db::Param<'_>; 3] =
+    let params: [Param<'_>; 3] =
         [(&expected.oid, Type::OID), (&number, Type::INT2), (&root_oid, Type::OID)];
     let params = if root.is_some() { &params[..] } else { &params[..2] };
-    let Some(row) = tx.row_opt("compare table", &sql, params).await? else {
+    let Some(found) = tx.read_opt::<ComparedTable>("compare table", &sql, params).await? else {
         return Err(expected.changed("expected a table of this OID, found none"));
     };
-    expected.check(&Identity::read(&row))?;
+    expected.check(&found.id)?;
     match root {
-        Some(root) if !row.get::<_, bool>(COLUMNS) => Err(expected
+        Some(root) if !found.beneath_root => Err(expected
             .changed(&format!("expected it beneath {}, found it detached from it", root.name()))),
         _ => Ok(()),
     }
 }
+
+struct ComparedTable {
+    id: Identity,
+    beneath_root: bool,
+}
+
+from_row!(ComparedTable, [beneath_root], nested id);
 
 #[cfg(test)]
 mod tests {
@@ -234,7 +237,8 @@ mod tests {
             (
                 |table| column(table).data_type = "date".to_owned(),
                 Some(
-                    "expected column ts timestamp with time zone (number 1), found ts date (number 1)",
+                    "expected column ts timestamp with time zone (number 1), \
+                     found ts date (number 1)",
                 ),
             ),
             (|table| table.column = None, Some("(number 1), found none")),

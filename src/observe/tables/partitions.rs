@@ -1,36 +1,36 @@
-//! Partitions by RANGE of one time column: their bounds, and what became of their detaching.
+//! Reads partitions by RANGE of one time column: their bounds and whether they are detached.
 
 use tokio_postgres::types::Type;
 
-use super::identity::{COLUMNS, Identity, WITHOUT_COLUMN};
+use super::identity::{Identity, WITHOUT_COLUMN};
 use super::relation::Relation;
-use crate::db::{Error, Tx};
+use crate::db::{Error, Param, Tx, from_row};
 
-/// The types of a column of time.
+/// The data type of a time column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stamp {
+pub enum TimeType {
     TimestampTz,
     Timestamp,
     Date,
 }
 
-impl Stamp {
-    /// From the name that `format_type` gives.
-    pub fn from_type(data_type: &str) -> Option<Stamp> {
+impl TimeType {
+    /// Parses a name as `format_type` returns it.
+    pub fn from_type(data_type: &str) -> Option<TimeType> {
         match data_type {
-            "timestamp with time zone" => Some(Stamp::TimestampTz),
-            "timestamp without time zone" => Some(Stamp::Timestamp),
-            "date" => Some(Stamp::Date),
+            "timestamp with time zone" => Some(TimeType::TimestampTz),
+            "timestamp without time zone" => Some(TimeType::Timestamp),
+            "date" => Some(TimeType::Date),
             _ => None,
         }
     }
 
-    /// The type's name in SQL.
+    /// The name of the type in SQL.
     pub fn sql(self) -> &'static str {
         match self {
-            Stamp::TimestampTz => "timestamptz",
-            Stamp::Timestamp => "timestamp",
-            Stamp::Date => "date",
+            TimeType::TimestampTz => "timestamptz",
+            TimeType::Timestamp => "timestamp",
+            TimeType::Date => "date",
         }
     }
 }
@@ -40,21 +40,23 @@ impl Stamp {
 pub struct Partition {
     pub id: Identity,
     pub is_default: bool,
-    /// A DETACH CONCURRENTLY was cut off: only FINALIZE moves it now.
+    /// A DETACH CONCURRENTLY was interrupted: only FINALIZE can complete it.
     pub detach_pending: bool,
     pub owned: bool,
-    /// Exclusive upper bound.
+    /// The exclusive upper bound.
     pub upper: Option<String>,
-    /// Every row it can hold lies before the cutoff.
+    /// Whether all rows that it can hold are before the cutoff.
     pub past: bool,
-    /// It may hold rows before the cutoff.
+    /// Whether it may hold rows before the cutoff.
     pub begins_before: bool,
 }
 
-/// The bounds `lo` and `hi` of partition `c`, read from the one place that has them.
-fn bounds(stamp: Stamp) -> String {
+from_row!(Partition, [is_default, detach_pending, owned, upper, past, begins_before], nested id);
+
+/// SQL: joins the bounds `lo` and `hi` of partition `c`. Only the text of `relpartbound` has them.
+fn bounds(time_type: TimeType) -> String {
     let of = |pattern: &str, open: &str| {
-        format!("coalesce(substring(x.expr FROM $re${pattern}$re$)::{}, '{open}')", stamp.sql())
+        format!("coalesce(substring(x.expr FROM $re${pattern}$re$)::{}, '{open}')", time_type.sql())
     };
     format!(
         "CROSS JOIN LATERAL pg_get_expr(c.relpartbound, c.oid) AS x (expr)
@@ -64,31 +66,32 @@ fn bounds(stamp: Stamp) -> String {
     )
 }
 
-/// The direct partitions, earliest first; none for a table that is not partitioned by RANGE of a time.
+/// Lists the direct partitions, earliest first. Returns none for a table that is not partitioned by
+/// RANGE of a time column.
 pub async fn list(
     tx: &Tx<'_>,
     relation: &Relation,
-    stamp: Stamp,
+    time_type: TimeType,
     cutoff: &str,
 ) -> Result<Vec<Partition>, Error> {
-    read(tx, relation, stamp, cutoff, None).await
+    read(tx, relation, time_type, cutoff, None).await
 }
 
-/// One table, if it is a direct partition at this moment.
+/// Reads one table if it is a direct partition now.
 pub async fn attached(
     tx: &Tx<'_>,
     relation: &Relation,
-    stamp: Stamp,
+    time_type: TimeType,
     cutoff: &str,
     oid: u32,
 ) -> Result<Option<Partition>, Error> {
-    Ok(read(tx, relation, stamp, cutoff, Some(oid)).await?.pop())
+    Ok(read(tx, relation, time_type, cutoff, Some(oid)).await?.pop())
 }
 
 async fn read(
     tx: &Tx<'_>,
     relation: &Relation,
-    stamp: Stamp,
+    time_type: TimeType,
     cutoff: &str,
     only: Option<u32>,
 ) -> Result<Vec<Partition>, Error> {
@@ -96,60 +99,41 @@ async fn read(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT {WITHOUT_COLUMN}, x.expr = 'DEFAULT', i.inhdetachpending,
-                pg_has_role(c.relowner, 'USAGE'),
-                CASE WHEN x.expr <> 'DEFAULT' THEN b.hi::text END,
-                x.expr <> 'DEFAULT' AND b.hi <= $2::{stamp},
-                b.lo < $2::{stamp}
+        "SELECT {WITHOUT_COLUMN}, x.expr = 'DEFAULT' AS is_default,
+                i.inhdetachpending AS detach_pending, pg_has_role(c.relowner, 'USAGE') AS owned,
+                CASE WHEN x.expr <> 'DEFAULT' THEN b.hi::text END AS upper,
+                x.expr <> 'DEFAULT' AND b.hi <= $2::{time_type} AS past,
+                b.lo < $2::{time_type} AS begins_before
            FROM pg_inherits i
            JOIN pg_class c ON c.oid = i.inhrelid
            JOIN pg_namespace n ON n.oid = c.relnamespace
            {}
           WHERE i.inhparent = $1 AND ($3::oid IS NULL OR c.oid = $3)
           ORDER BY b.lo, c.oid",
-        bounds(stamp),
-        stamp = stamp.sql(),
+        bounds(time_type),
+        time_type = time_type.sql(),
     );
-    let params: [crate::db::Param<'_>; 3] =
+    let params: [Param<'_>; 3] =
         [(&relation.id.oid, Type::OID), (&cutoff, Type::TEXT), (&only, Type::OID)];
-    let rows = tx.rows("list partitions", &sql, &params).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Partition {
-            id: Identity::read(row),
-            is_default: row.get(COLUMNS),
-            detach_pending: row.get(COLUMNS + 1),
-            owned: row.get(COLUMNS + 2),
-            upper: row.get(COLUMNS + 3),
-            past: row.get(COLUMNS + 4),
-            begins_before: row.get(COLUMNS + 5),
-        })
-        .collect())
+    tx.read("list partitions", &sql, &params).await
 }
 
-/// A partition whose detaching is unfinished, whatever the type of its key.
+/// Finds a partition with an unfinished DETACH, whatever the type of its key.
 pub async fn pending(tx: &Tx<'_>, parent: u32) -> Result<Option<Partition>, Error> {
     let sql = format!(
         "
-        SELECT {WITHOUT_COLUMN}, pg_has_role(c.relowner, 'USAGE')
+        SELECT {WITHOUT_COLUMN}, false AS is_default, true AS detach_pending,
+               pg_has_role(c.relowner, 'USAGE') AS owned, NULL AS upper, false AS past,
+               false AS begins_before
           FROM pg_inherits i
           JOIN pg_class c ON c.oid = i.inhrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE i.inhparent = $1 AND i.inhdetachpending"
     );
-    let row = tx.row_opt("look for pending detach", &sql, &[(&parent, Type::OID)]).await?;
-    Ok(row.map(|row| Partition {
-        id: Identity::read(&row),
-        is_default: false,
-        detach_pending: true,
-        owned: row.get(COLUMNS),
-        upper: None,
-        past: false,
-        begins_before: false,
-    }))
+    tx.read_opt("find an unfinished DETACH", &sql, &[(&parent, Type::OID)]).await
 }
 
-/// How many partitions begin after now, without a gap from the one that now falls into.
+/// Counts the partitions that follow the current one without a gap.
 pub async fn ahead(tx: &Tx<'_>, schema: &str, table: &str) -> Result<i64, Error> {
     let sql = format!(
         "WITH parts AS (
@@ -157,56 +141,53 @@ pub async fn ahead(tx: &Tx<'_>, schema: &str, table: &str) -> Result<i64, Error>
                FROM pg_inherits i
                JOIN pg_class c ON c.oid = i.inhrelid
                {}
-              WHERE i.inhparent = (SELECT p.oid FROM pg_class p JOIN pg_namespace n ON n.oid = p.relnamespace
-                                    WHERE n.nspname = $1 AND p.relname = $2)
+              WHERE i.inhparent = (
+                        SELECT p.oid FROM pg_class p JOIN pg_namespace n ON n.oid = p.relnamespace
+                         WHERE n.nspname = $1 AND p.relname = $2)
                 AND x.expr <> 'DEFAULT' AND NOT i.inhdetachpending AND b.hi > now()
          )
          SELECT count(*) FILTER (WHERE lo > now())
            FROM parts
-          WHERE lo < coalesce((SELECT min(lo) FROM parts WHERE lo > now() AND before IS DISTINCT FROM lo), 'infinity')",
-        bounds(Stamp::TimestampTz),
+          WHERE lo < coalesce((SELECT min(lo) FROM parts
+                                WHERE lo > now() AND before IS DISTINCT FROM lo), 'infinity')",
+        bounds(TimeType::TimestampTz),
     );
-    Ok(tx
-        .row("count partitions ahead", &sql, &[(&schema, Type::TEXT), (&table, Type::TEXT)])
-        .await?
-        .get(0))
+    let params = [(&schema as _, Type::TEXT), (&table as _, Type::TEXT)];
+    tx.read_one("count partitions ahead", &sql, &params).await
 }
 
-/// A table that was a partition once, as it is now.
+/// The current state of a table that was a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Former {
+pub struct FormerPartition {
     pub id: Identity,
-    /// It is a partition or inherits, be it of another table.
+    /// Whether it is a partition or child again, of this or another table.
     pub attached: bool,
     pub owned: bool,
-    /// The bound that its rows had lies at or before the cutoff.
+    /// Whether its former upper bound is at or before the cutoff.
     pub past: bool,
 }
 
-/// Looks a table up by its OID; `upper` is the exclusive bound that it had as a partition.
+from_row!(FormerPartition, [attached, owned, past], nested id);
+
+/// Looks up a former partition by its OID. `upper` is its former exclusive upper bound.
 pub async fn former(
     tx: &Tx<'_>,
     oid: u32,
-    stamp: Stamp,
+    time_type: TimeType,
     upper: &str,
     cutoff: &str,
-) -> Result<Option<Former>, Error> {
+) -> Result<Option<FormerPartition>, Error> {
     let sql = format!(
         "SELECT {WITHOUT_COLUMN},
-                c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
-                pg_has_role(c.relowner, 'USAGE'),
-                $2::{stamp} <= $3::{stamp}
+                c.relispartition
+                  OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS attached,
+                pg_has_role(c.relowner, 'USAGE') AS owned,
+                $2::{time_type} <= $3::{time_type} AS past
            FROM pg_class c
            JOIN pg_namespace n ON n.oid = c.relnamespace
           WHERE c.oid = $1 AND c.relkind IN ('r', 'p')",
-        stamp = stamp.sql(),
+        time_type = time_type.sql(),
     );
-    let params: [crate::db::Param<'_>; 3] =
-        [(&oid, Type::OID), (&upper, Type::TEXT), (&cutoff, Type::TEXT)];
-    Ok(tx.row_opt("look for a detached partition", &sql, &params).await?.map(|row| Former {
-        id: Identity::read(&row),
-        attached: row.get(COLUMNS),
-        owned: row.get(COLUMNS + 1),
-        past: row.get(COLUMNS + 2),
-    }))
+    let params: [Param<'_>; 3] = [(&oid, Type::OID), (&upper, Type::TEXT), (&cutoff, Type::TEXT)];
+    tx.read_opt("find a detached partition", &sql, &params).await
 }

@@ -20,9 +20,9 @@ from_row!(Pressure, [replay_lag_seconds, lag_hidden, archiving_fails, waiters]);
 
 /// Reads the pressure. `waiters` counts sessions that wait for locks of this transaction.
 pub async fn read(tx: &Tx<'_>) -> Result<Pressure, Error> {
-    // Without pg_read_all_stats the row of a standby is visible, but only its process id is set. The
-    // archiver's counters remain after archiving was switched off. pg_blocking_pids() locks the whole
-    // lock table for a moment, so it is called only for sessions that wait.
+    // Without pg_read_all_stats the row of a standby is visible, but only its process id is set.
+    // The archiver's counters remain after archiving was switched off. pg_blocking_pids() locks the
+    // whole lock table for a moment, so it is called only for sessions that wait.
     const SQL: &str = "
         SELECT (SELECT extract(epoch FROM max(replay_lag))::float8
                   FROM pg_stat_replication) AS replay_lag_seconds,

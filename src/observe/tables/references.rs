@@ -1,31 +1,39 @@
-//! Foreign keys by which deleting rows of one table reaches others.
+//! Finds the foreign keys through which deleting rows of one table affects others.
 
-use tokio_postgres::types::Type;
+use std::error::Error as StdError;
 
-use crate::db::{Error, Tx, quote_ident};
+use tokio_postgres::types::{FromSql, Type};
 
-/// What a key does to the rows that refer to a deleted one.
+use crate::db::{Error, Tx, from_row, quote_ident};
+
+/// The action of a foreign key on rows that refer to a deleted row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OnDelete {
-    /// NO ACTION and RESTRICT: the DELETE fails.
+    /// NO ACTION or RESTRICT: the DELETE fails.
     Refuse,
     Cascade,
     SetNull,
     SetDefault,
 }
 
-impl OnDelete {
-    /// From `pg_constraint.confdeltype`.
-    fn from_catalog(action: &str) -> OnDelete {
-        match action {
-            "c" => OnDelete::Cascade,
-            "n" => OnDelete::SetNull,
-            "d" => OnDelete::SetDefault,
+/// Reads `pg_constraint.confdeltype`.
+impl<'a> FromSql<'a> for OnDelete {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<OnDelete, Box<dyn StdError + Sync + Send>> {
+        Ok(match raw {
+            b"c" => OnDelete::Cascade,
+            b"n" => OnDelete::SetNull,
+            b"d" => OnDelete::SetDefault,
             _ => OnDelete::Refuse,
-        }
+        })
     }
 
-    /// As it stands in SQL.
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::CHAR
+    }
+}
+
+impl OnDelete {
+    /// The action as written in SQL.
     pub fn sql(self) -> &'static str {
         match self {
             OnDelete::Refuse => "NO ACTION",
@@ -36,35 +44,44 @@ impl OnDelete {
     }
 }
 
-/// A key of one table that holds rows.
+/// A foreign key of one table that holds rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
+    /// The name of the constraint.
     pub key: String,
-    /// The referring table; of a partition, the outermost parent.
+    /// The referring table, or the outermost parent if that is a partition.
     pub schema: String,
     pub table: String,
     pub on_delete: OnDelete,
-    /// The table that holds the key's rows, `"schema"."table"`, for SQL.
-    pub holder: String,
+    /// The table that holds the referring rows: `table` itself or a partition of it.
+    pub leaf_schema: String,
+    pub leaf_table: String,
     pub size_bytes: i64,
-    /// The key's columns, quoted.
+    /// The key's columns, quoted and separated by commas.
     pub columns: String,
     /// Whether an index finds the rows that refer to a given one.
     pub indexed: bool,
 }
 
+from_row!(
+    Reference,
+    [key, schema, table, on_delete, leaf_schema, leaf_table, size_bytes, columns, indexed]
+);
+qualified_names!(Reference);
+
 impl Reference {
-    /// `schema.table`, for people and for comparing with names of the configuration.
-    pub fn name(&self) -> String {
-        format!("{}.{}", self.schema, self.table)
+    /// The table that holds the referring rows as `"schema"."table"`, quoted for SQL.
+    pub fn leaf(&self) -> String {
+        format!("{}.{}", quote_ident(&self.leaf_schema), quote_ident(&self.leaf_table))
     }
 }
 
-/// The keys that refer to this table or to what lies beneath it, and on through those that cascade.
+/// Lists the foreign keys that refer to the table `oid` or to its partitions and children, and
+/// transitively those that refer to tables reached by ON DELETE CASCADE.
 pub async fn references(tx: &Tx<'_>, oid: u32) -> Result<Vec<Reference>, Error> {
-    // Of a partitioned table the server keeps a key for each partition too, on either side. An index that
-    // leaves only NULLs out serves as well: NULL refers to nothing.
-    let sql = "
+    // The server keeps a key for each partition too, on either side. A partial index that excludes
+    // only NULLs serves as well, because NULL refers to nothing.
+    const SQL: &str = "
         WITH RECURSIVE reached (oid) AS (
             SELECT $1::oid
             UNION
@@ -81,41 +98,31 @@ pub async fn references(tx: &Tx<'_>, oid: u32) -> Result<Vec<Reference>, Error> 
               FROM reached r
               JOIN pg_constraint k ON k.contype = 'f' AND k.confrelid = r.oid
         )
-        SELECT k.conname::text, rn.nspname::text, rc.relname::text, k.confdeltype::text,
-               n.nspname::text, c.relname::text,
-               pg_relation_size(c.oid),
-               (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.place)
-                  FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
-                  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum),
+        SELECT k.conname::text AS key, rn.nspname::text AS schema, rc.relname::text AS table,
+               k.confdeltype AS on_delete,
+               n.nspname::text AS leaf_schema, c.relname::text AS leaf_table,
+               -- NULL if the table was dropped concurrently.
+               coalesce(pg_relation_size(c.oid), 0) AS size_bytes,
+               (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY u.position)
+                  FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
+                  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum) AS columns,
                EXISTS (SELECT FROM pg_index i
                          JOIN pg_class x ON x.oid = i.indexrelid
                          JOIN pg_am m ON m.oid = x.relam
-                        WHERE i.indrelid = c.oid AND i.indisvalid AND m.amname IN ('btree', 'hash')
+                        WHERE i.indrelid = c.oid AND i.indisvalid
+                          AND m.amname IN ('btree', 'hash')
                           AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey
                           AND (i.indpred IS NULL
                                OR pg_get_expr(i.indpred, c.oid) IN (
                                    SELECT format('(%I IS NOT NULL)', a.attname)
                                      FROM pg_attribute a
                                     WHERE a.attrelid = c.oid AND a.attnum = ANY (k.conkey))))
+               AS indexed
           FROM keys k
           JOIN pg_class c ON c.oid = k.conrelid AND c.relkind = 'r'
           JOIN pg_namespace n ON n.oid = c.relnamespace
           JOIN pg_class rc ON rc.oid = coalesce(pg_partition_root(c.oid), c.oid)
           JOIN pg_namespace rn ON rn.oid = rc.relnamespace
          ORDER BY 2, 3, 1, 5, 6";
-    let rows = tx.rows("look up references", sql, &[(&oid, Type::OID)]).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Reference {
-            key: row.get(0),
-            schema: row.get(1),
-            table: row.get(2),
-            on_delete: OnDelete::from_catalog(row.get(3)),
-            holder: format!("{}.{}", quote_ident(row.get(4)), quote_ident(row.get(5))),
-            // NULL when it was dropped a moment ago.
-            size_bytes: row.get::<_, Option<i64>>(6).unwrap_or_default(),
-            columns: row.get(7),
-            indexed: row.get(8),
-        })
-        .collect())
+    tx.read("look up references", SQL, &[(&oid, Type::OID)]).await
 }
