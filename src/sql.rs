@@ -1,49 +1,49 @@
-//! As much of SQL's lexical structure as migrations and jobs need: where statements begin and end,
-//! which of them cannot be part of a transaction that is not theirs, and whether two texts differ in
-//! anything but comments and white space.
+//! The lexical structure of SQL scripts, as far as migrations and jobs need it: where statements begin
+//! and end, which of them cannot run in a transaction around the script, and whether two scripts
+//! differ in anything but comments and white space.
 //!
-//! Tokens come from `squawk-lexer`; no grammar is involved, so input of any depth is safe.
+//! The tokens come from `squawk-lexer`. Nothing is parsed by a grammar, so nesting of any depth is safe.
 
-mod place;
+mod location;
 
-pub use place::{Place, place, place_of};
+pub use location::{SourceLocation, locate, locate_statement};
 
 use squawk_lexer::{LiteralKind, TokenKind, tokenize};
 
 /// One statement of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement<'a> {
-    /// From its first token to its last, without the semicolon.
+    /// From the first token to the last, without the semicolon.
     pub text: &'a str,
     /// Byte offset of `text` in the script.
     pub offset: usize,
-    /// Its bare words in upper case, at most [`WORDS_MAX`].
+    /// Its unquoted words in upper case, at most [`WORDS_MAX`].
     pub words: Vec<String>,
 }
 
-/// More than any rule below looks at.
+/// More words than any rule below checks.
 const WORDS_MAX: usize = 24;
 
-/// What a script may not contain when it runs as one transaction.
+/// A part of a script that keeps it from running as one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// 1-based.
+    /// From 1.
     pub line: usize,
-    pub why: Why,
+    pub reason: RefusalReason,
 }
 
 /// Why a statement cannot be sent as part of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
-    /// It begins or ends a transaction; with its first word.
+pub enum RefusalReason {
+    /// The statement begins or ends a transaction; with its first word.
     Transaction(String),
-    /// It is a command of psql; with its first line.
+    /// A command of psql; with its first line.
     Psql(String),
-    /// It is COPY through the client.
+    /// COPY through the client.
     ClientCopy,
     /// PostgreSQL refuses it inside a transaction; with its first line.
     OutsideOnly(String),
-    /// A string, identifier or comment has no end.
+    /// A string, identifier or comment without an end.
     Unterminated(&'static str),
 }
 
@@ -126,22 +126,23 @@ impl<'a> Splitter<'a> {
     }
 }
 
-/// Everything in a script that keeps it from running as one transaction of ours.
+/// Finds everything in a script that keeps it from running as one transaction.
 pub fn refusals(script: &str) -> Vec<Refusal> {
     let mut found: Vec<Refusal> = statements(script)
         .iter()
         .filter_map(|statement| {
-            let why = refusal(statement)?;
-            Some(Refusal { line: line_of(script, statement.offset), why })
+            let reason = refusal(statement)?;
+            Some(Refusal { line: line_of(script, statement.offset), reason })
         })
         .collect();
-    if let Some((offset, what)) = unterminated(script) {
-        found.push(Refusal { line: line_of(script, offset), why: Why::Unterminated(what) });
+    if let Some((offset, part)) = unterminated(script) {
+        let reason = RefusalReason::Unterminated(part);
+        found.push(Refusal { line: line_of(script, offset), reason });
     }
     found
 }
 
-fn refusal(statement: &Statement<'_>) -> Option<Why> {
+fn refusal(statement: &Statement<'_>) -> Option<RefusalReason> {
     let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
     let has = |word: &str| words.contains(&word);
     let ends_transaction = match words.as_slice() {
@@ -151,13 +152,13 @@ fn refusal(statement: &Statement<'_>) -> Option<Why> {
         _ => false,
     };
     if ends_transaction {
-        return Some(Why::Transaction(words[0].to_owned()));
+        return Some(RefusalReason::Transaction(words[0].to_owned()));
     }
     if statement.text.starts_with('\\') {
-        return Some(Why::Psql(first_line(statement.text)));
+        return Some(RefusalReason::Psql(first_line(statement.text)));
     }
     if words.first() == Some(&"COPY") && (has("STDIN") || has("STDOUT")) {
-        return Some(Why::ClientCopy);
+        return Some(RefusalReason::ClientCopy);
     }
     let outside_only = match words.as_slice() {
         ["VACUUM", ..] => true,
@@ -177,10 +178,10 @@ fn refusal(statement: &Statement<'_>) -> Option<Why> {
         ["CLUSTER"] => true,
         _ => false,
     };
-    outside_only.then(|| Why::OutsideOnly(first_line(statement.text)))
+    outside_only.then(|| RefusalReason::OutsideOnly(first_line(statement.text)))
 }
 
-/// The first string, identifier or comment that is still open at the end.
+/// Returns the first string, identifier or comment that is still open at the end, with its offset.
 fn unterminated(script: &str) -> Option<(usize, &'static str)> {
     let mut offset = 0;
     for token in tokenize(script) {
@@ -207,7 +208,7 @@ fn unterminated(script: &str) -> Option<(usize, &'static str)> {
 }
 
 /// Whether a rollback script may remove or overwrite data, by its words: DROP TABLE, DROP COLUMN,
-/// TRUNCATE … In doubt it may.
+/// TRUNCATE … If in doubt, returns true.
 pub fn loses_data(script: &str) -> bool {
     statements(script).iter().any(|statement| {
         let words: Vec<&str> = statement.words.iter().map(String::as_str).collect();
@@ -225,8 +226,8 @@ pub fn loses_data(script: &str) -> bool {
     })
 }
 
-/// `DROP [COLUMN] name`: everything that ALTER TABLE drops but constraints, defaults and the like. A
-/// quoted name is no word, so that `DROP` may be the last one.
+/// Whether ALTER TABLE contains `DROP [COLUMN] name`, and not only drops of constraints, defaults and
+/// the like. A quoted name is not one of the words, so that `DROP` may be the last of them.
 fn drops_column(words: &[&str]) -> bool {
     words.last() == Some(&"DROP")
         || words.windows(2).any(|pair| {
@@ -235,13 +236,12 @@ fn drops_column(words: &[&str]) -> bool {
         })
 }
 
-/// The text without the byte order mark that some editors put in front; to the server it is a
-/// syntax error.
+/// Removes the byte order mark that some editors write, because it is a syntax error to the server.
 pub fn without_mark(script: &str) -> &str {
     script.strip_prefix('\u{feff}').unwrap_or(script)
 }
 
-/// The tokens of a script without comments and with white space reduced to where it separates:
+/// Returns the tokens of a script without comments, and with one space wherever tokens are separated:
 /// two scripts with equal fingerprints are the same SQL.
 pub fn fingerprint(script: &str) -> String {
     let script = without_mark(script);
@@ -270,17 +270,17 @@ pub fn fingerprint(script: &str) -> String {
     print
 }
 
-/// The 1-based line of a byte offset.
+/// Returns the line of a byte offset, from 1.
 pub fn line_of(script: &str, offset: usize) -> usize {
     script.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// The byte offset of a 1-based character position, as the server counts them.
+/// Returns the byte offset of a character position, which the server counts from 1.
 pub fn byte_of(script: &str, position: usize) -> usize {
     script.char_indices().nth(position.saturating_sub(1)).map_or(script.len(), |(at, _)| at)
 }
 
-/// The first line of a statement, shortened, for messages.
+/// Returns the first line of a statement, shortened for messages.
 pub fn first_line(text: &str) -> String {
     const SHOWN_MAX: usize = 120;
     let line = text.lines().next().unwrap_or_default().trim_end();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_the_transaction_is_refused_with_its_line() {
+    fn ends_of_the_transaction_are_refused_with_their_line() {
         for script in [
             "BEGIN",
             "start transaction",
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_in_a_transaction_is_refused() {
+    fn statements_that_refuse_a_transaction_are_refused() {
         for script in [
             "VACUUM t",
             "create unique index concurrently i on t (a)",
@@ -382,7 +382,7 @@ mod tests {
         assert_ne!(
             fingerprint("SELECT a-1"),
             fingerprint("SELECT a - 1"),
-            "kept apart: `--` would be a comment"
+            "kept separate, because `--` would begin a comment"
         );
     }
 

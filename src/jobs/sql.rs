@@ -22,7 +22,7 @@ use serde_json::Value;
 use super::{Context, Report, unfenced};
 use crate::config::{Job, JobName, Mode, SqlWork};
 use crate::db::{Conn, Error, Kind, quote_ident, quote_literal};
-use crate::sql::{self, Place};
+use crate::sql::{self, SourceLocation};
 use crate::store::runs::Backend;
 
 const LOGIN_NEEDS_SESSION: &str = "needs_direct_url: login_url goes through a transaction pooler, which keeps no \
@@ -139,7 +139,7 @@ async fn take_role(conn: &Conn, work: &SqlWork, scope: &str) -> Result<(), Error
 }
 
 /// The same error, with where it happened and under which role.
-fn located(work: &SqlWork, place: Option<Place>, error: Error) -> Error {
+fn located(work: &SqlWork, location: Option<SourceLocation>, error: Error) -> Error {
     let error = match (error.kind(), &work.role, &work.login) {
         (Kind::Permission, Some(role), _) => {
             error.context(format!("as role {}", quote_ident(role)))
@@ -148,9 +148,9 @@ fn located(work: &SqlWork, place: Option<Place>, error: Error) -> Error {
         (Kind::Permission, None, None) => error.context("as the daemon's own login"),
         _ => error,
     };
-    match place {
+    match location {
         // The place alone: the statement may hold secrets, and this is read by everybody who sees runs or health.
-        Some(Place { number, line, column, .. }) => {
+        Some(SourceLocation { number, line, column, .. }) => {
             let count = sql::statements(&work.sql).len();
             error.context(format!("statement {number} of {count}, line {line}, column {column}"))
         }

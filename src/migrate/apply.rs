@@ -233,7 +233,8 @@ fn failure(
 ) -> Error {
     let completed = completed.checked_sub(sql::statements(&script.prologue).len());
     let before = script.prologue.chars().count();
-    let place = error.db().and_then(|db| sql::place(script.body, before, completed, db.position()));
+    let place =
+        error.db().and_then(|db| sql::locate(script.body, before, completed, db.position()));
     let at = place
         .as_ref()
         .map_or_else(String::new, |place| format!(":{}:{}", place.line, place.column));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::markers::{self, Direction};
-use crate::sql::{self, Why};
+use crate::sql::{self, RefusalReason};
 
 /// The set of pgsteward's own tables.
 pub const STEWARD: &str = "steward";
@@ -64,7 +64,7 @@ pub struct Set {
     pub migrations: Vec<Migration>,
 }
 
-/// Why a folder cannot be read as a set: every problem found.
+/// RefusalReason a folder cannot be read as a set: every problem found.
 #[derive(Debug, thiserror::Error)]
 #[error("{folder}: {}", problems.join("; "))]
 pub struct SourceError {
@@ -212,7 +212,7 @@ impl Reader {
             ));
         }
         for refusal in sql::refusals(text) {
-            self.problems.push(format!("{file}:{}: {}", refusal.line, refused(&refusal.why)));
+            self.problems.push(format!("{file}:{}: {}", refusal.line, refused(&refusal.reason)));
         }
     }
 
@@ -287,24 +287,24 @@ pub fn checksum(bytes: &[u8]) -> String {
 }
 
 /// What was found in a migration, and what is wanted.
-fn refused(why: &Why) -> String {
+fn refused(why: &RefusalReason) -> String {
     match why {
-        Why::Transaction(word) => format!(
+        RefusalReason::Transaction(word) => format!(
             "found {word}, which begins or ends a transaction; a migration is one transaction already: remove it"
         ),
-        Why::Psql(line) => {
+        RefusalReason::Psql(line) => {
             format!("found the psql command {line:?}; only SQL can be sent to the server")
         }
-        Why::ClientCopy => {
+        RefusalReason::ClientCopy => {
             "found COPY through the client, which has no data to give or take; use INSERT"
                 .to_owned()
         }
-        Why::OutsideOnly(line) => {
+        RefusalReason::OutsideOnly(line) => {
             format!(
                 "found {line:?}, which PostgreSQL refuses inside a transaction; run it outside the migrations"
             )
         }
-        Why::Unterminated(what) => format!("{what} is not terminated"),
+        RefusalReason::Unterminated(what) => format!("{what} is not terminated"),
     }
 }
 

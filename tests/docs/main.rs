@@ -216,16 +216,11 @@ fn every_variable_has_its_effect() {
     for name in samples.keys() {
         assert!(rows.iter().any(|(row, _)| row == name), "docs/configuration.md lacks {name}");
     }
-    let reload = Document::read("docs/configuration.md").section("Reload").to_owned();
     for (path, key) in declared_keys() {
         if let Some(variable) = key.variable {
             let row = (variable.to_owned(), path.clone());
             assert!(rows.contains(&row), "docs/configuration.md lacks {variable} for {path}");
         }
-        let table = path.split('.').next().unwrap();
-        let named =
-            reload.contains(&format!("`{path}`")) || reload.contains(&format!("`[{table}]`"));
-        assert_eq!(named, key.needs_restart, "docs/configuration.md on a reload of {path}");
     }
 
     let found = pgsteward(

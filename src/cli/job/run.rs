@@ -101,7 +101,7 @@ impl Run {
             }
             commands::Run::Unknown { .. } if is_configured => {
                 say(&format!(
-                    "{name} is configured local_run, but no instance of database {} has registered it yet: have it read the \
+                    "{name} is configured here, but no instance of database {} has registered it yet: have it read the \
                      same configuration (SIGHUP), or run the job in this process with --here",
                     db.name()
                 ));

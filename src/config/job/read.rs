@@ -6,7 +6,7 @@ use super::super::read::{Fault, Section, quote};
 use super::super::schedule::SCHEDULE;
 use super::super::table::Table;
 use super::*;
-use crate::sql::{self, Why};
+use crate::sql::{self, RefusalReason};
 
 /// More than anybody can keep track of; each job has series of its own in the metrics.
 const JOBS_MAX: usize = 500;
@@ -153,7 +153,7 @@ fn script(text: &str, transaction: bool) -> Result<String, Fault> {
         return Err(Fault::expected("at least one statement").found("none"));
     }
     for refusal in sql::refusals(text) {
-        if let Some((found, expected)) = refused(&refusal.why, transaction) {
+        if let Some((found, expected)) = refused(&refusal.reason, transaction) {
             let found = format!("{found} in line {} of it", refusal.line);
             return Err(Fault::expected(expected).found(found));
         }
@@ -162,27 +162,27 @@ fn script(text: &str, transaction: bool) -> Result<String, Fault> {
 }
 
 /// Returns what was found and what is expected instead, or nothing if the statement may run.
-fn refused(why: &Why, transaction: bool) -> Option<(String, &'static str)> {
-    Some(match why {
-        Why::Transaction(word) if transaction => (
+fn refused(reason: &RefusalReason, transaction: bool) -> Option<(String, &'static str)> {
+    Some(match reason {
+        RefusalReason::Transaction(word) if transaction => (
             word.clone(),
             "no statement that begins or ends a transaction, because all of it is one",
         ),
-        Why::Transaction(word) => (
+        RefusalReason::Transaction(word) => (
             word.clone(),
             "transaction = true or a procedure that commits, because each statement runs alone",
         ),
-        Why::OutsideOnly(_) if !transaction => return None,
-        Why::OutsideOnly(line) => {
+        RefusalReason::OutsideOnly(_) if !transaction => return None,
+        RefusalReason::OutsideOnly(line) => {
             (quote(line), "statements that may run in a transaction, or transaction = false")
         }
-        Why::Psql(line) => (
+        RefusalReason::Psql(line) => (
             format!("the psql command {}", quote(line)),
             "SQL, because the server knows no commands of psql",
         ),
-        Why::ClientCopy => {
+        RefusalReason::ClientCopy => {
             ("COPY through the client".to_owned(), "INSERT, or COPY of a file on the server")
         }
-        Why::Unterminated(part) => (format!("{part} without an end"), "complete SQL"),
+        RefusalReason::Unterminated(part) => (format!("{part} without an end"), "complete SQL"),
     })
 }

@@ -66,7 +66,7 @@ fn told(work: &SqlWork, at: usize, statement: &Statement<'_>, error: Error) -> E
         }
         inside => inside.clone(),
     });
-    let place = sql::place(&work.sql, 0, Some(at), position.as_ref());
+    let place = sql::locate(&work.sql, 0, Some(at), position.as_ref());
     let error = if error.kind().is_connection() {
         error.context("the connection ended while it ran: whether it did its work is not known")
     } else if leaves_invalid_index(statement) {

@@ -101,7 +101,7 @@ async fn script(
     let done = tx.script("run the job's SQL", &text).await.map_err(|(done, error)| {
         let position = error.db().and_then(|db| db.position());
         let place =
-            error.db().and_then(|_| sql::place(&work.sql, 0, Some(done.statements), position));
+            error.db().and_then(|_| sql::locate(&work.sql, 0, Some(done.statements), position));
         let deferred = place.is_none() && done.statements > 0 && error.db().is_some();
         let error =
             if deferred { error.context("a deferred constraint or trigger") } else { error };

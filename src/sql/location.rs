@@ -1,14 +1,14 @@
-//! Where in a script a statement failed: by the server's position where there is one, else by counting
-//! the statements that completed.
+//! Locates the statement of a script that failed: by the server's position if there is one, or else by
+//! counting the statements that completed.
 
 use tokio_postgres::error::ErrorPosition;
 
 use super::{Statement, byte_of, first_line, line_of, statements};
 
-/// 1-based, in characters.
+/// A location in a script. All numbers begin at 1; the column counts characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Which statement of the script.
+pub struct SourceLocation {
+    /// The number of the statement.
     pub number: usize,
     pub line: usize,
     pub column: usize,
@@ -16,14 +16,14 @@ pub struct Place {
     pub statement: String,
 }
 
-/// Finds it. `before` is how many characters were sent in front of the script in the same message;
-/// `completed` is how many of the script's statements completed, where that is known.
-pub fn place(
+/// Returns the location of a failure. `before` is the number of characters that were sent before the
+/// script in the same message; `completed` is the number of its statements that completed, if known.
+pub fn locate(
     script: &str,
     before: usize,
     completed: Option<usize>,
     position: Option<&ErrorPosition>,
-) -> Option<Place> {
+) -> Option<SourceLocation> {
     let statements = statements(script);
     let last = statements.last()?;
     let running = || statements.get(completed?);
@@ -31,10 +31,10 @@ pub fn place(
         Some(ErrorPosition::Original(position)) => {
             let offset =
                 byte_of(script, (*position as usize).checked_sub(before).filter(|at| *at > 0)?);
-            // Found only after the script: its last statement lacks something, a parenthesis say.
+            // At the end of the script: its last statement is incomplete.
             if offset >= script.len() { last.offset } else { offset }
         }
-        // In the body of a DO block or of a function: `query` is that text, or a statement within.
+        // In the body of a DO block or function: `query` is the body, or a statement in it.
         Some(ErrorPosition::Internal { position, query }) => {
             let statement = running()?;
             let mut found = statement.text.match_indices(query.as_str());
@@ -46,19 +46,24 @@ pub fn place(
         None => running()?.offset,
     };
     let at = statements.iter().rposition(|statement| statement.offset <= offset)?;
-    Some(of_offset(script, &statements, at, offset))
+    Some(at_offset(script, &statements, at, offset))
 }
 
-/// Where a statement of the script begins.
-pub fn place_of(script: &str, at: usize) -> Option<Place> {
+/// Returns the location at which a statement begins, by its index.
+pub fn locate_statement(script: &str, at: usize) -> Option<SourceLocation> {
     let statements = statements(script);
     let offset = statements.get(at)?.offset;
-    Some(of_offset(script, &statements, at, offset))
+    Some(at_offset(script, &statements, at, offset))
 }
 
-fn of_offset(script: &str, statements: &[Statement<'_>], at: usize, offset: usize) -> Place {
+fn at_offset(
+    script: &str,
+    statements: &[Statement<'_>],
+    at: usize,
+    offset: usize,
+) -> SourceLocation {
     let line_start = script[..offset].rfind('\n').map_or(0, |at| at + 1);
-    Place {
+    SourceLocation {
         number: at + 1,
         line: line_of(script, offset),
         column: script[line_start..offset].chars().count() + 1,
@@ -76,7 +81,7 @@ mod tests {
         completed: Option<usize>,
         position: Option<&ErrorPosition>,
     ) -> Option<(usize, usize, usize)> {
-        place(SCRIPT, 10, completed, position).map(|place| (place.number, place.line, place.column))
+        locate(SCRIPT, 10, completed, position).map(|at| (at.number, at.line, at.column))
     }
 
     #[test]
@@ -104,7 +109,7 @@ mod tests {
         assert_eq!(found(Some(2), None), Some((3, 5, 1)));
         assert_eq!(found(Some(3), None), None, "all had completed");
         assert_eq!(
-            place_of(SCRIPT, 1).map(|place| place.statement),
+            locate_statement(SCRIPT, 1).map(|at| at.statement),
             Some("DO $$ BEGIN".to_owned())
         );
     }
