@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::config::{Builtin, Config, Job, JobName, Work};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
-use crate::store::requests::{self, Options};
+use crate::store::requests::{self, RunOptions};
 use crate::store::runs;
 
 use crate::telemetry::Metrics;
@@ -62,7 +62,7 @@ pub struct Context<'a> {
     /// Where to tell how far it has come.
     pub progress: &'a Progresses,
     /// What the caller wants of this run otherwise than the configuration says.
-    pub options: Options,
+    pub options: RunOptions,
 }
 
 /// What a job did.

@@ -24,7 +24,7 @@ use crate::config::{Builtin, Config, Mode};
 use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::observe::tables::views::{SourceState, View, find, source_state};
 use crate::store;
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 
 /// The view of the bundled application set.
 pub(super) const ZENTRY_VIEW: &str = "public.user_statistics";
@@ -136,7 +136,7 @@ pub async fn plan(
     tx: &Tx<'_>,
     config: &Config,
     zentry: bool,
-    options: &Options,
+    options: &RunOptions,
 ) -> Result<Vec<Planned>, Error> {
     let last =
         store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await?.unwrap_or_default();

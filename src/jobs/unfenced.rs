@@ -35,7 +35,7 @@ pub async fn note(ctx: &mut Context<'_>) -> Result<(), Error> {
     let backend = ctx.conn.process().map(|(pid, start_us)| Backend { pid, start_us });
     let noting = async {
         let mut control = ctx.db.acquire(Purpose::Control).await?;
-        runs::note_unfenced(&mut control, ctx.run_id, ctx.epoch, backend, OWN).await
+        runs::record_unfenced(&mut control, ctx.run_id, ctx.epoch, backend, OWN).await
     };
     bounded("note that a run is not fenced", noting).await?;
     ctx.unfenced = true;

@@ -26,7 +26,7 @@ use crate::observe::tables::vacuum::{
     Counters, LastMaintenance, counters, has_buffer_usage_limit, ineligible, last_maintenance,
     xmin_holder,
 };
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 
 /// PostgreSQL's own `autovacuum_analyze_threshold`: fewer changed rows say nothing.
 const CHANGED_MIN: i64 = 50;
@@ -146,7 +146,11 @@ pub struct Planned {
 }
 
 /// What a run would do now, the neediest first. Changes nothing.
-pub async fn plan(tx: &Tx<'_>, config: &Vacuum, options: &Options) -> Result<Vec<Planned>, Error> {
+pub async fn plan(
+    tx: &Tx<'_>,
+    config: &Vacuum,
+    options: &RunOptions,
+) -> Result<Vec<Planned>, Error> {
     let needy = needy(counters(tx, &config.schemas_exclude, None).await?, config, options);
     let others = others(tx, config, options, &needy).await?;
     let planned = |(need, table): (Need, Counters)| Planned {
@@ -174,7 +178,7 @@ pub async fn plan(tx: &Tx<'_>, config: &Vacuum, options: &Options) -> Result<Vec
 async fn others(
     tx: &Tx<'_>,
     config: &Vacuum,
-    options: &Options,
+    options: &RunOptions,
     needy: &[(Need, Counters)],
 ) -> Result<Vec<(String, String)>, Error> {
     let Some(named) = &options.tables else { return Ok(Vec::new()) };
@@ -189,7 +193,7 @@ async fn others(
 }
 
 /// What needs something, the neediest first.
-fn needy(tables: Vec<Counters>, config: &Vacuum, options: &Options) -> Vec<(Need, Counters)> {
+fn needy(tables: Vec<Counters>, config: &Vacuum, options: &RunOptions) -> Vec<(Need, Counters)> {
     let mut needy: Vec<(Need, Counters)> = tables
         .into_iter()
         .filter(|table| options.covers(&table.name()))

@@ -8,7 +8,7 @@ use crate::audit::{self, Event};
 use crate::db::{Error, Tx};
 use crate::store::audit::Origin;
 use crate::store::pauses::{self, ALL_JOBS, Pause};
-use crate::store::requests::{self, Asked, Cancelled, Options};
+use crate::store::requests::{self, CancelResult, EnqueueResult, RunOptions};
 
 /// Who commands, and from where.
 #[derive(Debug, Clone, Copy)]
@@ -52,14 +52,14 @@ pub async fn run(
     tx: &Tx<'_>,
     by: By<'_>,
     job: &str,
-    options: Option<&Options>,
+    options: Option<&RunOptions>,
 ) -> Result<Run, Error> {
     tx.batch("mark where to go back to", "SAVEPOINT ordered").await?;
-    let id = match requests::ask(tx, job, by.actor, options).await? {
-        Asked::Queued { id, .. } => id,
-        Asked::Waiting { id } => return Ok(Run::Waiting { id }),
-        Asked::Paused { pause, all } => return Ok(Run::Paused { pause, all }),
-        Asked::Unknown { known } => return Ok(Run::Unknown { known }),
+    let id = match requests::enqueue(tx, job, by.actor, options).await? {
+        EnqueueResult::Queued { id, .. } => id,
+        EnqueueResult::AlreadyQueued { id } => return Ok(Run::Waiting { id }),
+        EnqueueResult::Paused { pause, all } => return Ok(Run::Paused { pause, all }),
+        EnqueueResult::Unknown { known } => return Ok(Run::Unknown { known }),
     };
     if requests::current_leader(tx).await?.is_none() {
         tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT ordered").await?;
@@ -122,17 +122,19 @@ async fn unknown(tx: &Tx<'_>, job: &str, configured: bool) -> Result<Option<Vec<
     if configured || job == ALL_JOBS {
         return Ok(None);
     }
-    let known = requests::known(tx).await?;
+    let known = requests::job_names(tx).await?;
     Ok((!known.iter().any(|name| name == job)).then_some(known))
 }
 
 /// Orders a run to be cancelled; one that waits ends at once.
-pub async fn cancel(tx: &Tx<'_>, by: By<'_>, id: Uuid) -> Result<Cancelled, Error> {
+pub async fn cancel(tx: &Tx<'_>, by: By<'_>, id: Uuid) -> Result<CancelResult, Error> {
     let cancelled = requests::cancel(tx, id, by.actor).await?;
     let (job, was) = match &cancelled {
-        Cancelled::Asked { job, again: false, .. } => (job, "running"),
-        Cancelled::Dequeued { job } => (job, "queued"),
-        Cancelled::Asked { .. } | Cancelled::Over { .. } | Cancelled::Unknown => {
+        CancelResult::Requested { job, again: false, .. } => (job, "running"),
+        CancelResult::Dequeued { job } => (job, "queued"),
+        CancelResult::Requested { .. }
+        | CancelResult::AlreadyFinished { .. }
+        | CancelResult::Unknown => {
             return Ok(cancelled);
         }
     };

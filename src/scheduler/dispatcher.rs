@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::{Builtin, Config, JobName, ON_TIME};
 use crate::db::Error;
-use crate::store::claims::{ClaimKind, ClaimRequest, ClaimResult, Skip, Verdict};
-use crate::store::runs::State;
+use crate::store::claims::{ClaimKind, ClaimRequest, ClaimResult, SkipReason, Verdict};
+use crate::store::runs::RunState;
 
 use super::due_queue::DueQueue;
 use super::runner::{ClaimedRun, Runner};
@@ -135,7 +135,7 @@ impl Dispatcher {
                     None => {
                         without_lane = true;
                         // What came before it can be recorded all the same.
-                        match &mut ask.wanted {
+                        match &mut ask.kind {
                             ClaimKind::Due { missed, fire } if !missed.is_empty() => *fire = None,
                             _ => continue,
                         }
@@ -157,7 +157,7 @@ impl Dispatcher {
         let (mut moved, mut known) = (false, true);
         for ((ask, answer), slot) in asks.iter().zip(&answers).zip(worker_slots) {
             // A slot that was taken in vain is for the next; what was held back is not asked for at once.
-            moved |= without_lane || answer.verdict != Verdict::Hold;
+            moved |= without_lane || answer.verdict != Verdict::Defer;
             *self.unpruned.entry(ask.job.clone()).or_default() += 1;
             known &= self.due_queue.answered(ask, answer, self.now());
             self.act(now, ask, answer, slot);
@@ -191,7 +191,7 @@ impl Dispatcher {
 
     /// A watermark goes back together with the range that reaches over it.
     async fn completed(&self, mut ask: ClaimRequest) -> Result<ClaimRequest, Error> {
-        if let ClaimKind::Rewind { to, cut } = &mut ask.wanted {
+        if let ClaimKind::Rewind { to, cut } = &mut ask.kind {
             tracing::warn!(database = self.target(), job = ask.job.as_str(), watermark = %ask.watermark, clock = %to,
                 "the database's clock was set back; instants from then on are due again, but for those that have run");
             if let Some(first) = self.runner.ledger.reaching_over(&ask.job, *to).await? {
@@ -210,7 +210,7 @@ impl Dispatcher {
     ) {
         let job = &ask.job;
         // Where another settles the job at this moment, nothing of it was recorded.
-        if let ClaimKind::Due { missed, .. } = &ask.wanted
+        if let ClaimKind::Due { missed, .. } = &ask.kind
             && answer.verdict != Verdict::Stale
             && answer.watermark != ask.watermark
         {
@@ -219,14 +219,14 @@ impl Dispatcher {
                 if self.runner.standing.is_news(job, missed.reason.as_str()) {
                     tracing::warn!(database = self.target(), job = job.as_str(), first = %missed.first.to_rfc3339(),
                         last = %missed.last.to_rfc3339(), count = missed.count, reason = missed.reason.as_str(),
-                        "instants passed that were not run: {}", missed.reason.told());
+                        "instants passed that were not run: {}", missed.reason.describe());
                 }
             }
         }
         match (answer.verdict, answer.run, slot) {
             (Verdict::Run, Some(run), Some(slot)) => {
                 let Some((spec, offset)) = self.due_queue.job(job) else { return };
-                let manual = matches!(ask.wanted, ClaimKind::Queued { .. });
+                let manual = matches!(ask.kind, ClaimKind::Queued { .. });
                 let offset = if manual { TimeDelta::zero() } else { offset };
                 let order = ClaimedRun {
                     job: job.clone(),
@@ -261,9 +261,9 @@ impl Dispatcher {
         }
     }
 
-    fn skipped(&self, job: &JobName, reason: Skip, count: i32) {
+    fn skipped(&self, job: &JobName, reason: SkipReason, count: i32) {
         let count = u64::try_from(count).unwrap_or(0);
-        let labels = [self.target(), job.as_str(), State::Skipped.as_str()];
+        let labels = [self.target(), job.as_str(), RunState::Skipped.as_str()];
         self.runner.metrics.job_runs_total.with_label_values(&labels).inc_by(count);
         let labels = [self.target(), job.as_str(), reason.as_str()];
         self.runner.metrics.job_skipped_instants_total.with_label_values(&labels).inc_by(count);
@@ -330,10 +330,7 @@ impl Dispatcher {
 
 /// Whether something may run when the ledger agrees.
 fn needs_lane(ask: &ClaimRequest) -> bool {
-    matches!(
-        ask.wanted,
-        ClaimKind::Due { fire: Some(_), .. } | ClaimKind::Queued { skip: None, .. }
-    )
+    matches!(ask.kind, ClaimKind::Due { fire: Some(_), .. } | ClaimKind::Queued { skip: None, .. })
 }
 
 /// For gauges.

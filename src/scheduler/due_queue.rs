@@ -14,9 +14,11 @@ use crate::config::{
     AfterFailure, Builtin, Config, Job, JobName, Mode, Overlap, SqlWork, Trigger, Work,
 };
 use crate::migrate::source;
-use crate::store::claims::{Cause, ClaimKind, ClaimRequest, ClaimResult, Fire, Skip, Verdict};
-use crate::store::requests::{PendingRequests, Queued};
-use crate::store::runs::Registered;
+use crate::store::claims::{
+    Cause, ClaimKind, ClaimRequest, ClaimResult, Fire, SkipReason, Verdict,
+};
+use crate::store::requests::{PendingRequests, QueuedRun};
+use crate::store::runs::RegisteredJob;
 
 use super::planner::{self, Due, RunPolicy};
 
@@ -48,7 +50,7 @@ struct Entry {
     spec_hash: String,
     watermark: DateTime<Utc>,
     above: Vec<DateTime<Utc>>,
-    queued: Option<Queued>,
+    queued: Option<QueuedRun>,
     /// The slot was not free for it; before then it is not asked for again, and what comes due meanwhile
     /// is recorded.
     queued_wake: Option<DateTime<Utc>>,
@@ -67,7 +69,7 @@ impl DueQueue {
     }
 
     /// Takes in the configuration and what the ledger has of each job.
-    pub fn adopt(&mut self, config: &Config, database: &str, registered: Vec<Registered>) {
+    pub fn adopt(&mut self, config: &Config, database: &str, registered: Vec<RegisteredJob>) {
         self.jobs.clear();
         for row in registered {
             let Some((name, job)) = config.jobs.all.get_key_value(row.job.as_str()) else {
@@ -166,7 +168,7 @@ impl DueQueue {
             let (job, spec_hash) = (name.clone(), entry.spec_hash.clone());
             asks.push((
                 since,
-                ClaimRequest { job, spec_hash, watermark: entry.watermark, paused, wanted },
+                ClaimRequest { job, spec_hash, watermark: entry.watermark, paused, kind: wanted },
             ));
         }
         asks.sort_by_key(|(since, _)| *since);
@@ -185,12 +187,12 @@ impl DueQueue {
         // With the watermark as it was, another specification is registered, maybe by who observed before.
         let not_by_floor = answer.verdict == Verdict::Stale && answer.watermark == ask.watermark;
         let went_back = answer.watermark < ask.watermark
-            || matches!(ask.wanted, ClaimKind::Rewind { .. })
-            || not_by_floor && matches!(ask.wanted, ClaimKind::Due { .. });
+            || matches!(ask.kind, ClaimKind::Rewind { .. })
+            || not_by_floor && matches!(ask.kind, ClaimKind::Due { .. });
         entry.watermark = answer.watermark;
         entry.above.retain(|at| *at > answer.watermark);
-        match (answer.verdict, &ask.wanted) {
-            (Verdict::Hold, ClaimKind::Due { .. }) => entry.wake = Some(now + HELD_FOR),
+        match (answer.verdict, &ask.kind) {
+            (Verdict::Defer, ClaimKind::Due { .. }) => entry.wake = Some(now + HELD_FOR),
             (verdict, ClaimKind::Due { fire, .. }) => {
                 entry.wake = None;
                 // Without a lane for it, only what came before was asked for.
@@ -200,11 +202,11 @@ impl DueQueue {
                 if let (Verdict::Queue, Some(run)) = (verdict, answer.run) {
                     let job = answer.job.as_str().to_owned();
                     entry.queued =
-                        Some(Queued { job, id: run.id, due_at: run.due_at, manual: false });
+                        Some(QueuedRun { job, id: run.id, due_at: run.due_at, manual: false });
                     entry.queued_wake = Some(now + HELD_FOR);
                 }
             }
-            (Verdict::Hold, ClaimKind::Queued { .. }) => entry.queued_wake = Some(now + HELD_FOR),
+            (Verdict::Defer, ClaimKind::Queued { .. }) => entry.queued_wake = Some(now + HELD_FOR),
             (_, ClaimKind::Queued { .. }) => (entry.queued, entry.queued_wake) = (None, None),
             (_, ClaimKind::Rewind { .. }) => entry.wake = None,
         }
@@ -308,15 +310,15 @@ impl Entry {
         }
     }
 
-    fn too_late(&self, queued: &Queued, now: DateTime<Utc>) -> Option<Skip> {
+    fn too_late(&self, queued: &QueuedRun, now: DateTime<Utc>) -> Option<SkipReason> {
         let expired = match queued.manual {
             true => now - queued.due_at > REQUEST_WAIT,
             false => self.policy.is_expired(queued.due_at, now),
         };
         // Who asks for a run means now, window or not.
         match () {
-            () if expired => Some(Skip::Expired),
-            () if !queued.manual && !self.policy.is_open(now) => Some(Skip::Window),
+            () if expired => Some(SkipReason::Expired),
+            () if !queued.manual && !self.policy.is_open(now) => Some(SkipReason::Window),
             () => None,
         }
     }

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,11 +18,13 @@ use crate::db::{Database, Error, Kind, Pooled, Purpose};
 use crate::migrate;
 use crate::observe::sessions;
 use crate::store::claims::{self, ClaimRequest, ClaimResult, Claimer};
-use crate::store::orphans::{self, Orphan};
+use crate::store::orphans::{self, OrphanedRun};
 use crate::store::pauses::{self, Pause};
 use crate::store::requests::{self, PendingRequests};
 use crate::store::run_history::{self, LastRun};
-use crate::store::runs::{self, Backend, Ended, Progress, Registered, Renewed, State};
+use crate::store::runs::{
+    self, Backend, FinishedRun, Progress, RegisteredJob, RenewedLease, RunState,
+};
 use crate::store::{audit, leases, pruning};
 use crate::telemetry::Metrics;
 
@@ -41,8 +42,7 @@ pub struct Ledger {
     lease: Duration,
     metrics: Arc<Metrics>,
     /// The least that a row was seen to cost, in bytes; `u64::MAX` until one was seen.
-    wal_per_row: AtomicU64,
-    unwritten: Mutex<VecDeque<Ended>>,
+    unwritten: Mutex<VecDeque<FinishedRun>>,
 }
 
 /// How long who has ended waits for a transaction of its run, and how long who only looks again does.
@@ -80,14 +80,7 @@ impl Ledger {
         lease: Duration,
         metrics: Arc<Metrics>,
     ) -> Ledger {
-        Ledger {
-            db,
-            instance,
-            lease,
-            metrics,
-            wal_per_row: AtomicU64::new(u64::MAX),
-            unwritten: Mutex::new(VecDeque::new()),
-        }
+        Ledger { db, instance, lease, metrics, unwritten: Mutex::new(VecDeque::new()) }
     }
 
     /// This process's name in rows.
@@ -115,19 +108,9 @@ impl Ledger {
         outcome
     }
 
-    /// Counts rows that were written for the ledger. What they cost in WAL is estimated by the least that
-    /// a row was seen to cost: all that others write between two looks at the server's position counts
-    /// for more.
+    /// Counts rows that were written for the ledger.
     pub fn wrote(&self, rows: u64) {
-        let labels = [self.db.name()];
-        self.metrics.ledger_rows_written_total.with_label_values(&labels).inc_by(rows);
-        let per_row = self.wal_per_row.load(Ordering::Relaxed);
-        if per_row < u64::MAX {
-            self.metrics
-                .ledger_wal_bytes_total
-                .with_label_values(&labels)
-                .inc_by(rows.saturating_mul(per_row));
-        }
+        self.metrics.ledger_rows_written_total.with_label_values(&[self.db.name()]).inc_by(rows);
     }
 
     async fn control(&self) -> Result<Pooled<'static>, Error> {
@@ -148,11 +131,11 @@ impl Ledger {
     }
 
     /// Takes or renews the observer's lease.
-    pub async fn acquire_leadership(&self) -> Result<leases::LeaseGrant, Error> {
+    pub async fn acquire_leadership(&self) -> Result<leases::AcquireResult, Error> {
         self.within("take the observer's lease", async {
             leases::acquire(
                 &mut *self.control().await?,
-                leases::OBSERVER,
+                leases::LEADER_LEASE,
                 &self.instance,
                 self.lease,
                 BOUND,
@@ -165,14 +148,19 @@ impl Ledger {
     /// Gives the observer's lease up.
     pub async fn release_leadership(&self) -> Result<(), Error> {
         self.within("give the observer's lease up", async {
-            leases::release(&mut *self.control().await?, leases::OBSERVER, &self.instance, BOUND)
-                .await
+            leases::release(
+                &mut *self.control().await?,
+                leases::LEADER_LEASE,
+                &self.instance,
+                BOUND,
+            )
+            .await
         })
         .await
     }
 
     /// Registers the jobs with their specification, and returns the row of each.
-    pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<Registered>, Error> {
+    pub async fn register(&self, jobs: &[(JobName, String)]) -> Result<Vec<RegisteredJob>, Error> {
         self.within("register jobs", async {
             runs::register(&mut *self.control().await?, jobs, BOUND).await
         })
@@ -182,17 +170,13 @@ impl Ledger {
     /// Settles what is due, or waits, of several jobs at once.
     pub async fn claim(&self, asks: &[ClaimRequest]) -> Result<Vec<ClaimResult>, Error> {
         let claimer = Claimer { instance: &self.instance, lease: self.lease };
-        let settled = self
+        let results = self
             .within("claim due instants", async {
                 claims::claim(&mut *self.control().await?, claimer, asks, BOUND).await
             })
             .await?;
-        let rows = settled.answers.iter().map(claims::ClaimResult::rows_written).sum();
-        if let Some(per_row) = settled.wal_bytes.checked_div(rows) {
-            self.wal_per_row.fetch_min(per_row, Ordering::Relaxed);
-        }
-        self.wrote(rows);
-        Ok(settled.answers)
+        self.wrote(results.iter().map(claims::ClaimResult::rows_written).sum());
+        Ok(results)
     }
 
     /// Bounds the history of a job.
@@ -228,7 +212,7 @@ impl Ledger {
     }
 
     /// Extends the leases of running runs; returns those that are still ours.
-    pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<Renewed>, Error> {
+    pub async fn renew(&self, running: &[(Uuid, i64)]) -> Result<Vec<RenewedLease>, Error> {
         self.within("renew the leases of runs", async {
             runs::renew(&mut *self.control().await?, running, self.lease, BOUND).await
         })
@@ -236,30 +220,30 @@ impl Ledger {
     }
 
     /// Notes how far runs have come.
-    pub async fn note_progress(&self, runs: &[(Uuid, i64, Progress)]) -> Result<(), Error> {
+    pub async fn save_progress(&self, runs: &[(Uuid, i64, Progress)]) -> Result<(), Error> {
         self.within("note the progress of runs", async {
-            runs::note_progress(&mut *self.control().await?, runs, BOUND).await
+            runs::save_progress(&mut *self.control().await?, runs, BOUND).await
         })
         .await
     }
 
     /// Notes that a run is not fenced, and by which process it is worked for; fails when the run is not
     /// ours any more.
-    pub async fn note_unfenced(
+    pub async fn record_unfenced(
         &self,
         id: Uuid,
         epoch: i64,
         backend: Option<Backend>,
     ) -> Result<(), Error> {
         self.within("note that a run is not fenced", async {
-            runs::note_unfenced(&mut *self.control().await?, id, epoch, backend, BOUND).await
+            runs::record_unfenced(&mut *self.control().await?, id, epoch, backend, BOUND).await
         })
         .await
     }
 
     /// Writes how a run ended, now or when the database is back. Returns how it stands, by its row: a
     /// run whose connection broke may have committed, and recorded that.
-    pub async fn finish(&self, ended: Ended) -> FinishResult {
+    pub async fn finish(&self, ended: FinishedRun) -> FinishResult {
         match self.write(&ended, PATIENCE).await {
             Ok(standing) => standing,
             Err(error) => {
@@ -308,23 +292,23 @@ impl Ledger {
 
     /// Writes one ending. What the server refuses for good is told and given up: its lease passes, and it
     /// is reaped as lost.
-    async fn write(&self, ended: &Ended, patience: Duration) -> Result<FinishResult, Error> {
+    async fn write(&self, ended: &FinishedRun, patience: Duration) -> Result<FinishResult, Error> {
         let (job, id) = (ended.job.as_str(), ended.id);
         let written = self.within("write the end of a run", async {
             let conn = &mut *self.control().await?;
             match runs::finish(conn, ended, patience, BOUND).await? {
                 true => Ok(FinishResult::Written),
-                false => Ok(FinishResult::Other(runs::state_of(conn, id, BOUND).await?)),
+                false => Ok(FinishResult::Other(runs::read_state(conn, id, BOUND).await?)),
             }
         });
         match written.await {
             // It was written before, and the answer got lost.
-            Ok(FinishResult::Other(Some(state))) if state == ended.ending.state.as_str() => {
+            Ok(FinishResult::Other(Some(state))) if state == ended.result.state.as_str() => {
                 Ok(FinishResult::Written)
             }
             Ok(FinishResult::Other(state)) => {
-                let (database, here) = (self.db.name(), ended.ending.state.as_str());
-                if state.as_deref() == Some(State::Succeeded.as_str()) {
+                let (database, here) = (self.db.name(), ended.result.state.as_str());
+                if state.as_deref() == Some(RunState::Succeeded.as_str()) {
                     tracing::info!(database, job, run_id = %id, "{PROVEN}");
                 } else {
                     let state = state.as_deref().unwrap_or("nothing, its row is gone");
@@ -348,11 +332,11 @@ impl Ledger {
     /// How a run stands that was ended by somebody else, or by its own transaction without our hearing of it.
     pub async fn look(&self, job: &JobName, id: Uuid) -> FinishResult {
         let looked = self.within("read the state of a run", async {
-            runs::state_of(&mut *self.control().await?, id, BOUND).await
+            runs::read_state(&mut *self.control().await?, id, BOUND).await
         });
         match looked.await {
             Ok(state) => {
-                if state.as_deref() == Some(State::Succeeded.as_str()) {
+                if state.as_deref() == Some(RunState::Succeeded.as_str()) {
                     tracing::info!(database = self.db.name(), job = job.as_str(), run_id = %id, "{PROVEN}");
                 }
                 FinishResult::Other(state)
@@ -361,11 +345,11 @@ impl Ledger {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Ended>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<FinishedRun>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, ended: Ended) {
+    fn keep(&self, ended: FinishedRun) {
         let mut unwritten = self.lock();
         if unwritten.len() == UNWRITTEN_MAX {
             // Its lease passes, and the run is reaped as lost: accounted for either way.
@@ -376,7 +360,7 @@ impl Ledger {
     }
 
     /// Ends runs whose instance stopped renewing them.
-    pub async fn reap(&self) -> Result<Vec<Orphan>, Error> {
+    pub async fn reap(&self) -> Result<Vec<OrphanedRun>, Error> {
         self.within("reap lost runs", async {
             orphans::reap(&mut *self.control().await?, BOUND).await
         })
@@ -386,7 +370,7 @@ impl Ledger {
     /// Mends slots that were changed by hand; returns how many.
     pub async fn mend(&self) -> Result<u64, Error> {
         self.within("mend the slots of jobs", async {
-            orphans::mend(&mut *self.control().await?, BOUND).await
+            orphans::repair_slots(&mut *self.control().await?, BOUND).await
         })
         .await
     }
@@ -397,7 +381,7 @@ impl Ledger {
         self.within("look after jobs in quarantine", async {
             let conn = &mut *self.control().await?;
             let (mut released, mut waiting) = (Vec::new(), Vec::new());
-            for held in orphans::quarantined(conn, BOUND).await? {
+            for held in orphans::quarantined_jobs(conn, BOUND).await? {
                 let working = match held.backend {
                     Some(backend) => {
                         sessions::is_running(conn, backend.pid, backend.start_us).await?
@@ -407,7 +391,7 @@ impl Ledger {
                 if working {
                     waiting.push(held.job);
                 } else {
-                    orphans::release(conn, &held.job, held.run_id, BOUND).await?;
+                    orphans::release_quarantine(conn, &held.job, held.run_id, BOUND).await?;
                     released.push(held.job);
                 }
             }

@@ -26,7 +26,7 @@ use crate::migrate::{self, plan::State, source};
 use crate::store::claims::{self, ClaimKind, ClaimRequest, Claimer, Run, Verdict};
 use crate::store::overview::{self, Open};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
-use crate::store::requests::{self, Asked};
+use crate::store::requests::{self, EnqueueResult};
 use crate::store::run_history::{self, Entry};
 use crate::store::schema_migrations;
 use crate::telemetry::Metrics;
@@ -207,11 +207,13 @@ async fn claim_in(
 ) -> Result<Claim, Error> {
     let name = wish.name.as_str();
     requests::ensure_job_row(tx, name).await?;
-    let (id, slot) = match requests::ask(tx, name, wish.actor, None).await? {
-        Asked::Queued { id, slot } => (id, slot),
-        Asked::Waiting { id } => return Ok(Claim::Refused(Outcome::Waiting { id })),
-        Asked::Paused { pause, all } => return Ok(Claim::Refused(Outcome::Paused { pause, all })),
-        Asked::Unknown { .. } => return Err(changed_meanwhile()),
+    let (id, slot) = match requests::enqueue(tx, name, wish.actor, None).await? {
+        EnqueueResult::Queued { id, slot } => (id, slot),
+        EnqueueResult::AlreadyQueued { id } => return Ok(Claim::Refused(Outcome::Waiting { id })),
+        EnqueueResult::Paused { pause, all } => {
+            return Ok(Claim::Refused(Outcome::Paused { pause, all }));
+        }
+        EnqueueResult::Unknown { .. } => return Err(changed_meanwhile()),
     };
     let theirs = slot.spec_hash.unwrap_or_else(|| spec_hash.to_owned());
     if theirs != spec_hash {
@@ -228,9 +230,9 @@ async fn claim_in(
         spec_hash: theirs,
         watermark: slot.watermark,
         paused: false,
-        wanted,
+        kind: wanted,
     }];
-    let answer = claims::claim_in(tx, claimer, &asks).await?.answers.pop();
+    let answer = claims::claim_in(tx, claimer, &asks).await?.pop();
     match answer.map(|answer| (answer.verdict, answer.run)) {
         Some((Verdict::Run, Some(run))) => Ok(Claim::Ours(run)),
         Some((Verdict::Skip(_), _)) => match pauses::of(tx, ALL_JOBS).await? {

@@ -38,7 +38,7 @@ use serde::Serialize;
 
 use crate::config::JobName;
 use crate::jobs::progress::Progresses;
-use crate::store::runs::State;
+use crate::store::runs::RunState;
 
 use migrations::Migrations;
 use pause::Paused;
@@ -69,7 +69,7 @@ pub struct LeadershipStatus {
 /// One job, as it stands.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct JobRuntimeStatus {
-    pub last_state: Option<State>,
+    pub last_state: Option<RunState>,
     /// Why the last run did not succeed.
     pub last_error: Option<String>,
     pub last_finished_at: Option<DateTime<Utc>>,
@@ -158,22 +158,22 @@ impl JobRuntimeStatus {
     }
 
     /// Takes in how a run ended.
-    pub fn ended(&mut self, state: State, error: Option<String>, at: DateTime<Utc>) {
+    pub fn ended(&mut self, state: RunState, error: Option<String>, at: DateTime<Utc>) {
         self.last_state = Some(state);
         self.last_finished_at = Some(at);
         match state {
-            State::Succeeded => {
+            RunState::Succeeded => {
                 self.failures = 0;
                 self.last_success_at = Some(at);
                 self.last_error = None;
             }
-            State::Failed | State::TimedOut | State::Lost => {
+            RunState::Failed | RunState::TimedOut | RunState::Lost => {
                 self.failures += 1;
                 self.last_error = error;
                 self.said.clear();
             }
             // Neither a success nor a failure: what was known before still holds.
-            State::Skipped | State::Cancelled => {}
+            RunState::Skipped | RunState::Cancelled => {}
         }
     }
 }

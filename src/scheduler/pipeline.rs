@@ -20,7 +20,7 @@ use crate::db::{Database, Error, Kind, Purpose};
 use crate::health::{Board, Readiness};
 use crate::lifecycle::Tasks;
 use crate::store::leases::Lease;
-use crate::store::runs::State;
+use crate::store::runs::RunState;
 use crate::telemetry::Metrics;
 
 use super::audit_watch::Trail;
@@ -392,7 +392,7 @@ impl Pipeline {
     /// Writes the endings that wait for the database.
     async fn flush(&mut self) -> Result<(), Error> {
         for (job, state) in self.ledger.flush().await? {
-            if state == ledger::FinishResult::Other(Some(State::Succeeded.as_str().to_owned())) {
+            if state == ledger::FinishResult::Other(Some(RunState::Succeeded.as_str().to_owned())) {
                 self.runner.amend(&job);
             }
         }
@@ -406,7 +406,7 @@ impl Pipeline {
             self.deps
                 .metrics
                 .job_runs_total
-                .with_label_values(&[self.target(), &orphan.job, State::Lost.as_str()])
+                .with_label_values(&[self.target(), &orphan.job, RunState::Lost.as_str()])
                 .inc();
             let error = Some(format!(
                 "instance {} stopped renewing the lease of run {}",
@@ -415,7 +415,7 @@ impl Pipeline {
             let job = JobName::new(&orphan.job);
             self.deps
                 .standing
-                .update(&job, |standing| standing.ended(State::Lost, error, Utc::now()));
+                .update(&job, |standing| standing.ended(RunState::Lost, error, Utc::now()));
         }
         let mended = self.ledger.mend().await?;
         if mended > 0 {

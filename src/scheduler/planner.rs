@@ -14,7 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::config::{CatchUp, Job, JobName, Schedule, Windows, Zone};
-use crate::store::claims::{Missed, Skip};
+use crate::store::claims::{MissedRange, SkipReason};
 
 /// How many instants are looked at one by one. Of a longer outage of a frequent job, those in between
 /// are not: its range has its first and last instant, and counts "at least" this many.
@@ -61,15 +61,19 @@ impl RunPolicy {
     }
 
     /// Why an instant is not run now; `None` when it fires. `newest` says that its turn has come.
-    fn refuses(&self, at: DateTime<Utc>, newest: bool, now: DateTime<Utc>) -> Option<Skip> {
+    fn refuses(&self, at: DateTime<Utc>, newest: bool, now: DateTime<Utc>) -> Option<SkipReason> {
         if !self.is_open(at + self.offset) {
-            Some(Skip::Window)
+            Some(SkipReason::Window)
         } else if !newest {
-            Some(Skip::Misfire)
+            Some(SkipReason::Misfire)
         } else if self.is_expired(at, now) {
-            Some(if self.catch_up == CatchUp::None { Skip::Misfire } else { Skip::Expired })
+            Some(if self.catch_up == CatchUp::None {
+                SkipReason::Misfire
+            } else {
+                SkipReason::Expired
+            })
         } else if !self.is_open(now) {
-            Some(Skip::Window)
+            Some(SkipReason::Window)
         } else {
             None
         }
@@ -89,7 +93,7 @@ fn offset(job: &Job, name: &JobName, database: &str) -> TimeDelta {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Due {
     /// Instants that nobody runs, in order.
-    pub missed: Vec<Missed>,
+    pub missed: Vec<MissedRange>,
     /// The instant to run; it comes after all that are missed.
     pub fire: Option<DateTime<Utc>>,
     /// The first moment at which there is something to do, once this is done.
@@ -130,7 +134,7 @@ pub fn due_after(
     }
     let mut due = Due::default();
     if policy.is_expired(at, now) {
-        due.missed.push(Missed { first: at, last: at, count: 1, reason: Skip::Expired });
+        due.missed.push(MissedRange { first: at, last: at, count: 1, reason: SkipReason::Expired });
     } else if policy.is_open(now) {
         due.fire = Some(at);
     }
@@ -240,13 +244,13 @@ fn settle(policy: &RunPolicy, passed: &Passed, above: &[DateTime<Utc>], now: Dat
             break;
         };
         // Where instants were left out, one range covers them too.
-        let reason = if passed.whole || place >= first_kept { reason } else { Skip::Misfire };
+        let reason = if passed.whole || place >= first_kept { reason } else { SkipReason::Misfire };
         match due.missed.last_mut() {
             Some(range) if together && range.reason == reason => {
                 range.last = *at;
                 range.count = range.count.saturating_add(1);
             }
-            _ => due.missed.push(Missed { first: *at, last: *at, count: 1, reason }),
+            _ => due.missed.push(MissedRange { first: *at, last: *at, count: 1, reason }),
         }
         together = true;
     }

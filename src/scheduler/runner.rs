@@ -28,9 +28,9 @@ use crate::db::retry::Backoff;
 use crate::db::{CancelOutcome, Database, Error, JobConn, Kind};
 use crate::jobs::{self, Context, Report};
 use crate::lifecycle::Tasks;
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 use crate::store::run_history::LastRun;
-use crate::store::runs::{Backend, Ended, Ending, State};
+use crate::store::runs::{Backend, FinishedRun, RunResult, RunState};
 use crate::telemetry::Metrics;
 
 use self::ending::{Cut, at_deadline, done, ended, failed, is_passing, log, told_by_row};
@@ -169,7 +169,7 @@ impl Runner {
             .iter()
             .filter_map(|(id, epoch)| Some((*id, *epoch, self.standing.progress.take_news(*id)?)))
             .collect();
-        if progress.is_empty() { Ok(()) } else { self.ledger.note_progress(&progress).await }
+        if progress.is_empty() { Ok(()) } else { self.ledger.save_progress(&progress).await }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Running>> {
@@ -218,29 +218,35 @@ impl Runner {
         }
         let stands = if recorded {
             ledger::FinishResult::Written
-        } else if ending.state == State::Lost {
+        } else if ending.state == RunState::Lost {
             // It has been ended by who took it over, or by its own commit, of which nobody heard.
             self.ledger.look(&job, id).await
         } else {
             let pause = on_failure == AfterFailure::Pause
-                && matches!(ending.state, State::Failed | State::TimedOut);
+                && matches!(ending.state, RunState::Failed | RunState::TimedOut);
             self.ledger
-                .finish(Ended { job: job.clone(), id, epoch, ending: ending.clone(), pause })
+                .finish(FinishedRun {
+                    job: job.clone(),
+                    id,
+                    epoch,
+                    result: ending.clone(),
+                    pause_job: pause,
+                })
                 .await
         };
         if let ledger::FinishResult::Other(state) = stands {
             ending = told_by_row(ending, state.as_deref());
         }
         self.record(&job, &ending, begun.elapsed(), on_failure);
-        let news = ending.state != State::Succeeded
-            || self.standing.is_news(&job, State::Succeeded.as_str());
+        let news = ending.state != RunState::Succeeded
+            || self.standing.is_news(&job, RunState::Succeeded.as_str());
         log(&ending, begun.elapsed(), news);
     }
 
     /// Tries until it ends otherwise than for a passing reason, as often as the job may. What finds no
     /// server is no attempt, where there may be more than one: a restart may take longer than all of them.
     /// Returns also whether the end is written already.
-    async fn attempts(self: &Arc<Self>, order: ClaimedRun, stops: &Stops) -> (Ending, bool) {
+    async fn attempts(self: &Arc<Self>, order: ClaimedRun, stops: &Stops) -> (RunResult, bool) {
         let timeout = order.spec.timeout;
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
@@ -274,7 +280,7 @@ impl Runner {
                 () = tokio::time::sleep(pause) => {}
                 cut = self.cut(deadline, timeout, stops) => {
                     let told = cut.ending(None).after(failed_before);
-                    return (Ending { attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
+                    return (RunResult { attempts: ending.attempts, fenced: ending.fenced, ..told }, false);
                 }
             }
             // After an outage the lease may have passed without anybody taking the run over: then it is still
@@ -349,7 +355,7 @@ impl Runner {
             Ok(Ok(Report { failure, detail, rows, .. })) => {
                 let how_far = failure.map(|error| format!("; {error}")).unwrap_or_default();
                 ending.error = ending.error.map(|error| format!("{error}{how_far}"));
-                ending = Ending { rows, detail, ..ending };
+                ending = RunResult { rows, detail, ..ending };
             }
             _ => {}
         }
@@ -376,13 +382,13 @@ impl Runner {
 
     /// A run whose end could not be written turns out, by its row, to have succeeded.
     pub fn amend(&self, job: &JobName) {
-        let labels = [self.db.name(), job.as_str(), State::Succeeded.as_str()];
+        let labels = [self.db.name(), job.as_str(), RunState::Succeeded.as_str()];
         self.metrics.job_runs_total.with_label_values(&labels).inc();
-        self.standing.update(job, |standing| standing.ended(State::Succeeded, None, Utc::now()));
+        self.standing.update(job, |standing| standing.ended(RunState::Succeeded, None, Utc::now()));
     }
 
     /// What is known of the run, for metrics and answers.
-    fn record(&self, job: &JobName, ending: &Ending, took: Duration, on_failure: AfterFailure) {
+    fn record(&self, job: &JobName, ending: &RunResult, took: Duration, on_failure: AfterFailure) {
         let labels = [self.db.name(), job.as_str()];
         let now = Utc::now();
         self.metrics.job_last_duration_seconds.with_label_values(&labels).set(took.as_secs_f64());
@@ -390,13 +396,13 @@ impl Runner {
             .job_runs_total
             .with_label_values(&[labels[0], labels[1], ending.state.as_str()])
             .inc();
-        if ending.state == State::Succeeded {
+        if ending.state == RunState::Succeeded {
             self.metrics
                 .job_last_success_timestamp_seconds
                 .with_label_values(&labels)
                 .set(super::dispatcher::seconds(now));
         }
-        if ending.state == State::Lost {
+        if ending.state == RunState::Lost {
             self.metrics.job_leases_lost_total.with_label_values(&labels[..1]).inc();
         }
         if ending.reason.as_deref() == Some(Kind::Fenced.as_str()) {
@@ -439,7 +445,7 @@ impl Runner {
             }
         };
         self.record(&job, &ending, begun.elapsed(), AfterFailure::Report);
-        let succeeded = ending.state == State::Succeeded;
+        let succeeded = ending.state == RunState::Succeeded;
         if !succeeded {
             span.in_scope(|| log(&ending, begun.elapsed(), true));
         }
@@ -449,7 +455,7 @@ impl Runner {
 
 /// What an attempt came to.
 struct Tried {
-    ending: Ending,
+    ending: RunResult,
     /// Whether the end is written already, with the effect.
     recorded: bool,
     /// Whether there was a connection to work with.
@@ -457,11 +463,11 @@ struct Tried {
 }
 
 impl Tried {
-    fn in_vain(ending: Ending) -> Tried {
+    fn in_vain(ending: RunResult) -> Tried {
         Tried { ending, recorded: false, began: false }
     }
 
-    fn ended((ending, recorded): (Ending, bool)) -> Tried {
+    fn ended((ending, recorded): (RunResult, bool)) -> Tried {
         Tried { ending, recorded, began: true }
     }
 }
@@ -526,7 +532,7 @@ async fn work(
         unfenced: false,
         attempt,
         progress: &runner.standing.progress,
-        options: Options::default(),
+        options: RunOptions::default(),
     };
     let outcome = jobs::run(&mut context).await;
     let unfenced = context.unfenced;

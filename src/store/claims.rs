@@ -27,7 +27,7 @@ use super::pauses::ALL_JOBS;
 
 /// Why an instant is not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Skip {
+pub enum SkipReason {
     /// The run before it had not ended.
     Overlap,
     /// Nobody ran it when it was due.
@@ -40,37 +40,39 @@ pub enum Skip {
     Expired,
 }
 
-impl Skip {
+impl SkipReason {
     /// The value of `job_runs.reason`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Skip::Overlap => "overlap",
-            Skip::Misfire => "misfire",
-            Skip::Paused => "paused",
-            Skip::Window => "window",
-            Skip::Expired => "expired",
+            SkipReason::Overlap => "overlap",
+            SkipReason::Misfire => "misfire",
+            SkipReason::Paused => "paused",
+            SkipReason::Window => "window",
+            SkipReason::Expired => "expired",
         }
     }
 
     /// The same for a person who reads the log.
-    pub fn told(self) -> &'static str {
+    pub fn describe(self) -> &'static str {
         match self {
-            Skip::Overlap => "the run before had not ended",
-            Skip::Misfire => "nobody ran them when they were due, and catch_up leaves them out",
-            Skip::Paused => "the job was paused",
-            Skip::Window => "outside of the job's windows, or inside a blackout",
-            Skip::Expired => "their deadline had passed",
+            SkipReason::Overlap => "the run before had not ended",
+            SkipReason::Misfire => {
+                "nobody ran them when they were due, and catch_up leaves them out"
+            }
+            SkipReason::Paused => "the job was paused",
+            SkipReason::Window => "outside of the job's windows, or inside a blackout",
+            SkipReason::Expired => "their deadline had passed",
         }
     }
 }
 
 /// Instants in a row that are not run, for one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missed {
+pub struct MissedRange {
     pub first: DateTime<Utc>,
     pub last: DateTime<Utc>,
     pub count: i32,
-    pub reason: Skip,
+    pub reason: SkipReason,
 }
 
 /// What makes a run due.
@@ -101,16 +103,16 @@ pub struct ClaimRequest {
     pub watermark: DateTime<Utc>,
     /// Whether the asker is paused by its local file.
     pub paused: bool,
-    pub wanted: ClaimKind,
+    pub kind: ClaimKind,
 }
 
 /// See [`ClaimRequest`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClaimKind {
     /// Instants above the watermark, in order: those that are not run, then at most one that is.
-    Due { missed: Vec<Missed>, fire: Option<Fire> },
+    Due { missed: Vec<MissedRange>, fire: Option<Fire> },
     /// The run that waits for the slot; or its end, for a reason.
-    Queued { id: Uuid, skip: Option<Skip> },
+    Queued { id: Uuid, skip: Option<SkipReason> },
     /// The watermark lies in the future, since the database's clock was set back: down to here. The range
     /// that reaches over it (see [`reaching_over`]) ends with this instant, and has so many.
     Rewind { to: DateTime<Utc>, cut: Option<(DateTime<Utc>, i32)> },
@@ -132,7 +134,7 @@ impl ClaimRequest {
     /// Whether it names an instant of the future: its asker goes by what the database's clock was before
     /// it was set back, and would account for a time that is still to come.
     pub fn is_ahead_of(&self, clock: DateTime<Utc>) -> bool {
-        let ClaimKind::Due { missed, fire } = &self.wanted else { return false };
+        let ClaimKind::Due { missed, fire } = &self.kind else { return false };
         let last = fire.map(|fire| fire.due_at).or(missed.last().map(|missed| missed.last));
         last.is_some_and(|last| last - clock > AHEAD_MAX)
     }
@@ -140,7 +142,7 @@ impl ClaimRequest {
 
 /// A job's row, as it is locked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Slot {
+pub struct JobSlot {
     pub watermark: DateTime<Utc>,
     pub spec_hash: Option<String>,
     /// It, or every job.
@@ -159,9 +161,9 @@ pub enum Verdict {
     /// It waits for the slot.
     Queue,
     /// It is recorded as skipped.
-    Skip(Skip),
+    Skip(SkipReason),
     /// It stays due: the run that holds the slot began after it was due, or the job's row is locked.
-    Hold,
+    Defer,
     /// There is only what comes before it to be recorded.
     Record,
     /// The asker's plan is old.
@@ -169,7 +171,7 @@ pub enum Verdict {
 }
 
 /// Decides on an ask. Pure.
-pub fn judge(slot: &Slot, ask: &ClaimRequest) -> Verdict {
+pub fn judge(slot: &JobSlot, ask: &ClaimRequest) -> Verdict {
     // A row without a specification was made by who paused or ran the job before any instance knew it.
     if slot.watermark != ask.watermark
         || slot.spec_hash.as_ref().is_some_and(|hash| *hash != ask.spec_hash)
@@ -178,21 +180,21 @@ pub fn judge(slot: &Slot, ask: &ClaimRequest) -> Verdict {
     }
     let paused = slot.paused || ask.paused;
     let busy = slot.running_since.is_some() || slot.quarantined;
-    match &ask.wanted {
+    match &ask.kind {
         ClaimKind::Due { fire: None, .. } | ClaimKind::Rewind { .. } => Verdict::Record,
-        ClaimKind::Due { .. } if paused => Verdict::Skip(Skip::Paused),
+        ClaimKind::Due { .. } if paused => Verdict::Skip(SkipReason::Paused),
         ClaimKind::Due { fire: Some(fire), .. } => match (slot.running_since, slot.queued) {
-            (Some(since), _) if fire.due_at < since => Verdict::Hold,
+            (Some(since), _) if fire.due_at < since => Verdict::Defer,
             // What waits goes first; then this came due before it began.
-            (None, Some(_)) if !busy => Verdict::Hold,
+            (None, Some(_)) if !busy => Verdict::Defer,
             (_, None) if busy && fire.overlap == Overlap::Queue => Verdict::Queue,
-            _ if busy => Verdict::Skip(Skip::Overlap),
+            _ if busy => Verdict::Skip(SkipReason::Overlap),
             _ => Verdict::Run,
         },
         ClaimKind::Queued { id, .. } if slot.queued != Some(*id) => Verdict::Stale,
         ClaimKind::Queued { skip: Some(reason), .. } => Verdict::Skip(*reason),
-        ClaimKind::Queued { .. } if paused => Verdict::Skip(Skip::Paused),
-        ClaimKind::Queued { .. } if busy => Verdict::Hold,
+        ClaimKind::Queued { .. } if paused => Verdict::Skip(SkipReason::Paused),
+        ClaimKind::Queued { .. } if busy => Verdict::Defer,
         ClaimKind::Queued { .. } => Verdict::Run,
     }
 }
@@ -212,7 +214,7 @@ impl ClaimResult {
     /// How many rows were written for it.
     pub fn rows_written(&self) -> u64 {
         match self.verdict {
-            Verdict::Stale | Verdict::Hold => 0,
+            Verdict::Stale | Verdict::Defer => 0,
             // The run's or the range's, and the job's.
             _ => 2,
         }
@@ -234,22 +236,13 @@ pub struct Claimer<'a> {
     pub lease: Duration,
 }
 
-/// What became of asks.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settled {
-    /// In the order of the asks.
-    pub answers: Vec<ClaimResult>,
-    /// By how much the server's WAL grew meanwhile, whoever wrote it.
-    pub wal_bytes: u64,
-}
-
 /// Settles asks, at most one per job, in a transaction of their own.
 pub async fn claim(
     conn: &mut Conn,
     claimer: Claimer<'_>,
     asks: &[ClaimRequest],
     bound: Duration,
-) -> Result<Settled, Error> {
+) -> Result<Vec<ClaimResult>, Error> {
     conn.transaction(&TxOptions::within(bound), |tx| Box::pin(claim_in(tx, claimer, asks))).await
 }
 
@@ -258,7 +251,7 @@ pub async fn claim_in(
     tx: &Tx<'_>,
     claimer: Claimer<'_>,
     asks: &[ClaimRequest],
-) -> Result<Settled, Error> {
+) -> Result<Vec<ClaimResult>, Error> {
     let slots = lock(tx, asks).await?;
     let there = if slots.len() < asks.len() { known(tx, asks).await? } else { Vec::new() };
     let mut plan = Settlement::default();
@@ -268,7 +261,7 @@ pub async fn claim_in(
             Some(locked) if !ask.is_ahead_of(locked.clock) => plan.settle(ask, &locked.slot),
             Some(locked) => ClaimResult::without(ask, Verdict::Stale, locked.slot.watermark),
             None if there.iter().any(|job| job == ask.job.as_str()) => {
-                ClaimResult::without(ask, Verdict::Hold, ask.watermark)
+                ClaimResult::without(ask, Verdict::Defer, ask.watermark)
             }
             // Its row is gone; whoever registers again makes it.
             None => ClaimResult::without(ask, Verdict::Stale, ask.watermark),
@@ -279,12 +272,8 @@ pub async fn claim_in(
     plan.record(tx, claimer).await?;
     plan.insert(tx, claimer, &mut answers).await?;
     plan.rewind(tx).await?;
-    let wal_after = plan.update(tx).await?;
-    let wal_before = slots.iter().map(|locked| locked.wal).min();
-    let wal_bytes = wal_after
-        .zip(wal_before)
-        .map_or(0, |(after, before)| u64::try_from(after - before).unwrap_or(0));
-    Ok(Settled { answers, wal_bytes })
+    plan.update(tx).await?;
+    Ok(answers)
 }
 
 impl ClaimResult {
@@ -295,11 +284,9 @@ impl ClaimResult {
 
 struct Locked {
     job: String,
-    slot: Slot,
+    slot: JobSlot,
     /// The database's clock.
     clock: DateTime<Utc>,
-    /// Where the server's WAL ends, in bytes.
-    wal: i64,
 }
 
 /// The rows of the jobs, locked in the order of their names. One that is locked is left out: a run of
@@ -311,7 +298,7 @@ async fn lock(tx: &Tx<'_>, asks: &[ClaimRequest]) -> Result<Vec<Locked>, Error> 
                s.quarantined_run_id IS NOT NULL,
                s.paused_at IS NOT NULL
                OR EXISTS (SELECT FROM steward.job_state a WHERE a.job = $2 AND a.paused_at IS NOT NULL),
-               clock_timestamp(), (pg_current_wal_insert_lsn() - '0/0')::bigint
+               clock_timestamp()
           FROM steward.job_state s WHERE s.job = ANY ($1) ORDER BY s.job FOR UPDATE OF s SKIP LOCKED";
     let jobs: Vec<&str> = asks.iter().map(|ask| ask.job.as_str()).collect();
     let rows = tx
@@ -320,7 +307,7 @@ async fn lock(tx: &Tx<'_>, asks: &[ClaimRequest]) -> Result<Vec<Locked>, Error> 
     Ok(rows
         .iter()
         .map(|row| {
-            let slot = Slot {
+            let slot = JobSlot {
                 watermark: row.get(1),
                 spec_hash: row.get(2),
                 running_since: row.get(3),
@@ -328,7 +315,7 @@ async fn lock(tx: &Tx<'_>, asks: &[ClaimRequest]) -> Result<Vec<Locked>, Error> 
                 quarantined: row.get(5),
                 paused: row.get(6),
             };
-            Locked { job: row.get(0), slot, clock: row.get(7), wal: row.get(8) }
+            Locked { job: row.get(0), slot, clock: row.get(7) }
         })
         .collect())
 }

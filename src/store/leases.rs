@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 use crate::db::{Conn, Error, TxOptions};
 
 /// The lease of the instance that observes.
-pub const OBSERVER: &str = "observer";
+pub const LEADER_LEASE: &str = "observer";
 
 /// What an attempt to hold a lease came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Lease {
 
 /// A lease's state, and the database's clock when it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseGrant {
+pub struct AcquireResult {
     pub lease: Lease,
     pub clock: DateTime<Utc>,
 }
@@ -38,7 +38,7 @@ pub async fn acquire(
     holder: &str,
     ttl: Duration,
     bound: Duration,
-) -> Result<LeaseGrant, Error> {
+) -> Result<AcquireResult, Error> {
     const SQL: &str = "
         INSERT INTO steward.leases AS l (name, holder, epoch, acquired_at, renewed_at, expires_at)
         VALUES ($1, $2, 1, clock_timestamp(), clock_timestamp(), clock_timestamp() + $3::bigint * interval '1 ms')
@@ -62,14 +62,17 @@ pub async fn acquire(
             let params =
                 [(&name as _, Type::TEXT), (&holder as _, Type::TEXT), (&ttl_ms as _, Type::INT8)];
             if let Some(row) = tx.row_opt("take a lease", SQL, &params).await? {
-                return Ok(LeaseGrant {
+                return Ok(AcquireResult {
                     lease: Lease::Held { epoch: row.get(0) },
                     clock: row.get(1),
                 });
             }
             let row = tx.row("read a lease", HOLDER, &[(&name, Type::TEXT)]).await?;
             let left = Duration::from_millis(u64::try_from(row.get::<_, i64>(1)).unwrap_or(0));
-            Ok(LeaseGrant { lease: Lease::Other { holder: row.get(0), left }, clock: row.get(2) })
+            Ok(AcquireResult {
+                lease: Lease::Other { holder: row.get(0), left },
+                clock: row.get(2),
+            })
         })
     })
     .await

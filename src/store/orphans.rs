@@ -15,7 +15,7 @@ use super::runs::Backend;
 
 /// A run whose lease passed without an end: its process died or lost the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Orphan {
+pub struct OrphanedRun {
     pub id: Uuid,
     pub job: String,
     pub instance: String,
@@ -27,7 +27,7 @@ pub struct Orphan {
 /// declared lost. A run that committed its effect has recorded its success with it, and is not here.
 ///
 /// A lease far in the future was given before the clock was set back, and counts as passed.
-pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<Orphan>, Error> {
+pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<OrphanedRun>, Error> {
     const SQL: &str = "
         WITH expired AS MATERIALIZED (
             SELECT id FROM steward.job_runs
@@ -59,7 +59,7 @@ pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<Orphan>, Error
             let rows = tx.rows("reap lost runs", SQL, &[]).await?;
             Ok(rows
                 .iter()
-                .map(|row| Orphan { id: row.get(0), job: row.get(1), instance: row.get(2) })
+                .map(|row| OrphanedRun { id: row.get(0), job: row.get(1), instance: row.get(2) })
                 .collect())
         })
     })
@@ -70,7 +70,7 @@ pub async fn reap(conn: &mut Conn, bound: Duration) -> Result<Vec<Orphan>, Error
 /// a slot: rows were changed by hand. (A run under way without its slot would have every claim of its
 /// job refused, and those of other jobs in the same transaction.) Ends what has waited for longer than
 /// anybody would start it: its job is no longer configured anywhere. Returns how many jobs it mended.
-pub async fn mend(conn: &mut Conn, bound: Duration) -> Result<u64, Error> {
+pub async fn repair_slots(conn: &mut Conn, bound: Duration) -> Result<u64, Error> {
     const SUSPECTS: &str = "
         SELECT s.job FROM steward.job_state s
          WHERE s.running_run_id IS DISTINCT FROM
@@ -123,7 +123,7 @@ pub struct Quarantined {
 }
 
 /// The jobs in quarantine.
-pub async fn quarantined(conn: &mut Conn, bound: Duration) -> Result<Vec<Quarantined>, Error> {
+pub async fn quarantined_jobs(conn: &mut Conn, bound: Duration) -> Result<Vec<Quarantined>, Error> {
     const SQL: &str = "
         SELECT s.job, s.quarantined_run_id, r.backend_pid,
                (extract(epoch FROM r.backend_start) * 1000000)::bigint
@@ -149,7 +149,7 @@ pub async fn quarantined(conn: &mut Conn, bound: Duration) -> Result<Vec<Quarant
 }
 
 /// Ends a quarantine: the process is gone.
-pub async fn release(
+pub async fn release_quarantine(
     conn: &mut Conn,
     job: &str,
     run_id: Uuid,

@@ -10,23 +10,23 @@ use uuid::Uuid;
 
 use crate::db::{Conn, Error, Kind, Tx};
 
-use super::leases::OBSERVER;
+use super::leases::LEADER_LEASE;
 use super::pauses::{self, ALL_JOBS, Pause};
 
 /// Everything that waits to be heard.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct PendingRequests {
     /// Runs that wait for their job's slot: asked for, or queued by their schedule.
-    pub queued: Vec<Queued>,
+    pub queued: Vec<QueuedRun>,
     /// Runs under way that somebody wants cancelled.
-    pub cancel: Vec<CancelWish>,
+    pub cancel: Vec<CancelRequest>,
     /// When each of the jobs that others follow succeeded last.
-    pub succeeded: Vec<Succeeded>,
+    pub succeeded: Vec<LastSuccess>,
 }
 
 /// A run that waits.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Queued {
+pub struct QueuedRun {
     pub job: String,
     pub id: Uuid,
     pub due_at: DateTime<Utc>,
@@ -35,14 +35,14 @@ pub struct Queued {
 
 /// A run that is to be cancelled.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct CancelWish {
+pub struct CancelRequest {
     pub id: Uuid,
     pub by: String,
 }
 
 /// A job's last success.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Succeeded {
+pub struct LastSuccess {
     pub job: String,
     pub at: DateTime<Utc>,
 }
@@ -88,11 +88,11 @@ pub struct Slot {
 
 /// What asking for a run came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
+pub enum EnqueueResult {
     /// It waits under this id.
     Queued { id: Uuid, slot: Slot },
     /// One waits already.
-    Waiting { id: Uuid },
+    AlreadyQueued { id: Uuid },
     /// The job is paused, or `all` are.
     Paused { pause: Pause, all: bool },
     /// No instance has registered a job of this name; these are known.
@@ -101,7 +101,7 @@ pub enum Asked {
 
 /// What a caller wants of one run otherwise than the configuration says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Options {
+pub struct RunOptions {
     /// Only these, of what the job would treat: `schema.table`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables: Option<Vec<String>>,
@@ -113,7 +113,7 @@ pub struct Options {
     pub may_shorten: bool,
 }
 
-impl Options {
+impl RunOptions {
     /// Whether an object is to be treated.
     pub fn covers(&self, name: &str) -> bool {
         self.tables.as_ref().is_none_or(|tables| tables.iter().any(|table| table == name))
@@ -121,11 +121,11 @@ impl Options {
 }
 
 /// What was wanted of a run; nothing special where it was not asked for.
-pub async fn options(tx: &Tx<'_>, run: Uuid) -> Result<Options, Error> {
+pub async fn options(tx: &Tx<'_>, run: Uuid) -> Result<RunOptions, Error> {
     const SQL: &str = "SELECT options FROM steward.job_runs WHERE id = $1 AND options IS NOT NULL";
     let Some(row) = tx.row_opt("read what is wanted of a run", SQL, &[(&run, Type::UUID)]).await?
     else {
-        return Ok(Options::default());
+        return Ok(RunOptions::default());
     };
     let read = serde_json::from_value(row.get(0));
     // What cannot be read must not be taken for "everything".
@@ -135,12 +135,12 @@ pub async fn options(tx: &Tx<'_>, run: Uuid) -> Result<Options, Error> {
 }
 
 /// Asks for a run of a job, as a row that waits for the job's slot.
-pub async fn ask(
+pub async fn enqueue(
     tx: &Tx<'_>,
     job: &str,
     actor: &str,
-    options: Option<&Options>,
-) -> Result<Asked, Error> {
+    options: Option<&RunOptions>,
+) -> Result<EnqueueResult, Error> {
     const LOCK: &str = "
         SELECT queued_run_id, claimed_floor, spec_hash FROM steward.job_state
          WHERE job = $1 AND job <> $2 FOR UPDATE";
@@ -154,15 +154,15 @@ pub async fn ask(
         .row_opt("lock the row of a job", LOCK, &[(&job, Type::TEXT), (&ALL_JOBS, Type::TEXT)])
         .await?
     else {
-        return Ok(Asked::Unknown { known: known(tx).await? });
+        return Ok(EnqueueResult::Unknown { known: job_names(tx).await? });
     };
     for name in [ALL_JOBS, job] {
         if let Some(pause) = pauses::of(tx, name).await? {
-            return Ok(Asked::Paused { pause, all: name == ALL_JOBS });
+            return Ok(EnqueueResult::Paused { pause, all: name == ALL_JOBS });
         }
     }
     if let Some(id) = row.get(0) {
-        return Ok(Asked::Waiting { id });
+        return Ok(EnqueueResult::AlreadyQueued { id });
     }
     let id = Uuid::now_v7();
     let params = [
@@ -172,11 +172,11 @@ pub async fn ask(
         (&options.map(Json) as _, Type::JSONB),
     ];
     tx.execute("ask for a run", SQL, &params).await?;
-    Ok(Asked::Queued { id, slot: Slot { watermark: row.get(1), spec_hash: row.get(2) } })
+    Ok(EnqueueResult::Queued { id, slot: Slot { watermark: row.get(1), spec_hash: row.get(2) } })
 }
 
 /// The jobs that instances have registered, by name; at most 500.
-pub async fn known(tx: &Tx<'_>) -> Result<Vec<String>, Error> {
+pub async fn job_names(tx: &Tx<'_>) -> Result<Vec<String>, Error> {
     const SQL: &str = "SELECT job FROM steward.job_state WHERE job <> $1 ORDER BY job LIMIT 500";
     let rows = tx.rows("read the names of jobs", SQL, &[(&ALL_JOBS, Type::TEXT)]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -197,26 +197,26 @@ pub async fn current_leader(tx: &Tx<'_>) -> Result<Option<String>, Error> {
     const SQL: &str = "
         SELECT holder FROM steward.leases WHERE name = $1 AND expires_at > clock_timestamp()";
     Ok(tx
-        .row_opt("read who observes", SQL, &[(&OBSERVER, Type::TEXT)])
+        .row_opt("read who observes", SQL, &[(&LEADER_LEASE, Type::TEXT)])
         .await?
         .map(|row| row.get(0)))
 }
 
 /// What asking for a cancel came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cancelled {
+pub enum CancelResult {
     /// It runs on this instance, which is told; `again` where somebody had asked before.
-    Asked { job: String, instance: String, again: bool },
+    Requested { job: String, instance: String, again: bool },
     /// It had not begun, and does not any more.
     Dequeued { job: String },
     /// It had ended already.
-    Over { job: String, state: String },
+    AlreadyFinished { job: String, state: String },
     /// There is no such run.
     Unknown,
 }
 
 /// Asks for a run to be cancelled; one that waits ends at once.
-pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Error> {
+pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<CancelResult, Error> {
     // Of a run that waits the job's row comes first, as in claims; of one that runs its own does, as in
     // endings: in another order each could wait for the other.
     const WAITS: &str = "SELECT FROM steward.job_runs WHERE id = $1 AND state = 'queued'";
@@ -248,19 +248,19 @@ pub async fn cancel(tx: &Tx<'_>, id: Uuid, actor: &str) -> Result<Cancelled, Err
         return Err(Error::new(Kind::Conflict, "the run began at this moment"));
     }
     let Some(row) = tx.row_opt("lock a run", RUN, &[(&id, Type::UUID)]).await? else {
-        return Ok(Cancelled::Unknown);
+        return Ok(CancelResult::Unknown);
     };
     let (job, state, instance): (String, String, String) = (row.get(0), row.get(1), row.get(2));
     let params = [(&id as _, Type::UUID), (&actor as _, Type::TEXT)];
     match state.as_str() {
         "queued" => {
             tx.execute("take a run out of the queue", DEQUEUE, &params).await?;
-            Ok(Cancelled::Dequeued { job })
+            Ok(CancelResult::Dequeued { job })
         }
         "running" => {
             tx.execute("ask for a cancel", MARK, &params).await?;
-            Ok(Cancelled::Asked { job, instance, again: row.get(3) })
+            Ok(CancelResult::Requested { job, instance, again: row.get(3) })
         }
-        _ => Ok(Cancelled::Over { job, state }),
+        _ => Ok(CancelResult::AlreadyFinished { job, state }),
     }
 }

@@ -19,7 +19,7 @@ use crate::db::{Conn, Error, Kind, Tx, TxOptions};
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum RunState {
     Succeeded,
     Failed,
     TimedOut,
@@ -28,24 +28,24 @@ pub enum State {
     Lost,
 }
 
-impl State {
+impl RunState {
     /// The value of `job_runs.state` and of the metric's label.
     pub fn as_str(self) -> &'static str {
         match self {
-            State::Succeeded => "succeeded",
-            State::Failed => "failed",
-            State::TimedOut => "timed_out",
-            State::Cancelled => "cancelled",
-            State::Skipped => "skipped",
-            State::Lost => "lost",
+            RunState::Succeeded => "succeeded",
+            RunState::Failed => "failed",
+            RunState::TimedOut => "timed_out",
+            RunState::Cancelled => "cancelled",
+            RunState::Skipped => "skipped",
+            RunState::Lost => "lost",
         }
     }
 }
 
 /// How a run ended, for its row.
 #[derive(Debug, Clone)]
-pub struct Ending {
-    pub state: State,
+pub struct RunResult {
+    pub state: RunState,
     pub reason: Option<String>,
     pub rows: i64,
     pub error: Option<String>,
@@ -62,7 +62,7 @@ pub struct Ending {
 
 /// A job's row, as it was when the job was registered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Registered {
+pub struct RegisteredJob {
     pub job: String,
     /// Up to which it is accounted for.
     pub watermark: DateTime<Utc>,
@@ -82,7 +82,7 @@ pub async fn register(
     conn: &mut Conn,
     jobs: &[(JobName, String)],
     bound: Duration,
-) -> Result<Vec<Registered>, Error> {
+) -> Result<Vec<RegisteredJob>, Error> {
     const SQL: &str = "
         INSERT INTO steward.job_state AS s (job, first_seen, claimed_floor, spec_hash, spec_seen_at)
         SELECT job, now(), now(), hash, now() FROM unnest($1::text[], $2::text[]) AS n (job, hash)
@@ -119,7 +119,7 @@ pub async fn register(
                 .await?;
             Ok(rows
                 .iter()
-                .map(|row| Registered {
+                .map(|row| RegisteredJob {
                     job: row.get(0),
                     watermark: row.get(1),
                     last_success_at: row.get(2),
@@ -153,7 +153,7 @@ fn fenced_off() -> Error {
 
 /// A run that is still ours, and who wants it cancelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Renewed {
+pub struct RenewedLease {
     pub id: Uuid,
     pub cancel_by: Option<String>,
 }
@@ -165,7 +165,7 @@ pub async fn renew(
     runs: &[(Uuid, i64)],
     lease: Duration,
     bound: Duration,
-) -> Result<Vec<Renewed>, Error> {
+) -> Result<Vec<RenewedLease>, Error> {
     const SQL: &str = "
         WITH ours AS MATERIALIZED (
             SELECT r.id, r.cancel_by
@@ -190,7 +190,10 @@ pub async fn renew(
                 (&lease_ms as _, Type::INT8),
             ];
             let rows = tx.rows("renew the leases of runs", SQL, &params).await?;
-            Ok(rows.iter().map(|row| Renewed { id: row.get(0), cancel_by: row.get(1) }).collect())
+            Ok(rows
+                .iter()
+                .map(|row| RenewedLease { id: row.get(0), cancel_by: row.get(1) })
+                .collect())
         })
     })
     .await
@@ -210,7 +213,7 @@ pub struct Progress {
 
 /// Notes how far runs have come, for whoever looks from elsewhere. Rows that are locked are passed over: the next
 /// time will do.
-pub async fn note_progress(
+pub async fn save_progress(
     conn: &mut Conn,
     runs: &[(Uuid, i64, Progress)],
     bound: Duration,
@@ -252,7 +255,7 @@ pub struct Backend {
 
 /// Notes how a run goes about its work, before it begins: fenced or not, and where it can be known,
 /// the process that works for it. Fails when the run is not ours any more, as the fence does.
-pub async fn note_unfenced(
+pub async fn record_unfenced(
     conn: &mut Conn,
     id: Uuid,
     epoch: i64,
@@ -285,13 +288,13 @@ pub async fn note_unfenced(
 
 /// A run whose end is to be written.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct FinishedRun {
     pub job: JobName,
     pub id: Uuid,
     pub epoch: i64,
-    pub ending: Ending,
+    pub result: RunResult,
     /// Whether the job is paused since it failed (`on_failure = "pause"`).
-    pub pause: bool,
+    pub pause_job: bool,
 }
 
 /// Ends a run: its state, and its slot freed, in one transaction. False when the run was no longer
@@ -305,7 +308,7 @@ pub struct Ended {
 /// `patience` is how long that lock is waited for.
 pub async fn finish(
     conn: &mut Conn,
-    ended: &Ended,
+    ended: &FinishedRun,
     patience: Duration,
     bound: Duration,
 ) -> Result<bool, Error> {
@@ -325,7 +328,7 @@ pub async fn finish(
 
 /// The same, in a transaction that holds the run's [`fence`]: the effect and its record commit
 /// together.
-pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
+pub async fn finish_in(tx: &Tx<'_>, ended: &FinishedRun) -> Result<bool, Error> {
     const SQL: &str = "
         WITH ended AS (
             UPDATE steward.job_runs
@@ -354,25 +357,25 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
           FROM ended e WHERE s.job = e.job AND s.running_run_id = e.id
         -- The time of this transaction: it was not paused before.
         RETURNING $12 AND s.paused_at = now()";
-    let Ended { id, epoch, ending, pause, .. } = ended;
-    let state = ending.state.as_str();
+    let FinishedRun { id, epoch, result, pause_job, .. } = ended;
+    let state = result.state.as_str();
     let (pid, start) = (
-        ending.quarantine.map(|backend| backend.pid),
-        ending.quarantine.map(|backend| backend.start_us),
+        result.quarantine.map(|backend| backend.pid),
+        result.quarantine.map(|backend| backend.start_us),
     );
     let params = [
         (id as _, Type::UUID),
         (epoch as _, Type::INT8),
         (&state as _, Type::TEXT),
-        (&ending.reason as _, Type::TEXT),
-        (&ending.rows as _, Type::INT8),
-        (&ending.error as _, Type::TEXT),
-        (&ending.detail as _, Type::JSONB),
-        (&ending.attempts as _, Type::INT4),
-        (&ending.fenced as _, Type::BOOL),
+        (&result.reason as _, Type::TEXT),
+        (&result.rows as _, Type::INT8),
+        (&result.error as _, Type::TEXT),
+        (&result.detail as _, Type::JSONB),
+        (&result.attempts as _, Type::INT4),
+        (&result.fenced as _, Type::BOOL),
         (&pid as _, Type::INT4),
         (&start as _, Type::INT8),
-        (pause as _, Type::BOOL),
+        (pause_job as _, Type::BOOL),
     ];
     let Some(row) = tx.row_opt("end a run", SQL, &params).await? else { return Ok(false) };
     if row.get::<_, Option<bool>>(0) == Some(true) {
@@ -387,7 +390,11 @@ pub async fn finish_in(tx: &Tx<'_>, ended: &Ended) -> Result<bool, Error> {
 }
 
 /// How a run stands now, by its row.
-pub async fn state_of(conn: &mut Conn, id: Uuid, bound: Duration) -> Result<Option<String>, Error> {
+pub async fn read_state(
+    conn: &mut Conn,
+    id: Uuid,
+    bound: Duration,
+) -> Result<Option<String>, Error> {
     const SQL: &str = "SELECT state FROM steward.job_runs WHERE id = $1";
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {

@@ -97,8 +97,6 @@ metrics! {
         paused: IntGaugeVec["target"];
         /// Total number of rows of the run ledger that were written or deleted.
         ledger_rows_written_total: IntCounterVec["target"];
-        /// Estimated lower bound of the WAL written for the run ledger.
-        ledger_wal_bytes_total: IntCounterVec["target"];
         /// Total time spent on calls that maintain the run ledger and the leases.
         ledger_seconds_total: CounterVec["target"];
 

@@ -4,9 +4,11 @@ use std::slice;
 
 use futures_util::future::join_all;
 use pgsteward::config::{JobName, Overlap};
-use pgsteward::store::claims::{ClaimKind, ClaimRequest, Claimer, Fire, Skip, Verdict, claim};
+use pgsteward::store::claims::{
+    ClaimKind, ClaimRequest, Claimer, Fire, SkipReason, Verdict, claim,
+};
 use pgsteward::store::pauses::{self, Pause};
-use pgsteward::store::runs::State;
+use pgsteward::store::runs::RunState;
 use uuid::Uuid;
 
 use crate::harness::BOUND;
@@ -27,12 +29,11 @@ async fn ten_instances_account_for_each_instant_once() {
             if next > INSTANTS {
                 return ran;
             }
-            ask.wanted = bench.only(60 * next);
+            ask.kind = bench.only(60 * next);
             let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-            let answers =
-                claim(&mut conn, claimer, slice::from_ref(&ask), BOUND).await.unwrap().answers;
+            let answers = claim(&mut conn, claimer, slice::from_ref(&ask), BOUND).await.unwrap();
             // Held back while another's run is under way, since it was due before that began.
-            let is_held = answers[0].verdict == Verdict::Hold;
+            let is_held = answers[0].verdict == Verdict::Defer;
             assert!(
                 is_held || answers[0].watermark > ask.watermark,
                 "what is not ours has been another's: {answers:?}"
@@ -40,7 +41,7 @@ async fn ten_instances_account_for_each_instant_once() {
             ask.watermark = answers[0].watermark;
             if let (Verdict::Run, Some(run)) = (answers[0].verdict, answers[0].run) {
                 ran += 1;
-                assert!(bench.finish(run, State::Succeeded).await);
+                assert!(bench.finish(run, RunState::Succeeded).await);
             }
         }
     };
@@ -71,7 +72,7 @@ async fn a_claim_leaves_a_job_alone_that_another_is_settling_and_then_finds_its_
         .await
         .unwrap();
     let held = bench.claim(&ask).await;
-    assert_eq!((held.verdict, held.run, held.watermark), (Verdict::Hold, None, ask.watermark));
+    assert_eq!((held.verdict, held.run, held.watermark), (Verdict::Defer, None, ask.watermark));
     other.batch_execute("COMMIT").await.unwrap();
     let answer = bench.claim(&ask).await;
     assert_eq!((answer.verdict, answer.run, answer.watermark), (Verdict::Stale, None, watermark));
@@ -84,7 +85,7 @@ async fn a_plan_made_before_a_change_is_worth_nothing() {
     let bench = Bench::new().await;
     let old = bench.ask(bench.only(2)).await;
     let run = bench.running(1).await;
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     let answer = bench.claim(&old).await;
     assert_eq!(
         (answer.verdict, answer.watermark, answer.run),
@@ -115,10 +116,10 @@ async fn nothing_at_or_below_the_floor_runs_also_when_its_row_is_gone() {
     let bench = Bench::new().await;
     let old = bench.ask(bench.only(10)).await;
     let run = bench.running(10).await;
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     bench.sql("DELETE FROM steward.job_runs").await;
     for seconds in [1, 10] {
-        let ask = ClaimRequest { wanted: bench.only(seconds), ..old.clone() };
+        let ask = ClaimRequest { kind: bench.only(seconds), ..old.clone() };
         assert_eq!(bench.claim(&ask).await.verdict, Verdict::Stale, "{seconds}");
     }
     assert_eq!(bench.states().await, "");
@@ -131,7 +132,7 @@ async fn nothing_at_or_below_the_floor_runs_also_when_its_row_is_gone() {
 async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
     let bench = Bench::new().await;
     let run = bench.running(10).await;
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     bench.set_floor(0).await;
     for overlap in [Overlap::Skip, Overlap::Queue] {
         let row = bench.register_job("beside", "when-how").await;
@@ -141,12 +142,12 @@ async fn an_instant_above_the_floor_that_has_a_row_is_not_run_again() {
         let beside = ClaimRequest {
             job: JobName::new("beside"),
             watermark: row.watermark,
-            wanted: ClaimKind::Due { missed: Vec::new(), fire: Some(fire) },
+            kind: ClaimKind::Due { missed: Vec::new(), fire: Some(fire) },
             ..again.clone()
         };
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
         let answers =
-            claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap().answers;
+            claim(&mut bench.conn().await, claimer, &[again, beside], BOUND).await.unwrap();
         assert_eq!(
             (answers[0].verdict, answers[0].run, answers[0].watermark),
             (Verdict::Stale, None, bench.due(10))
@@ -184,18 +185,18 @@ async fn what_comes_due_during_a_run_is_skipped_and_what_was_due_before_it_began
     let ask = bench.ask(bench.only(60)).await;
     let claims = join_all((0..10).map(|_| bench.claim(&ask))).await;
     let skipped =
-        claims.iter().filter(|answer| answer.verdict == Verdict::Skip(Skip::Overlap)).count();
+        claims.iter().filter(|answer| answer.verdict == Verdict::Skip(SkipReason::Overlap)).count();
     assert_eq!((skipped, claims.len()), (1, 10), "{claims:?}");
     assert_eq!(bench.states().await, "running, skipped overlap x1");
     assert_eq!(bench.slot().await, run.id.to_string(), "the slot stays the first run's");
-    assert!(bench.finish(run, State::Succeeded).await);
+    assert!(bench.finish(run, RunState::Succeeded).await);
     bench.running(61).await;
 
     // A run that began later than this instant was due leaves it due.
     bench.began(63).await;
-    assert_eq!(bench.settle(bench.only(62)).await, Verdict::Hold);
+    assert_eq!(bench.settle(bench.only(62)).await, Verdict::Defer);
     bench.assert_floor(61).await;
-    assert_eq!(bench.settle(bench.only(63)).await, Verdict::Skip(Skip::Overlap));
+    assert_eq!(bench.settle(bench.only(63)).await, Verdict::Skip(SkipReason::Overlap));
 }
 
 #[tokio::test]
@@ -207,13 +208,13 @@ async fn one_waits_for_the_run_before_it_and_those_after_are_skipped() {
     let third = Fire { overlap: Overlap::Queue, ..bench.fire(61) };
     assert_eq!(
         bench.settle(ClaimKind::Due { missed: Vec::new(), fire: Some(third) }).await,
-        Verdict::Skip(Skip::Overlap)
+        Verdict::Skip(SkipReason::Overlap)
     );
     assert_eq!(bench.states().await, "running, queued, skipped overlap x1");
     let begin = ClaimKind::Queued { id: waiting, skip: None };
-    assert_eq!(bench.settle(begin.clone()).await, Verdict::Hold, "the slot is taken");
-    assert!(bench.finish(run, State::Succeeded).await);
-    assert_eq!(bench.settle(bench.only(62)).await, Verdict::Hold, "who waits goes first");
+    assert_eq!(bench.settle(begin.clone()).await, Verdict::Defer, "the slot is taken");
+    assert!(bench.finish(run, RunState::Succeeded).await);
+    assert_eq!(bench.settle(bench.only(62)).await, Verdict::Defer, "who waits goes first");
 
     let answer = bench.claim(&bench.ask(begin.clone()).await).await;
     let second = answer.run.unwrap();
@@ -227,7 +228,7 @@ async fn one_waits_for_the_run_before_it_and_those_after_are_skipped() {
                 WHERE state = 'running'";
     assert_eq!(bench.text(sql).await, "t");
     assert_eq!(bench.settle(begin).await, Verdict::Stale, "it waits no more");
-    assert!(bench.finish(second, State::Succeeded).await);
+    assert!(bench.finish(second, RunState::Succeeded).await);
     bench.running(63).await;
 }
 
@@ -236,13 +237,13 @@ async fn what_waits_too_long_or_meets_a_pause_ends_as_skipped() {
     let bench = Bench::new().await;
     let run = bench.running(0).await;
     let late = bench.queued(60).await;
-    let give_up = ClaimKind::Queued { id: late, skip: Some(Skip::Expired) };
-    assert_eq!(bench.settle(give_up).await, Verdict::Skip(Skip::Expired));
+    let give_up = ClaimKind::Queued { id: late, skip: Some(SkipReason::Expired) };
+    assert_eq!(bench.settle(give_up).await, Verdict::Skip(SkipReason::Expired));
     let paused = bench.queued(61).await;
     bench.pause(true).await;
     assert_eq!(
         bench.settle(ClaimKind::Queued { id: paused, skip: None }).await,
-        Verdict::Skip(Skip::Paused)
+        Verdict::Skip(SkipReason::Paused)
     );
     assert_eq!(bench.states().await, "running, skipped expired, skipped paused");
     assert_eq!(
@@ -257,7 +258,7 @@ async fn a_run_that_waits_no_more_is_not_begun() {
     let bench = Bench::new().await;
     let run = bench.running(0).await;
     let waiting = bench.queued(60).await;
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     bench.sql(&format!("DELETE FROM steward.job_runs WHERE id = '{waiting}'")).await;
     let answer = bench.claim(&bench.ask(ClaimKind::Queued { id: waiting, skip: None }).await).await;
     assert_eq!((answer.verdict, answer.run), (Verdict::Stale, None));
@@ -276,17 +277,21 @@ async fn what_is_due_while_paused_is_recorded_as_skipped() {
         panic!("not paused")
     };
     assert_eq!((by.as_str(), reason.as_deref()), ("cli:ann", Some("a fail-over")));
-    assert_eq!(bench.settle(bench.only(1)).await, Verdict::Skip(Skip::Paused), "every job");
+    assert_eq!(bench.settle(bench.only(1)).await, Verdict::Skip(SkipReason::Paused), "every job");
     assert!(bench.pause(false).await);
     assert!(!bench.pause(false).await, "running already");
     assert_eq!(pauses::read(&mut bench.conn().await, BOUND).await.unwrap(), None);
     assert_eq!(bench.states().await, "skipped paused x1");
 
     let by_file = ClaimRequest { paused: true, ..bench.ask(bench.only(2)).await };
-    assert_eq!(bench.claim(&by_file).await.verdict, Verdict::Skip(Skip::Paused), "this instance");
+    assert_eq!(
+        bench.claim(&by_file).await.verdict,
+        Verdict::Skip(SkipReason::Paused),
+        "this instance"
+    );
     let this_job = "UPDATE steward.job_state SET paused_by = 'ann', paused_at = now() WHERE job = ";
     bench.sql(&format!("{this_job}'{JOB}'")).await;
-    assert_eq!(bench.settle(bench.only(3)).await, Verdict::Skip(Skip::Paused), "this job");
+    assert_eq!(bench.settle(bench.only(3)).await, Verdict::Skip(SkipReason::Paused), "this job");
     bench.sql("UPDATE steward.job_state SET paused_by = NULL, paused_at = NULL").await;
     bench.register_job("beside", "when-how").await;
     bench.sql(&format!("{this_job}'beside'")).await;
@@ -302,9 +307,9 @@ async fn a_job_in_quarantine_does_not_begin() {
     let bench = Bench::new().await;
     let suspect = Uuid::now_v7();
     bench.sql(&format!("UPDATE steward.job_state SET quarantined_run_id = '{suspect}'")).await;
-    assert_eq!(bench.settle(bench.only(1)).await, Verdict::Skip(Skip::Overlap));
+    assert_eq!(bench.settle(bench.only(1)).await, Verdict::Skip(SkipReason::Overlap));
     let waiting = bench.queued(2).await;
-    assert_eq!(bench.settle(ClaimKind::Queued { id: waiting, skip: None }).await, Verdict::Hold);
+    assert_eq!(bench.settle(ClaimKind::Queued { id: waiting, skip: None }).await, Verdict::Defer);
     bench.sql("UPDATE steward.job_state SET quarantined_run_id = NULL").await;
     assert_eq!(bench.settle(ClaimKind::Queued { id: waiting, skip: None }).await, Verdict::Run);
 }

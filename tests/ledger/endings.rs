@@ -3,7 +3,7 @@
 use pgsteward::db::{Error, Kind, TxOptions};
 use pgsteward::store::claims::Run;
 use pgsteward::store::run_history::last_runs;
-use pgsteward::store::runs::{self, Backend, Ended, Ending, State};
+use pgsteward::store::runs::{self, Backend, FinishedRun, RunResult, RunState};
 
 use crate::harness::BOUND;
 use crate::{Bench, JOB, ended, fence, is_fenced};
@@ -12,26 +12,26 @@ use crate::{Bench, JOB, ended, fence, is_fenced};
 async fn a_run_is_ended_once_and_only_under_its_epoch() {
     let bench = Bench::new().await;
     let run = bench.running(1).await;
-    assert!(!bench.finish(Run { epoch: run.epoch + 1, ..run }, State::Succeeded).await);
+    assert!(!bench.finish(Run { epoch: run.epoch + 1, ..run }, RunState::Succeeded).await);
     assert_eq!(
         (bench.states().await.as_str(), bench.slot().await),
         ("running", run.id.to_string())
     );
-    assert!(bench.finish(run, State::Failed).await);
+    assert!(bench.finish(run, RunState::Failed).await);
     assert_eq!((bench.states().await.as_str(), bench.slot().await.as_str()), ("failed", "NULL"));
     for epoch in [run.epoch, run.epoch + 1] {
-        assert!(!bench.finish(Run { epoch, ..run }, State::Succeeded).await, "an end is an end");
+        assert!(!bench.finish(Run { epoch, ..run }, RunState::Succeeded).await, "an end is an end");
     }
     let sql = "SELECT concat_ws('|', rows_affected, error, detail, attempts, fenced, lease_until, finished_at > started_at) \
                FROM steward.job_runs";
     assert_eq!(bench.text(sql).await, r#"3|it broke|{"tables": 3}|2|t|t"#);
     assert_eq!(bench.number("SELECT epoch FROM steward.job_runs").await, run.epoch + 1, "raised");
     assert_eq!(
-        runs::state_of(&mut bench.conn().await, run.id, BOUND).await.unwrap().as_deref(),
+        runs::read_state(&mut bench.conn().await, run.id, BOUND).await.unwrap().as_deref(),
         Some("failed")
     );
     let nobody = uuid::Uuid::now_v7();
-    assert_eq!(runs::state_of(&mut bench.conn().await, nobody, BOUND).await.unwrap(), None);
+    assert_eq!(runs::read_state(&mut bench.conn().await, nobody, BOUND).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -40,19 +40,19 @@ async fn totals_and_failures_in_a_row_follow_the_outcomes() {
     let columns = "concat_ws(' ', succeeded_total, failed_total, skipped_total, consecutive_failures, last_state, \
                    last_success_at IS NOT NULL, last_finished_at IS NOT NULL, running_since)";
     for (place, (state, expected)) in [
-        (State::Failed, "0 1 0 1 failed f t"),
-        (State::TimedOut, "0 2 0 2 timed_out f t"),
-        (State::Cancelled, "0 2 0 2 cancelled f t"),
-        (State::Succeeded, "1 2 0 0 succeeded t t"),
-        (State::Skipped, "1 2 1 0 skipped t t"),
-        (State::Failed, "1 3 1 1 failed t t"),
+        (RunState::Failed, "0 1 0 1 failed f t"),
+        (RunState::TimedOut, "0 2 0 2 timed_out f t"),
+        (RunState::Cancelled, "0 2 0 2 cancelled f t"),
+        (RunState::Succeeded, "1 2 0 0 succeeded t t"),
+        (RunState::Skipped, "1 2 1 0 skipped t t"),
+        (RunState::Failed, "1 3 1 1 failed t t"),
     ]
     .into_iter()
     .enumerate()
     {
         let run = bench.running(1 + place as i64).await;
         let mut end = ended(run, state);
-        end.ending.reason = (state == State::Skipped).then(|| "not_permitted".to_owned());
+        end.result.reason = (state == RunState::Skipped).then(|| "not_permitted".to_owned());
         assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
         assert_eq!(bench.state(columns).await, expected);
     }
@@ -65,8 +65,13 @@ async fn totals_and_failures_in_a_row_follow_the_outcomes() {
 #[tokio::test]
 async fn the_last_runs_tell_failures_in_a_row() {
     let bench = Bench::new().await;
-    let outcomes =
-        [State::Failed, State::Succeeded, State::Failed, State::TimedOut, State::Cancelled];
+    let outcomes = [
+        RunState::Failed,
+        RunState::Succeeded,
+        RunState::Failed,
+        RunState::TimedOut,
+        RunState::Cancelled,
+    ];
     for (at, state) in outcomes.into_iter().enumerate() {
         let run = bench.running(1 + at as i64).await;
         assert!(bench.finish(run, state).await);
@@ -81,7 +86,7 @@ async fn the_last_runs_tell_failures_in_a_row() {
 }
 
 /// Runs an effect and the record of its success in one transaction, as a transactional job does.
-async fn with_effect(bench: &Bench, end: &Ended, fails: bool) -> Result<bool, Error> {
+async fn with_effect(bench: &Bench, end: &FinishedRun, fails: bool) -> Result<bool, Error> {
     let mut conn = bench.conn().await;
     conn.transaction(&TxOptions::within(BOUND), |tx| {
         Box::pin(async move {
@@ -103,7 +108,7 @@ async fn an_effect_and_its_record_commit_together_or_not_at_all() {
     let bench = Bench::new().await;
     bench.sql("CREATE TABLE public.effect (n int)").await;
     let run = bench.running(1).await;
-    let end = ended(run, State::Succeeded);
+    let end = ended(run, RunState::Succeeded);
     let failed = with_effect(&bench, &end, true).await.unwrap_err();
     assert_eq!(failed.kind(), Kind::Sql, "{failed}");
     assert_eq!(
@@ -125,7 +130,7 @@ async fn an_effect_and_its_record_commit_together_or_not_at_all() {
         "a second attempt, since the answer was lost"
     );
     assert!(
-        !bench.finish(run, State::Failed).await,
+        !bench.finish(run, RunState::Failed).await,
         "what the broken connection looked like is not what was"
     );
     assert_eq!(bench.number("SELECT count(*) FROM public.effect").await, 1);
@@ -136,8 +141,8 @@ async fn an_effect_and_its_record_commit_together_or_not_at_all() {
 async fn a_failure_can_pause_the_job_and_leaves_another_pause_alone() {
     let bench = Bench::new().await;
     let pause = "concat_ws('|', paused_by, paused_at IS NOT NULL, paused_reason)";
-    let mut end = ended(bench.running(1).await, State::Failed);
-    end.pause = true;
+    let mut end = ended(bench.running(1).await, RunState::Failed);
+    end.pause_job = true;
     assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
     assert_eq!(bench.state(pause).await, format!("on_failure|t|run {} failed", end.id));
 
@@ -146,9 +151,9 @@ async fn a_failure_can_pause_the_job_and_leaves_another_pause_alone() {
             "UPDATE steward.job_state SET paused_by = NULL, paused_at = NULL, paused_reason = NULL",
         )
         .await;
-    let mut end = ended(bench.running(2).await, State::Failed);
+    let mut end = ended(bench.running(2).await, RunState::Failed);
     bench.sql("UPDATE steward.job_state SET paused_by = 'ann', paused_at = now(), paused_reason = 'a move'").await;
-    end.pause = true;
+    end.pause_job = true;
     assert!(runs::finish(&mut bench.conn().await, &end, BOUND, BOUND).await.unwrap());
     assert_eq!(bench.state(pause).await, "ann|t|a move");
 }
@@ -158,11 +163,11 @@ async fn a_failure_can_pause_the_job_and_leaves_another_pause_alone() {
 async fn an_end_with_a_process_that_may_still_work_puts_the_job_in_quarantine() {
     let bench = Bench::new().await;
     let run = bench.running(1).await;
-    let end = ended(run, State::TimedOut);
+    let end = ended(run, RunState::TimedOut);
     let backend = Backend { pid: 4711, start_us: 1_700_000_000_123_456 };
-    let ending = Ending { quarantine: Some(backend), fenced: Some(false), ..end.ending.clone() };
+    let result = RunResult { quarantine: Some(backend), fenced: Some(false), ..end.result.clone() };
     assert!(
-        runs::finish(&mut bench.conn().await, &Ended { ending, ..end }, BOUND, BOUND)
+        runs::finish(&mut bench.conn().await, &FinishedRun { result, ..end }, BOUND, BOUND)
             .await
             .unwrap()
     );

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgsteward::db::TxOptions;
-use pgsteward::store::runs::{self, Backend, Renewed, State};
+use pgsteward::store::runs::{self, Backend, RenewedLease, RunState};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ async fn the_fence_passes_for_the_run_that_holds_its_lease_and_for_no_other() {
         is_fenced(fence(conn, id, epoch + 1).await),
         "a lease that has passed, though not reaped yet"
     );
-    let ours = Renewed { id, cancel_by: None };
+    let ours = RenewedLease { id, cancel_by: None };
     assert_eq!(runs::renew(conn, &[(id, epoch + 1)], LEASE, BOUND).await.unwrap(), [ours]);
     assert!(!is_fenced(fence(conn, id, epoch + 1).await), "renewed before anybody reaped it");
 
@@ -105,7 +105,7 @@ async fn a_run_is_not_reaped_under_an_open_fenced_transaction() {
         (run.id, JOB, INSTANCE)
     );
     assert!(is_fenced(fence(&mut zombie, run.id, run.epoch).await), "the dead run writes no more");
-    assert!(!bench.finish(run, State::Succeeded).await, "nor does it end");
+    assert!(!bench.finish(run, RunState::Succeeded).await, "nor does it end");
     assert_eq!(bench.states().await, "lost lease_expired");
     assert_eq!(bench.slot().await, "NULL");
     assert_eq!(bench.number("SELECT epoch FROM steward.job_runs").await, run.epoch + 1);
@@ -158,7 +158,7 @@ async fn the_end_of_a_run_waits_for_what_it_still_commits() {
     );
     zombie.batch_execute(&open).await.unwrap();
     let zombie_pid = zombie.number("SELECT pg_backend_pid()").await;
-    let finishing = bench.finish(run, State::TimedOut);
+    let finishing = bench.finish(run, RunState::TimedOut);
     let committing = async {
         let watcher = bench.client().await;
         let sql = format!(
@@ -187,16 +187,16 @@ async fn a_run_that_is_no_longer_ours_cannot_begin_unfenced() {
     let run = bench.running(1).await;
     let conn = &mut bench.conn().await;
     let backend = Some(Backend { pid: 4711, start_us: 1_700_000_000_123_456 });
-    runs::note_unfenced(conn, run.id, run.epoch, backend, BOUND).await.unwrap();
+    runs::record_unfenced(conn, run.id, run.epoch, backend, BOUND).await.unwrap();
     let noted = "SELECT concat_ws(' ', fenced, backend_pid, (extract(epoch FROM backend_start) * 1000000)::bigint) \
                  FROM steward.job_runs";
     assert_eq!(bench.text(noted).await, "f 4711 1700000000123456", "to the microsecond");
     for (id, epoch) in [(Uuid::now_v7(), run.epoch), (run.id, run.epoch + 1)] {
-        assert!(is_fenced(runs::note_unfenced(conn, id, epoch, None, BOUND).await));
+        assert!(is_fenced(runs::record_unfenced(conn, id, epoch, None, BOUND).await));
     }
     bench.let_expire(run.id).await;
     assert!(
-        is_fenced(runs::note_unfenced(conn, run.id, run.epoch, None, BOUND).await),
+        is_fenced(runs::record_unfenced(conn, run.id, run.epoch, None, BOUND).await),
         "a lease that has passed"
     );
     assert_eq!(
@@ -205,13 +205,13 @@ async fn a_run_that_is_no_longer_ours_cannot_begin_unfenced() {
         "what was refused changes nothing"
     );
     assert_eq!(bench.reap().await.len(), 1);
-    assert!(is_fenced(runs::note_unfenced(conn, run.id, run.epoch, None, BOUND).await), "lost");
+    assert!(is_fenced(runs::record_unfenced(conn, run.id, run.epoch, None, BOUND).await), "lost");
     let next = bench.sql("UPDATE steward.job_state SET quarantined_run_id = NULL");
     next.await;
     let next = bench.running(2).await;
-    bench.finish(next, State::Failed).await;
+    bench.finish(next, RunState::Failed).await;
     assert!(
-        is_fenced(runs::note_unfenced(conn, next.id, next.epoch + 1, None, BOUND).await),
+        is_fenced(runs::record_unfenced(conn, next.id, next.epoch + 1, None, BOUND).await),
         "ended"
     );
 }
@@ -224,7 +224,7 @@ async fn renewing_extends_what_is_ours_and_says_what_is_not() {
     let left =
         "SELECT extract(epoch FROM lease_until - clock_timestamp())::bigint FROM steward.job_runs";
     let conn = &mut bench.conn().await;
-    let ours = Renewed { id, cancel_by: None };
+    let ours = RenewedLease { id, cancel_by: None };
     let long = Duration::from_secs(1200);
     assert_eq!(
         runs::renew(conn, &[(Uuid::now_v7(), 1), (id, epoch)], long, BOUND).await.unwrap(),
@@ -234,13 +234,13 @@ async fn renewing_extends_what_is_ours_and_says_what_is_not() {
     assert_eq!(runs::renew(conn, &[(id, epoch + 1)], long * 10, BOUND).await.unwrap(), []);
     assert!(bench.number(left).await <= 1200, "another epoch's renewal changes nothing");
     bench.cancel(id).await;
-    let unwanted = Renewed { id, cancel_by: Some("cli:ann".to_owned()) };
+    let unwanted = RenewedLease { id, cancel_by: Some("cli:ann".to_owned()) };
     assert_eq!(
         runs::renew(conn, &[(id, epoch)], LEASE, BOUND).await.unwrap(),
         [unwanted],
         "the wish is told along"
     );
-    assert!(bench.finish(run, State::Cancelled).await);
+    assert!(bench.finish(run, RunState::Cancelled).await);
     assert_eq!(runs::renew(conn, &[(id, epoch)], LEASE, BOUND).await.unwrap(), []);
     assert_eq!(
         runs::renew(conn, &[(id, epoch + 1)], LEASE, BOUND).await.unwrap(),
@@ -267,6 +267,6 @@ async fn renewing_waits_for_no_run_that_is_committing() {
         .await
         .expect("it waits for nobody")
         .unwrap();
-    assert_eq!(renewed, [Renewed { id: run.id, cancel_by: None }], "it is still ours");
+    assert_eq!(renewed, [RenewedLease { id: run.id, cancel_by: None }], "it is still ours");
     committing.batch_execute("ROLLBACK").await.unwrap();
 }

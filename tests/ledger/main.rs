@@ -28,10 +28,11 @@ use pgsteward::config::{self, JobName, Overlap, Pooler, Secret, SecretSource};
 use pgsteward::db::{Conn, Database, Error, Kind, Purpose, Route, TxFuture, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::store::claims::{
-    Cause, ClaimKind, ClaimRequest, ClaimResult, Claimer, Fire, Missed, Run, Skip, Verdict, claim,
+    Cause, ClaimKind, ClaimRequest, ClaimResult, Claimer, Fire, MissedRange, Run, SkipReason,
+    Verdict, claim,
 };
-use pgsteward::store::orphans::{Orphan, reap};
-use pgsteward::store::runs::{self, Ended, Ending, Registered, State};
+use pgsteward::store::orphans::{OrphanedRun, reap};
+use pgsteward::store::runs::{self, FinishedRun, RegisteredJob, RunResult, RunState};
 use pgsteward::store::{pauses, requests as asks};
 use pgsteward::telemetry::Metrics;
 use uuid::Uuid;
@@ -97,11 +98,11 @@ impl Bench {
         self.client().await.number(sql).await
     }
 
-    async fn register(&self, spec: &str) -> Registered {
+    async fn register(&self, spec: &str) -> RegisteredJob {
         self.register_job(JOB, spec).await
     }
 
-    async fn register_job(&self, job: &str, spec: &str) -> Registered {
+    async fn register_job(&self, job: &str, spec: &str) -> RegisteredJob {
         let jobs = [(JobName::new(job), spec.to_owned())];
         let mut rows = runs::register(&mut self.conn().await, &jobs, BOUND).await.unwrap();
         assert_eq!(rows.len(), 1);
@@ -123,8 +124,8 @@ impl Bench {
         ClaimKind::Due { missed: Vec::new(), fire: Some(self.fire(seconds)) }
     }
 
-    fn missed(&self, first: i64, last: i64, count: i32, reason: Skip) -> Missed {
-        Missed { first: self.due(first), last: self.due(last), count, reason }
+    fn missed(&self, first: i64, last: i64, count: i32, reason: SkipReason) -> MissedRange {
+        MissedRange { first: self.due(first), last: self.due(last), count, reason }
     }
 
     /// Asked by somebody who knows the job's row.
@@ -136,16 +137,14 @@ impl Bench {
             spec_hash: SPEC.to_owned(),
             watermark,
             paused: false,
-            wanted,
+            kind: wanted,
         }
     }
 
     async fn claim(&self, ask: &ClaimRequest) -> ClaimResult {
         let claimer = Claimer { instance: INSTANCE, lease: LEASE };
-        let mut answers = claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND)
-            .await
-            .unwrap()
-            .answers;
+        let mut answers =
+            claim(&mut self.conn().await, claimer, std::slice::from_ref(ask), BOUND).await.unwrap();
         assert_eq!(answers.len(), 1);
         assert_eq!(answers[0].job, ask.job);
         answers.remove(0)
@@ -163,7 +162,7 @@ impl Bench {
     }
 
     /// Records a range.
-    async fn record(&self, missed: &[Missed]) -> Verdict {
+    async fn record(&self, missed: &[MissedRange]) -> Verdict {
         self.settle(ClaimKind::Due { missed: missed.to_vec(), fire: None }).await
     }
 
@@ -185,11 +184,11 @@ impl Bench {
         answer.run.unwrap().id
     }
 
-    async fn finish(&self, run: Run, state: State) -> bool {
+    async fn finish(&self, run: Run, state: RunState) -> bool {
         runs::finish(&mut self.conn().await, &ended(run, state), BOUND, BOUND).await.unwrap()
     }
 
-    async fn reap(&self) -> Vec<Orphan> {
+    async fn reap(&self) -> Vec<OrphanedRun> {
         reap(&mut self.conn().await, BOUND).await.unwrap()
     }
 
@@ -261,11 +260,11 @@ impl Bench {
     }
 
     async fn ask_for_a_run(&self, job: &'static str) -> RunRequest {
-        match self.within(|tx| Box::pin(asks::ask(tx, job, "cli:ann", None))).await.unwrap() {
-            asks::Asked::Queued { id, .. } => RunRequest::Queued(id),
-            asks::Asked::Waiting { id } => RunRequest::Waiting(id),
-            asks::Asked::Paused { pause, .. } => RunRequest::Paused(pause.by),
-            asks::Asked::Unknown { known } => RunRequest::Unknown(known),
+        match self.within(|tx| Box::pin(asks::enqueue(tx, job, "cli:ann", None))).await.unwrap() {
+            asks::EnqueueResult::Queued { id, .. } => RunRequest::Queued(id),
+            asks::EnqueueResult::AlreadyQueued { id } => RunRequest::Waiting(id),
+            asks::EnqueueResult::Paused { pause, .. } => RunRequest::Paused(pause.by),
+            asks::EnqueueResult::Unknown { known } => RunRequest::Unknown(known),
         }
     }
 
@@ -276,7 +275,7 @@ impl Bench {
         }
     }
 
-    async fn cancel(&self, id: Uuid) -> asks::Cancelled {
+    async fn cancel(&self, id: Uuid) -> asks::CancelResult {
         self.within(|tx| Box::pin(asks::cancel(tx, id, "cli:ann"))).await.unwrap()
     }
 }
@@ -292,19 +291,25 @@ enum RunRequest {
 }
 
 /// An end as the runner says it.
-fn ended(run: Run, state: State) -> Ended {
-    let ending = Ending {
+fn ended(run: Run, state: RunState) -> FinishedRun {
+    let ending = RunResult {
         state,
         reason: None,
         rows: 3,
-        error: (state != State::Succeeded).then(|| "it broke".to_owned()),
+        error: (state != RunState::Succeeded).then(|| "it broke".to_owned()),
         detail: serde_json::json!({ "tables": 3 }),
         attempts: 2,
         fenced: Some(true),
         quarantine: None,
         warnings: Vec::new(),
     };
-    Ended { job: JobName::new(JOB), id: run.id, epoch: run.epoch, ending, pause: false }
+    FinishedRun {
+        job: JobName::new(JOB),
+        id: run.id,
+        epoch: run.epoch,
+        result: ending,
+        pause_job: false,
+    }
 }
 
 /// Runs the fence in a transaction of its own.

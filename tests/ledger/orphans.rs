@@ -1,14 +1,14 @@
 //! Runs that nobody ends any more, slots that were changed by hand, and quarantines.
 
 use pgsteward::store::orphans::{self, Quarantined};
-use pgsteward::store::runs::{self, Backend, State};
+use pgsteward::store::runs::{self, Backend, RunState};
 use uuid::Uuid;
 
 use crate::harness::BOUND;
 use crate::{Bench, JOB};
 
 async fn mend(bench: &Bench) -> u64 {
-    orphans::mend(&mut bench.conn().await, BOUND).await.unwrap()
+    orphans::repair_slots(&mut bench.conn().await, BOUND).await.unwrap()
 }
 
 #[tokio::test]
@@ -51,13 +51,13 @@ async fn a_lost_run_that_was_not_fenced_puts_its_job_in_quarantine() {
     {
         let run = bench.running(place).await;
         if let Some(backend) = noted {
-            runs::note_unfenced(&mut bench.conn().await, run.id, run.epoch, backend, BOUND)
+            runs::record_unfenced(&mut bench.conn().await, run.id, run.epoch, backend, BOUND)
                 .await
                 .unwrap();
         }
         bench.let_expire(run.id).await;
         assert_eq!(bench.reap().await.len(), 1);
-        let quarantined = orphans::quarantined(&mut bench.conn().await, BOUND).await.unwrap();
+        let quarantined = orphans::quarantined_jobs(&mut bench.conn().await, BOUND).await.unwrap();
         let expected = Quarantined { job: JOB.to_owned(), run_id: run.id, backend: Some(backend) };
         assert_eq!(quarantined, if suspect { vec![expected] } else { Vec::new() });
         let told = bench
@@ -78,14 +78,14 @@ async fn a_quarantine_is_ended_for_the_run_that_it_was_made_for() {
     bench.sql(&format!("UPDATE steward.job_state SET quarantined_run_id = '{new}'")).await;
     let gone = Quarantined { job: JOB.to_owned(), run_id: new, backend: None };
     assert_eq!(
-        orphans::quarantined(&mut bench.conn().await, BOUND).await.unwrap(),
+        orphans::quarantined_jobs(&mut bench.conn().await, BOUND).await.unwrap(),
         [gone],
         "its row is gone"
     );
-    orphans::release(&mut bench.conn().await, JOB, old, BOUND).await.unwrap();
-    orphans::release(&mut bench.conn().await, "another", new, BOUND).await.unwrap();
+    orphans::release_quarantine(&mut bench.conn().await, JOB, old, BOUND).await.unwrap();
+    orphans::release_quarantine(&mut bench.conn().await, "another", new, BOUND).await.unwrap();
     assert_eq!(bench.state("quarantined_run_id").await, new.to_string());
-    orphans::release(&mut bench.conn().await, JOB, new, BOUND).await.unwrap();
+    orphans::release_quarantine(&mut bench.conn().await, JOB, new, BOUND).await.unwrap();
     assert_eq!(bench.state("quarantined_run_id").await, "NULL");
 }
 
@@ -118,7 +118,7 @@ async fn a_run_without_its_slot_gets_it_back() {
         (run.id.to_string(), since)
     );
     assert_eq!(mend(&bench).await, 0);
-    assert!(bench.finish(run, State::Succeeded).await);
+    assert!(bench.finish(run, RunState::Succeeded).await);
 }
 
 #[tokio::test]

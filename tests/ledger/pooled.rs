@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use futures_util::future::join_all;
 use pgsteward::config::Pooler;
 use pgsteward::db::TxOptions;
-use pgsteward::store::claims::{ClaimKind, ClaimResult, Skip, Verdict};
+use pgsteward::store::claims::{ClaimKind, ClaimResult, SkipReason, Verdict};
 use pgsteward::store::requests::poll_requests;
-use pgsteward::store::runs::{self, State};
+use pgsteward::store::runs::{self, RunState};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -110,23 +110,24 @@ async fn the_whole_life_of_runs_goes_through_a_transaction_pooler() {
         let answers = join_all((0..8).map(|_| bench.claim(&ask))).await;
         let runs: Vec<_> = answers.iter().filter_map(|answer| answer.run).collect();
         assert_eq!(runs.len(), 1, "{answers:?}");
-        let lost = |answer: &&ClaimResult| matches!(answer.verdict, Verdict::Stale | Verdict::Hold);
+        let lost =
+            |answer: &&ClaimResult| matches!(answer.verdict, Verdict::Stale | Verdict::Defer);
         assert_eq!(answers.iter().filter(lost).count(), 7, "{answers:?}");
         let conn = &mut bench.conn().await;
         assert!(!is_fenced(fence(conn, runs[0].id, 1).await));
         assert_eq!(runs::renew(conn, &[(runs[0].id, 1)], LEASE, BOUND).await.unwrap().len(), 1);
-        assert!(bench.finish(runs[0], State::Succeeded).await);
+        assert!(bench.finish(runs[0], RunState::Succeeded).await);
         assert!(is_fenced(fence(conn, runs[0].id, 1).await));
     }
-    bench.record(&[bench.missed(301, 302, 2, Skip::Misfire)]).await;
-    bench.record(&[bench.missed(303, 303, 1, Skip::Misfire)]).await;
+    bench.record(&[bench.missed(301, 302, 2, SkipReason::Misfire)]).await;
+    bench.record(&[bench.missed(303, 303, 1, SkipReason::Misfire)]).await;
     let id = bench.queued_by_wish().await;
     assert_eq!(poll_requests(&bench.conn().await, &[], BOUND).await.unwrap().queued[0].id, id);
     let run =
         bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await.run.unwrap();
     bench.let_expire(run.id).await;
     assert_eq!(bench.reap().await.len(), 1);
-    assert!(!bench.finish(run, State::Succeeded).await);
+    assert!(!bench.finish(run, RunState::Succeeded).await);
     let outcomes = "SELECT string_agg(concat(state, ' ', coalesce(missed_count, n)), ', ' ORDER BY state) FROM \
                     (SELECT state, missed_count, count(*) AS n FROM steward.job_runs GROUP BY 1, 2) AS o";
     assert_eq!(bench.text(outcomes).await, "lost 1, skipped 3, succeeded 5");
@@ -138,7 +139,7 @@ async fn fences_hold_through_a_transaction_pooler() {
     let (bench, _bouncer) = bench().await;
     bench.sql("CREATE TABLE public.effect (n int)").await;
     let run = bench.running(1).await;
-    let end = &ended(run, State::Succeeded);
+    let end = &ended(run, RunState::Succeeded);
     let mut worker = bench.conn().await;
     let (inside, is_inside) = oneshot::channel();
     let (go, may_go) = oneshot::channel::<()>();
@@ -172,7 +173,7 @@ async fn fences_hold_through_a_transaction_pooler() {
     let run = bench.running(60).await;
     bench.let_expire(run.id).await;
     assert_eq!(bench.reap().await.len(), 1);
-    let end = &ended(run, State::Succeeded);
+    let end = &ended(run, RunState::Succeeded);
     let late = worker
         .transaction(&options, |tx| {
             Box::pin(async move {

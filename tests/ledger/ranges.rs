@@ -1,8 +1,10 @@
 //! Ranges of instants that were not run, and what becomes of them when the clock is set back.
 
 use futures_util::future::join_all;
-use pgsteward::store::claims::{ClaimKind, ClaimResult, Missed, Skip, Verdict, reaching_over};
-use pgsteward::store::runs::State;
+use pgsteward::store::claims::{
+    ClaimKind, ClaimResult, MissedRange, SkipReason, Verdict, reaching_over,
+};
+use pgsteward::store::runs::RunState;
 
 use crate::Bench;
 use crate::harness::{BOUND, wait_until};
@@ -23,12 +25,14 @@ async fn ranges(bench: &Bench) -> String {
 async fn instants_in_a_row_are_one_row_while_their_reason_is_the_same() {
     let bench = Bench::new().await;
     let missed = |first, last, count, reason| bench.missed(first, last, count, reason);
-    bench.record(&[missed(1, 5, 5, Skip::Misfire)]).await;
+    bench.record(&[missed(1, 5, 5, SkipReason::Misfire)]).await;
     bench.assert_floor(5).await;
-    bench.record(&[missed(6, 7, 2, Skip::Misfire)]).await;
+    bench.record(&[missed(6, 7, 2, SkipReason::Misfire)]).await;
     assert_eq!(ranges(&bench).await, "1..7 x7 misfire");
     // In one ask: what follows on is joined, what has another reason begins a row.
-    bench.record(&[missed(8, 8, 1, Skip::Misfire), missed(9, 12, 4, Skip::Window)]).await;
+    bench
+        .record(&[missed(8, 8, 1, SkipReason::Misfire), missed(9, 12, 4, SkipReason::Window)])
+        .await;
     assert_eq!(ranges(&bench).await, "1..8 x8 misfire, 9..12 x4 window");
     // What is skipped by its judge is joined as well as what its asker gave up.
     bench.pause(true).await;
@@ -39,7 +43,7 @@ async fn instants_in_a_row_are_one_row_while_their_reason_is_the_same() {
     assert_eq!(bench.state("skipped_total").await, "14");
 
     let run = bench.running(15).await;
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     bench.pause(true).await;
     bench.settle(bench.only(16)).await;
     assert_eq!(
@@ -56,8 +60,8 @@ async fn instants_in_a_row_are_one_row_while_their_reason_is_the_same() {
 #[tokio::test]
 async fn a_range_goes_on_up_to_the_instant_that_runs() {
     let bench = Bench::new().await;
-    bench.record(&[bench.missed(1, 2, 2, Skip::Window)]).await;
-    let missed = vec![bench.missed(3, 5, 3, Skip::Window)];
+    bench.record(&[bench.missed(1, 2, 2, SkipReason::Window)]).await;
+    let missed = vec![bench.missed(3, 5, 3, SkipReason::Window)];
     assert_eq!(
         bench.settle(ClaimKind::Due { missed, fire: Some(bench.fire(6)) }).await,
         Verdict::Run
@@ -73,7 +77,8 @@ async fn a_range_goes_on_up_to_the_instant_that_runs() {
 async fn ten_instances_record_a_range_once() {
     let bench = Bench::new().await;
     for (first, last) in [(1, 5), (6, 9)] {
-        let missed = vec![bench.missed(first, last, (last - first + 1) as i32, Skip::Misfire)];
+        let missed =
+            vec![bench.missed(first, last, (last - first + 1) as i32, SkipReason::Misfire)];
         let ask = bench.ask(ClaimKind::Due { missed, fire: None }).await;
         let answers: Vec<ClaimResult> = join_all((0..10).map(|_| bench.claim(&ask))).await;
         assert_eq!(
@@ -83,7 +88,7 @@ async fn ten_instances_record_a_range_once() {
         );
         // Those that came while it was recorded left it alone.
         let knows = |answer: &ClaimResult| {
-            answer.verdict == Verdict::Hold || answer.watermark == bench.due(last)
+            answer.verdict == Verdict::Defer || answer.watermark == bench.due(last)
         };
         assert!(answers.iter().all(knows), "{answers:?}");
     }
@@ -94,8 +99,8 @@ async fn ten_instances_record_a_range_once() {
 #[tokio::test]
 async fn a_count_stays_within_its_column() {
     let bench = Bench::new().await;
-    bench.record(&[bench.missed(1, 5, i32::MAX, Skip::Misfire)]).await;
-    bench.record(&[bench.missed(6, 7, i32::MAX, Skip::Misfire)]).await;
+    bench.record(&[bench.missed(1, 5, i32::MAX, SkipReason::Misfire)]).await;
+    bench.record(&[bench.missed(6, 7, i32::MAX, SkipReason::Misfire)]).await;
     assert_eq!(ranges(&bench).await, format!("1..7 x{} misfire", i32::MAX));
 }
 
@@ -110,16 +115,16 @@ async fn rewind(bench: &Bench, to: i64, cut: Option<(i64, i32)>) -> ClaimResult 
 async fn a_floor_in_the_future_goes_back_with_its_ranges() {
     let bench = Bench::new().await;
     let range = |first, last, reason| {
-        let missed: Missed = bench.missed(first, last, (last - first + 1) as i32, reason);
+        let missed: MissedRange = bench.missed(first, last, (last - first + 1) as i32, reason);
         missed
     };
-    bench.record(&[range(1, 5, Skip::Misfire)]).await;
+    bench.record(&[range(1, 5, SkipReason::Misfire)]).await;
     let run = bench.running(10).await;
-    bench.finish(run, State::Succeeded).await;
-    bench.record(&[range(20, 30, Skip::Paused)]).await;
+    bench.finish(run, RunState::Succeeded).await;
+    bench.record(&[range(20, 30, SkipReason::Paused)]).await;
     let run = bench.running(40).await;
-    bench.finish(run, State::Failed).await;
-    bench.record(&[range(50, 55, Skip::Misfire)]).await;
+    bench.finish(run, RunState::Failed).await;
+    bench.record(&[range(50, 55, SkipReason::Misfire)]).await;
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire, 20..30 x11 paused, 50..55 x6 misfire");
 
     let over = async |at| {
@@ -148,8 +153,8 @@ async fn a_floor_in_the_future_goes_back_with_its_ranges() {
     );
 
     // What was due comes again: the range goes on under the run that lies above it.
-    bench.record(&[range(26, 28, Skip::Paused)]).await;
-    bench.record(&[range(29, 29, Skip::Paused)]).await;
+    bench.record(&[range(26, 28, SkipReason::Paused)]).await;
+    bench.record(&[range(29, 29, SkipReason::Paused)]).await;
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire, 20..29 x10 paused");
     assert_eq!(bench.settle(bench.only(40)).await, Verdict::Stale, "it has run already");
     bench.assert_floor(40).await;
@@ -162,9 +167,9 @@ async fn a_floor_in_the_future_goes_back_with_its_ranges() {
 #[tokio::test]
 async fn a_floor_goes_back_also_where_no_range_reaches_over() {
     let bench = Bench::new().await;
-    bench.record(&[bench.missed(1, 5, 5, Skip::Misfire)]).await;
+    bench.record(&[bench.missed(1, 5, 5, SkipReason::Misfire)]).await;
     bench.register_job("beside", "when-how").await;
-    bench.record(&[bench.missed(20, 30, 11, Skip::Window)]).await;
+    bench.record(&[bench.missed(20, 30, 11, SkipReason::Window)]).await;
     let answer = rewind(&bench, 10, None).await;
     assert_eq!((answer.verdict, answer.watermark), (Verdict::Record, bench.due(10)));
     assert_eq!(ranges(&bench).await, "1..5 x5 misfire");
@@ -178,10 +183,10 @@ async fn what_comes_before_an_instant_that_is_held_back_is_recorded() {
     let bench = Bench::new().await;
     bench.running(1).await;
     bench.began(20).await;
-    let missed = vec![bench.missed(5, 9, 5, Skip::Misfire)];
+    let missed = vec![bench.missed(5, 9, 5, SkipReason::Misfire)];
     assert_eq!(
         bench.settle(ClaimKind::Due { missed, fire: Some(bench.fire(10)) }).await,
-        Verdict::Hold
+        Verdict::Defer
     );
     bench.assert_floor(9).await;
     assert_eq!(bench.states().await, "running, skipped misfire x5");
@@ -191,10 +196,10 @@ async fn what_comes_before_an_instant_that_is_held_back_is_recorded() {
 #[tokio::test]
 async fn a_range_that_is_pruned_while_it_is_lengthened_loses_nothing() {
     let bench = Bench::new().await;
-    bench.record(&[bench.missed(1, 5, 5, Skip::Paused)]).await;
+    bench.record(&[bench.missed(1, 5, 5, SkipReason::Paused)]).await;
     let pruning = bench.client().await;
     pruning.batch_execute("BEGIN; DELETE FROM steward.job_runs").await.unwrap();
-    let missed = vec![bench.missed(6, 7, 2, Skip::Paused)];
+    let missed = vec![bench.missed(6, 7, 2, SkipReason::Paused)];
     let ask = bench.ask(ClaimKind::Due { missed, fire: None }).await;
     let committing = async {
         let watcher = bench.client().await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use pgsteward::store::claims::{ClaimKind, Verdict};
-use pgsteward::store::requests::{CancelWish, Cancelled, PendingRequests, poll_requests};
-use pgsteward::store::runs::State;
+use pgsteward::store::requests::{CancelRequest, CancelResult, PendingRequests, poll_requests};
+use pgsteward::store::runs::RunState;
 use uuid::Uuid;
 
 use crate::{Bench, INSTANCE, JOB, RunRequest};
@@ -39,7 +39,7 @@ async fn a_run_that_is_asked_for_waits_is_heard_and_begins() {
     // While it runs, another may be asked for.
     let second = bench.queued_by_wish().await;
     assert_ne!(second, id);
-    assert!(bench.finish(run, State::Succeeded).await);
+    assert!(bench.finish(run, RunState::Succeeded).await);
     assert_eq!(bench.settle(ClaimKind::Queued { id: second, skip: None }).await, Verdict::Run);
 }
 
@@ -80,14 +80,14 @@ async fn nothing_is_asked_of_what_is_paused_or_unknown() {
 #[tokio::test]
 async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
     let bench = Bench::new().await;
-    assert_eq!(bench.cancel(Uuid::now_v7()).await, Cancelled::Unknown);
+    assert_eq!(bench.cancel(Uuid::now_v7()).await, CancelResult::Unknown);
     let run = bench.running(0).await;
     let waiting = bench.queued(60).await;
     let job = JOB.to_owned();
-    assert_eq!(bench.cancel(waiting).await, Cancelled::Dequeued { job: job.clone() });
+    assert_eq!(bench.cancel(waiting).await, CancelResult::Dequeued { job: job.clone() });
     assert_eq!(
         bench.cancel(waiting).await,
-        Cancelled::Over { job: job.clone(), state: "cancelled".to_owned() }
+        CancelResult::AlreadyFinished { job: job.clone(), state: "cancelled".to_owned() }
     );
     assert_eq!(bench.states().await, "running, cancelled requested");
     let told = "SELECT concat_ws('|', cancel_by, error, finished_at IS NOT NULL) FROM steward.job_runs WHERE state = 'cancelled'";
@@ -102,9 +102,10 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
         "it does not begin"
     );
 
-    let asked = |again| Cancelled::Asked { job: job.clone(), instance: INSTANCE.to_owned(), again };
+    let asked =
+        |again| CancelResult::Requested { job: job.clone(), instance: INSTANCE.to_owned(), again };
     assert_eq!(bench.cancel(run.id).await, asked(false));
-    let wish = CancelWish { id: run.id, by: "cli:ann".to_owned() };
+    let wish = CancelRequest { id: run.id, by: "cli:ann".to_owned() };
     assert_eq!(heard(&bench, &[]).await.cancel, std::slice::from_ref(&wish));
     let id = run.id;
     let again = bench
@@ -118,9 +119,12 @@ async fn a_cancel_reaches_what_waits_at_once_and_what_runs_by_who_runs_it() {
         "running, cancelled requested",
         "whoever runs it says how it ends"
     );
-    assert!(bench.finish(run, State::Cancelled).await);
+    assert!(bench.finish(run, RunState::Cancelled).await);
     assert_eq!(heard(&bench, &[]).await, PendingRequests::default());
-    assert_eq!(bench.cancel(run.id).await, Cancelled::Over { job, state: "cancelled".to_owned() });
+    assert_eq!(
+        bench.cancel(run.id).await,
+        CancelResult::AlreadyFinished { job, state: "cancelled".to_owned() }
+    );
 }
 
 /// The two lock the run and its job in another order. Caught: a deadlock that is told instead of tried
@@ -131,10 +135,13 @@ async fn a_cancel_and_the_end_of_the_run_do_not_hinder_each_other() {
     for round in 0..20 {
         let run = bench.running(round).await;
         let (cancelled, finished) =
-            tokio::join!(bench.cancel(run.id), bench.finish(run, State::Succeeded));
+            tokio::join!(bench.cancel(run.id), bench.finish(run, RunState::Succeeded));
         assert!(finished);
         assert!(
-            matches!(cancelled, Cancelled::Asked { .. } | Cancelled::Over { .. }),
+            matches!(
+                cancelled,
+                CancelResult::Requested { .. } | CancelResult::AlreadyFinished { .. }
+            ),
             "{cancelled:?}"
         );
     }
@@ -146,7 +153,7 @@ async fn successes_are_told_of_those_that_others_follow() {
     bench.register_job("o'brien", "when-how").await;
     let run = bench.running(1).await;
     assert_eq!(heard(&bench, &[JOB, "o'brien"]).await.succeeded, [], "none has succeeded");
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     let at = bench.register(crate::SPEC).await.last_success_at;
     bench.sql("UPDATE steward.job_state SET last_success_at = now() WHERE job = 'o''brien'").await;
     let succeeded = heard(&bench, &[JOB]).await.succeeded;

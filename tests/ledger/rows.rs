@@ -1,10 +1,10 @@
 //! The jobs' rows: first seen, changed, and the history that is pruned beneath them.
 
 use chrono::TimeDelta;
-use pgsteward::store::claims::{ClaimKind, Skip};
+use pgsteward::store::claims::{ClaimKind, SkipReason};
 use pgsteward::store::pruning::prune_job;
 use pgsteward::store::run_history::prune;
-use pgsteward::store::runs::State;
+use pgsteward::store::runs::RunState;
 
 use crate::harness::BOUND;
 use crate::{Bench, JOB};
@@ -56,10 +56,10 @@ async fn runs_above_the_floor_are_told_but_for_those_that_were_asked_for() {
     assert!(bench.register(crate::SPEC).await.above.is_empty());
     let run =
         bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await.run.unwrap();
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     for seconds in [10, 20] {
         let run = bench.running(seconds).await;
-        bench.finish(run, State::Succeeded).await;
+        bench.finish(run, RunState::Succeeded).await;
     }
     bench.set_floor(10).await;
     assert_eq!(bench.register(crate::SPEC).await.above, [bench.due(20)]);
@@ -78,11 +78,13 @@ async fn prune_ended(bench: &Bench, failures: bool, limit: i64) -> u64 {
 #[tokio::test]
 async fn history_is_pruned_below_the_floor_only() {
     let bench = Bench::new().await;
-    for (seconds, state) in [(1, State::Succeeded), (2, State::Failed), (3, State::Succeeded)] {
+    for (seconds, state) in
+        [(1, RunState::Succeeded), (2, RunState::Failed), (3, RunState::Succeeded)]
+    {
         let run = bench.running(seconds).await;
         bench.finish(run, state).await;
     }
-    bench.record(&[bench.missed(4, 8, 5, Skip::Misfire)]).await;
+    bench.record(&[bench.missed(4, 8, 5, SkipReason::Misfire)]).await;
     bench.set_floor(6).await;
     assert_eq!(prune_ended(&bench, false, 1).await, 1, "as many as one transaction may");
     assert_eq!(prune_ended(&bench, false, 100).await, 1);
@@ -98,7 +100,7 @@ async fn history_is_pruned_below_the_floor_only() {
     assert_eq!(prune_ended(&bench, true, 100).await, 1, "the range");
     bench.set_floor(20).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "what runs stays");
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     bench.set_floor(8).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 0, "above the watermark");
     bench.sql("DELETE FROM steward.job_state").await;
@@ -114,7 +116,7 @@ async fn what_was_asked_for_is_pruned_whatever_the_floor() {
     let run =
         bench.claim(&bench.ask(ClaimKind::Queued { id, skip: None }).await).await.run.unwrap();
     assert!(run.due_at > bench.watermark + TimeDelta::hours(1), "now");
-    bench.finish(run, State::Succeeded).await;
+    bench.finish(run, RunState::Succeeded).await;
     assert_eq!(prune_ended(&bench, true, 100).await, 1);
 }
 

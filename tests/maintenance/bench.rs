@@ -9,7 +9,7 @@ use pgsteward::jobs::progress::Progresses;
 use pgsteward::jobs::retention::{preview, targets};
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
-use pgsteward::store::requests::Options;
+use pgsteward::store::requests::RunOptions;
 use pgsteward::telemetry::Metrics;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -154,7 +154,7 @@ impl Bench {
         ))
         .await;
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
-        let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized Options'";
+        let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized RunOptions'";
         let session = conn.batch_values("read settings", settings).await.unwrap();
         let name = JobName::from(job.builtin());
         let mut ctx = Context {
@@ -172,7 +172,7 @@ impl Bench {
             unfenced: false,
             attempt: 1,
             progress: &Progresses::default(),
-            options: Options::default(),
+            options: RunOptions::default(),
         };
         let outcome = match job {
             Job::Partitions => jobs::partitions::run(&mut ctx).await,

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use pgsteward::config::{Builtin, Http, Job};
 use pgsteward::db::Kind;
 use pgsteward::store::partitions::{Every, OWN, VM_METRICS};
-use pgsteward::store::runs::State;
+use pgsteward::store::runs::RunState;
 use pgsteward::telemetry::metrics::{Family, Metrics};
 use serde_json::Value;
 
@@ -220,14 +220,14 @@ fn no_metric_has_a_label_that_a_scrape_sets_itself() {
 #[test]
 fn the_rules_match_values_that_exist() {
     let outcomes = [
-        State::Succeeded,
-        State::Failed,
-        State::TimedOut,
-        State::Cancelled,
-        State::Skipped,
-        State::Lost,
+        RunState::Succeeded,
+        RunState::Failed,
+        RunState::TimedOut,
+        RunState::Cancelled,
+        RunState::Skipped,
+        RunState::Lost,
     ];
-    let outcomes: BTreeSet<&str> = outcomes.map(State::as_str).into();
+    let outcomes: BTreeSet<&str> = outcomes.map(RunState::as_str).into();
     let jobs: BTreeSet<&str> = Builtin::ALL.map(Builtin::as_str).into();
     let mut seen = 0;
     for selector in expressions().iter().flat_map(|expression| &expression.selectors) {

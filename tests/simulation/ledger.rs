@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use pgsteward::config::JobName;
 use pgsteward::store::claims::{
-    Cause, ClaimKind, ClaimRequest, ClaimResult, Missed, Run, Skip, Slot, Verdict, judge,
+    Cause, ClaimKind, ClaimRequest, ClaimResult, JobSlot, MissedRange, Run, SkipReason, Verdict,
+    judge,
 };
-use pgsteward::store::requests::{PendingRequests, Queued, Succeeded};
-use pgsteward::store::runs::Registered;
+use pgsteward::store::requests::{LastSuccess, PendingRequests, QueuedRun};
+use pgsteward::store::runs::RegisteredJob;
 use uuid::Uuid;
 
 pub type Time = DateTime<Utc>;
@@ -139,7 +140,7 @@ impl Ledger {
     }
 
     /// `runs::register`.
-    pub fn register(&mut self, jobs: &[(JobName, String)]) -> Vec<Registered> {
+    pub fn register(&mut self, jobs: &[(JobName, String)]) -> Vec<RegisteredJob> {
         let clock = self.clock;
         for (job, hash) in jobs {
             let row = self.jobs.entry(job.clone()).or_insert_with(|| JobRow {
@@ -179,7 +180,7 @@ impl Ledger {
                     above.collect()
                 };
                 let (job, watermark) = (job.as_str().to_owned(), row.watermark);
-                Registered { job, watermark, last_success_at: row.last_success_at, above }
+                RegisteredJob { job, watermark, last_success_at: row.last_success_at, above }
             })
             .collect()
     }
@@ -192,14 +193,14 @@ impl Ledger {
                 state.queued.and_then(|id| state.rows.values().rev().find(|row| row.id == id))
             {
                 let (job, manual) = (job.as_str().to_owned(), row.kind == Kind::Manual);
-                heard.queued.push(Queued { job, id: row.id, due_at: row.due_at, manual });
+                heard.queued.push(QueuedRun { job, id: row.id, due_at: row.due_at, manual });
             }
             if let Some(at) = state
                 .last_success_at
                 .filter(|_| upstream_jobs.iter().any(|leader| leader == job.as_str()))
             {
                 let at = if self.weakness == Weakness::RepeatsSuccesses { self.clock } else { at };
-                heard.succeeded.push(Succeeded { job: job.as_str().to_owned(), at });
+                heard.succeeded.push(LastSuccess { job: job.as_str().to_owned(), at });
             }
         }
         heard
@@ -238,7 +239,7 @@ impl Ledger {
             };
         }
         let weak = |weakness| self.weakness == weakness;
-        let slot = Slot {
+        let slot = JobSlot {
             watermark: if weak(Weakness::ForgetsFloors) { ask.watermark } else { state.watermark },
             spec_hash: Some(state.spec_hash.clone()),
             paused: state.paused || all_paused,
@@ -252,7 +253,7 @@ impl Ledger {
         let mut verdict = judge(&slot, ask);
         let mut watermark = state.watermark;
         let mut run = None;
-        match &ask.wanted {
+        match &ask.kind {
             _ if verdict == Verdict::Stale => {}
             ClaimKind::Due { missed, fire } => {
                 if let (Verdict::Run | Verdict::Queue, Some(fire)) = (verdict, fire) {
@@ -263,14 +264,19 @@ impl Ledger {
                 }
                 let skipped = match (verdict, fire) {
                     (Verdict::Skip(reason), Some(fire)) => {
-                        if reason == Skip::Overlap && slot.running_since.is_none() {
+                        if reason == SkipReason::Overlap && slot.running_since.is_none() {
                             self.breaches.push(format!("{}: an overlap with nothing", ask.job));
                         }
-                        Some(Missed { first: fire.due_at, last: fire.due_at, count: 1, reason })
+                        Some(MissedRange {
+                            first: fire.due_at,
+                            last: fire.due_at,
+                            count: 1,
+                            reason,
+                        })
                     }
                     _ => None,
                 };
-                let ranges: Vec<Missed> = missed.iter().copied().chain(skipped).collect();
+                let ranges: Vec<MissedRange> = missed.iter().copied().chain(skipped).collect();
                 watermark = ranges.last().map_or(watermark, |range| watermark.max(range.last));
                 if matches!((verdict, fire), (Verdict::Skip(_), Some(fire)) if fire.cause == Cause::Chained)
                 {
@@ -351,7 +357,7 @@ impl Ledger {
     }
 
     /// `Settlement::record`: lengthens the newest row where it can.
-    fn record(&mut self, job: &JobName, range: &Missed, follows: bool) {
+    fn record(&mut self, job: &JobName, range: &MissedRange, follows: bool) {
         let id = self.id();
         if self.weakness == Weakness::LosesRanges {
             return;
@@ -492,7 +498,7 @@ impl Ledger {
         lost.len()
     }
 
-    /// `requests::ask`.
+    /// `requests::enqueue`.
     pub fn ask(&mut self, job: &JobName) {
         // The server's clock is finer than the simulation's.
         let (id, due_at) = (self.id(), self.clock + TimeDelta::microseconds(137));

@@ -14,7 +14,7 @@ use pgsteward::scheduler::planner::RunPolicy;
 use pgsteward::scheduler::worker_slots::{WorkerSlot, WorkerSlots};
 use pgsteward::store::claims::{ClaimKind, ClaimRequest, ClaimResult, Run, Verdict};
 use pgsteward::store::requests::PendingRequests;
-use pgsteward::store::runs::Registered;
+use pgsteward::store::runs::RegisteredJob;
 use uuid::Uuid;
 
 use super::jobs;
@@ -108,7 +108,7 @@ enum Call {
 
 enum Reply {
     Upkeep { clock: Time, held: Result<i64, TimeDelta>, ours: std::collections::BTreeSet<Uuid> },
-    Registered(Vec<Registered>),
+    Registered(Vec<RegisteredJob>),
     PendingRequests(PendingRequests),
     Claimed { asks: Vec<ClaimRequest>, answers: Vec<ClaimResult>, planned_at: Time },
 }
@@ -568,14 +568,14 @@ impl World {
         for mut ask in instance.due_queue.look(planned_at, false) {
             let Some((job, _)) = instance.due_queue.job(&ask.job) else { continue };
             let needs = matches!(
-                ask.wanted,
+                ask.kind,
                 ClaimKind::Due { fire: Some(_), .. } | ClaimKind::Queued { skip: None, .. }
             );
             let lane = if needs { instance.worker_slots.take(job) } else { None };
             if needs && lane.is_none() {
                 continue;
             }
-            if let ClaimKind::Rewind { to, cut } = &mut ask.wanted
+            if let ClaimKind::Rewind { to, cut } = &mut ask.kind
                 && let Some(first) = self.ledger.reaching_over(&ask.job, *to)
             {
                 *cut = instance.due_queue.cut(&ask.job, first, *to);
@@ -652,7 +652,7 @@ impl World {
                 let worker_slots = std::mem::take(&mut instance.taken);
                 let (mut moved, mut known) = (false, true);
                 for (ask, answer) in asks.iter().zip(&answers) {
-                    moved |= !matches!(answer.verdict, Verdict::Hold);
+                    moved |= !matches!(answer.verdict, Verdict::Defer);
                     known &= instance.due_queue.answered(ask, answer, time);
                 }
                 if !known {
@@ -663,9 +663,9 @@ impl World {
                         (answer.verdict, answer.run, lane)
                     {
                         self.begins(place, ask, run, lane, planned_at);
-                    } else if let ClaimKind::Rewind { to, .. } = ask.wanted {
+                    } else if let ClaimKind::Rewind { to, .. } = ask.kind {
                         self.note(place, "rewinds", Some(&ask.job), to);
-                    } else if let ClaimKind::Due { missed, .. } = &ask.wanted
+                    } else if let ClaimKind::Due { missed, .. } = &ask.kind
                         && let Some(first) = missed.first()
                     {
                         self.note(place, first.reason.as_str(), Some(&ask.job), first.first);
@@ -693,7 +693,7 @@ impl World {
         planned_at: Time,
     ) {
         self.note(place, "runs", Some(&ask.job), run.due_at);
-        let queued = matches!(ask.wanted, ClaimKind::Queued { .. });
+        let queued = matches!(ask.kind, ClaimKind::Queued { .. });
         let wrong =
             self.oracle.begins(&self.ledger, &self.gates, &ask.job, run, queued, planned_at);
         self.found.extend(wrong);

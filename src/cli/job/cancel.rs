@@ -9,7 +9,7 @@ use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, sa
 use crate::config::Zone;
 use crate::db::{Database, Error, Purpose, TxOptions};
 use crate::scheduler::commands::{self, By};
-use crate::store::requests::Cancelled;
+use crate::store::requests::CancelResult;
 use crate::store::run_history;
 
 use super::{failed, run, text};
@@ -67,22 +67,22 @@ impl Cancel {
         let asked = bounded("ask for a cancel", db.query_timeout() * 2, cancel(db, id)).await;
         let asked = asked.map_err(|error| failed(db.name(), &error))?;
         let (state, text) = match &asked {
-            Cancelled::Unknown => return Err(no_such_run(db, &id.to_string())),
-            Cancelled::Asked { job, instance, .. } => (
+            CancelResult::Unknown => return Err(no_such_run(db, &id.to_string())),
+            CancelResult::Requested { job, instance, .. } => (
                 "cancelling",
                 format!(
                     "run {id} of {job}: {instance} is asked to cancel it, and hears within seconds"
                 ),
             ),
-            Cancelled::Dequeued { job } => (
+            CancelResult::Dequeued { job } => (
                 "cancelled",
                 format!("run {id} of {job}: taken out of the queue, it had not begun"),
             ),
-            Cancelled::Over { job, state } => {
+            CancelResult::AlreadyFinished { job, state } => {
                 (state.as_str(), format!("run {id} of {job} is over already: {state}"))
             }
         };
-        if let (Some((_signals, mut signals)), Cancelled::Asked { .. }) = (waiting, &asked) {
+        if let (Some((_signals, mut signals)), CancelResult::Requested { .. }) = (waiting, &asked) {
             if !session.json {
                 print(&text);
             }
@@ -146,7 +146,7 @@ fn no_such_run(db: &Database, id: &str) -> Exit {
     Exit::Usage
 }
 
-async fn cancel(db: &Database, id: Uuid) -> Result<Cancelled, Error> {
+async fn cancel(db: &Database, id: Uuid) -> Result<CancelResult, Error> {
     let actor = &actor();
     let mut conn = db.acquire(Purpose::Check).await?;
     let by = By { actor, origin: None };

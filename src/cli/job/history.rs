@@ -59,7 +59,7 @@ impl History {
                 return Ok((entries, Vec::new()));
             }
             let options = TxOptions::within(bound).read_only();
-            let known = conn.transaction(&options, |tx| Box::pin(requests::known(tx))).await?;
+            let known = conn.transaction(&options, |tx| Box::pin(requests::job_names(tx))).await?;
             Ok((entries, known))
         })
         .await

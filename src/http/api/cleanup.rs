@@ -19,7 +19,7 @@ use crate::http::{Answer, Context, Desk, Refusal};
 use crate::jobs::retention::preview::{self, Preview};
 use crate::jobs::retention::targets::{self, Target};
 use crate::scheduler::job_status;
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 
 /// As in the configuration.
 const KEEP_DAYS_MAX: u32 = 36_500;
@@ -68,7 +68,7 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
     let targets = configured(&desk, &config);
     let may_shorten = wanted.force && role == Some(Role::Admin);
     let options =
-        Options { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
+        RunOptions { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
     if wanted.dry_run {
         judge(&wanted, &options, &targets, &config, role)?;
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
@@ -89,7 +89,7 @@ pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
 
 /// The run. What it is judged by may have changed since its key was used first: then the answer of that time counts.
 struct Cleanup {
-    options: Options,
+    options: RunOptions,
     refusal: Option<Refusal>,
 }
 
@@ -98,7 +98,7 @@ impl Change for Cleanup {
         if let Some(refusal) = &self.refusal {
             return Box::pin(ready(Ok(Effect::refused(refusal.clone()))));
         }
-        let options = (self.options != Options::default()).then_some(&self.options);
+        let options = (self.options != RunOptions::default()).then_some(&self.options);
         Box::pin(jobs::asked(
             tx,
             acting,
@@ -115,7 +115,7 @@ fn configured(desk: &Desk, config: &Config) -> Vec<Target> {
 /// loses what the configuration promised to keep.
 fn judge(
     wanted: &Wanted,
-    options: &Options,
+    options: &RunOptions,
     targets: &[Target],
     config: &Config,
     role: Option<Role>,

@@ -17,7 +17,7 @@ use crate::scheduler::commands::{self, Found};
 use crate::scheduler::job_status::{self, JobStatus, State};
 use crate::store::overview::{self, Overview};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 use crate::store::run_history;
 
 /// `GET /jobs`: the plan, and the ledger beside it. While the database is away, the plan and what this instance
@@ -154,7 +154,7 @@ pub async fn run(context: &Context<'_>) -> Result<Answer, Refusal> {
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
     pub job: &'a str,
-    pub options: Option<&'a Options>,
+    pub options: Option<&'a RunOptions>,
     /// Whether this instance's configuration has the job: then one of them will register it.
     pub configured: bool,
 }

@@ -12,7 +12,7 @@ use crate::db::{Error, Kind, Tx, TxFuture, TxOptions};
 use crate::http::answer::json as answer;
 use crate::http::{Answer, Context, Desk, Refusal};
 use crate::jobs::{refresh, vacuum};
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 
 /// So many objects may be named in one request.
 pub const TABLES_MAX: usize = 400;
@@ -41,7 +41,7 @@ pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
     let wanted: Wanted = context.json()?;
     check_names(wanted.tables.as_deref())?;
     let config = context.state.desks.config()?;
-    let options = Options { tables: wanted.tables.clone(), ..Options::default() };
+    let options = RunOptions { tables: wanted.tables.clone(), ..RunOptions::default() };
     if wanted.dry_run {
         return plan(&*context.desk()?, &config, &wanted, &options).await;
     }
@@ -104,7 +104,7 @@ fn changes_permitted(mode: Mode) -> Result<(), Refusal> {
 struct Optimize {
     mode: Mode,
     jobs: Vec<Builtin>,
-    options: Options,
+    options: RunOptions,
 }
 
 impl Change for Optimize {
@@ -147,7 +147,7 @@ async fn plan(
     desk: &Desk,
     config: &Config,
     wanted: &Wanted,
-    options: &Options,
+    options: &RunOptions,
 ) -> Result<Answer, Refusal> {
     let zentry = desk.standing.migrations.read().zentry;
     let mut conn = desk.conn().await?;

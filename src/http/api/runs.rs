@@ -20,7 +20,7 @@ use crate::http::answer::{json as answer, set};
 use crate::http::desk::Stream;
 use crate::http::{Answer, Context, Cut, Desk, Gate, Refusal, Rules};
 use crate::scheduler::{RuntimeStatus, commands};
-use crate::store::requests::Cancelled;
+use crate::store::requests::CancelResult;
 use crate::store::run_history::{self, Entry};
 
 /// After the first look at a run that is waited for; then ever longer, up to [`LOOK_AGAIN`].
@@ -174,15 +174,15 @@ impl Change for Cancel {
 
 async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Error> {
     let (job, state) = match commands::cancel(tx, acting.by(), id).await? {
-        Cancelled::Unknown => return Ok(Effect::refused(no_such_run())),
-        Cancelled::Over { job, state } => {
+        CancelResult::Unknown => return Ok(Effect::refused(no_such_run())),
+        CancelResult::AlreadyFinished { job, state } => {
             let detail = format!("the run of {job} is over already: {state}");
             return Ok(Effect::refused(
                 Refusal::new(StatusCode::CONFLICT, "over", detail).with("state", state),
             ));
         }
-        Cancelled::Asked { job, .. } => (job, "cancelling"),
-        Cancelled::Dequeued { job } => (job, "cancelled"),
+        CancelResult::Requested { job, .. } => (job, "cancelling"),
+        CancelResult::Dequeued { job } => (job, "cancelled"),
     };
     let body = json!({ "run_id": id, "job": job, "state": state });
     Ok(Effect::Done(acting.accepted(body, id)))

@@ -36,7 +36,7 @@ use crate::db::Error;
 use crate::observe::tables::partitions::TimeType;
 use crate::observe::tables::relation;
 use crate::store;
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 
 /// The name under which the audit trail knows this job.
 const ACTOR: &str = "job:retention";
@@ -116,7 +116,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
         }
         detail.insert(name, json!(outcome));
     }
-    if !report.stopped && ctx.options == Options::default() {
+    if !report.stopped && ctx.options == RunOptions::default() {
         if let Err(error) = forget_keys(ctx).await {
             failures.keep("steward.idempotency_keys", error)?;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Mode};
 use crate::store::partitions::SCHEMA;
-use crate::store::requests::Options;
+use crate::store::requests::RunOptions;
 
 /// A table to purge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Target {
 }
 
 /// The same under what the caller of one run wants. How long the audit trail is kept at least, no caller changes.
-pub fn wanted(mut targets: Vec<Target>, options: &Options, min_keep: Duration) -> Vec<Target> {
+pub fn wanted(mut targets: Vec<Target>, options: &RunOptions, min_keep: Duration) -> Vec<Target> {
     if let Some(days) = options.keep_days {
         let keep = Duration::from_secs(u64::from(days) * 86_400);
         for target in targets.iter_mut().filter(|target| options.covers(&target.name())) {

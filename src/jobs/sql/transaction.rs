@@ -7,7 +7,7 @@ use crate::config::{Job, JobName, SqlWork};
 use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::jobs::{Context, Report};
 use crate::sql;
-use crate::store::runs::{self, Ended, Ending, State};
+use crate::store::runs::{self, FinishedRun, RunResult, RunState};
 
 /// For the record of the run, on the server; also for its locks.
 const RECORD_MS: u32 = 10_000;
@@ -27,12 +27,12 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
     options.idle_timeout = ctx.config.jobs.lease;
     // The runner tries again, and knows how often.
     options.attempts = 1;
-    let ended = &Ended {
+    let ended = &FinishedRun {
         job: ctx.job.clone(),
         id: ctx.run_id,
         epoch: ctx.epoch,
-        ending: success(ctx),
-        pause: false,
+        result: success(ctx),
+        pause_job: false,
     };
     let (job, spec) = (ctx.job, ctx.spec);
     let outcome = if work.login.is_some() {
@@ -50,9 +50,9 @@ pub async fn run(ctx: &mut Context<'_>, work: &SqlWork) -> Report {
     }
 }
 
-fn success(ctx: &Context<'_>) -> Ending {
-    Ending {
-        state: State::Succeeded,
+fn success(ctx: &Context<'_>) -> RunResult {
+    RunResult {
+        state: RunState::Succeeded,
         reason: None,
         rows: 0,
         error: None,
@@ -75,7 +75,7 @@ async fn effect(
     job: &JobName,
     spec: &Job,
     work: &SqlWork,
-    ended: Option<&Ended>,
+    ended: Option<&FinishedRun>,
 ) -> Result<Effect, Error> {
     let effect = script(tx, job, spec, work, ended).await;
     if effect.is_err() && !tx.has_session_state() {
@@ -89,7 +89,7 @@ async fn script(
     job: &JobName,
     spec: &Job,
     work: &SqlWork,
-    ended: Option<&Ended>,
+    ended: Option<&FinishedRun>,
 ) -> Result<Effect, Error> {
     let asked = if ended.is_some() { FENCED } else { UNFENCED };
     let open = format!("{}; {asked}", settings(job, spec, work, "LOCAL"));
@@ -123,9 +123,9 @@ async fn script(
         detail: detail(tx, Value::Null),
     };
     if let Some(ended) = ended {
-        let ending =
-            Ending { rows: effect.rows, detail: effect.detail.clone(), ..ended.ending.clone() };
-        if !runs::finish_in(tx, &Ended { ending, ..ended.clone() }).await? {
+        let result =
+            RunResult { rows: effect.rows, detail: effect.detail.clone(), ..ended.result.clone() };
+        if !runs::finish_in(tx, &FinishedRun { result, ..ended.clone() }).await? {
             return Err(Error::new(
                 Kind::Fenced,
                 "the run's row or its job's slot was changed by somebody else meanwhile; rolled back whole",

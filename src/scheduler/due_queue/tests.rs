@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::{CatchUp, Schedule, SqlWork, Windows, Zone};
-use crate::store::claims::{Missed, Run};
-use crate::store::requests::Succeeded;
+use crate::store::claims::{MissedRange, Run};
+use crate::store::requests::{LastSuccess, QueuedRun};
 
 const JOB: &str = "report";
 
@@ -38,8 +38,8 @@ fn config(jobs: &[(&str, Job)]) -> Config {
     config
 }
 
-fn row(job: &str, watermark: &str) -> Registered {
-    Registered {
+fn row(job: &str, watermark: &str) -> RegisteredJob {
+    RegisteredJob {
         job: job.to_owned(),
         watermark: at(watermark),
         last_success_at: None,
@@ -73,14 +73,14 @@ fn ask(due_queue: &mut DueQueue, now: &str) -> ClaimRequest {
 }
 
 fn fires(ask: &ClaimRequest) -> Option<DateTime<Utc>> {
-    match &ask.wanted {
+    match &ask.kind {
         ClaimKind::Due { fire, .. } => fire.map(|fire| fire.due_at),
         other => panic!("{other:?}"),
     }
 }
 
-fn missed(ask: &ClaimRequest) -> &[Missed] {
-    match &ask.wanted {
+fn missed(ask: &ClaimRequest) -> &[MissedRange] {
+    match &ask.kind {
         ClaimKind::Due { missed, .. } => missed,
         other => panic!("{other:?}"),
     }
@@ -91,13 +91,14 @@ fn answer(ask: &ClaimRequest, verdict: Verdict, watermark: DateTime<Utc>) -> Cla
 }
 
 fn queued(job: &str, due_at: &str, manual: bool) -> PendingRequests {
-    let queued = Queued { job: job.to_owned(), id: Uuid::from_u128(7), due_at: at(due_at), manual };
+    let queued =
+        QueuedRun { job: job.to_owned(), id: Uuid::from_u128(7), due_at: at(due_at), manual };
     PendingRequests { queued: vec![queued], ..PendingRequests::default() }
 }
 
 fn succeeded(job: &str, time: &str) -> PendingRequests {
     PendingRequests {
-        succeeded: vec![Succeeded { job: job.to_owned(), at: at(time) }],
+        succeeded: vec![LastSuccess { job: job.to_owned(), at: at(time) }],
         ..PendingRequests::default()
     }
 }
@@ -121,7 +122,7 @@ fn what_is_due_is_asked_for_until_it_is_answered() {
     let [range] = missed(&late) else { panic!("{late:?}") };
     assert_eq!(
         (range.first, range.last, range.count, range.reason),
-        (at("02:00:00"), at("04:00:00"), 3, Skip::Misfire)
+        (at("02:00:00"), at("04:00:00"), 3, SkipReason::Misfire)
     );
     assert!(
         due_queue.look(at("05:30:00"), true)[0].paused,
@@ -133,7 +134,7 @@ fn what_is_due_is_asked_for_until_it_is_answered() {
 fn what_the_ledger_holds_back_is_asked_for_a_second_later() {
     let mut due_queue = one(|_| {});
     let held = ask(&mut due_queue, "01:00:00");
-    due_queue.answered(&held, &answer(&held, Verdict::Hold, at("00:00:00")), at("01:00:00.2"));
+    due_queue.answered(&held, &answer(&held, Verdict::Defer, at("00:00:00")), at("01:00:00.2"));
     assert_eq!(due_queue.look(at("01:00:01.1"), false), []);
     assert_eq!(due_queue.next(), Some(at("01:00:01.2")));
     assert_eq!(fires(&ask(&mut due_queue, "01:00:01.2")), Some(at("01:00:00")));
@@ -176,14 +177,14 @@ fn a_floor_in_the_future_is_waited_for_or_taken_back() {
         due_queue.adopt(&config(&[(JOB, hourly())]), "main", vec![row(JOB, watermark)]);
         let asks = due_queue.look(at("01:00:00"), false);
         let expected = ClaimKind::Rewind { to: at("01:00:00"), cut: None };
-        assert_eq!(asks.iter().any(|ask| ask.wanted == expected), rewinds, "{watermark}: {asks:?}");
+        assert_eq!(asks.iter().any(|ask| ask.kind == expected), rewinds, "{watermark}: {asks:?}");
         assert_eq!(asks.len(), usize::from(rewinds), "{watermark}");
     }
     let mut due_queue = DueQueue::default();
     due_queue.adopt(&config(&[(JOB, hourly())]), "main", vec![row(JOB, "23:00:00")]);
     let rewind = ask(&mut due_queue, "01:00:00.123456");
     assert_eq!(
-        rewind.wanted,
+        rewind.kind,
         ClaimKind::Rewind { to: at("01:00:00.123"), cut: None },
         "to whole milliseconds"
     );
@@ -208,7 +209,7 @@ fn instants_above_the_floor_that_have_run_are_passed_over() {
     due_queue.adopt(
         &config(&[(JOB, all)]),
         "main",
-        vec![Registered { above, ..row(JOB, "00:00:00") }],
+        vec![RegisteredJob { above, ..row(JOB, "00:00:00") }],
     );
     for due in ["01:00:00", "03:00:00", "05:00:00"] {
         let next = ask(&mut due_queue, "05:30:00");
@@ -231,7 +232,7 @@ fn a_job_can_be_wanted_at_once() {
         Some(at("00:20:00.123")),
         "an instant of its own, in whole milliseconds"
     );
-    due_queue.answered(&now, &answer(&now, Verdict::Hold, now.watermark), at("00:20:00.2"));
+    due_queue.answered(&now, &answer(&now, Verdict::Defer, now.watermark), at("00:20:00.2"));
     let again = ask(&mut due_queue, "00:20:02");
     assert_eq!(fires(&again), Some(at("00:20:02")), "held back, it is still wanted");
     due_queue.answered(&again, &answer(&again, Verdict::Run, at("00:20:02")), at("00:20:02"));
@@ -256,7 +257,7 @@ fn what_finds_no_lane_is_wanted_at_once_still() {
     let mut due_queue = due_queue(&[(Builtin::Partitions.as_str(), job)]);
     due_queue.at_once(Builtin::Partitions);
     let mut without_lane = ask(&mut due_queue, "02:30:00");
-    let ClaimKind::Due { missed, fire } = &mut without_lane.wanted else {
+    let ClaimKind::Due { missed, fire } = &mut without_lane.kind else {
         panic!("{without_lane:?}")
     };
     assert!(!missed.is_empty() && fire.take().is_some());
@@ -291,26 +292,26 @@ fn what_waits_is_begun_whatever_the_schedule_and_given_up_when_it_is_too_late() 
         (never, true, "10:00:30", None),
         (disabled, true, "10:00:30", None),
         (rest, true, "11:00:00", None),
-        (rest, true, "11:00:00.001", Some(Skip::Expired)),
+        (rest, true, "11:00:00.001", Some(SkipReason::Expired)),
         (short, true, "10:59:00", None),
         (rest, false, "23:00:00", None),
         (short, false, "10:10:00", None),
-        (short, false, "10:10:00.001", Some(Skip::Expired)),
+        (short, false, "10:10:00.001", Some(SkipReason::Expired)),
     ] {
         let mut due_queue = one(change);
         due_queue.poll_requests(&queued(JOB, "10:00:00", manual));
         let begin = ask(&mut due_queue, now);
         assert_eq!(
-            begin.wanted,
+            begin.kind,
             ClaimKind::Queued { id: Uuid::from_u128(7), skip },
             "{manual} {now}"
         );
     }
-    for (manual, skip) in [(true, None), (false, Some(Skip::Window))] {
+    for (manual, skip) in [(true, None), (false, Some(SkipReason::Window))] {
         let mut due_queue = one(|job| job.blackout = weekend());
         due_queue.poll_requests(&queued(JOB, "10:00:00", manual));
         assert_eq!(
-            ask(&mut due_queue, "10:00:30").wanted,
+            ask(&mut due_queue, "10:00:30").kind,
             ClaimKind::Queued { id: Uuid::from_u128(7), skip },
             "{manual}"
         );
@@ -324,10 +325,10 @@ fn what_waits_goes_before_what_is_due_and_is_forgotten_when_it_is_heard_of_no_mo
     assert_eq!(fires(&ask(&mut due_queue, "01:00:00")), Some(at("01:00:00")));
     due_queue.poll_requests(&queued(JOB, "00:59:00", true));
     let waiting = ask(&mut due_queue, "01:00:00");
-    assert!(matches!(waiting.wanted, ClaimKind::Queued { .. }));
+    assert!(matches!(waiting.kind, ClaimKind::Queued { .. }));
     due_queue.answered(
         &waiting,
-        &answer(&waiting, Verdict::Hold, waiting.watermark),
+        &answer(&waiting, Verdict::Defer, waiting.watermark),
         at("01:00:00"),
     );
     assert!(
@@ -335,17 +336,17 @@ fn what_waits_goes_before_what_is_due_and_is_forgotten_when_it_is_heard_of_no_mo
         "while it is held back, what is due is recorded"
     );
     assert!(
-        matches!(ask(&mut due_queue, "01:00:01").wanted, ClaimKind::Queued { .. }),
+        matches!(ask(&mut due_queue, "01:00:01").kind, ClaimKind::Queued { .. }),
         "it still waits"
     );
     due_queue.answered(
         &waiting,
-        &answer(&waiting, Verdict::Hold, waiting.watermark),
+        &answer(&waiting, Verdict::Defer, waiting.watermark),
         at("01:00:01"),
     );
     due_queue.freed(&JobName::new(JOB));
     assert!(
-        matches!(ask(&mut due_queue, "01:00:01.1").wanted, ClaimKind::Queued { .. }),
+        matches!(ask(&mut due_queue, "01:00:01.1").kind, ClaimKind::Queued { .. }),
         "the slot is free"
     );
     due_queue.answered(
@@ -368,7 +369,7 @@ fn a_follower_is_due_once_when_all_its_leaders_have_succeeded() {
     assert_eq!(chained(&mut due_queue), []);
     due_queue.poll_requests(&succeeded("b", "00:20:00"));
     let asks = chained(&mut due_queue);
-    let ClaimKind::Due { fire: Some(fire), .. } = &asks[0].wanted else { panic!("{asks:?}") };
+    let ClaimKind::Due { fire: Some(fire), .. } = &asks[0].kind else { panic!("{asks:?}") };
     assert_eq!(
         (asks.len(), asks[0].job.as_str(), fire.due_at, fire.cause),
         (1, "c", at("00:20:00"), Cause::Chained)
@@ -387,7 +388,7 @@ fn a_success_from_before_the_start_counts_when_the_follower_has_not_run_since() 
     let config = config(&[("a", hourly()), ("b", after(&["a"]))]);
     let rows = |success: &str| {
         vec![
-            Registered { last_success_at: Some(at(success)), ..row("a", "00:30:00") },
+            RegisteredJob { last_success_at: Some(at(success)), ..row("a", "00:30:00") },
             row("b", "00:20:00"),
         ]
     };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::db::{CancelOutcome, Error, Kind};
 use crate::jobs::Report;
-use crate::store::runs::{Ending, State};
+use crate::store::runs::{RunResult, RunState};
 
 /// Within this of the deadline, a statement that ran out of time has run out of the run's.
 const AT_DEADLINE: Duration = Duration::from_millis(500);
@@ -26,15 +26,17 @@ pub enum Cut {
 
 impl Cut {
     /// `cancel` is absent when there was no statement to cancel.
-    pub fn ending(&self, cancel: Option<CancelOutcome>) -> Ending {
+    pub fn ending(&self, cancel: Option<CancelOutcome>) -> RunResult {
         let (state, reason, why) = match self {
-            Cut::Deadline(timeout) => {
-                (State::TimedOut, "timeout", format!("over its timeout of {} s", timeout.as_secs()))
-            }
-            Cut::Shutdown => (State::Cancelled, "shutdown", "the daemon shut down".to_owned()),
-            Cut::Asked(by) => (State::Cancelled, "requested", format!("cancelled by {by}")),
+            Cut::Deadline(timeout) => (
+                RunState::TimedOut,
+                "timeout",
+                format!("over its timeout of {} s", timeout.as_secs()),
+            ),
+            Cut::Shutdown => (RunState::Cancelled, "shutdown", "the daemon shut down".to_owned()),
+            Cut::Asked(by) => (RunState::Cancelled, "requested", format!("cancelled by {by}")),
             Cut::Lost => (
-                State::Lost,
+                RunState::Lost,
                 Kind::Fenced.as_str(),
                 "another instance took this run over; it was stopped here".to_owned(),
             ),
@@ -51,7 +53,7 @@ impl Cut {
                 "; the server did not confirm that its statement ended: it may still run"
             }
         };
-        Ending {
+        RunResult {
             state,
             reason: Some(reason.to_owned()),
             rows: 0,
@@ -65,9 +67,9 @@ impl Cut {
     }
 }
 
-impl Ending {
+impl RunResult {
     /// The same, told with why the attempt before it had failed.
-    pub fn after(mut self, failed_before: Option<String>) -> Ending {
+    pub fn after(mut self, failed_before: Option<String>) -> RunResult {
         if let (Some(error), Some(before)) = (&mut self.error, failed_before) {
             error.push_str("; the attempt before had failed: ");
             error.push_str(&before);
@@ -77,7 +79,7 @@ impl Ending {
 }
 
 /// How a task that was not cut off ended, and whether that is written already.
-pub fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool) {
+pub fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (RunResult, bool) {
     match outcome {
         Ok(Ok(report)) => done(report),
         Ok(Err(error)) => (failed(&error), false),
@@ -89,33 +91,33 @@ pub fn ended(outcome: Result<Result<Report, Error>, JoinError>) -> (Ending, bool
 /// The server's bound for a statement may pass just before the deadline that it was made from: the run
 /// is then over its time all the same.
 pub fn at_deadline(
-    (ending, recorded): (Ending, bool),
+    (ending, recorded): (RunResult, bool),
     deadline: Instant,
     timeout: Duration,
-) -> (Ending, bool) {
-    let by_server =
-        ending.state == State::Failed && ending.reason.as_deref() == Some(Kind::Timeout.as_str());
+) -> (RunResult, bool) {
+    let by_server = ending.state == RunState::Failed
+        && ending.reason.as_deref() == Some(Kind::Timeout.as_str());
     if !by_server || Instant::now() + AT_DEADLINE < deadline {
         return (ending, recorded);
     }
-    let Ending { state, reason, error, .. } = Cut::Deadline(timeout).ending(None);
+    let RunResult { state, reason, error, .. } = Cut::Deadline(timeout).ending(None);
     let told = ending.error.unwrap_or_default();
     let error = error.map(|error| format!("{error}; the server ended its statement: {told}"));
-    (Ending { state, reason, error, ..ending }, recorded)
+    (RunResult { state, reason, error, ..ending }, recorded)
 }
 
-pub fn done(report: Report) -> (Ending, bool) {
+pub fn done(report: Report) -> (RunResult, bool) {
     let Report { rows, detail, warnings, recorded, .. } = report;
     if let Some(error) = &report.failure {
         let quarantine = report.may_still_run;
-        return (Ending { rows, detail, warnings, quarantine, ..failed(error) }, false);
+        return (RunResult { rows, detail, warnings, quarantine, ..failed(error) }, false);
     }
     let (state, reason) = match (report.skipped, report.stopped) {
-        (Some(reason), _) => (State::Skipped, Some(reason)),
-        (None, true) => (State::Cancelled, Some("shutdown".to_owned())),
-        (None, false) => (State::Succeeded, None),
+        (Some(reason), _) => (RunState::Skipped, Some(reason)),
+        (None, true) => (RunState::Cancelled, Some("shutdown".to_owned())),
+        (None, false) => (RunState::Succeeded, None),
     };
-    let ending = Ending {
+    let ending = RunResult {
         state,
         reason,
         rows,
@@ -129,11 +131,11 @@ pub fn done(report: Report) -> (Ending, bool) {
     (ending, recorded)
 }
 
-pub fn failed(error: &Error) -> Ending {
+pub fn failed(error: &Error) -> RunResult {
     ending_of_failure(error.kind().as_str(), error.to_string())
 }
 
-fn panicked(payload: &(dyn Any + Send)) -> Ending {
+fn panicked(payload: &(dyn Any + Send)) -> RunResult {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
@@ -142,13 +144,13 @@ fn panicked(payload: &(dyn Any + Send)) -> Ending {
     ending_of_failure("panic", format!("the job panicked: {text}; this is a defect of pgsteward"))
 }
 
-fn ending_of_failure(reason: &str, mut error: String) -> Ending {
+fn ending_of_failure(reason: &str, mut error: String) -> RunResult {
     if error.len() > ERROR_MAX {
         error.truncate(error.floor_char_boundary(ERROR_MAX));
         error.push('…');
     }
-    Ending {
-        state: State::Failed,
+    RunResult {
+        state: RunState::Failed,
         reason: Some(reason.to_owned()),
         rows: 0,
         error: Some(error),
@@ -161,35 +163,35 @@ fn ending_of_failure(reason: &str, mut error: String) -> Ending {
 }
 
 /// Whether it may succeed a little later. What may still be at work is not begun again.
-pub fn is_passing(ending: &Ending) -> bool {
+pub fn is_passing(ending: &RunResult) -> bool {
     let kind = |reason: &str| Kind::ALL.into_iter().find(|kind| kind.as_str() == reason);
-    ending.state == State::Failed
+    ending.state == RunState::Failed
         && ending.quarantine.is_none()
         && ending.reason.as_deref().and_then(kind).is_some_and(Kind::is_passing)
 }
 
 /// The row of a run knows better than who ran it: it was written with the effect, or by who took over.
-pub fn told_by_row(ending: Ending, state: Option<&str>) -> Ending {
+pub fn told_by_row(ending: RunResult, state: Option<&str>) -> RunResult {
     match state {
         Some(state) if state == ending.state.as_str() => ending,
         Some("succeeded") => {
-            Ending { state: State::Succeeded, reason: None, error: None, ..ending }
+            RunResult { state: RunState::Succeeded, reason: None, error: None, ..ending }
         }
-        _ => Ending { state: State::Lost, ..ending },
+        _ => RunResult { state: RunState::Lost, ..ending },
     }
 }
 
-pub fn log(ending: &Ending, took: Duration, news: bool) {
+pub fn log(ending: &RunResult, took: Duration, news: bool) {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let (outcome, rows) = (ending.state.as_str(), ending.rows);
     let reason = ending.reason.as_deref().unwrap_or_default();
     match (&ending.error, ending.state) {
-        (Some(error), State::Cancelled) => {
+        (Some(error), RunState::Cancelled) => {
             tracing::warn!(outcome, reason, took_ms, error, "job cancelled");
         }
         (Some(error), _) => tracing::error!(outcome, reason, took_ms, error, "job failed"),
-        (None, State::Succeeded) if !news => tracing::debug!(outcome, took_ms, rows, "job done"),
-        (None, State::Succeeded) => tracing::info!(outcome, took_ms, rows, "job done"),
+        (None, RunState::Succeeded) if !news => tracing::debug!(outcome, took_ms, rows, "job done"),
+        (None, RunState::Succeeded) => tracing::info!(outcome, took_ms, rows, "job done"),
         (None, _) => tracing::info!(outcome, reason, took_ms, rows, "job ended"),
     }
 }

@@ -7,7 +7,8 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{
-    Cause, ClaimKind, ClaimRequest, ClaimResult, Claimer, Missed, Run, Skip, Slot, Verdict, judge,
+    Cause, ClaimKind, ClaimRequest, ClaimResult, Claimer, JobSlot, MissedRange, Run, SkipReason,
+    Verdict, judge,
 };
 use crate::config::JobName;
 use crate::db::{Error, Tx};
@@ -18,7 +19,7 @@ pub(super) struct Settlement {
     runs: Vec<NewRun>,
     /// Queued runs that begin, and those that end as skipped.
     begun: Vec<Uuid>,
-    given_up: Vec<(Uuid, Skip)>,
+    given_up: Vec<(Uuid, SkipReason)>,
     ranges: Vec<Range>,
     states: Vec<StateChange>,
     rewound: Vec<Rewound>,
@@ -44,7 +45,7 @@ struct NewRun {
 #[derive(Debug)]
 struct Range {
     job: JobName,
-    missed: Missed,
+    missed: MissedRange,
     /// Whether it may lengthen the row before it: it follows on that.
     first: bool,
 }
@@ -61,7 +62,7 @@ struct StateChange {
 
 impl Settlement {
     /// Takes in one ask. The answer's run is completed when its row is made.
-    pub(super) fn settle(&mut self, ask: &ClaimRequest, slot: &Slot) -> ClaimResult {
+    pub(super) fn settle(&mut self, ask: &ClaimRequest, slot: &JobSlot) -> ClaimResult {
         let verdict = judge(slot, ask);
         let mut change = StateChange {
             job: ask.job.clone(),
@@ -71,13 +72,16 @@ impl Settlement {
             skipped: 0,
         };
         let mut run = None;
-        match &ask.wanted {
+        match &ask.kind {
             _ if verdict == Verdict::Stale => {}
             ClaimKind::Due { missed, fire } => {
                 let skipped = match (verdict, fire) {
-                    (Verdict::Skip(reason), Some(fire)) => {
-                        Some(Missed { first: fire.due_at, last: fire.due_at, count: 1, reason })
-                    }
+                    (Verdict::Skip(reason), Some(fire)) => Some(MissedRange {
+                        first: fire.due_at,
+                        last: fire.due_at,
+                        count: 1,
+                        reason,
+                    }),
                     _ => None,
                 };
                 let before = self.ranges.len();
@@ -334,8 +338,8 @@ impl Settlement {
         Ok(())
     }
 
-    /// Writes the slots and floors. Returns where the server's WAL ends then, in bytes.
-    pub(super) async fn update(&self, tx: &Tx<'_>) -> Result<Option<i64>, Error> {
+    /// Writes the slots and watermarks.
+    pub(super) async fn update(&self, tx: &Tx<'_>) -> Result<(), Error> {
         const SQL: &str = "
             UPDATE steward.job_state s
                SET claimed_floor = n.watermark,
@@ -345,10 +349,9 @@ impl Settlement {
                    skipped_total = s.skipped_total + n.skipped
               FROM unnest($1::text[], $2::timestamptz[], $3::uuid[], $4::boolean[], $5::uuid[], $6::bigint[])
                    AS n (job, watermark, running, requeue, queued, skipped)
-             WHERE s.job = n.job
-            RETURNING (pg_current_wal_insert_lsn() - '0/0')::bigint";
+             WHERE s.job = n.job";
         if self.states.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         let jobs: Vec<&str> = self.states.iter().map(|state| state.job.as_str()).collect();
         let floors: Vec<DateTime<Utc>> = self.states.iter().map(|state| state.watermark).collect();
@@ -365,8 +368,8 @@ impl Settlement {
             (&queued as _, Type::UUID_ARRAY),
             (&skipped as _, Type::INT8_ARRAY),
         ];
-        let rows = tx.rows("take the slots of jobs", SQL, &params).await?;
-        Ok(rows.iter().map(|row| row.get(0)).max())
+        tx.execute("take the slots of jobs", SQL, &params).await?;
+        Ok(())
     }
 }
 

@@ -15,8 +15,8 @@ fn id(number: u128) -> Uuid {
 }
 
 /// A job at rest, accounted for up to 100.
-fn slot(change: impl FnOnce(&mut Slot)) -> Slot {
-    let mut slot = Slot {
+fn slot(change: impl FnOnce(&mut JobSlot)) -> JobSlot {
+    let mut slot = JobSlot {
         watermark: at(100),
         spec_hash: Some(SPEC.to_owned()),
         paused: false,
@@ -34,7 +34,7 @@ fn ask(wanted: ClaimKind) -> ClaimRequest {
         spec_hash: SPEC.to_owned(),
         watermark: at(100),
         paused: false,
-        wanted,
+        kind: wanted,
     }
 }
 
@@ -47,20 +47,21 @@ fn fire(due: i64, overlap: Overlap) -> ClaimKind {
 
 /// One of each kind.
 fn each_wanted() -> [ClaimKind; 6] {
-    let missed = vec![Missed { first: at(101), last: at(105), count: 5, reason: Skip::Misfire }];
+    let missed =
+        vec![MissedRange { first: at(101), last: at(105), count: 5, reason: SkipReason::Misfire }];
     [
         fire(110, Overlap::Skip),
         fire(110, Overlap::Queue),
         ClaimKind::Due { missed, fire: None },
         ClaimKind::Queued { id: id(7), skip: None },
-        ClaimKind::Queued { id: id(7), skip: Some(Skip::Expired) },
+        ClaimKind::Queued { id: id(7), skip: Some(SkipReason::Expired) },
         ClaimKind::Rewind { to: at(50), cut: None },
     ]
 }
 
 #[test]
 fn an_old_plan_is_stale_whatever_it_wants() {
-    type Change = fn(&mut Slot);
+    type Change = fn(&mut JobSlot);
     let changes: [Change; 3] = [
         |slot| slot.watermark = at(101),
         |slot| slot.watermark = at(99),
@@ -88,9 +89,9 @@ fn a_job_without_a_specification_goes_by_any() {
 #[test]
 fn every_state_of_the_slot_has_its_verdict() {
     use Overlap::{Queue as Q, Skip as S};
-    use Verdict::{Hold, Queue, Record, Run};
-    const OVERLAP: Verdict = Verdict::Skip(Skip::Overlap);
-    type Change = fn(&mut Slot);
+    use Verdict::{Defer, Queue, Record, Run};
+    const OVERLAP: Verdict = Verdict::Skip(SkipReason::Overlap);
+    type Change = fn(&mut JobSlot);
     let rest: Change = |_| {};
     let ran_before: Change = |slot| slot.running_since = Some(at(105));
     let began_later: Change = |slot| slot.running_since = Some(at(111));
@@ -104,11 +105,11 @@ fn every_state_of_the_slot_has_its_verdict() {
     for (name, change, skip, queue) in [
         ("at rest", rest, Run, Run),
         ("runs since before it was due", ran_before, OVERLAP, Queue),
-        ("runs since after it was due", began_later, Hold, Hold),
+        ("runs since after it was due", began_later, Defer, Defer),
         ("may still be at work", quarantined, OVERLAP, Queue),
-        ("another waits, and goes first", waits, Hold, Hold),
+        ("another waits, and goes first", waits, Defer, Defer),
         ("runs, and another waits", runs_and_waits, OVERLAP, OVERLAP),
-        ("runs since after it was due, and another waits", later_and_waits, Hold, Hold),
+        ("runs since after it was due, and another waits", later_and_waits, Defer, Defer),
         ("may still be at work, and another waits", suspect_and_waits, OVERLAP, OVERLAP),
     ] {
         let slot = slot(change);
@@ -124,28 +125,28 @@ fn every_state_of_the_slot_has_its_verdict() {
 
 #[test]
 fn what_waits_begins_when_the_slot_is_free() {
-    type Change = fn(&mut Slot);
+    type Change = fn(&mut JobSlot);
     let begin = || ask(ClaimKind::Queued { id: id(7), skip: None });
     let give_up = |reason| ask(ClaimKind::Queued { id: id(7), skip: Some(reason) });
     let cases: [(&str, Change, Verdict, Verdict); 6] = [
-        ("free", |_| {}, Verdict::Run, Verdict::Skip(Skip::Expired)),
+        ("free", |_| {}, Verdict::Run, Verdict::Skip(SkipReason::Expired)),
         (
             "runs",
             |slot| slot.running_since = Some(at(1)),
-            Verdict::Hold,
-            Verdict::Skip(Skip::Expired),
+            Verdict::Defer,
+            Verdict::Skip(SkipReason::Expired),
         ),
         (
             "may still be at work",
             |slot| slot.quarantined = true,
-            Verdict::Hold,
-            Verdict::Skip(Skip::Expired),
+            Verdict::Defer,
+            Verdict::Skip(SkipReason::Expired),
         ),
         (
             "paused",
             |slot| slot.paused = true,
-            Verdict::Skip(Skip::Paused),
-            Verdict::Skip(Skip::Expired),
+            Verdict::Skip(SkipReason::Paused),
+            Verdict::Skip(SkipReason::Expired),
         ),
         ("another waits", |slot| slot.queued = Some(id(8)), Verdict::Stale, Verdict::Stale),
         ("nothing waits", |slot| slot.queued = None, Verdict::Stale, Verdict::Stale),
@@ -156,10 +157,10 @@ fn what_waits_begins_when_the_slot_is_free() {
             change(slot);
         });
         assert_eq!(judge(&slot, &begin()), begins, "{name}");
-        assert_eq!(judge(&slot, &give_up(Skip::Expired)), ends, "{name}");
+        assert_eq!(judge(&slot, &give_up(SkipReason::Expired)), ends, "{name}");
     }
     let free = slot(|slot| slot.queued = Some(id(7)));
-    assert_eq!(judge(&free, &give_up(Skip::Window)), Verdict::Skip(Skip::Window));
+    assert_eq!(judge(&free, &give_up(SkipReason::Window)), Verdict::Skip(SkipReason::Window));
 }
 
 #[test]
@@ -175,9 +176,9 @@ fn a_pause_goes_before_the_slot_and_never_before_the_record() {
             };
             let [skip, queue, record, begin, give_up, rewind] = each_wanted();
             for wanted in [skip, queue, begin] {
-                assert_eq!(verdict(&wanted), Verdict::Skip(Skip::Paused), "{wanted:?}");
+                assert_eq!(verdict(&wanted), Verdict::Skip(SkipReason::Paused), "{wanted:?}");
             }
-            assert_eq!(verdict(&give_up), Verdict::Skip(Skip::Expired));
+            assert_eq!(verdict(&give_up), Verdict::Skip(SkipReason::Expired));
             assert_eq!((verdict(&record), verdict(&rewind)), (Verdict::Record, Verdict::Record));
         }
     }
@@ -185,8 +186,14 @@ fn a_pause_goes_before_the_slot_and_never_before_the_record() {
 
 #[test]
 fn reasons_and_kinds_are_as_the_schema_knows_them() {
-    let reasons =
-        [Skip::Overlap, Skip::Misfire, Skip::Paused, Skip::Window, Skip::Expired].map(Skip::as_str);
+    let reasons = [
+        SkipReason::Overlap,
+        SkipReason::Misfire,
+        SkipReason::Paused,
+        SkipReason::Window,
+        SkipReason::Expired,
+    ]
+    .map(SkipReason::as_str);
     assert_eq!(reasons, ["overlap", "misfire", "paused", "window", "expired"]);
     assert_eq!([Cause::Scheduled, Cause::Chained].map(Cause::as_str), ["scheduled", "chained"]);
 }
