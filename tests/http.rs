@@ -14,7 +14,8 @@ use hyper::Method;
 use pgsteward::config;
 use pgsteward::health::{Board, Component, Readiness, Report, Status};
 use pgsteward::http::{
-    Access, Answer, App, BindError, Body, BodyLimit, Gate, Route, Rules, State, bind, routes, serve,
+    Access, App, Authenticator, BindError, Body, BodyLimit, Response, Route, Rules, State, bind,
+    routes, serve,
 };
 use pgsteward::lifecycle::Tasks;
 use pgsteward::telemetry::Metrics;
@@ -74,12 +75,12 @@ impl Server {
             boards: boards.clone(),
             readiness: Arc::clone(&readiness),
             metrics: Arc::clone(&metrics),
-            gate: Arc::new(Gate::new(Rules::default())),
-            desks: Arc::default(),
+            authenticator: Arc::new(Authenticator::new(Rules::default())),
+            databases: Arc::default(),
             tasks: tasks.clone(),
-            acts: Arc::new(tokio::sync::Semaphore::new(1)),
+            mutation_slots: Arc::new(tokio::sync::Semaphore::new(1)),
         };
-        let app = App::with_routes(state, &limits, routes).drain_within(drain);
+        let app = App::with_routes(state, &limits, routes).drain_timeout(drain);
         let listener = bind(limits.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         tasks.spawn("listener", serve(listener, app, tasks.clone(), tasks.stopping()));
@@ -766,8 +767,8 @@ async fn garbage_is_refused_and_harms_nobody() {
 
 /// Routes that the daemon does not have: to fail, to dawdle, to read a body, to be private.
 fn with_more_routes() -> Vec<Route> {
-    fn text(body: impl Into<hyper::body::Bytes>) -> Answer {
-        Answer::new(Body::whole(body.into()))
+    fn text(body: impl Into<hyper::body::Bytes>) -> Response {
+        Response::new(Body::full(body.into()))
     }
     let mut table = routes();
     let mut add = |method, path, access, handler| {
@@ -949,7 +950,7 @@ async fn a_taken_port_names_its_owner() {
     let error = bind(address).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&address.to_string()) && text.contains("--listen"), "{text}");
-    let BindError::Taken { owner, .. } = error else { panic!("{text}") };
+    let BindError::InUse { owner, .. } = error else { panic!("{text}") };
     if cfg!(target_os = "linux") {
         let owner = owner.expect("our own sockets can be seen");
         assert_eq!(owner.pid, std::process::id());

@@ -32,7 +32,7 @@ use crate::db::ephemeral::{Ephemeral, EphemeralError};
 use crate::health::{Board, Readiness};
 use crate::http::auth::AuthError;
 use crate::http::tls::{Tls, TlsError};
-use crate::http::{self, BindError, Desk, Desks, Gate, Rules};
+use crate::http::{self, ApiDatabase, ApiDatabases, Authenticator, BindError, Rules};
 use crate::lifecycle::Tasks;
 use crate::lifecycle::signals::{Signal, Signals};
 use crate::scheduler::RuntimeStatus;
@@ -108,20 +108,20 @@ pub async fn run(
         .collect();
     let targets: Vec<&str> = config.databases.keys().map(String::as_str).collect();
     let readiness = Arc::new(Readiness::new(targets.iter().copied(), PIPELINE_STALE_AFTER));
-    let (gate, desks) = (Arc::new(Gate::new(rules)), Arc::new(Desks::default()));
+    let (authenticator, databases) =
+        (Arc::new(Authenticator::new(rules)), Arc::new(ApiDatabases::default()));
     let (tasks, closing) = (Tasks::new(), CancellationToken::new());
     let state = http::State {
         boards: boards.clone(),
         readiness: Arc::clone(&readiness),
         metrics: Arc::clone(&metrics),
-        gate: Arc::clone(&gate),
-        desks: Arc::clone(&desks),
+        authenticator: Arc::clone(&authenticator),
+        databases: Arc::clone(&databases),
         tasks: tasks.clone(),
-        acts: Arc::new(Semaphore::new(http::ACTS)),
+        mutation_slots: Arc::new(Semaphore::new(http::MUTATIONS_MAX)),
     };
-    let app = http::App::new(state, &config.http)
-        .drain_within(REQUESTS_TIMEOUT)
-        .encrypted_by(tls.clone());
+    let app =
+        http::App::new(state, &config.http).drain_timeout(REQUESTS_TIMEOUT).with_tls(tls.clone());
     tasks.spawn("http", http::serve(listener, app, tasks.clone(), closing.clone()));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -131,9 +131,10 @@ pub async fn run(
         "pgsteward started"
     );
 
-    let reloader = Reloader::new(read, log, &config, Arc::clone(&metrics), gate, tls, address);
+    let reloader =
+        Reloader::new(read, log, &config, Arc::clone(&metrics), authenticator, tls, address);
     let mut daemon =
-        Daemon { reloader, systemd, metrics, readiness, tasks, boards, desks, closing };
+        Daemon { reloader, systemd, metrics, readiness, tasks, boards, databases, closing };
     let (mut server, mut pipelines) = (None, Vec::new());
     let result = daemon.run_until_stopped(config, &mut signals, &mut server, &mut pipelines).await;
     daemon.stop(pipelines).await;
@@ -151,7 +152,7 @@ struct Daemon<R> {
     readiness: Arc<Readiness>,
     tasks: Tasks,
     boards: BTreeMap<String, Arc<Board>>,
-    desks: Arc<Desks>,
+    databases: Arc<ApiDatabases>,
     /// Closes the listener.
     closing: CancellationToken,
 }
@@ -212,14 +213,14 @@ impl<R: Fn() -> Result<Loaded, Problems>> Daemon<R> {
         wake: &Arc<Notify>,
     ) -> Vec<JoinHandle<()>> {
         let config = Arc::clone(&configuration.borrow());
-        let (mut desks, mut pipelines) = (Vec::new(), Vec::new());
+        let (mut databases, mut pipelines) = (Vec::new(), Vec::new());
         for (name, board) in std::mem::take(&mut self.boards) {
             let Some(database) = config.databases.get(&name) else { continue };
             let slots = config.jobs.max_concurrent;
             let db = Database::new(&name, database, slots, &self.tasks, &self.metrics);
             let standing = Arc::new(RuntimeStatus::default());
             let (command_sender, commands) = mpsc::channel(COMMAND_QUEUE);
-            desks.push(Desk::new(
+            databases.push(ApiDatabase::new(
                 Arc::clone(&db),
                 Arc::clone(&board),
                 Arc::clone(&standing),
@@ -241,7 +242,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Daemon<R> {
             });
             pipelines.push(self.tasks.spawn("pipeline", pipeline.run()));
         }
-        self.desks.open(configuration, desks);
+        self.databases.open(configuration, databases);
         pipelines
     }
 
@@ -260,7 +261,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Daemon<R> {
             );
         }
         self.closing.cancel();
-        self.desks.close();
+        self.databases.close();
         let remaining = self.tasks.drain(deadline.saturating_duration_since(Instant::now())).await;
         if !remaining.is_empty() {
             tracing::error!(

@@ -3,7 +3,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::http::Gate;
+use crate::http::Authenticator;
 use crate::scheduler::pending_audit::AuditNotice;
 use crate::store::audit::Origin;
 
@@ -33,8 +33,8 @@ impl AuditNotices {
     }
 
     /// Sends the authentication failures since the last call.
-    pub(super) fn send_auth_failures(&self, gate: &Gate) {
-        let failures = gate.take_failures();
+    pub(super) fn send_auth_failures(&self, authenticator: &Authenticator) {
+        let failures = authenticator.take_failures();
         for attempts in failures.attempts {
             let origin = Origin {
                 ip_address: Some(attempts.address),

@@ -13,7 +13,7 @@ use super::AuditNotices;
 use crate::config::load::Loaded;
 use crate::config::{Config, Problems};
 use crate::http::tls::Tls;
-use crate::http::{Gate, Rules};
+use crate::http::{Authenticator, Rules};
 use crate::scheduler::pending_audit::AuditNotice;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogHandle;
@@ -23,7 +23,7 @@ pub(super) struct Reloader<R> {
     read: R,
     log: LogHandle,
     metrics: Arc<Metrics>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     tls: Option<Arc<Tls>>,
     /// The address of the listener.
     address: SocketAddr,
@@ -39,7 +39,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
         log: LogHandle,
         config: &Config,
         metrics: Arc<Metrics>,
-        gate: Arc<Gate>,
+        authenticator: Arc<Authenticator>,
         tls: Option<Arc<Tls>>,
         address: SocketAddr,
     ) -> Reloader<R> {
@@ -49,7 +49,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
             read,
             log,
             metrics,
-            gate,
+            authenticator,
             tls,
             address,
             started_with: config.clone(),
@@ -68,7 +68,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
             }
         };
         match Rules::load(&loaded.config, self.address.ip(), self.tls.is_some()).await {
-            Ok(rules) => self.gate.set_rules(rules),
+            Ok(rules) => self.authenticator.set_rules(rules),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(
@@ -107,7 +107,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
 
     /// Runs every [`super::HOUSEKEEPING_INTERVAL`].
     pub(super) async fn housekeep(&self) {
-        self.notices.send_auth_failures(&self.gate);
+        self.notices.send_auth_failures(&self.authenticator);
         self.reload_certificate().await;
     }
 

@@ -13,7 +13,7 @@ pub enum BindError {
         "cannot listen on {address}: it is taken by {}; stop that, or set http.listen (--listen) to another address",
         owner.as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string)
     )]
-    Taken { address: SocketAddr, owner: Option<Owner> },
+    InUse { address: SocketAddr, owner: Option<Owner> },
     #[error(
         "cannot listen on {address}: not permitted; take a port of 1024 or above (http.listen), \
          or grant CAP_NET_BIND_SERVICE"
@@ -44,7 +44,7 @@ impl fmt::Display for Owner {
 /// Listens on `address`. Port 0 takes a free one.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Taken { address, owner: owner::of(address) },
+        io::ErrorKind::AddrInUse => BindError::InUse { address, owner: owner::of(address) },
         io::ErrorKind::PermissionDenied => BindError::Denied { address },
         io::ErrorKind::AddrNotAvailable => BindError::NoAddress { address },
         _ => BindError::Other { address, source },

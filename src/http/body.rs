@@ -8,52 +8,52 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 
 /// A body of an answer.
 pub enum Body {
-    Whole(Option<Bytes>),
+    Full(Option<Bytes>),
     /// Asked for the next piece when the last one has gone out, so a client that is slow holds nothing but the
     /// piece under way; dropped with the connection.
-    Pieces(Pieces),
+    Chunks(ChunkStream),
 }
 
 /// Pieces of a body. An error cuts the connection off, so that nobody takes a part for the whole.
-pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Cut>> + Send>>;
+pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyAborted>> + Send>>;
 
 /// The body ends before its end. The log says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer could not be given whole")]
-pub struct Cut;
+pub struct BodyAborted;
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         match &mut *self {
-            Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Pieces(pieces) => pieces.as_mut().poll_next(cx).map_ok(Frame::data),
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Chunks(chunks) => chunks.as_mut().poll_next(cx).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Body::Whole(None))
+        matches!(self, Body::Full(None))
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Body::Whole(bytes) => {
+            Body::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Body::Pieces(_) => SizeHint::default(),
+            Body::Chunks(_) => SizeHint::default(),
         }
     }
 }
 
 impl Body {
     /// Of bytes; none at all where there are none.
-    pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    pub fn full(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
-        Body::Whole((!bytes.is_empty()).then_some(bytes))
+        Body::Full((!bytes.is_empty()).then_some(bytes))
     }
 }

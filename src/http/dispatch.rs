@@ -17,11 +17,11 @@ use hyper::{Method, Request, StatusCode, Version};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::answer::{set, text};
-use super::gate::{Admitted, Call};
+use super::authenticator::{AuthRequest, Authenticated};
 use super::query::Query;
-use super::routes::{Found, allow, find};
-use super::{Answer, App, BATCH_MAX_BYTES, BodyLimit, Context, Refusal, cors};
+use super::response::{set_header, text};
+use super::routes::{RouteMatch, allow, find_route};
+use super::{App, BATCH_MAX_BYTES, BodyLimit, Context, HttpError, Response, cors};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of path and query. None of ours comes near.
@@ -34,98 +34,104 @@ const DISCARD_FOR: Duration = Duration::from_secs(1);
 const BATCH_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
-pub async fn answer(app: &App, request: Request<Incoming>, peer: SocketAddr) -> Answer {
-    let begun = Instant::now();
+pub async fn response(app: &App, request: Request<Incoming>, peer: SocketAddr) -> Response {
+    let started = Instant::now();
     let (head, body) = request.into_parts();
     let request_id = request_id(&head);
-    let found = if head.uri.path() == "*" {
-        Found::Nothing
+    let route_match = if head.uri.path() == "*" {
+        RouteMatch::Nothing
     } else {
-        find(&app.routes, &head.method, head.uri.path())
+        find_route(&app.routes, &head.method, head.uri.path())
     };
-    let label = match &found {
-        Found::Route { route, .. } => route.path,
-        Found::OtherMethods { path, .. } => path,
-        Found::Nothing | Found::Malformed => "unmatched",
+    let label = match &route_match {
+        RouteMatch::Route { route, .. } => route.path,
+        RouteMatch::OtherMethods { path, .. } => path,
+        RouteMatch::Nothing | RouteMatch::Malformed => "unmatched",
     };
-    let asked = Asked { head: &head, request_id: &request_id, peer, begun };
-    let mut answer = match respond(app, &asked, body, found).await {
-        Ok(answer) => answer,
-        Err(refusal) => refusal.answer(&request_id),
+    let info = RequestInfo { head: &head, request_id: &request_id, peer, started };
+    let mut response = match respond(app, &info, body, route_match).await {
+        Ok(response) => response,
+        Err(error) => error.response(&request_id),
     };
-    set(&mut answer, REQUEST_ID, &request_id);
-    if !answer.headers().contains_key(CACHE_CONTROL) {
-        set(&mut answer, CACHE_CONTROL, "no-store");
+    set_header(&mut response, REQUEST_ID, &request_id);
+    if !response.headers().contains_key(CACHE_CONTROL) {
+        set_header(&mut response, CACHE_CONTROL, "no-store");
     }
-    set(&mut answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
-    cors::mark(&mut answer, &head, &app.state.gate);
+    set_header(&mut response, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    cors::mark(&mut response, &head, &app.state.authenticator);
 
-    let seconds = begun.elapsed().as_secs_f64();
-    let code = answer.status();
+    let seconds = started.elapsed().as_secs_f64();
+    let code = response.status();
     let metrics = &app.state.metrics;
     metrics.http_requests_total.with_label_values(&[label, code.as_str()]).inc();
     metrics.http_request_duration_seconds.with_label_values(&[label]).observe(seconds);
     tracing::debug!(method = %head.method, route = label, code = code.as_u16(), seconds, request_id, "request");
-    answer
+    response
 }
 
 /// A request without its body.
-struct Asked<'a> {
+struct RequestInfo<'a> {
     head: &'a Parts,
     request_id: &'a str,
     peer: SocketAddr,
-    begun: Instant,
+    started: Instant,
 }
 
 async fn respond(
     app: &App,
-    asked: &Asked<'_>,
+    info: &RequestInfo<'_>,
     body: Incoming,
-    found: Found<'_>,
-) -> Result<Answer, Refusal> {
-    let head = asked.head;
-    acceptable(head)?;
-    let (route, segment) = match found {
+    route_match: RouteMatch<'_>,
+) -> Result<Response, HttpError> {
+    let head = info.head;
+    check_head(head)?;
+    let (route, segment) = match route_match {
         // What a path allows, or, by `OPTIONS *`, any.
-        Found::OtherMethods { allow, .. } if head.method == Method::OPTIONS => {
-            let mut answer = options(&allow);
-            cors::allow(&mut answer, head, &app.state.gate, &allow);
-            return Ok(answer);
+        RouteMatch::OtherMethods { allow, .. } if head.method == Method::OPTIONS => {
+            let mut response = options(&allow);
+            cors::allow(&mut response, head, &app.state.authenticator, &allow);
+            return Ok(response);
         }
-        Found::Nothing if head.method == Method::OPTIONS && head.uri.path() == "*" => {
+        RouteMatch::Nothing if head.method == Method::OPTIONS && head.uri.path() == "*" => {
             return Ok(options(&allow(app.routes.iter().map(|route| &route.method))));
         }
-        Found::Route { route, segment } => (route, segment),
-        Found::OtherMethods { allow, .. } => {
+        RouteMatch::Route { route, segment } => (route, segment),
+        RouteMatch::OtherMethods { allow, .. } => {
             let detail = format!("this endpoint answers {allow}");
-            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
-                .allowing(allow));
+            return Err(HttpError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                detail,
+            )
+            .allow_methods(allow));
         }
-        Found::Nothing => {
-            return Err(Refusal::new(
+        RouteMatch::Nothing => {
+            return Err(HttpError::new(
                 StatusCode::NOT_FOUND,
                 "not_found",
                 "no such endpoint; GET / lists them",
             ));
         }
-        Found::Malformed => return Err(malformed("the path is not percent-encoded UTF-8")),
+        RouteMatch::Malformed => return Err(malformed("the path is not percent-encoded UTF-8")),
     };
-    let call = Call { head, peer: asked.peer, access: route.access, route: route.path };
-    let Admitted { caller, from } = app.state.gate.admit(call, &app.state.metrics)?;
+    let auth_request =
+        AuthRequest { head, peer: info.peer, access: route.access, route: route.path };
+    let Authenticated { caller, from } =
+        app.state.authenticator.authenticate(auth_request, &app.state.metrics)?;
     let query = head.uri.query().unwrap_or_default();
     let query =
         Query::parse(query).ok_or_else(|| malformed("the query is not percent-encoded UTF-8"))?;
-    let deadline = asked.begun + app.limits.request_timeout;
+    let deadline = info.started + app.limits.request_timeout;
     let expects = head.headers.contains_key(EXPECT);
     let usual = app.limits.body_limit_bytes;
     let small = body
         .size_hint()
         .exact()
         .is_some_and(|length| usize::try_from(length).is_ok_and(|bytes| bytes <= usual));
-    let (place, most, until) = match route.body {
+    let (batch_permit, most, until) = match route.body {
         BodyLimit::Batch if !small => {
-            let place = Some(Arc::new(batch(app, deadline).await?));
-            (place, BATCH_MAX_BYTES, deadline.min(Instant::now() + BATCH_WITHIN))
+            let batch_permit = Some(Arc::new(acquire_batch_permit(app, deadline).await?));
+            (batch_permit, BATCH_MAX_BYTES, deadline.min(Instant::now() + BATCH_WITHIN))
         }
         BodyLimit::Usual | BodyLimit::Batch => (None, usual, deadline),
     };
@@ -133,9 +139,8 @@ async fn respond(
         Ok(body) => body?,
         Err(_) => {
             let detail = "the body did not arrive in time (http.request_timeout)";
-            return Err(
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).closing()
-            );
+            return Err(HttpError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+                .close_connection());
         }
     };
     let context = Context {
@@ -146,28 +151,28 @@ async fn respond(
         query,
         body,
         caller,
-        request_id: asked.request_id,
+        request_id: info.request_id,
         from,
-        place,
+        batch_permit,
         deadline,
     };
-    match timeout_at(deadline, unpanicked(async { (route.handler)(&context).await })).await {
+    match timeout_at(deadline, catch_panic(async { (route.handler)(&context).await })).await {
         Ok(Ok(outcome)) => outcome,
         // The panic itself was logged where it happened.
         Ok(Err(_)) => {
             let detail = "the request could not be answered; the log says why";
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
+            Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
         }
         Err(_) => {
             let detail = "there was no answer in time (http.request_timeout); try again later";
-            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail)
-                .later(Duration::from_secs(1)))
+            Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail)
+                .retry_after(Duration::from_secs(1)))
         }
     }
 }
 
 /// What RFC 9112 section 3.2 demands of a request, and our own limit.
-fn acceptable(head: &Parts) -> Result<(), Refusal> {
+fn check_head(head: &Parts) -> Result<(), HttpError> {
     let hosts = head.headers.get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
         return Err(malformed("HTTP/1.1 wants exactly one Host header"));
@@ -175,47 +180,50 @@ fn acceptable(head: &Parts) -> Result<(), Refusal> {
     let length = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if length > TARGET_MAX {
         let detail = format!("path and query have {length} bytes; at most {TARGET_MAX} are taken");
-        return Err(Refusal::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail));
+        return Err(HttpError::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail));
     }
     Ok(())
 }
 
-fn malformed(detail: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+fn malformed(detail: &str) -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, "bad_request", detail)
 }
 
 /// A place among those whose large bodies are read at a time: together they must not fill the memory.
-async fn batch(app: &App, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+async fn acquire_batch_permit(
+    app: &App,
+    deadline: Instant,
+) -> Result<OwnedSemaphorePermit, HttpError> {
     match timeout_at(deadline, Arc::clone(&app.batches).acquire_owned()).await {
         Ok(Ok(permit)) => Ok(permit),
         // It is never closed.
         Ok(Err(_)) | Err(_) => {
             let detail = "too many batches are being written at the moment";
-            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-            Err(refusal.later(Duration::from_secs(1)).closing())
+            let error = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+            Err(error.retry_after(Duration::from_secs(1)).close_connection())
         }
     }
 }
 
-fn options(allow: &str) -> Answer {
-    let mut answer = text(StatusCode::NO_CONTENT, "");
-    answer.headers_mut().remove(hyper::header::CONTENT_TYPE);
-    answer.headers_mut().remove(hyper::header::CONTENT_LENGTH);
-    set(&mut answer, ALLOW, allow);
-    answer
+fn options(allow: &str) -> Response {
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    response.headers_mut().remove(hyper::header::CONTENT_TYPE);
+    response.headers_mut().remove(hyper::header::CONTENT_LENGTH);
+    set_header(&mut response, ALLOW, allow);
+    response
 }
 
 /// The whole body, of at most `limit` bytes.
-async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Bytes, Refusal> {
+async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Bytes, HttpError> {
     let too_large = || {
         let detail = format!("the body is larger than {limit} bytes");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).closing()
+        HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).close_connection()
     };
     if usize::try_from(body.size_hint().lower()).is_ok_and(|announced| announced <= limit) {
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|_| malformed("the body is malformed or ends early").closing())?;
+            let frame = frame
+                .map_err(|_| malformed("the body is malformed or ends early").close_connection())?;
             // Trailers are of no use here.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > limit {
@@ -259,7 +267,7 @@ fn request_id(head: &Parts) -> String {
 }
 
 /// Runs a future; a panic in it is an error.
-async fn unpanicked<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
     // What a handler reads is behind locks that survive poisoning, or is never changed.
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

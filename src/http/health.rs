@@ -15,16 +15,16 @@ use hyper::header::VARY;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::answer::{self, set};
-use super::desk::no_such_target;
+use super::api_database::no_such_target;
 use super::negotiation::preferred;
-use super::{Access, Answer, Context, Refusal};
+use super::response::{self, set_header};
+use super::{Access, Context, HttpError, Response};
 use crate::health::board::Reading;
 use crate::health::{Component, Status};
 
 /// What one board says, in short.
 #[derive(Debug)]
-pub struct Summary {
+pub struct HealthSummary {
     pub target: String,
     pub status: Status,
     pub reason: &'static str,
@@ -32,8 +32,8 @@ pub struct Summary {
     reading: Reading,
 }
 
-impl Summary {
-    pub fn new(target: &str, reading: Reading) -> Summary {
+impl HealthSummary {
+    pub fn new(target: &str, reading: Reading) -> HealthSummary {
         let worst = reading.report.as_ref().and_then(|report| worst(&report.components));
         let (reason, since) = match (&reading.report, worst) {
             (None, _) => ("not_measured", None),
@@ -41,12 +41,12 @@ impl Summary {
             (Some(_), Some(component)) => (component.reason, Some(component.since)),
             (Some(_), None) => ("ok", None),
         };
-        Summary { target: target.to_owned(), status: reading.status, reason, since, reading }
+        HealthSummary { target: target.to_owned(), status: reading.status, reason, since, reading }
     }
 
     /// What every answer about a database begins with.
     pub fn members(&self) -> Map<String, Value> {
-        match json!(target(self, false)) {
+        match json!(target_health(self, false)) {
             Value::Object(mut members) => {
                 members.remove("components");
                 members
@@ -95,12 +95,12 @@ fn severity(status: Status) -> u8 {
 }
 
 /// All databases, or the one of `?target=`.
-pub fn summaries(context: &Context<'_>) -> Result<Vec<Summary>, Refusal> {
+pub fn summaries(context: &Context<'_>) -> Result<Vec<HealthSummary>, HttpError> {
     let wanted = context.query.first("target");
     let boards =
         context.state.boards.iter().filter(|(name, _)| wanted.is_none_or(|target| target == *name));
-    let summaries: Vec<Summary> =
-        boards.map(|(name, board)| Summary::new(name, board.read())).collect();
+    let summaries: Vec<HealthSummary> =
+        boards.map(|(name, board)| HealthSummary::new(name, board.read())).collect();
     if summaries.is_empty() && wanted.is_some() {
         return Err(no_such_target(context.state.boards.keys().map(String::as_str)));
     }
@@ -108,7 +108,7 @@ pub fn summaries(context: &Context<'_>) -> Result<Vec<Summary>, Refusal> {
 }
 
 /// The status of all together: the worst; one that is unknown beside others makes it degraded.
-fn overall(summaries: &[Summary]) -> Status {
+fn overall(summaries: &[HealthSummary]) -> Status {
     let any = |status| summaries.iter().any(|summary| summary.status == status);
     let unknown = any(Status::Unknown);
     if any(Status::Unhealthy) {
@@ -126,39 +126,39 @@ const DRAFT: &str = "application/health+json";
 const FORMS: [&str; 2] = ["application/json", DRAFT];
 
 /// `GET /health/`
-pub fn health(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn health(context: &Context<'_>) -> Result<Response, HttpError> {
     let summaries = summaries(context)?;
     let status = overall(&summaries);
     let code =
         if status == Status::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let mut answer = if preferred(context.head, &FORMS) == DRAFT {
-        answer::json(code, DRAFT, &draft(status, &summaries))
+    let mut response = if preferred(context.head, &FORMS) == DRAFT {
+        response::json(code, DRAFT, &draft_health(status, &summaries))
     } else {
         let details =
             context.caller.as_ref().is_some_and(|caller| Access::Viewer.allows(caller.role));
         let targets = summaries
             .iter()
-            .map(|summary| (summary.target.as_str(), target(summary, details)))
+            .map(|summary| (summary.target.as_str(), target_health(summary, details)))
             .collect();
-        answer::json(
+        response::json(
             code,
             "application/json",
-            &Whole { status, version: env!("CARGO_PKG_VERSION"), targets },
+            &HealthReply { status, version: env!("CARGO_PKG_VERSION"), targets },
         )
     };
-    set(&mut answer, VARY, "Accept");
-    Ok(answer)
+    set_header(&mut response, VARY, "Accept");
+    Ok(response)
 }
 
 #[derive(Serialize)]
-struct Whole<'a> {
+struct HealthReply<'a> {
     status: Status,
     version: &'static str,
-    targets: BTreeMap<&'a str, Target<'a>>,
+    targets: BTreeMap<&'a str, TargetHealth<'a>>,
 }
 
 #[derive(Serialize)]
-struct Target<'a> {
+struct TargetHealth<'a> {
     status: Status,
     reason: &'static str,
     since: Option<String>,
@@ -168,11 +168,11 @@ struct Target<'a> {
     stale: bool,
     response_ms: Option<f64>,
     /// As last measured, also when that is stale.
-    components: BTreeMap<&'a str, Part<'a>>,
+    components: BTreeMap<&'a str, ComponentHealth<'a>>,
 }
 
 #[derive(Serialize)]
-struct Part<'a> {
+struct ComponentHealth<'a> {
     status: Status,
     reason: &'static str,
     since: String,
@@ -185,9 +185,9 @@ struct Part<'a> {
     measured: Option<&'a Value>,
 }
 
-fn target(summary: &Summary, details: bool) -> Target<'_> {
-    let part = |c| of_component(c, details);
-    Target {
+fn target_health(summary: &HealthSummary, details: bool) -> TargetHealth<'_> {
+    let part = |c| component_health(c, details);
+    TargetHealth {
         status: summary.status,
         reason: summary.reason,
         since: summary.since.map(rfc3339),
@@ -199,8 +199,8 @@ fn target(summary: &Summary, details: bool) -> Target<'_> {
     }
 }
 
-fn of_component(c: &Component, details: bool) -> Part<'_> {
-    Part {
+fn component_health(c: &Component, details: bool) -> ComponentHealth<'_> {
+    ComponentHealth {
         status: c.status,
         reason: c.reason,
         since: rfc3339(c.since),
@@ -212,7 +212,7 @@ fn of_component(c: &Component, details: bool) -> Part<'_> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Draft {
+struct DraftHealth {
     status: &'static str,
     release_id: &'static str,
     description: &'static str,
@@ -238,7 +238,7 @@ struct DraftCheck {
     output: Option<&'static str>,
 }
 
-fn draft(status: Status, summaries: &[Summary]) -> Draft {
+fn draft_health(status: Status, summaries: &[HealthSummary]) -> DraftHealth {
     let mut checks = BTreeMap::new();
     for summary in summaries {
         let check = || DraftCheck {
@@ -268,7 +268,7 @@ fn draft(status: Status, summaries: &[Summary]) -> Draft {
         }
     }
     let doubtful = summaries.iter().filter(|summary| summary.status == Status::Unknown);
-    Draft {
+    DraftHealth {
         status: draft_status(status),
         release_id: env!("CARGO_PKG_VERSION"),
         description: "health of the databases that pgsteward keeps",
@@ -299,9 +299,9 @@ mod tests {
     use super::*;
     use crate::health::{Board, Report};
 
-    fn summary(status: Status) -> Summary {
+    fn summary(status: Status) -> HealthSummary {
         let reading = Reading { report: None, age: Duration::ZERO, status, stale: false };
-        Summary::new("main", reading)
+        HealthSummary::new("main", reading)
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
             (&[], Unknown),
         ];
         for (statuses, expected) in table {
-            let summaries: Vec<Summary> = statuses.iter().copied().map(summary).collect();
+            let summaries: Vec<HealthSummary> = statuses.iter().copied().map(summary).collect();
             assert_eq!(overall(&summaries), expected, "{statuses:?}");
         }
     }
@@ -350,7 +350,7 @@ mod tests {
             component("replication", Status::Unknown, "not_permitted", 5),
         ];
         board.publish(Report::new("main", Status::Degraded, Utc::now(), None, components));
-        let summary = Summary::new("main", board.read());
+        let summary = HealthSummary::new("main", board.read());
         assert_eq!(
             (summary.reason, summary.since.map(|s| s.timestamp())),
             ("connections_high", Some(10))

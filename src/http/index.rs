@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use hyper::StatusCode;
 
-use super::answer::{body, text};
-use super::{Answer, Context, Refusal};
+use super::response::{text, with_body};
+use super::{Context, HttpError, Response};
 
 /// Written by hand; the shapes are those of the handlers.
 const OPENAPI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json"));
 
 /// The list of endpoints, as plain text.
-pub fn index(context: &Context<'_>) -> Answer {
+pub fn index(context: &Context<'_>) -> Response {
     let mut list = concat!("pgsteward ", env!("CARGO_PKG_VERSION"), "\n\n").to_owned();
     for route in context.routes {
         // Writing to a String cannot fail.
@@ -28,21 +28,21 @@ pub fn index(context: &Context<'_>) -> Answer {
 }
 
 /// `GET /openapi.json`: OpenAPI 3.1, held against the table of routes by a test.
-pub fn openapi(_: &Context<'_>) -> Answer {
-    body(StatusCode::OK, "application/json", OPENAPI)
+pub fn openapi(_: &Context<'_>) -> Response {
+    with_body(StatusCode::OK, "application/json", OPENAPI)
 }
 
 /// `GET /metrics`: text format 0.0.4.
-pub fn metrics(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn metrics(context: &Context<'_>) -> Result<Response, HttpError> {
     match context.state.metrics.encode() {
-        Ok(page) => Ok(body(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)),
+        Ok(page) => Ok(with_body(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)),
         Err(error) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the page of metrics could not be written"
             );
             let detail = "the page of metrics could not be written; the log says why";
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", detail))
+            Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics_failed", detail))
         }
     }
 }

@@ -10,15 +10,15 @@
 //! closed at once, and counted. Out of file descriptors: accepting pauses, and goes on. A client
 //! that is slow to ask, to send, or to read is cut off by a time-out each.
 
-mod answer;
+mod response;
 mod api;
 pub mod auth;
 mod bind;
 mod body;
 mod cors;
-mod desk;
+mod api_database;
 mod dispatch;
-mod gate;
+mod authenticator;
 mod health;
 mod index;
 mod negotiation;
@@ -27,7 +27,7 @@ mod probes;
 mod query;
 mod routes;
 mod server;
-mod stall;
+mod write_timeout;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -50,12 +50,12 @@ use crate::telemetry::Metrics;
 use auth::{Caller, Role};
 use tls::Tls;
 
-pub use answer::{Answer, Refusal};
+pub use api_database::{ApiDatabase, ApiDatabases};
+pub use authenticator::{Authenticator, Rules};
 pub use bind::{BindError, Owner, bind};
-pub use body::{Body, Cut, Pieces};
-pub use desk::{Desk, Desks};
-pub use gate::{Gate, Rules};
+pub use body::{Body, BodyAborted, ChunkStream};
 pub use query::Query;
+pub use response::{HttpError, Response};
 pub use routes::routes;
 pub use server::serve;
 
@@ -66,16 +66,16 @@ pub struct State {
     pub boards: BTreeMap<String, Arc<Board>>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
-    pub gate: Arc<Gate>,
+    pub authenticator: Arc<Authenticator>,
     /// The databases themselves, once there are any to ask.
-    pub desks: Arc<Desks>,
+    pub databases: Arc<ApiDatabases>,
     pub tasks: Tasks,
     /// Changes under way, whether their clients are still there or not.
-    pub acts: Arc<Semaphore>,
+    pub mutation_slots: Arc<Semaphore>,
 }
 
 /// So many changes are under way at a time.
-pub const ACTS: usize = 32;
+pub const MUTATIONS_MAX: usize = 32;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +83,9 @@ pub enum Access {
     /// Anyone who reaches the listener: states and reason codes, nothing about the inside.
     Open,
     /// The same, and details for who may read them.
-    OpenAndMore,
+    OptionalAuth,
     /// Anyone with valid credentials; what is told goes by who they are.
-    Known,
+    AnyRole,
     /// Who may read details.
     Viewer,
     /// Who may also have maintenance done.
@@ -100,7 +100,7 @@ impl Access {
     /// Whether a role is enough.
     pub fn allows(self, role: Role) -> bool {
         match self {
-            Access::Open | Access::OpenAndMore | Access::Known => true,
+            Access::Open | Access::OptionalAuth | Access::AnyRole => true,
             Access::Viewer => matches!(role, Role::Viewer | Role::Operator | Role::Admin),
             Access::Operator => matches!(role, Role::Operator | Role::Admin),
             Access::Admin => role == Role::Admin,
@@ -111,8 +111,8 @@ impl Access {
     /// The least role that is enough, as it is configured.
     pub fn as_str(self) -> &'static str {
         match self {
-            Access::Open | Access::OpenAndMore => "none",
-            Access::Known => "any",
+            Access::Open | Access::OptionalAuth => "none",
+            Access::AnyRole => "any",
             Access::Viewer => "viewer",
             Access::Operator => "operator",
             Access::Admin => "admin",
@@ -141,20 +141,20 @@ pub struct Route {
 pub enum BodyLimit {
     /// `http.body_limit`
     Usual,
-    /// [`BATCH_MAX_BYTES`], and [`BATCHES`] of them at a time.
+    /// [`BATCH_MAX_BYTES`], and [`BATCHES_MAX`] of them at a time.
     Batch,
 }
 
 /// The body of a batch of events.
 pub const BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// So many of them are read and written at a time.
-pub const BATCHES: usize = 2;
+pub const BATCHES_MAX: usize = 2;
 
 /// Answers one request. May be dropped at any await when the request's time is over.
-pub type Handler = for<'a> fn(
-    &'a Context<'a>,
-)
-    -> Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send + 'a>>;
+pub type Handler =
+    for<'a> fn(
+        &'a Context<'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response, HttpError>> + Send + 'a>>;
 
 /// A request, taken apart.
 #[derive(Debug)]
@@ -172,7 +172,7 @@ pub struct Context<'a> {
     pub request_id: &'a str,
     pub from: IpAddr,
     /// The place of a large body, for as long as it is worked on.
-    pub place: Option<Arc<OwnedSemaphorePermit>>,
+    pub batch_permit: Option<Arc<OwnedSemaphorePermit>>,
     /// By when there is to be an answer.
     pub deadline: Instant,
 }
@@ -203,7 +203,7 @@ impl App {
 
     /// Any table of routes; the first that matches wins.
     pub fn with_routes(state: State, limits: &config::Http, routes: Vec<Route>) -> App {
-        let batches = Arc::new(Semaphore::new(BATCHES));
+        let batches = Arc::new(Semaphore::new(BATCHES_MAX));
         App {
             state: Arc::new(state),
             batches,
@@ -215,12 +215,12 @@ impl App {
     }
 
     /// HTTPS instead of HTTP, where there is a certificate.
-    pub fn encrypted_by(self, tls: Option<Arc<Tls>>) -> App {
+    pub fn with_tls(self, tls: Option<Arc<Tls>>) -> App {
         App { tls, ..self }
     }
 
     /// How long requests in flight may go on once the listener is told to stop. Default 10 s.
-    pub fn drain_within(self, drain: Duration) -> App {
+    pub fn drain_timeout(self, drain: Duration) -> App {
         App { drain, ..self }
     }
 }

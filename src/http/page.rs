@@ -14,10 +14,10 @@ use hyper::header::{
 
 use sha2::{Digest, Sha256};
 
-use super::answer::{body, set};
 use super::index::index;
 use super::negotiation::preferred;
-use super::{Answer, Context, Refusal};
+use super::response::{set_header, with_body};
+use super::{Context, HttpError, Response};
 use crate::audit::hex;
 
 /// Allows scripts, styles and connections of the same origin only; forbids inline code and framing.
@@ -61,27 +61,29 @@ files! {
 }
 
 /// `GET /`: the page for a browser, the list of endpoints for other clients.
-pub fn home(context: &Context<'_>) -> Answer {
-    let mut answer = match preferred(context.head, &["text/plain", "text/html"]) {
+pub fn home(context: &Context<'_>) -> Response {
+    let mut response = match preferred(context.head, &["text/plain", "text/html"]) {
         "text/html" => serve(context, "text/html; charset=utf-8", PAGE),
         _ => index(context),
     };
-    set(&mut answer, VARY, "Accept");
-    answer
+    set_header(&mut response, VARY, "Accept");
+    response
 }
 
 /// `GET /page/{file}`
-pub fn file(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn file(context: &Context<'_>) -> Result<Response, HttpError> {
     let requested = context.segment.as_deref().unwrap_or_default();
     match FILES.iter().find(|(name, ..)| *name == requested) {
         Some((_, kind, content)) => Ok(serve(context, kind, content)),
-        None => Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", "the page has no such file")),
+        None => {
+            Err(HttpError::new(StatusCode::NOT_FOUND, "not_found", "the page has no such file"))
+        }
     }
 }
 
 /// Returns a file, or 304 if the browser has it. The browser revalidates each time, so that after an
 /// update no file is from the former version.
-fn serve(context: &Context<'_>, kind: &'static str, content: &'static [u8]) -> Answer {
+fn serve(context: &Context<'_>, kind: &'static str, content: &'static [u8]) -> Response {
     // A proxy that compresses turns the tag into a weak one.
     let is_ours = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == *TAG;
     let tags = context
@@ -91,18 +93,18 @@ fn serve(context: &Context<'_>, kind: &'static str, content: &'static [u8]) -> A
         .into_iter()
         .filter_map(|value| value.to_str().ok());
     let known = tags.flat_map(|value| value.split(',')).any(|tag| is_ours(tag.trim()));
-    let mut answer = match known {
-        true => body(StatusCode::NOT_MODIFIED, kind, Bytes::new()),
-        false => body(StatusCode::OK, kind, Bytes::from_static(content)),
+    let mut response = match known {
+        true => with_body(StatusCode::NOT_MODIFIED, kind, Bytes::new()),
+        false => with_body(StatusCode::OK, kind, Bytes::from_static(content)),
     };
-    set(&mut answer, ETAG, &TAG);
-    set(&mut answer, CACHE_CONTROL, "no-cache");
-    set(&mut answer, CONTENT_SECURITY_POLICY, POLICY);
-    set(&mut answer, REFERRER_POLICY, "no-referrer");
-    set(&mut answer, X_FRAME_OPTIONS, "DENY");
-    set(&mut answer, OPENER_POLICY, "same-origin");
-    set(&mut answer, PERMISSIONS_POLICY, PERMISSIONS);
-    answer
+    set_header(&mut response, ETAG, &TAG);
+    set_header(&mut response, CACHE_CONTROL, "no-cache");
+    set_header(&mut response, CONTENT_SECURITY_POLICY, POLICY);
+    set_header(&mut response, REFERRER_POLICY, "no-referrer");
+    set_header(&mut response, X_FRAME_OPTIONS, "DENY");
+    set_header(&mut response, OPENER_POLICY, "same-origin");
+    set_header(&mut response, PERMISSIONS_POLICY, PERMISSIONS);
+    response
 }
 
 #[cfg(test)]

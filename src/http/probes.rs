@@ -9,36 +9,36 @@ use std::time::Instant;
 
 use hyper::StatusCode;
 
-use super::answer::text;
-use super::health::{self, Summary};
-use super::{Answer, Context, Refusal};
+use super::health::{self, HealthSummary};
+use super::response::text;
+use super::{Context, HttpError, Response};
 use crate::health::{Check, Status};
 
 /// A check that is shown and does not decide.
 const INFORMATIONAL: &str = "database";
 
 /// `GET /livez`
-pub fn livez(context: &Context<'_>) -> Answer {
+pub fn livez(context: &Context<'_>) -> Response {
     report("livez", &context.state.readiness.livez(Instant::now()), context, "ok")
 }
 
 /// `GET /livez/{check}`
-pub fn livez_check(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn livez_check(context: &Context<'_>) -> Result<Response, HttpError> {
     single("livez", context.state.readiness.livez(Instant::now()), context)
 }
 
 /// `GET /readyz`
-pub fn readyz(context: &Context<'_>) -> Answer {
+pub fn readyz(context: &Context<'_>) -> Response {
     report("readyz", &context.state.readiness.readyz(Instant::now()), context, "ok")
 }
 
 /// `GET /readyz/{check}`
-pub fn readyz_check(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn readyz_check(context: &Context<'_>) -> Result<Response, HttpError> {
     single("readyz", context.state.readiness.readyz(Instant::now()), context)
 }
 
 /// `GET /healthz`: the code is that of `/livez`, the databases' status stands in the body.
-pub fn healthz(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn healthz(context: &Context<'_>) -> Result<Response, HttpError> {
     let summaries = health::summaries(context)?;
     let checks = [context.state.readiness.pipeline(Instant::now()), database(&summaries)];
     let mut passed = "ok\n".to_owned();
@@ -50,7 +50,7 @@ pub fn healthz(context: &Context<'_>) -> Result<Answer, Refusal> {
 }
 
 /// `GET /healthz/{check}`
-pub fn healthz_check(context: &Context<'_>) -> Result<Answer, Refusal> {
+pub fn healthz_check(context: &Context<'_>) -> Result<Response, HttpError> {
     let summaries = health::summaries(context)?;
     single(
         "healthz",
@@ -61,7 +61,7 @@ pub fn healthz_check(context: &Context<'_>) -> Result<Answer, Refusal> {
 
 /// Passes when every database is known to be healthy or degraded. What was not measured, or not
 /// lately, is not known.
-fn database(summaries: &[Summary]) -> Check {
+fn database(summaries: &[HealthSummary]) -> Check {
     let failed: Vec<String> = summaries
         .iter()
         .filter(|summary| matches!(summary.status, Status::Unhealthy | Status::Unknown))
@@ -72,7 +72,7 @@ fn database(summaries: &[Summary]) -> Check {
 }
 
 /// The answer to a whole endpoint.
-fn report(endpoint: &str, checks: &[Check], context: &Context<'_>, passed: &str) -> Answer {
+fn report(endpoint: &str, checks: &[Check], context: &Context<'_>, passed: &str) -> Response {
     let mut excluded: Vec<&str> = context.query.all("exclude").collect();
     excluded.sort_unstable();
     excluded.dedup();
@@ -107,7 +107,11 @@ fn report(endpoint: &str, checks: &[Check], context: &Context<'_>, passed: &str)
 }
 
 /// The answer to one check alone.
-fn single(endpoint: &str, checks: Vec<Check>, context: &Context<'_>) -> Result<Answer, Refusal> {
+fn single(
+    endpoint: &str,
+    checks: Vec<Check>,
+    context: &Context<'_>,
+) -> Result<Response, HttpError> {
     let wanted = context.segment.as_deref().unwrap_or_default();
     let verbose = context.query.has("verbose");
     match checks.into_iter().find(|check| check.name == wanted) {
@@ -121,7 +125,7 @@ fn single(endpoint: &str, checks: Vec<Check>, context: &Context<'_>) -> Result<A
         None => {
             let detail =
                 format!("/{endpoint} has no check of this name; /{endpoint}?verbose lists them");
-            Err(Refusal::new(StatusCode::NOT_FOUND, "no_such_check", detail))
+            Err(HttpError::new(StatusCode::NOT_FOUND, "no_such_check", detail))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{Access, BodyLimit, Handler, Route, api, health, index, page, probes}
 pub fn routes() -> Vec<Route> {
     let mut routes = probes();
     routes.extend(reads());
-    routes.extend(changes());
+    routes.extend(mutations());
     routes
 }
 
@@ -52,12 +52,12 @@ fn probes() -> Vec<Route> {
 }
 
 fn reads() -> Vec<Route> {
-    use Access::{Known, OpenAndMore, Viewer};
+    use Access::{AnyRole, OptionalAuth, Viewer};
     vec![
-        get("/health/", OpenAndMore, "the databases' health, 503 when one is unhealthy", |c| {
+        get("/health/", OptionalAuth, "the databases' health, 503 when one is unhealthy", |c| {
             Box::pin(ready(health::health(c)))
         }),
-        get("/whoami", Known, "what these credentials are good for", |c| {
+        get("/whoami", AnyRole, "what these credentials are good for", |c| {
             Box::pin(ready(api::whoami::whoami(c)))
         }),
         get("/health/database", Viewer, "everything known of a database, from memory", |c| {
@@ -87,7 +87,7 @@ fn reads() -> Vec<Route> {
         get("/health/retention", Viewer, "what is removed when, and what is due", |c| {
             Box::pin(api::cleanup::retention(c))
         }),
-        get("/health/audit", Known, "the audit trail: all for an admin, else one's own", |c| {
+        get("/health/audit", AnyRole, "the audit trail: all for an admin, else one's own", |c| {
             Box::pin(api::audit::list(c))
         }),
         get("/jobs", Viewer, "jobs with their plan and how they stand", |c| {
@@ -106,7 +106,7 @@ fn reads() -> Vec<Route> {
     ]
 }
 
-fn changes() -> Vec<Route> {
+fn mutations() -> Vec<Route> {
     use Access::{Admin, Events, Operator};
     let events = post("/audit/events", Events, "record events of an application", |c| {
         Box::pin(api::events::write(c))
@@ -138,7 +138,7 @@ fn changes() -> Vec<Route> {
 
 /// Where a method and a path lead.
 #[derive(Debug)]
-pub enum Found<'r> {
+pub enum RouteMatch<'r> {
     Route {
         route: &'r Route,
         segment: Option<String>,
@@ -154,26 +154,27 @@ pub enum Found<'r> {
 }
 
 /// Looks a request up. HEAD is answered by GET; a slash at the end does not count.
-pub fn find<'r>(routes: &'r [Route], method: &Method, path: &str) -> Found<'r> {
-    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+pub fn find_route<'r>(routes: &'r [Route], method: &Method, path: &str) -> RouteMatch<'r> {
+    let expected = if method == Method::HEAD { &Method::GET } else { method };
     let mut others: Vec<&Route> = Vec::new();
     for route in routes {
         let Some(segment) = matches(route.path, path) else { continue };
-        if route.method != *wanted {
+        if route.method != *expected {
             others.push(route);
             continue;
         }
         return match segment.map(|text| decode(text, false)) {
-            None => Found::Route { route, segment: None },
-            Some(Some(segment)) => Found::Route { route, segment: Some(segment) },
-            Some(None) => Found::Malformed,
+            None => RouteMatch::Route { route, segment: None },
+            Some(Some(segment)) => RouteMatch::Route { route, segment: Some(segment) },
+            Some(None) => RouteMatch::Malformed,
         };
     }
     match others.first() {
-        Some(first) => {
-            Found::OtherMethods { path: first.path, allow: allow(others.iter().map(|r| &r.method)) }
-        }
-        None => Found::Nothing,
+        Some(first) => RouteMatch::OtherMethods {
+            path: first.path,
+            allow: allow(others.iter().map(|r| &r.method)),
+        },
+        None => RouteMatch::Nothing,
     }
 }
 
@@ -195,10 +196,10 @@ pub fn allow<'m>(methods: impl Iterator<Item = &'m Method>) -> String {
 /// None: another path. Some: this one, with the segment that stands for `{check}`.
 fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
     let mut segment = None;
-    let mut wanted = trimmed(pattern).split('/');
+    let mut expected = trimmed(pattern).split('/');
     let mut found = trimmed(path).split('/');
     loop {
-        match (wanted.next(), found.next()) {
+        match (expected.next(), found.next()) {
             (None, None) => return Some(segment),
             (Some(name), Some(text)) if name.starts_with('{') && !text.is_empty() => {
                 segment = Some(text);
@@ -242,13 +243,13 @@ mod tests {
             ("POST", "/nowhere", "nothing"),
         ];
         for (method, path, expected) in cases {
-            let found = match find(&table, &method.parse().unwrap(), path) {
-                Found::Route { route, segment } => {
+            let found = match find_route(&table, &method.parse().unwrap(), path) {
+                RouteMatch::Route { route, segment } => {
                     format!("{} {}", route.path, segment.as_deref().unwrap_or("-"))
                 }
-                Found::OtherMethods { allow, .. } => format!("405 {allow}"),
-                Found::Nothing => "nothing".to_owned(),
-                Found::Malformed => "malformed".to_owned(),
+                RouteMatch::OtherMethods { allow, .. } => format!("405 {allow}"),
+                RouteMatch::Nothing => "nothing".to_owned(),
+                RouteMatch::Malformed => "malformed".to_owned(),
             };
             assert_eq!(found, expected, "{method} {path}");
         }

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::stall::Stall;
+use super::write_timeout::WriteTimeout;
 use super::{App, dispatch};
 use crate::lifecycle::Tasks;
 
@@ -83,8 +83,8 @@ async fn accept_all(listener: impl Accept, app: Arc<App>, tasks: Tasks, stop: Ca
             tracing::debug!(most, "a connection was closed at once: http.max_connections are open");
             continue;
         };
-        let open = Open::new(&app.state.metrics.http_connections, slot);
-        tasks.spawn("http", connection(stream, Arc::clone(&app), stop.clone(), open));
+        let guard = ConnectionGuard::new(&app.state.metrics.http_connections, slot);
+        tasks.spawn("http", connection(stream, Arc::clone(&app), stop.clone(), guard));
     }
     drop(listener);
     // All slots free: all connections over. Each bounds itself; the second is for that to be seen.
@@ -107,25 +107,30 @@ fn of_the_connection(error: &io::Error) -> bool {
 }
 
 /// One connection: its slot, and its place in the count.
-struct Open {
+struct ConnectionGuard {
     gauge: IntGauge,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Open {
-    fn new(gauge: &IntGauge, slot: OwnedSemaphorePermit) -> Open {
+impl ConnectionGuard {
+    fn new(gauge: &IntGauge, slot: OwnedSemaphorePermit) -> ConnectionGuard {
         gauge.inc();
-        Open { gauge: gauge.clone(), _slot: slot }
+        ConnectionGuard { gauge: gauge.clone(), _slot: slot }
     }
 }
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.gauge.dec();
     }
 }
 
-async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, open: Open) {
+async fn connection(
+    stream: TcpStream,
+    app: Arc<App>,
+    stop: CancellationToken,
+    guard: ConnectionGuard,
+) {
     // Answers are written whole: nothing to gain from waiting to fill a segment.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "TCP_NODELAY is not set");
@@ -138,24 +143,26 @@ async fn connection(stream: TcpStream, app: Arc<App>, stop: CancellationToken, o
         begun = begins => if !matches!(begun, Ok(Ok(length)) if length > 0) { return },
         () = stop.cancelled() => return,
     }
-    Box::pin(talk(stream, peer, app, stop, open)).await;
+    Box::pin(handshake(stream, peer, app, stop, guard)).await;
 }
 
-async fn talk(
+async fn handshake(
     stream: TcpStream,
     peer: SocketAddr,
     app: Arc<App>,
     stop: CancellationToken,
-    open: Open,
+    guard: ConnectionGuard,
 ) {
-    let Some(tls) = app.tls.clone() else { return converse(stream, peer, app, stop, open).await };
+    let Some(tls) = app.tls.clone() else {
+        return serve_http(stream, peer, app, stop, guard).await;
+    };
     // The handshake is the head of the first request's head, and has its bound.
     let shaken = tokio::select! {
         shaken = timeout(app.limits.header_timeout, tls.accept(stream)) => shaken,
         () = stop.cancelled() => return,
     };
     match shaken {
-        Ok(Ok(stream)) => converse(stream, peer, app, stop, open).await,
+        Ok(Ok(stream)) => serve_http(stream, peer, app, stop, guard).await,
         Ok(Err(error)) => {
             app.state.metrics.http_requests_total.with_label_values(&["handshake", "none"]).inc();
             tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection did not come to TLS");
@@ -165,20 +172,20 @@ async fn talk(
 }
 
 /// Requests and answers over one connection, until it ends.
-async fn converse<S>(
+async fn serve_http<S>(
     stream: S,
     peer: SocketAddr,
     app: Arc<App>,
     stop: CancellationToken,
-    open: Open,
+    guard: ConnectionGuard,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = TokioIo::new(Stall::new(stream, app.limits.request_timeout));
+    let stream = TokioIo::new(WriteTimeout::new(stream, app.limits.request_timeout));
     let service = service_fn(|request| {
         let app = Arc::clone(&app);
         // hyper keeps room for this in each connection: a box is small while nothing is asked.
-        Box::pin(async move { Ok::<_, Infallible>(dispatch::answer(&app, request, peer).await) })
+        Box::pin(async move { Ok::<_, Infallible>(dispatch::response(&app, request, peer).await) })
     });
     let mut builder = http1::Builder::new();
     builder
@@ -203,7 +210,7 @@ async fn converse<S>(
             }
         }
     };
-    drop(open);
+    drop(guard);
     let Err(error) = ended else { return };
     if error.is_parse() {
         // hyper has refused it without asking us; count it by the code that hyper gave.
@@ -224,16 +231,16 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::health::Readiness;
-    use crate::http::{Gate, Rules, State};
+    use crate::http::{Authenticator, Rules, State};
     use crate::telemetry::Metrics;
 
     /// A listener that fails so many times first.
-    struct Failing {
+    struct FailingListener {
         listener: TcpListener,
         errors: Mutex<VecDeque<i32>>,
     }
 
-    impl Accept for Failing {
+    impl Accept for FailingListener {
         async fn accept(&self) -> io::Result<TcpStream> {
             let error = self.errors.lock().unwrap().pop_front();
             match error {
@@ -261,17 +268,17 @@ mod tests {
             boards: BTreeMap::new(),
             readiness,
             metrics: Arc::clone(&metrics),
-            gate: Arc::new(Gate::new(Rules::default())),
-            desks: Arc::default(),
+            authenticator: Arc::new(Authenticator::new(Rules::default())),
+            databases: Arc::default(),
             tasks: Tasks::new(),
-            acts: Arc::new(Semaphore::new(1)),
+            mutation_slots: Arc::new(Semaphore::new(1)),
         };
         let listener = TcpListener::bind(limits.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let errors = Mutex::new([EMFILE, ECONNABORTED, EMFILE, EMFILE].into());
         let tasks = Tasks::new();
         let serving = accept_all(
-            Failing { listener, errors },
+            FailingListener { listener, errors },
             Arc::new(App::new(state, &limits)),
             tasks.clone(),
             tasks.stopping(),
@@ -279,14 +286,14 @@ mod tests {
         let ask = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
+            let mut response = String::new();
+            stream.read_to_string(&mut response).await.unwrap();
             tasks.stop();
-            answer
+            response
         };
-        let ((), answer) =
+        let ((), response) =
             timeout(Duration::from_secs(10), async { tokio::join!(serving, ask) }).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+        assert!(response.starts_with("HTTP/1.0 200"), "{response}");
         assert_eq!(metrics.http_accept_errors_total.get(), 3);
     }
 }

@@ -45,11 +45,11 @@ const KEY: &str = "http.tls_key_file";
 
 /// What came of looking at the files again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reloaded {
+pub enum ReloadResult {
     /// They are as they were.
     Unchanged,
     /// New connections have the new certificate.
-    Taken,
+    Loaded,
     /// They have changed and cannot be used: the certificate before goes on.
     Refused,
 }
@@ -107,12 +107,12 @@ impl Tls {
 
     /// Looks whether the files have changed, and takes them in if they can be used. Connections that are open go on
     /// as they are.
-    pub async fn reload_if_changed(&self) -> Reloaded {
+    pub async fn reload_if_changed(&self) -> ReloadResult {
         let seen = identities(&self.cert, &self.key).await;
         {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             if current.seen == seen {
-                return Reloaded::Unchanged;
+                return ReloadResult::Unchanged;
             }
             current.seen = seen;
         }
@@ -120,7 +120,7 @@ impl Tls {
             Ok(acceptor) => {
                 self.current.lock().unwrap_or_else(PoisonError::into_inner).acceptor = acceptor;
                 tracing::info!(cert = %self.cert.display(), "the listener's certificate has changed and is taken in");
-                ("taken", Reloaded::Taken)
+                ("taken", ReloadResult::Loaded)
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -128,13 +128,13 @@ impl Tls {
                     error,
                     "the listener's certificate has changed and cannot be used: the one before goes on"
                 );
-                ("refused", Reloaded::Refused)
+                ("refused", ReloadResult::Refused)
             }
         };
         self.metrics.http_tls_reloads_total.with_label_values(&[outcome]).inc();
         let successful =
             self.metrics.http_tls_last_reload_successful.with_label_values::<&str>(&[]);
-        successful.set(i64::from(reloaded == Reloaded::Taken));
+        successful.set(i64::from(reloaded == ReloadResult::Loaded));
         reloaded
     }
 }

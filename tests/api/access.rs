@@ -15,8 +15,8 @@ fn filled(path: &str) -> String {
 
 fn allowed(access: Access, role: &str) -> bool {
     match access {
-        Access::Open | Access::OpenAndMore => true,
-        Access::Known => !role.is_empty(),
+        Access::Open | Access::OptionalAuth => true,
+        Access::AnyRole => !role.is_empty(),
         Access::Viewer => matches!(role, "viewer" | "operator" | "admin"),
         Access::Operator => matches!(role, "operator" | "admin"),
         Access::Admin => role == "admin",

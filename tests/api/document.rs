@@ -20,7 +20,7 @@ fn every_route_is_described_and_nothing_else() {
         }
     }
     let access = |access: Access| match access {
-        Access::OpenAndMore => "details".to_owned(),
+        Access::OptionalAuth => "details".to_owned(),
         access => access.as_str().to_owned(),
     };
     let routed: BTreeMap<_, _> = routes()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgsteward::http::BATCHES;
+use pgsteward::http::BATCHES_MAX;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -186,7 +186,7 @@ async fn slow_batches_keep_no_single_event_waiting() {
         let mut stream = TcpStream::connect(house.daemon.address()).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
         // Who has one of the places is told to go on.
-        if place < BATCHES {
+        if place < BATCHES_MAX {
             let mut told = [0; 64];
             let length =
                 tokio::time::timeout(BOUND, stream.read(&mut told)).await.unwrap().unwrap();

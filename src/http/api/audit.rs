@@ -9,13 +9,13 @@ use hyper::header::VARY;
 use serde_json::json;
 
 use super::input::{invalid, unprocessable};
-use super::stream::file;
+use super::stream::attachment;
 use crate::db::{Database, Error, Purpose};
-use crate::http::answer::{body, set};
+use crate::http::api_database::StreamPermit;
 use crate::http::auth::{Caller, Role};
-use crate::http::desk::Stream;
 use crate::http::negotiation::preferred;
-use crate::http::{Answer, Context, Cut, Refusal};
+use crate::http::response::{set_header, with_body};
+use crate::http::{BodyAborted, Context, HttpError, Response};
 use crate::store::audit_query::asked::{action, network};
 use crate::store::audit_query::{self, Cursor, Filter, LATEST, Order, Page, Recorded, csv};
 
@@ -36,8 +36,8 @@ const PARAMETERS: [&str; 14] = [
     "format",
 ];
 /// A page of an export is about so large; events differ in size.
-const PIECE_BYTES: usize = 256 * 1024;
-const PIECE_EVENTS: i64 = 1000;
+const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_EVENTS: i64 = 1000;
 /// A page ends here, whatever was asked for.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -50,11 +50,11 @@ enum Format {
 }
 
 /// Pages of JSON, or all of it as CSV or NDJSON.
-pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&PARAMETERS)?;
-    let (desk, format) = (context.desk()?, format(context)?);
+pub async fn list(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&PARAMETERS)?;
+    let (database, format) = (context.database()?, format(context)?);
     let mut filter = filter(context)?;
-    let scope = narrow(&mut filter, context.caller.as_ref())?;
+    let scope = restrict_to_caller(&mut filter, context.caller.as_ref())?;
     if format != Format::Json && context.query.has("limit") {
         let detail = "an export has no pages, it gives everything that since and until leave: leave out limit";
         return Err(unprocessable("no_pages", detail));
@@ -67,60 +67,62 @@ pub async fn list(context: &Context<'_>) -> Result<Answer, Refusal> {
             return Err(invalid(format!("order: found {other:?}, wanted newest or oldest")));
         }
     };
-    let behind = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
-    let behind = behind.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
+    let after = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
+    let after = after.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
     let limit = context.number("limit", 100, 1, 1000)?;
-    let bound = desk.db.query_timeout();
-    let mut conn = desk.conn().await?;
+    let bound = database.db.query_timeout();
+    let mut conn = database.connection().await?;
     if format != Format::Json {
         // Nothing that comes after the beginning, so that there is an end.
-        let reader =
-            audit_query::reader(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
+        let reader = audit_query::reader(&mut conn, bound)
+            .await
+            .map_err(|error| database.http_error(&error))?;
         filter.until = filter.until.min(reader.now);
     }
-    filter.settle(&mut conn, bound).await.map_err(|error| desk.refusal(&error))?;
+    filter.settle(&mut conn, bound).await.map_err(|error| database.http_error(&error))?;
     if format != Format::Json {
         drop(conn);
         let export = Export {
-            db: Arc::clone(&desk.db),
+            db: Arc::clone(&database.db),
             filter,
             order,
             format,
-            behind,
+            after,
             began: false,
             over: false,
             stop: context.state.tasks.stopping(),
-            _place: context.state.desks.stream(context.caller.as_ref())?,
+            _permit: context.state.databases.stream(context.caller.as_ref())?,
         };
-        return Ok(export.answer());
+        return Ok(export.response());
     }
-    let page = Page { filter: &filter, order, behind, limit: limit + 1 };
-    let read = page.fold(&mut conn, bound, |page: &mut Taken, event| page.take(event, limit)).await;
-    let taken = read.map_err(|error| desk.refusal(&error))?;
-    let next = taken.next().map(|cursor| cursor.to_string());
+    let page = Page { filter: &filter, order, behind: after, limit: limit + 1 };
+    let read =
+        page.fold(&mut conn, bound, |page: &mut JsonPage, event| page.take(event, limit)).await;
+    let page_json = read.map_err(|error| database.http_error(&error))?;
+    let next = page_json.next().map(|cursor| cursor.to_string());
     let mut bytes = format!(
         "{{\"target\":{},\"scope\":\"{scope}\",\"next\":{},\"items\":[",
-        json!(desk.db.name()),
+        json!(database.db.name()),
         json!(next)
     )
     .into_bytes();
-    bytes.extend_from_slice(&taken.bytes);
+    bytes.extend_from_slice(&page_json.bytes);
     bytes.extend_from_slice(b"]}\n");
-    let mut answer = body(StatusCode::OK, "application/json", bytes);
-    set(&mut answer, VARY, "Accept");
-    Ok(answer)
+    let mut response = with_body(StatusCode::OK, "application/json", bytes);
+    set_header(&mut response, VARY, "Accept");
+    Ok(response)
 }
 
 /// Events of a page, as JSON with commas between.
 #[derive(Default)]
-struct Taken {
+struct JsonPage {
     bytes: Vec<u8>,
     count: i64,
     last: Option<Cursor>,
     more: bool,
 }
 
-impl Taken {
+impl JsonPage {
     fn take(&mut self, event: &Recorded<'_>, limit: i64) {
         if self.count == limit || self.bytes.len() >= PAGE_BYTES_MAX {
             self.more = true;
@@ -140,7 +142,7 @@ impl Taken {
     }
 }
 
-fn format(context: &Context<'_>) -> Result<Format, Refusal> {
+fn format(context: &Context<'_>) -> Result<Format, HttpError> {
     match context.text("format")? {
         Some("json") => Ok(Format::Json),
         Some("csv") => Ok(Format::Csv),
@@ -157,8 +159,8 @@ fn format(context: &Context<'_>) -> Result<Format, Refusal> {
     }
 }
 
-fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
-    let text = |name| Ok::<_, Refusal>(context.text(name)?.map(str::to_owned));
+fn filter(context: &Context<'_>) -> Result<Filter, HttpError> {
+    let text = |name| Ok::<_, HttpError>(context.text(name)?.map(str::to_owned));
     let wrong = |name: &str| {
         let name = name.to_owned();
         move |wrong| invalid(format!("{name}: {wrong}"))
@@ -179,8 +181,8 @@ fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
         source,
         ip_address: context.text("ip")?.map(network).transpose().map_err(wrong("ip"))?,
         request_id: text("request_id")?,
-        since: context.moment("since")?.unwrap_or(audit_query::EARLIEST),
-        until: context.moment("until")?.unwrap_or(LATEST),
+        since: context.time("since")?.unwrap_or(audit_query::EARLIEST),
+        until: context.time("until")?.unwrap_or(LATEST),
     };
     if filter.since >= filter.until {
         return Err(unprocessable("empty_range", "wanted since to be before until"));
@@ -190,9 +192,12 @@ fn filter(context: &Context<'_>) -> Result<Filter, Refusal> {
 
 /// Leaves of the events those that the caller may see: all for an admin, else those of the user that the caller is, or
 /// of its own acts here.
-fn narrow(filter: &mut Filter, caller: Option<&Caller>) -> Result<&'static str, Refusal> {
+fn restrict_to_caller(
+    filter: &mut Filter,
+    caller: Option<&Caller>,
+) -> Result<&'static str, HttpError> {
     let Some(caller) = caller else {
-        return Err(Refusal::new(
+        return Err(HttpError::new(
             StatusCode::UNAUTHORIZED,
             "unauthenticated",
             "this endpoint wants credentials",
@@ -209,7 +214,7 @@ fn narrow(filter: &mut Filter, caller: Option<&Caller>) -> Result<&'static str, 
     match place {
         Some(other) if other != own => {
             let detail = format!("these credentials see events of {name} {own:?} only");
-            Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail))
+            Err(HttpError::new(StatusCode::FORBIDDEN, "forbidden", detail))
         }
         _ => {
             *place = Some(own.clone());
@@ -225,16 +230,16 @@ struct Export {
     filter: Filter,
     order: Order,
     format: Format,
-    behind: Option<Cursor>,
+    after: Option<Cursor>,
     began: bool,
     over: bool,
     stop: tokio_util::sync::CancellationToken,
-    _place: Stream,
+    _permit: StreamPermit,
 }
 
 /// A piece of an export.
 #[derive(Default)]
-struct Piece {
+struct ExportChunk {
     bytes: Vec<u8>,
     count: i64,
     last: Option<Cursor>,
@@ -242,22 +247,22 @@ struct Piece {
 }
 
 impl Export {
-    fn answer(self) -> Answer {
+    fn response(self) -> Response {
         let (kind, name) = match self.format {
             Format::Csv => ("text/csv; charset=utf-8; header=present", "audit.csv"),
             Format::Json | Format::Ndjson => ("application/x-ndjson", "audit.ndjson"),
         };
-        let pieces = stream::unfold(self, |mut export| async move {
-            let piece = export.piece().await?;
-            Some((piece, export))
+        let chunks = stream::unfold(self, |mut export| async move {
+            let chunk = export.chunk().await?;
+            Some((chunk, export))
         });
-        let mut answer = file(kind, name, Box::pin(pieces));
-        set(&mut answer, VARY, "Accept");
-        answer
+        let mut response = attachment(kind, name, Box::pin(chunks));
+        set_header(&mut response, VARY, "Accept");
+        response
     }
 
     /// `None` at the end.
-    async fn piece(&mut self) -> Option<Result<Bytes, Cut>> {
+    async fn chunk(&mut self) -> Option<Result<Bytes, BodyAborted>> {
         if self.over {
             return None;
         }
@@ -268,45 +273,45 @@ impl Export {
         let read = tokio::select! {
             () = self.stop.cancelled() => {
                 self.over = true;
-                return Some(Err(Cut));
+                return Some(Err(BodyAborted));
             }
             read = self.read() => read,
         };
         match read {
-            Ok(piece) => {
-                self.over = !piece.full && piece.count < PIECE_EVENTS;
-                self.behind = piece.last.or(self.behind);
-                bytes.extend_from_slice(&piece.bytes);
+            Ok(chunk) => {
+                self.over = !chunk.full && chunk.count < CHUNK_EVENTS;
+                self.after = chunk.last.or(self.after);
+                bytes.extend_from_slice(&chunk.bytes);
                 // An empty piece is no piece: of an export without events there is none.
                 if bytes.is_empty() { None } else { Some(Ok(bytes.into())) }
             }
             Err(error) => {
                 tracing::warn!(database = self.db.name(), error = %error, "an export was cut off");
                 self.over = true;
-                Some(Err(Cut))
+                Some(Err(BodyAborted))
             }
         }
     }
 
-    async fn read(&self) -> Result<Piece, Error> {
+    async fn read(&self) -> Result<ExportChunk, Error> {
         let mut conn = self.db.acquire(Purpose::Api).await?;
         let page = Page {
             filter: &self.filter,
             order: self.order,
-            behind: self.behind,
-            limit: PIECE_EVENTS,
+            behind: self.after,
+            limit: CHUNK_EVENTS,
         };
         let format = self.format;
-        page.fold(&mut conn, self.db.query_timeout(), |piece: &mut Piece, event| {
-            piece.take(event, format);
+        page.fold(&mut conn, self.db.query_timeout(), |chunk: &mut ExportChunk, event| {
+            chunk.take(event, format);
         })
         .await
     }
 }
 
-impl Piece {
+impl ExportChunk {
     fn take(&mut self, event: &Recorded<'_>, format: Format) {
-        self.full = self.full || self.bytes.len() >= PIECE_BYTES;
+        self.full = self.full || self.bytes.len() >= CHUNK_BYTES;
         if self.full {
             return;
         }

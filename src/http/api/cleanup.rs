@@ -7,15 +7,15 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::act::{Acting, Change, Effect, detached};
 use super::input::{invalid, unprocessable};
-use super::jobs::{self, Ask};
+use super::jobs::{self, QueueRun};
+use super::mutation::{Mutation, MutationContext, MutationResult, run_detached};
 use super::optimize;
 use crate::config::{Builtin, Config};
 use crate::db::{Tx, TxFuture, TxOptions};
-use crate::http::answer::json as answer;
 use crate::http::auth::Role;
-use crate::http::{Answer, Context, Desk, Refusal};
+use crate::http::response::ok;
+use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::jobs::retention::preview::{self, Preview};
 use crate::jobs::retention::targets::{self, Target};
 use crate::scheduler::job_status;
@@ -27,13 +27,13 @@ const KEEP_DAYS_MAX: u32 = 36_500;
 /// The body of a request to clean up.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct CleanupBody {
     #[serde(default)]
     dry_run: bool,
     /// Only these, of those that retention names.
     tables: Option<Vec<String>>,
     /// How long rows are kept in this run, instead of what is configured.
-    #[serde(default, deserialize_with = "whole")]
+    #[serde(default, deserialize_with = "whole_number")]
     retention_days: Option<u32>,
     /// Whether it may be shorter than configured.
     #[serde(default)]
@@ -41,7 +41,7 @@ struct Wanted {
 }
 
 /// To JSON, 30 and 30.0 are one number.
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     match value.as_f64() {
         _ if value.is_null() => Ok(None),
@@ -59,75 +59,82 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
 }
 
 /// Asks for a run of the job `retention`.
-pub async fn cleanup(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.change()?;
-    let wanted: Wanted = context.json()?;
-    optimize::check_names(wanted.tables.as_deref())?;
-    let (desk, config) = (context.desk()?, context.state.desks.config()?);
+pub async fn cleanup(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_mutation()?;
+    let body: CleanupBody = context.json()?;
+    optimize::check_names(body.tables.as_deref())?;
+    let (database, config) = (context.database()?, context.state.databases.config()?);
     let role = context.caller.as_ref().map(|caller| caller.role);
-    let targets = configured(&desk, &config);
-    let may_shorten = wanted.force && role == Some(Role::Admin);
+    let targets = configured(&database, &config);
+    let may_shorten = body.force && role == Some(Role::Admin);
     let options =
-        RunOptions { tables: wanted.tables.clone(), keep_days: wanted.retention_days, may_shorten };
-    if wanted.dry_run {
-        judge(&wanted, &options, &targets, &config, role)?;
+        RunOptions { tables: body.tables.clone(), keep_days: body.retention_days, may_shorten };
+    if body.dry_run {
+        validate(&body, &options, &targets, &config, role)?;
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
-        let previews =
-            look(&desk, targets.iter().filter(|target| options.covers(&target.name()))).await?;
-        let body = json!({ "target": desk.db.name(), "dry_run": true, "tables": previews });
-        return Ok(answer(StatusCode::OK, "application/json", &body));
+        let previews = read_previews(
+            &database,
+            targets.iter().filter(|target| options.covers(&target.name())),
+        )
+        .await?;
+        let body = json!({ "target": database.db.name(), "dry_run": true, "tables": previews });
+        return Ok(ok(&body));
     }
-    let (mut done, replayed) = detached(context, move |state, acting| async move {
-        let desk = state.desks.of(acting.target.as_deref())?;
-        let refusal = judge(&wanted, &options, &targets, &config, role).err();
-        acting.once(&desk, &Cleanup { options, refusal }).await
+    let (mut done, replayed) = run_detached(context, move |state, ctx| async move {
+        let database = state.databases.of(ctx.target.as_deref())?;
+        let error = validate(&body, &options, &targets, &config, role).err();
+        ctx.execute(&database, &QueueCleanup { options, error }).await
     })
     .await?;
     done.body["runs"] = json!([{ "job": Builtin::Retention.as_str(), "id": done.body["run_id"], "state": "queued" }]);
-    super::runs::answered(context, (done, replayed)).await
+    super::runs::respond_with_run(context, (done, replayed)).await
 }
 
 /// The run. What it is judged by may have changed since its key was used first: then the answer of that time counts.
-struct Cleanup {
+struct QueueCleanup {
     options: RunOptions,
-    refusal: Option<Refusal>,
+    error: Option<HttpError>,
 }
 
-impl Change for Cleanup {
-    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
-        if let Some(refusal) = &self.refusal {
-            return Box::pin(ready(Ok(Effect::refused(refusal.clone()))));
+impl Mutation for QueueCleanup {
+    fn apply<'t>(
+        &'t self,
+        tx: &'t Tx<'_>,
+        ctx: &'t MutationContext,
+    ) -> TxFuture<'t, MutationResult> {
+        if let Some(error) = &self.error {
+            return Box::pin(ready(Ok(MutationResult::refused(error.clone()))));
         }
         let options = (self.options != RunOptions::default()).then_some(&self.options);
-        Box::pin(jobs::asked(
+        Box::pin(jobs::queue_run(
             tx,
-            acting,
-            Ask { job: Builtin::Retention.as_str(), options, configured: true },
+            ctx,
+            QueueRun { job: Builtin::Retention.as_str(), options, configured: true },
         ))
     }
 }
 
-fn configured(desk: &Desk, config: &Config) -> Vec<Target> {
-    targets::targets(config, desk.standing.migrations.read().zentry)
+fn configured(database: &ApiDatabase, config: &Config) -> Vec<Target> {
+    targets::targets(config, database.status.migrations.read().zentry)
 }
 
 /// Whether what is wanted is permitted to this caller: keeping longer is anybody's who may clean up, keeping shorter
 /// loses what the configuration promised to keep.
-fn judge(
-    wanted: &Wanted,
+fn validate(
+    body: &CleanupBody,
     options: &RunOptions,
     targets: &[Target],
     config: &Config,
     role: Option<Role>,
-) -> Result<(), Refusal> {
+) -> Result<(), HttpError> {
     if let Some(unknown) =
-        wanted.tables.iter().flatten().find(|name| !targets.iter().any(|t| t.name() == **name))
+        body.tables.iter().flatten().find(|name| !targets.iter().any(|t| t.name() == **name))
     {
         let known: Vec<String> = targets.iter().map(Target::name).collect();
         let detail = format!("retention does not name {unknown:?}; it names {}", known.join(", "));
         return Err(unprocessable("not_under_retention", detail));
     }
-    let Some(days) = wanted.retention_days else { return Ok(()) };
+    let Some(days) = body.retention_days else { return Ok(()) };
     if !(1..=KEEP_DAYS_MAX).contains(&days) {
         return Err(invalid(format!("retention_days: found {days}, wanted 1 to {KEEP_DAYS_MAX}")));
     }
@@ -144,13 +151,13 @@ fn judge(
         longest.name()
     );
     if role != Some(Role::Admin) {
-        return Err(Refusal::new(
+        return Err(HttpError::new(
             StatusCode::FORBIDDEN,
             "shortening_wants_admin",
             format!("{what}: wants the role admin"),
         ));
     }
-    if !wanted.force {
+    if !body.force {
         return Err(unprocessable("shortening_wants_force", what)
             .with("remedy", "repeat the request with \"force\": true to confirm"));
     }
@@ -165,30 +172,30 @@ fn judge(
 }
 
 /// Each in a transaction of its own, so that none waits for the others.
-async fn look(
-    desk: &Desk,
+async fn read_previews(
+    database: &ApiDatabase,
     targets: impl Iterator<Item = &Target>,
-) -> Result<Vec<Preview>, Refusal> {
-    let mut conn = desk.conn().await?;
-    let mut within = TxOptions::within(desk.db.query_timeout()).read_only();
+) -> Result<Vec<Preview>, HttpError> {
+    let mut conn = database.connection().await?;
+    let mut within = TxOptions::within(database.db.query_timeout()).read_only();
     within.prelude.push_str(
         "SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'; SET LOCAL row_security = off; ",
     );
     let mut previews = Vec::new();
     for target in targets {
         let looked = conn.transaction(&within, |tx| Box::pin(preview::look(tx, target))).await;
-        previews.push(looked.map_err(|error| desk.refusal(&error))?);
+        previews.push(looked.map_err(|error| database.http_error(&error))?);
     }
     Ok(previews)
 }
 
 /// `GET /health/retention`: what goes when.
-pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
-    let (desk, config) = (context.desk()?, context.state.desks.config()?);
-    let targets = configured(&desk, &config);
-    let previews = look(&desk, targets.iter()).await?;
-    let jobs = job_status::merge(&config, desk.db.name(), None, chrono::Utc::now());
+pub async fn retention(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&[])?;
+    let (database, config) = (context.database()?, context.state.databases.config()?);
+    let targets = configured(&database, &config);
+    let previews = read_previews(&database, targets.iter()).await?;
+    let jobs = job_status::merge(&config, database.db.name(), None, chrono::Utc::now());
     let next = jobs
         .iter()
         .find(|job| job.name == Builtin::Retention.as_str())
@@ -202,9 +209,5 @@ pub async fn retention(context: &Context<'_>) -> Result<Answer, Refusal> {
             told
         })
         .collect();
-    Ok(answer(
-        StatusCode::OK,
-        "application/json",
-        &json!({ "target": desk.db.name(), "tables": tables }),
-    ))
+    Ok(ok(&json!({ "target": database.db.name(), "tables": tables })))
 }

@@ -1,29 +1,28 @@
 //! `GET /health/database`: everything that is known of one database, from memory.
 
-use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::http::answer::json as answer;
-use crate::http::health::Summary;
-use crate::http::{Answer, Context, Refusal};
+use crate::http::health::HealthSummary;
+use crate::http::response::ok;
+use crate::http::{Context, HttpError, Response};
 
 /// As last measured, with its age; also while the database is away.
-pub fn database(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
-    let desk = context.desk()?;
-    let reading = desk.board.read();
-    let summary = Summary::new(desk.db.name(), reading.clone());
+pub fn database(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&[])?;
+    let database = context.database()?;
+    let reading = database.board.read();
+    let summary = HealthSummary::new(database.db.name(), reading.clone());
     let report = reading.report.as_deref();
-    let pool: Map<String, Value> = desk
+    let pool: Map<String, Value> = database
         .db
         .stats()
         .into_iter()
         .map(|(purpose, stats)| (purpose.as_str().to_owned(), json!(stats)))
         .collect();
-    let role = desk.standing.role();
+    let role = database.status.role();
     let mut body = summary.members();
     let more = json!({
-        "target": desk.db.name(),
+        "target": database.db.name(),
         "observer": role.observer,
         "observed_by": role.holder,
         "paused": role.paused,
@@ -34,10 +33,10 @@ pub fn database(context: &Context<'_>) -> Result<Answer, Refusal> {
         "connect_ms": report.and_then(|report| report.connect_ms.as_ref()),
         "components": report.map(|report| report.components.as_slice()).unwrap_or_default(),
         "unavailable": report.map(|report| report.unavailable.as_slice()).unwrap_or_default(),
-        "migrations": desk.standing.migrations.read(),
+        "migrations": database.status.migrations.read(),
     });
     if let Value::Object(more) = more {
         body.extend(more);
     }
-    Ok(answer(StatusCode::OK, "application/json", &body))
+    Ok(ok(&body))
 }

@@ -13,10 +13,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::{invalid, unprocessable};
+use super::mutation::{Mutation, MutationContext, MutationReply, MutationResult, run_detached};
 use crate::db::{Error, Tx, TxFuture};
-use crate::http::{Answer, Context, Refusal};
+use crate::http::{Context, HttpError, Response};
 use crate::store::audit_ingest::{self, Incoming};
 
 /// Of one request.
@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 100;
 
 /// Whether the body holds one event or many.
 #[derive(Deserialize)]
-struct Form<'a> {
+struct BodyShape<'a> {
     #[serde(borrow)]
     events: Option<&'a RawValue>,
 }
@@ -36,15 +36,15 @@ struct Form<'a> {
 /// Many events.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Many<'a> {
-    #[serde(borrow, deserialize_with = "bounded")]
-    events: Vec<Sent<'a>>,
+struct EventBatch<'a> {
+    #[serde(borrow, deserialize_with = "bounded_events")]
+    events: Vec<EventBody<'a>>,
 }
 
 /// An event as an application tells it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Sent<'a> {
+struct EventBody<'a> {
     #[serde(borrow)]
     action: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -68,32 +68,42 @@ struct Sent<'a> {
 }
 
 /// Writes them.
-pub async fn write(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.change()?;
+pub async fn write(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_mutation()?;
     context.is_json()?;
     let body = context.body.clone();
-    detached(context, move |state, acting| async move {
-        let desk = state.desks.of(acting.target.as_deref())?;
+    run_detached(context, move |state, ctx| async move {
+        let database = state.databases.of(ctx.target.as_deref())?;
         let sent = read(&body)?;
-        let (mut done, replayed) = acting.once(&desk, &Batch(judge(&sent)?)).await?;
+        let (mut done, replayed) = ctx.execute(&database, &RecordEvents(validate(&sent)?)).await?;
         done.body["replayed"] = json!(replayed);
-        Ok(done.answer(replayed))
+        Ok(done.response(replayed))
     })
     .await
 }
 
-struct Batch<'a>(Vec<Incoming<'a>>);
+struct RecordEvents<'a>(Vec<Incoming<'a>>);
 
-impl Change for Batch<'_> {
-    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
-        Box::pin(copy(tx, acting, &self.0))
+impl Mutation for RecordEvents<'_> {
+    fn apply<'t>(
+        &'t self,
+        tx: &'t Tx<'_>,
+        ctx: &'t MutationContext,
+    ) -> TxFuture<'t, MutationResult> {
+        Box::pin(copy(tx, ctx, &self.0))
     }
 }
 
-async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<Effect, Error> {
+async fn copy(
+    tx: &Tx<'_>,
+    ctx: &MutationContext,
+    events: &[Incoming<'_>],
+) -> Result<MutationResult, Error> {
     tx.batch("mark where to go back to", "SAVEPOINT events").await?;
-    match audit_ingest::copy(tx, acting.actor(), events.iter().copied()).await {
-        Ok(accepted) => Ok(Effect::Done(Done::created(json!({ "accepted": accepted })))),
+    match audit_ingest::copy(tx, ctx.actor(), events.iter().copied()).await {
+        Ok(accepted) => {
+            Ok(MutationResult::Done(MutationReply::created(json!({ "accepted": accepted }))))
+        }
         // A value that PostgreSQL knows to be none, a number beyond numeric, say; or one beyond its limits.
         Err(error)
             if error.sqlstate().is_some_and(|state| matches!(&state.code()[..2], "22" | "54")) =>
@@ -102,16 +112,16 @@ async fn copy(tx: &Tx<'_>, acting: &Acting, events: &[Incoming<'_>]) -> Result<E
             let line = error.db().and_then(|error| error.where_()).unwrap_or_default();
             let detail = format!(
                 "PostgreSQL does not take a value of these events ({}); none was recorded",
-                place(line)
+                line_of(line)
             );
-            Ok(Effect::refused(unprocessable("invalid_events", detail)))
+            Ok(MutationResult::refused(unprocessable("invalid_events", detail)))
         }
         Err(error) => Err(error),
     }
 }
 
 /// Of what the server says of where it was: the line, not what stands in it.
-fn place(context: &str) -> String {
+fn line_of(context: &str) -> String {
     // Inside stands the line of the JSON.
     let copy =
         context.rsplit("COPY ").next().filter(|_| context.contains("COPY ")).unwrap_or_default();
@@ -121,7 +131,7 @@ fn place(context: &str) -> String {
 }
 
 /// Takes the body apart; no more of it than may be sent.
-fn read(body: &[u8]) -> Result<Vec<Sent<'_>>, Refusal> {
+fn read(body: &[u8]) -> Result<Vec<EventBody<'_>>, HttpError> {
     let wrong =
         |error: serde_json::Error| invalid(format!("the body is not what is wanted: {error}"));
     // Members may otherwise be given by their place, in an array.
@@ -130,19 +140,23 @@ fn read(body: &[u8]) -> Result<Vec<Sent<'_>>, Refusal> {
             "the body is not what is wanted: an object, of one event or with the member events",
         ));
     }
-    let form: Form<'_> = serde_json::from_slice(body).map_err(wrong)?;
+    let form: BodyShape<'_> = serde_json::from_slice(body).map_err(wrong)?;
     match form.events {
-        Some(_) => serde_json::from_slice::<Many<'_>>(body).map(|many| many.events).map_err(wrong),
+        Some(_) => {
+            serde_json::from_slice::<EventBatch<'_>>(body).map(|many| many.events).map_err(wrong)
+        }
         None => serde_json::from_slice(body).map(|one| vec![one]).map_err(wrong),
     }
 }
 
 /// Stops at the first event that is one too many: of eight megabytes of `{}` a hundred times as much would be made.
-fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sent<'de>>, D::Error> {
-    struct Bounded;
+fn bounded_events<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<EventBody<'de>>, D::Error> {
+    struct BoundedEvents;
 
-    impl<'de> Visitor<'de> for Bounded {
-        type Value = Vec<Sent<'de>>;
+    impl<'de> Visitor<'de> for BoundedEvents {
+        type Value = Vec<EventBody<'de>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "an array of 1 to {EVENTS_MAX} events")
@@ -160,11 +174,11 @@ fn bounded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Sent<'de>>,
         }
     }
 
-    deserializer.deserialize_seq(Bounded)
+    deserializer.deserialize_seq(BoundedEvents)
 }
 
 /// An event of many: an object, never an array of its members.
-struct Event<'a>(Sent<'a>);
+struct Event<'a>(EventBody<'a>);
 
 impl<'de> Deserialize<'de> for Event<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -178,7 +192,7 @@ impl<'de> Deserialize<'de> for Event<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
-                Sent::deserialize(MapAccessDeserializer::new(members)).map(Event)
+                EventBody::deserialize(MapAccessDeserializer::new(members)).map(Event)
             }
         }
 
@@ -187,20 +201,20 @@ impl<'de> Deserialize<'de> for Event<'de> {
 }
 
 /// The events, each judged; the first that is wrong is named, and none is recorded.
-fn judge<'s>(events: &'s [Sent<'_>]) -> Result<Vec<Incoming<'s>>, Refusal> {
+fn validate<'s>(events: &'s [EventBody<'_>]) -> Result<Vec<Incoming<'s>>, HttpError> {
     if events.is_empty() || events.len() > EVENTS_MAX {
         return Err(invalid(format!("events: found {}, wanted 1 to {EVENTS_MAX}", events.len())));
     }
-    let judged = events.iter().enumerate().map(|(place, event)| {
+    let judged = events.iter().enumerate().map(|(line_of, event)| {
         incoming(event).map_err(|problem| {
-            let detail = format!("event {} {problem}; none was recorded", place + 1);
-            unprocessable("invalid_events", detail).with("event", (place + 1) as u64)
+            let detail = format!("event {} {problem}; none was recorded", line_of + 1);
+            unprocessable("invalid_events", detail).with("event", (line_of + 1) as u64)
         })
     });
     judged.collect()
 }
 
-fn incoming<'s>(event: &'s Sent<'_>) -> Result<Incoming<'s>, String> {
+fn incoming<'s>(event: &'s EventBody<'_>) -> Result<Incoming<'s>, String> {
     let action = event.action.as_deref().map(str::trim).filter(|action| !action.is_empty());
     Ok(Incoming {
         action: text("action", Some(action.ok_or("has no action")?), 128)?.unwrap_or_default(),
@@ -280,8 +294,8 @@ fn storable(json: &str) -> bool {
     let unit = |text: &str| text.get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
     let mut rest = json;
     // Outside of texts there is no backslash.
-    while let Some(place) = rest.find('\\') {
-        let escape = &rest[place + 1..];
+    while let Some(line_of) = rest.find('\\') {
+        let escape = &rest[line_of + 1..];
         let Some(digits) = escape.strip_prefix('u') else {
             rest = &escape[1..];
             continue;
@@ -317,8 +331,9 @@ mod tests {
     use super::*;
 
     fn problem(body: &str) -> String {
-        let judged = read(body.as_bytes()).and_then(|sent| judge(&sent).map(|events| events.len()));
-        judged.map_or_else(|refusal| refusal.detail, |count| format!("{count} taken"))
+        let judged =
+            read(body.as_bytes()).and_then(|sent| validate(&sent).map(|events| events.len()));
+        judged.map_or_else(|error| error.detail, |count| format!("{count} taken"))
     }
 
     #[test]
@@ -374,9 +389,9 @@ mod tests {
 
     #[test]
     fn of_what_the_server_says_only_the_place_is_told() {
-        assert_eq!(place("COPY audit_logs, line 3, column details: \"secret\""), "event 3");
+        assert_eq!(line_of("COPY audit_logs, line 3, column details: \"secret\""), "event 3");
         let inside = "JSON data, line 1: ...\nCOPY audit_logs, line 7, column details: \"secret\"";
-        assert_eq!(place(inside), "event 7");
-        assert_eq!(place(""), "one of them");
+        assert_eq!(line_of(inside), "event 7");
+        assert_eq!(line_of(""), "one of them");
     }
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::input::{invalid, unprocessable};
 use crate::db::{Error, Purpose};
 use crate::health::Recent;
-use crate::http::answer::json as answer;
-use crate::http::{Answer, Context, Desk, Refusal};
+use crate::http::response::ok;
+use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::store::audit_query::{Cursor, EARLIEST, LATEST};
 use crate::store::measured::{BUCKETS_MAX, Filter, Page, TooManyBuckets, connections, health};
 
@@ -17,19 +17,19 @@ use crate::store::measured::{BUCKETS_MAX, Filter, Page, TooManyBuckets, connecti
 const BUCKET_SECONDS_MAX: i64 = 604_800;
 
 /// What is asked for.
-struct Asked {
+struct HistoryQuery {
     filter: Filter,
-    behind: Option<Cursor>,
+    after: Option<Cursor>,
     limit: usize,
     bucket_seconds: Option<u32>,
 }
 
-impl Asked {
-    fn of(context: &Context<'_>) -> Result<Asked, Refusal> {
-        let text = |name| Ok::<_, Refusal>(context.text(name)?.map(str::to_owned));
+impl HistoryQuery {
+    fn of(context: &Context<'_>) -> Result<HistoryQuery, HttpError> {
+        let text = |name| Ok::<_, HttpError>(context.text(name)?.map(str::to_owned));
         let filter = Filter {
-            since: context.moment("since")?.unwrap_or(EARLIEST),
-            until: context.moment("until")?.unwrap_or(LATEST),
+            since: context.time("since")?.unwrap_or(EARLIEST),
+            until: context.time("until")?.unwrap_or(LATEST),
             component: text("component")?,
             status: text("status")?,
             instance: text("instance")?,
@@ -44,8 +44,8 @@ impl Asked {
         {
             return Err(invalid("status: wanted healthy, degraded, unhealthy or unknown"));
         }
-        let behind = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
-        let behind = behind.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
+        let after = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
+        let after = after.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
         let limit = context.number("limit", 100, 1, 1000)?;
         let bucket = context.number("bucket", 0, 1, BUCKET_SECONDS_MAX)?;
         if bucket > 0 && (context.query.has("limit") || context.query.has("cursor")) {
@@ -54,9 +54,9 @@ impl Asked {
                 "buckets have no pages: leave out limit and cursor, or bucket",
             ));
         }
-        Ok(Asked {
+        Ok(HistoryQuery {
             filter,
-            behind,
+            after,
             limit: usize::try_from(limit).unwrap_or(1),
             bucket_seconds: u32::try_from(bucket).ok().filter(|bucket| *bucket > 0),
         })
@@ -64,14 +64,14 @@ impl Asked {
 }
 
 /// What was found: rows, or buckets.
-enum Found<R, B> {
+enum HistoryResult<R, B> {
     Page(Page<R>),
     Buckets(Result<Vec<B>, TooManyBuckets>),
 }
 
 /// `GET /health/system`
-pub async fn system(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[
+pub async fn system(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&[
         "since",
         "until",
         "component",
@@ -81,87 +81,97 @@ pub async fn system(context: &Context<'_>) -> Result<Answer, Refusal> {
         "cursor",
         "bucket",
     ])?;
-    let (desk, asked) = (context.desk()?, Asked::of(context)?);
+    let (database, query) = (context.database()?, HistoryQuery::of(context)?);
     let read = async {
-        let mut conn = desk.db.acquire(Purpose::Api).await?;
-        let bound = desk.impatience();
-        Ok::<_, Error>(match asked.bucket_seconds {
-            None => Found::Page(
-                health::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit).await?,
+        let mut conn = database.db.acquire(Purpose::Api).await?;
+        let bound = database.read_timeout();
+        Ok::<_, Error>(match query.bucket_seconds {
+            None => HistoryResult::Page(
+                health::page(&mut conn, bound, &query.filter, query.after, query.limit).await?,
             ),
-            Some(width) => {
-                Found::Buckets(health::buckets(&mut conn, bound, &asked.filter, width).await?)
-            }
+            Some(width) => HistoryResult::Buckets(
+                health::buckets(&mut conn, bound, &query.filter, width).await?,
+            ),
         })
     };
-    let remembered = |recent: &Recent| match asked.bucket_seconds {
-        None => Found::Page(recent.health(&asked.filter, asked.behind, asked.limit)),
-        Some(width) => Found::Buckets(recent.health_buckets(&asked.filter, width)),
+    let remembered = |recent: &Recent| match query.bucket_seconds {
+        None => HistoryResult::Page(recent.health(&query.filter, query.after, query.limit)),
+        Some(width) => HistoryResult::Buckets(recent.health_buckets(&query.filter, width)),
     };
-    told(&desk, &asked, desk.bounded(desk.impatience(), read).await, remembered)
+    to_response(
+        &database,
+        &query,
+        database.run_within(database.read_timeout(), read).await,
+        remembered,
+    )
 }
 
 /// `GET /health/connections`
-pub async fn connections(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&["since", "until", "instance", "limit", "cursor", "bucket"])?;
-    let (desk, asked) = (context.desk()?, Asked::of(context)?);
+pub async fn connections(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&["since", "until", "instance", "limit", "cursor", "bucket"])?;
+    let (database, query) = (context.database()?, HistoryQuery::of(context)?);
     let read = async {
-        let mut conn = desk.db.acquire(Purpose::Api).await?;
-        let bound = desk.impatience();
-        Ok::<_, Error>(match asked.bucket_seconds {
-            None => Found::Page(
-                connections::page(&mut conn, bound, &asked.filter, asked.behind, asked.limit)
+        let mut conn = database.db.acquire(Purpose::Api).await?;
+        let bound = database.read_timeout();
+        Ok::<_, Error>(match query.bucket_seconds {
+            None => HistoryResult::Page(
+                connections::page(&mut conn, bound, &query.filter, query.after, query.limit)
                     .await?,
             ),
-            Some(width) => {
-                Found::Buckets(connections::buckets(&mut conn, bound, &asked.filter, width).await?)
-            }
+            Some(width) => HistoryResult::Buckets(
+                connections::buckets(&mut conn, bound, &query.filter, width).await?,
+            ),
         })
     };
-    let remembered = |recent: &Recent| match asked.bucket_seconds {
-        None => Found::Page(recent.connections(&asked.filter, asked.behind, asked.limit)),
-        Some(width) => Found::Buckets(recent.connection_buckets(&asked.filter, width)),
+    let remembered = |recent: &Recent| match query.bucket_seconds {
+        None => HistoryResult::Page(recent.connections(&query.filter, query.after, query.limit)),
+        Some(width) => HistoryResult::Buckets(recent.connection_buckets(&query.filter, width)),
     };
-    told(&desk, &asked, desk.bounded(desk.impatience(), read).await, remembered)
+    to_response(
+        &database,
+        &query,
+        database.run_within(database.read_timeout(), read).await,
+        remembered,
+    )
 }
 
-fn told<R: Serialize, B: Serialize>(
-    desk: &Desk,
-    asked: &Asked,
-    read: Result<Found<R, B>, Error>,
-    remembered: impl FnOnce(&Recent) -> Found<R, B>,
-) -> Result<Answer, Refusal> {
+fn to_response<R: Serialize, B: Serialize>(
+    database: &ApiDatabase,
+    query: &HistoryQuery,
+    read: Result<HistoryResult<R, B>, Error>,
+    remembered: impl FnOnce(&Recent) -> HistoryResult<R, B>,
+) -> Result<Response, HttpError> {
     let (found, source, reason) = match read {
         Ok(found) => (found, "database", None),
         Err(error) => {
             // It is logged, and the caller is told the kind.
-            let refusal = desk.refusal(&error);
-            (remembered(desk.board.recent()), "memory", Some(refusal.detail))
+            let error = database.http_error(&error);
+            (remembered(database.board.recent()), "memory", Some(error.detail))
         }
     };
-    let mut body = json!({ "target": desk.db.name(), "source": source, "reason": reason });
+    let mut body = json!({ "target": database.db.name(), "source": source, "reason": reason });
     match found {
-        Found::Page(page) => {
-            body["items"] = written(&page.items)?;
+        HistoryResult::Page(page) => {
+            body["items"] = to_value(&page.items)?;
             body["next"] = json!(page.next.map(|next| next.to_string()));
         }
-        Found::Buckets(Ok(buckets)) => {
-            body["bucket_seconds"] = json!(asked.bucket_seconds);
-            body["buckets"] = written(&buckets)?;
+        HistoryResult::Buckets(Ok(buckets)) => {
+            body["bucket_seconds"] = json!(query.bucket_seconds);
+            body["buckets"] = to_value(&buckets)?;
         }
-        Found::Buckets(Err(too_many)) => {
+        HistoryResult::Buckets(Err(too_many)) => {
             let detail = format!("bucket: {too_many}; at most {BUCKETS_MAX} are told");
-            let refusal = unprocessable("too_many_buckets", detail);
-            return Err(refusal.with("least_seconds", too_many.least_seconds));
+            let error = unprocessable("too_many_buckets", detail);
+            return Err(error.with("least_seconds", too_many.least_seconds));
         }
     }
-    Ok(answer(StatusCode::OK, "application/json", &body))
+    Ok(ok(&body))
 }
 
-fn written(rows: &impl Serialize) -> Result<Value, Refusal> {
+fn to_value(rows: &impl Serialize) -> Result<Value, HttpError> {
     serde_json::to_value(rows).map_err(|error| {
         tracing::error!(error = %error, "rows could not be written as JSON");
-        Refusal::new(
+        HttpError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "the answer could not be written",

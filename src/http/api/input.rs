@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::http::{Context, Refusal};
+use crate::http::{Context, HttpError};
 use crate::store::time_arg::TimeArg;
 
 /// RFC 7240.
@@ -26,18 +26,18 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 pub struct Empty {}
 
 /// A request that is not understood.
-pub fn invalid(detail: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+pub fn invalid(detail: impl Into<String>) -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
 }
 
 /// A value of a request that is understood, and not possible.
-pub fn unprocessable(code: &'static str, detail: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+pub fn unprocessable(code: &'static str, detail: impl Into<String>) -> HttpError {
+    HttpError::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
 }
 
 impl Context<'_> {
     /// Refuses parameters that this endpoint does not know, and such as occur twice.
-    pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
+    pub fn check_parameters(&self, known: &[&str]) -> Result<(), HttpError> {
         for name in self.query.names() {
             if name != "target" && !known.contains(&name) {
                 let known = ["target"].iter().chain(known).copied().collect::<Vec<_>>().join(", ");
@@ -54,13 +54,13 @@ impl Context<'_> {
     }
 
     /// The same of a change, whose idempotency key is looked at also where nothing is changed.
-    pub fn change(&self) -> Result<(), Refusal> {
-        super::act::check_key(self)?;
-        self.only(&[])
+    pub fn check_mutation(&self) -> Result<(), HttpError> {
+        super::mutation::check_key(self)?;
+        self.check_parameters(&[])
     }
 
     /// The text of a parameter.
-    pub fn text(&self, name: &str) -> Result<Option<&str>, Refusal> {
+    pub fn text(&self, name: &str) -> Result<Option<&str>, HttpError> {
         let Some(text) = self.query.first(name) else { return Ok(None) };
         if text.is_empty() || text.len() > TEXT_MAX || text.contains('\0') {
             let detail = format!(
@@ -72,7 +72,13 @@ impl Context<'_> {
     }
 
     /// A parameter that is a number within bounds.
-    pub fn number(&self, name: &str, default: i64, least: i64, most: i64) -> Result<i64, Refusal> {
+    pub fn number(
+        &self,
+        name: &str,
+        default: i64,
+        least: i64,
+        most: i64,
+    ) -> Result<i64, HttpError> {
         let Some(text) = self.text(name)? else { return Ok(default) };
         let number = text.parse().ok().filter(|number| (least..=most).contains(number));
         number.ok_or_else(|| {
@@ -81,7 +87,7 @@ impl Context<'_> {
     }
 
     /// A parameter that is true or false.
-    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+    pub fn flag(&self, name: &str) -> Result<bool, HttpError> {
         match self.query.first(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -90,21 +96,21 @@ impl Context<'_> {
     }
 
     /// A parameter that is a time, by this instance's clock.
-    pub fn moment(&self, name: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
+    pub fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, HttpError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        let moment = TimeArg::parse(text).map_err(|wrong| invalid(format!("{name}: {wrong}")))?;
-        Ok(Some(moment.by(Utc::now())))
+        let time = TimeArg::parse(text).map_err(|wrong| invalid(format!("{name}: {wrong}")))?;
+        Ok(Some(time.by(Utc::now())))
     }
 
     /// The segment of the path, where it is the id of a run.
-    pub fn run_id(&self) -> Result<Uuid, Refusal> {
+    pub fn run_id(&self) -> Result<Uuid, HttpError> {
         let text = self.segment.as_deref().unwrap_or_default();
         Uuid::try_parse(text)
             .map_err(|_| invalid("the id of a run is a UUID, as GET /jobs/{name}/runs tells it"))
     }
 
     /// The body as JSON; one that is empty counts as `{}`.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, HttpError> {
         if !self.body.is_empty() {
             self.is_json()?;
         }
@@ -118,7 +124,7 @@ impl Context<'_> {
     }
 
     /// Refuses a body that says that it is something else than JSON.
-    pub fn is_json(&self) -> Result<(), Refusal> {
+    pub fn is_json(&self) -> Result<(), HttpError> {
         let kind = self
             .head
             .headers
@@ -130,7 +136,7 @@ impl Context<'_> {
             return Ok(());
         }
         let detail = format!("found a body of type {kind:?}, wanted application/json");
-        Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+        Err(HttpError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
     }
 
     /// How long the caller prefers to wait for the end: `Prefer: wait=SECONDS`, by RFC 7240.

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TrySendError;
 use uuid::Uuid;
 
-use super::act::{Acting, Change, Effect, detached};
+use super::mutation::{Mutation, MutationContext, MutationResult, run_detached};
 use crate::audit::{self, Event};
 use crate::db::{Kind, Purpose, Tx, TxFuture};
-use crate::http::answer::json as answer;
-use crate::http::{Answer, Context, Desk, Refusal};
+use crate::http::response::ok;
+use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::migrate::{self, plan::Plan, source::Set};
 use crate::scheduler::RuntimeStatus;
 use crate::scheduler::migrations::Attempt;
 use crate::scheduler::pipeline::PipelineCommand;
-use crate::store::audit as trail;
+use crate::store::audit as audit_log;
 use crate::store::run_history::Entry;
 
 /// When it is worth trying again.
@@ -26,107 +26,108 @@ const RETRY: Duration = Duration::from_secs(5);
 const JOB: &str = "migrations";
 
 /// `GET /health/database/migrations`
-pub async fn status(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
-    let (desk, sets) = (context.desk()?, sets(context)?);
-    let lines = migrate::status(&desk.db, Purpose::Api, &sets)
+pub async fn status(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&[])?;
+    let (database, sets) = (context.database()?, sets(context)?);
+    let lines = migrate::status(&database.db, Purpose::Api, &sets)
         .await
-        .map_err(|error| refusal(&desk, &error))?;
-    let standing = desk.standing.migrations.read();
+        .map_err(|error| http_error(&database, &error))?;
+    let standing = database.status.migrations.read();
     let body = json!({
-        "target": desk.db.name(),
+        "target": database.db.name(),
         "state": standing.state,
         "failed": standing.failed,
         "mismatches": standing.mismatches,
         "migrations": lines,
     });
-    Ok(answer(StatusCode::OK, "application/json", &body))
+    Ok(ok(&body))
 }
 
-fn sets(context: &Context<'_>) -> Result<Vec<Set>, Refusal> {
-    let config = context.state.desks.config()?;
+fn sets(context: &Context<'_>) -> Result<Vec<Set>, HttpError> {
+    let config = context.state.databases.config()?;
     migrate::configured_sets(&config).map_err(|error| {
         tracing::warn!(error = %error, "the files of migrations cannot be read");
         let detail = "the files of migrations cannot be read; the log says why";
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "migrations_unreadable", detail)
+        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "migrations_unreadable", detail)
     })
 }
 
 /// What may be told of an error: the file that it names and the kind.
-fn refusal(desk: &Desk, error: &migrate::Error) -> Refusal {
-    tracing::debug!(database = desk.db.name(), error = %error, "migrations cannot be looked at");
+fn http_error(database: &ApiDatabase, error: &migrate::Error) -> HttpError {
+    tracing::debug!(database = database.db.name(), error = %error, "migrations cannot be looked at");
     let kind = error.db_kind().map_or("refused", Kind::as_str);
     let detail = format!("the history of migrations cannot be read: {kind}");
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail)
+    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", detail)
         .with("reason", kind)
-        .later(RETRY)
+        .retry_after(RETRY)
 }
 
 /// The body of a request to migrate.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct ApplyBody {
     #[serde(default)]
     dry_run: bool,
 }
 
 /// `POST /health/database/migrations`
-pub async fn apply(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.change()?;
-    let Wanted { dry_run } = context.json()?;
+pub async fn apply(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_mutation()?;
+    let ApplyBody { dry_run } = context.json()?;
     if dry_run {
         return plan(context).await;
     }
-    let done = detached(context, |state, acting| async move {
-        let desk = state.desks.of(acting.target.as_deref())?;
+    let done = run_detached(context, |state, ctx| async move {
+        let database = state.databases.of(ctx.target.as_deref())?;
         let id = Uuid::now_v7();
-        let (done, replayed) = acting.once(&desk, &Apply(id)).await?;
+        let (done, replayed) = ctx.execute(&database, &RequestMigration(id)).await?;
         if !replayed {
-            desk.standing.migrations.ask(id, acting.actor());
+            database.status.migrations.ask(id, ctx.actor());
             // Where as many wait to be heard already, this one is begun with them.
-            if let Err(TrySendError::Closed(_)) = desk.commands.try_send(PipelineCommand::Migrate) {
+            if let Err(TrySendError::Closed(_)) =
+                database.commands.try_send(PipelineCommand::Migrate)
+            {
                 let detail = "pgsteward is stopping";
-                return Err(
-                    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail).later(RETRY)
-                );
+                return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail)
+                    .retry_after(RETRY));
             }
         }
         Ok((done, replayed))
     })
     .await?;
-    super::runs::answered(context, done).await
+    super::runs::respond_with_run(context, done).await
 }
 
 /// The request on the record. What it asks for is in memory: a daemon that dies before it applies what is pending
 /// does so at its next start.
-struct Apply(Uuid);
+struct RequestMigration(Uuid);
 
-impl Change for Apply {
-    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
+impl Mutation for RequestMigration {
+    fn apply<'t>(
+        &'t self,
+        tx: &'t Tx<'_>,
+        ctx: &'t MutationContext,
+    ) -> TxFuture<'t, MutationResult> {
         Box::pin(async move {
             let body = json!({ "run_id": self.0, "job": JOB, "state": "queued" });
             // The trail may be among what is to be made.
-            if trail::exists(tx).await? {
+            if audit_log::exists(tx).await? {
                 let details = json!({ "run_id": self.0 });
-                let event = Event::new(
-                    acting.actor(),
-                    "migrations.run",
-                    "database",
-                    "migrations",
-                    &details,
-                );
-                audit::record(tx, &event.from(&acting.origin)).await?;
+                let event =
+                    Event::new(ctx.actor(), "migrations.run", "database", "migrations", &details);
+                audit::record(tx, &event.from(&ctx.origin)).await?;
             }
-            Ok(Effect::Done(acting.accepted(body, self.0)))
+            Ok(MutationResult::Done(ctx.accepted(body, self.0)))
         })
     }
 }
 
 /// What would run, with its SQL.
-async fn plan(context: &Context<'_>) -> Result<Answer, Refusal> {
-    let (desk, sets) = (context.desk()?, sets(context)?);
-    let history =
-        migrate::history(&desk.db, Purpose::Api).await.map_err(|error| refusal(&desk, &error))?;
+async fn plan(context: &Context<'_>) -> Result<Response, HttpError> {
+    let (database, sets) = (context.database()?, sets(context)?);
+    let history = migrate::history(&database.db, Purpose::Api)
+        .await
+        .map_err(|error| http_error(&database, &error))?;
     let plans: Vec<Plan<'_>> = sets.iter().map(|set| Plan::new(set, &history)).collect();
     let pending: Vec<Value> = plans
         .iter()
@@ -145,18 +146,18 @@ async fn plan(context: &Context<'_>) -> Result<Answer, Refusal> {
         .collect();
     let lines: Vec<&migrate::plan::Line> = plans.iter().flat_map(|plan| &plan.lines).collect();
     let body = json!({
-        "target": desk.db.name(),
+        "target": database.db.name(),
         "dry_run": true,
         "pending": pending,
         "refused": plans.iter().find_map(Plan::refusal),
         "migrations": lines,
     });
-    Ok(answer(StatusCode::OK, "application/json", &body))
+    Ok(ok(&body))
 }
 
 /// An attempt that was asked for, in the form of a run.
-pub fn attempt(desk: &Desk, id: Uuid) -> Option<Value> {
-    attempt_of(&desk.standing, id)
+pub fn attempt(database: &ApiDatabase, id: Uuid) -> Option<Value> {
+    attempt_of(&database.status, id)
 }
 
 /// The same for who follows it.

@@ -7,7 +7,7 @@
 //! Work that takes longer than a request is asked for through the ledger, and answered with the run's id: a client
 //! that hangs up cuts nothing short, and the instance that observes does it, wherever the request arrived.
 
-mod act;
+mod mutation;
 pub mod audit;
 pub mod cleanup;
 pub mod database;

@@ -4,13 +4,13 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::act::{Acting, Change, Effect, detached};
 use super::input::{invalid, unprocessable};
-use super::jobs::Ask;
+use super::jobs::QueueRun;
+use super::mutation::{Mutation, MutationContext, MutationResult, run_detached};
 use crate::config::{Builtin, Config, Mode};
 use crate::db::{Error, Kind, Tx, TxFuture, TxOptions};
-use crate::http::answer::json as answer;
-use crate::http::{Answer, Context, Desk, Refusal};
+use crate::http::response::ok;
+use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::jobs::{refresh, vacuum};
 use crate::store::requests::RunOptions;
 
@@ -20,7 +20,7 @@ pub const TABLES_MAX: usize = 400;
 /// The body.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct OptimizeBody {
     #[serde(default)]
     dry_run: bool,
     /// Only these: `schema.table`, views as well.
@@ -36,27 +36,27 @@ fn yes() -> bool {
 }
 
 /// The runs that do it. VACUUM answers for ANALYZE, too.
-pub async fn optimize(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.change()?;
-    let wanted: Wanted = context.json()?;
-    check_names(wanted.tables.as_deref())?;
-    let config = context.state.desks.config()?;
-    let options = RunOptions { tables: wanted.tables.clone(), ..RunOptions::default() };
-    if wanted.dry_run {
-        return plan(&*context.desk()?, &config, &wanted, &options).await;
+pub async fn optimize(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_mutation()?;
+    let body: OptimizeBody = context.json()?;
+    check_names(body.tables.as_deref())?;
+    let config = context.state.databases.config()?;
+    let options = RunOptions { tables: body.tables.clone(), ..RunOptions::default() };
+    if body.dry_run {
+        return plan(&*context.database()?, &config, &body, &options).await;
     }
-    let done = detached(context, move |state, acting| async move {
-        let desk = state.desks.of(acting.target.as_deref())?;
-        let zentry = desk.standing.migrations.read().zentry;
-        let (mode, jobs) = (config.mode, jobs(&wanted, &config, zentry));
-        acting.once(&desk, &Optimize { mode, jobs, options }).await
+    let done = run_detached(context, move |state, ctx| async move {
+        let database = state.databases.of(ctx.target.as_deref())?;
+        let zentry = database.status.migrations.read().zentry;
+        let (mode, jobs) = (config.mode, jobs(&body, &config, zentry));
+        ctx.execute(&database, &QueueOptimize { mode, jobs, options }).await
     })
     .await?;
-    super::runs::answered(context, done).await
+    super::runs::respond_with_run(context, done).await
 }
 
 /// Refuses what is no name of a table.
-pub fn check_names(tables: Option<&[String]>) -> Result<(), Refusal> {
+pub fn check_names(tables: Option<&[String]>) -> Result<(), HttpError> {
     let Some(tables) = tables else { return Ok(()) };
     if tables.is_empty() || tables.len() > TABLES_MAX {
         return Err(invalid(format!(
@@ -81,85 +81,94 @@ pub fn check_names(tables: Option<&[String]>) -> Result<(), Refusal> {
 }
 
 /// The jobs that do what is wanted.
-fn jobs(wanted: &Wanted, config: &Config, zentry: bool) -> Vec<Builtin> {
+fn jobs(body: &OptimizeBody, config: &Config, zentry: bool) -> Vec<Builtin> {
     let views = refresh::configured(config, zentry);
     let is_view = |name: &String| views.contains(&name.as_str());
-    let (any_view, any_table) = match &wanted.tables {
+    let (any_view, any_table) = match &body.tables {
         None => (!views.is_empty(), true),
         Some(names) => (names.iter().any(is_view), !names.iter().all(is_view)),
     };
-    let vacuum = (wanted.vacuum && any_table).then_some(Builtin::Vacuum);
-    let refresh = (wanted.refresh && any_view).then_some(Builtin::Refresh);
+    let vacuum = (body.vacuum && any_table).then_some(Builtin::Vacuum);
+    let refresh = (body.refresh && any_view).then_some(Builtin::Refresh);
     vacuum.into_iter().chain(refresh).collect()
 }
 
-fn changes_permitted(mode: Mode) -> Result<(), Refusal> {
+fn changes_permitted(mode: Mode) -> Result<(), HttpError> {
     if mode == Mode::Observe {
         let detail = "mode = \"observe\": nothing of the user's is changed";
-        return Err(Refusal::new(StatusCode::CONFLICT, "observe_mode", detail));
+        return Err(HttpError::new(StatusCode::CONFLICT, "observe_mode", detail));
     }
     Ok(())
 }
 
-struct Optimize {
+struct QueueOptimize {
     mode: Mode,
     jobs: Vec<Builtin>,
     options: RunOptions,
 }
 
-impl Change for Optimize {
-    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
-        Box::pin(ask(tx, acting, self))
+impl Mutation for QueueOptimize {
+    fn apply<'t>(
+        &'t self,
+        tx: &'t Tx<'_>,
+        ctx: &'t MutationContext,
+    ) -> TxFuture<'t, MutationResult> {
+        Box::pin(queue_runs(tx, ctx, self))
     }
 }
 
 /// All or none: one that waits or is paused is a reason to ask for nothing.
-async fn ask(tx: &Tx<'_>, acting: &Acting, asked: &Optimize) -> Result<Effect, Error> {
-    if let Err(refusal) = changes_permitted(asked.mode) {
-        return Ok(Effect::refused(refusal));
+async fn queue_runs(
+    tx: &Tx<'_>,
+    ctx: &MutationContext,
+    optimize: &QueueOptimize,
+) -> Result<MutationResult, Error> {
+    if let Err(error) = changes_permitted(optimize.mode) {
+        return Ok(MutationResult::refused(error));
     }
-    if asked.jobs.is_empty() {
+    if optimize.jobs.is_empty() {
         let detail = "there is nothing to do: none of these is a table, or a view of refresh.views";
-        return Ok(Effect::refused(unprocessable("nothing_to_do", detail)));
+        return Ok(MutationResult::refused(unprocessable("nothing_to_do", detail)));
     }
     tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
     let (mut ids, mut runs) = (Vec::new(), Vec::new());
-    for job in &asked.jobs {
-        let ask = Ask { job: job.as_str(), options: Some(&asked.options), configured: true };
-        match super::jobs::ask_in(tx, acting, &ask).await? {
+    for job in &optimize.jobs {
+        let queue_runs =
+            QueueRun { job: job.as_str(), options: Some(&optimize.options), configured: true };
+        match super::jobs::queue_run_in(tx, ctx, &queue_runs).await? {
             Ok(id) => {
                 ids.push(id);
                 runs.push(json!({ "job": job.as_str(), "id": id, "state": "queued" }));
             }
-            Err(refusal) => {
+            Err(error) => {
                 tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT optimize").await?;
-                return Ok(Effect::refused(refusal));
+                return Ok(MutationResult::refused(error));
             }
         }
     }
     let [first, ..] = ids.as_slice() else {
         return Err(Error::new(Kind::Protocol, "nothing was asked for"));
     };
-    Ok(Effect::Done(acting.accepted(json!({ "run_id": first, "runs": runs }), *first)))
+    Ok(MutationResult::Done(ctx.accepted(json!({ "run_id": first, "runs": runs }), *first)))
 }
 
 async fn plan(
-    desk: &Desk,
+    database: &ApiDatabase,
     config: &Config,
-    wanted: &Wanted,
+    body: &OptimizeBody,
     options: &RunOptions,
-) -> Result<Answer, Refusal> {
-    let zentry = desk.standing.migrations.read().zentry;
-    let mut conn = desk.conn().await?;
-    let within = TxOptions::within(desk.db.query_timeout()).read_only();
+) -> Result<Response, HttpError> {
+    let zentry = database.status.migrations.read().zentry;
+    let mut conn = database.connection().await?;
+    let within = TxOptions::within(database.db.query_timeout()).read_only();
     let read = conn.transaction(&within, |tx| {
         Box::pin(async move {
-            let tables = if wanted.vacuum {
+            let tables = if body.vacuum {
                 vacuum::plan(tx, &config.vacuum, options).await?
             } else {
                 Vec::new()
             };
-            let views = if wanted.refresh {
+            let views = if body.refresh {
                 refresh::plan(tx, config, zentry, options).await?
             } else {
                 Vec::new()
@@ -167,7 +176,7 @@ async fn plan(
             Ok((tables, views))
         })
     });
-    let (mut tables, views) = read.await.map_err(|error| desk.refusal(&error))?;
+    let (mut tables, views) = read.await.map_err(|error| database.http_error(&error))?;
     // What a view needs is told of it once.
     tables.retain(|table| {
         table.skipped.is_none() || views.iter().all(|view| view.object != table.object)
@@ -193,6 +202,6 @@ async fn plan(
     };
     let plan: Vec<Value> =
         tables.into_iter().map(of_table).chain(views.into_iter().map(of_view)).collect();
-    let body = json!({ "target": desk.db.name(), "dry_run": true, "plan": plan });
-    Ok(answer(StatusCode::OK, "application/json", &body))
+    let body = json!({ "target": database.db.name(), "dry_run": true, "plan": plan });
+    Ok(ok(&body))
 }

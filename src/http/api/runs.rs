@@ -12,35 +12,35 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::act::{Acting, Change, Done, Effect, detached};
 use super::input::Empty;
-use super::stream::events;
+use super::mutation::{Mutation, MutationContext, MutationReply, MutationResult, run_detached};
+use super::stream::event_stream;
 use crate::db::{Database, Error, Purpose, Tx, TxFuture};
-use crate::http::answer::{json as answer, set};
-use crate::http::desk::Stream;
-use crate::http::{Answer, Context, Cut, Desk, Gate, Refusal, Rules};
+use crate::http::api_database::StreamPermit;
+use crate::http::response::{ok, set_header};
+use crate::http::{ApiDatabase, Authenticator, BodyAborted, Context, HttpError, Response, Rules};
 use crate::scheduler::{RuntimeStatus, commands};
 use crate::store::requests::CancelResult;
 use crate::store::run_history::{self, Entry};
 
-/// After the first look at a run that is waited for; then ever longer, up to [`LOOK_AGAIN`].
-const LOOK_FIRST: Duration = Duration::from_millis(100);
+/// After the first look at a run that is waited for; then ever longer, up to [`POLL_MAX`].
+const POLL_FIRST: Duration = Duration::from_millis(100);
 /// Between two looks at a run that is followed.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// The same while the database is away.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const POLL_MAX: Duration = Duration::from_secs(2);
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// A line of nothing, so that proxies do not take the stream for dead; and a client that has left is noticed, and its
 /// place given back, when the second such line does not reach it.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Then whoever follows asks again, with credentials that still hold.
-const FOLLOW_MOST: Duration = Duration::from_secs(3600);
+const FOLLOW_MAX: Duration = Duration::from_secs(3600);
 /// Left of a request's time for its answer, when a run has not ended in time.
-const ANSWER_ROOM: Duration = Duration::from_secs(1);
+const RESPONSE_RESERVE: Duration = Duration::from_secs(1);
 
 /// A run as it is answered. Its progress is that of this instance where it runs here, which is newer than its row.
-pub fn told(desk: &Desk, entry: Entry) -> Value {
-    json!(with_progress(&desk.standing, entry))
+pub fn run_to_json(database: &ApiDatabase, entry: Entry) -> Value {
+    json!(with_progress(&database.status, entry))
 }
 
 fn with_progress(standing: &RuntimeStatus, mut entry: Entry) -> Entry {
@@ -53,56 +53,54 @@ fn with_progress(standing: &RuntimeStatus, mut entry: Entry) -> Entry {
 }
 
 /// `GET /runs/{id}`
-pub async fn get(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
-    let (desk, id) = (context.desk()?, context.run_id()?);
-    Ok(answer(StatusCode::OK, "application/json", &find(&desk, id).await?))
+pub async fn get(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&[])?;
+    let (database, id) = (context.database()?, context.run_id()?);
+    Ok(ok(&find(&database, id).await?))
 }
 
 /// The run: of the ledger, or an attempt to migrate that was asked for here.
-async fn find(desk: &Desk, id: Uuid) -> Result<Value, Refusal> {
-    if let Some(attempt) = super::migrations::attempt(desk, id) {
+async fn find(database: &ApiDatabase, id: Uuid) -> Result<Value, HttpError> {
+    if let Some(attempt) = super::migrations::attempt(database, id) {
         return Ok(attempt);
     }
-    let mut conn = desk.conn().await?;
-    let read = run_history::run(&mut conn, id, desk.db.query_timeout()).await;
-    match read.map_err(|error| desk.refusal(&error))? {
-        Some(entry) => Ok(told(desk, entry)),
+    let mut conn = database.connection().await?;
+    let read = run_history::run(&mut conn, id, database.db.query_timeout()).await;
+    match read.map_err(|error| database.http_error(&error))? {
+        Some(entry) => Ok(run_to_json(database, entry)),
         None => Err(no_such_run()),
     }
 }
 
-fn no_such_run() -> Refusal {
+fn no_such_run() -> HttpError {
     let detail =
         "there is no run of this id; ended ones are forgotten after a while (jobs.history_keep)";
-    Refusal::new(StatusCode::NOT_FOUND, "no_such_run", detail)
+    HttpError::new(StatusCode::NOT_FOUND, "no_such_run", detail)
 }
 
 /// Answers who asked for runs: at once, or, as was preferred, when they have ended: with the run itself, or with all
 /// of them where there may be several. With what `done` says where they have not ended in time.
-pub async fn answered(
+pub async fn respond_with_run(
     context: &Context<'_>,
-    (done, replayed): (Done, bool),
-) -> Result<Answer, Refusal> {
+    (done, replayed): (MutationReply, bool),
+) -> Result<Response, HttpError> {
     let (Some(wait), Some(id)) = (context.wait(), id_of(&done.body["run_id"])) else {
-        return Ok(done.answer(replayed));
+        return Ok(done.response(replayed));
     };
     let several = done.body["runs"].as_array();
     let ids: Vec<Uuid> = several
         .map_or_else(|| vec![id], |runs| runs.iter().filter_map(|run| id_of(&run["id"])).collect());
-    let ended = ended_within(context, &ids, wait).await?;
-    let mut answer = match ended {
-        Some(mut runs) if several.is_none() => {
-            answer(StatusCode::OK, "application/json", &runs.pop())
-        }
+    let ended = wait_for_end(context, &ids, wait).await?;
+    let mut response = match ended {
+        Some(mut runs) if several.is_none() => ok(&runs.pop()),
         Some(runs) => {
             let body = json!({ "target": done.body["target"], "run_id": id, "runs": runs });
-            answer(StatusCode::OK, "application/json", &body)
+            ok(&body)
         }
-        None => done.answer(replayed),
+        None => done.response(replayed),
     };
-    set(&mut answer, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
-    Ok(answer)
+    set_header(&mut response, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
+    Ok(response)
 }
 
 fn id_of(value: &Value) -> Option<Uuid> {
@@ -110,26 +108,26 @@ fn id_of(value: &Value) -> Option<Uuid> {
 }
 
 /// The runs, once all of them have ended; `None` where that takes too long.
-async fn ended_within(
+async fn wait_for_end(
     context: &Context<'_>,
     ids: &[Uuid],
     wait: Duration,
-) -> Result<Option<Vec<Value>>, Refusal> {
-    let desk = context.desk()?;
+) -> Result<Option<Vec<Value>>, HttpError> {
+    let database = context.database()?;
     // Most runs take moments, and those that do not are not hurried by being looked at.
-    let mut pause = LOOK_FIRST;
-    let until = Instant::now() + wait.min(context.time_left().saturating_sub(ANSWER_ROOM));
+    let mut pause = POLL_FIRST;
+    let until = Instant::now() + wait.min(context.time_left().saturating_sub(RESPONSE_RESERVE));
     let mut ended = Vec::new();
     while let Some(id) = ids.get(ended.len()) {
-        let found = timeout_at(until, find(&desk, *id)).await;
+        let found = timeout_at(until, find(&database, *id)).await;
         let left = until.saturating_duration_since(Instant::now());
         match found {
             Ok(Ok(run)) if is_over(&run) => ended.push(run),
             // A database that is away for a moment says nothing of the run. What ends late is not missed either.
-            Ok(_) if left >= LOOK_FIRST => sleep(pause.min(left / 2)).await,
+            Ok(_) if left >= POLL_FIRST => sleep(pause.min(left / 2)).await,
             Ok(_) | Err(_) => return Ok(None),
         }
-        pause = (pause * 3 / 2).min(LOOK_AGAIN);
+        pause = (pause * 3 / 2).min(POLL_MAX);
     }
     Ok(Some(ended))
 }
@@ -139,77 +137,81 @@ fn is_over(run: &Value) -> bool {
 }
 
 /// `POST /runs/{id}/cancel`
-pub async fn cancel(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.change()?;
+pub async fn cancel(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_mutation()?;
     let Empty {} = context.json()?;
     let id = context.run_id()?;
-    detached(context, move |state, acting| async move {
-        let desk = state.desks.of(acting.target.as_deref())?;
-        if let Some(attempt) = super::migrations::attempt(&desk, id) {
-            return Err(no_cancel(&attempt));
+    run_detached(context, move |state, ctx| async move {
+        let database = state.databases.of(ctx.target.as_deref())?;
+        if let Some(attempt) = super::migrations::attempt(&database, id) {
+            return Err(not_cancellable(&attempt));
         }
-        let (done, replayed) = acting.once(&desk, &Cancel(id)).await?;
-        Ok(done.answer(replayed))
+        let (done, replayed) = ctx.execute(&database, &CancelRun(id)).await?;
+        Ok(done.response(replayed))
     })
     .await
 }
 
-fn no_cancel(attempt: &Value) -> Refusal {
+fn not_cancellable(attempt: &Value) -> HttpError {
     if is_over(attempt) {
-        let refusal =
-            Refusal::new(StatusCode::CONFLICT, "over", "the migrations have ended already");
-        return refusal.with("state", attempt["state"].clone());
+        let error =
+            HttpError::new(StatusCode::CONFLICT, "over", "the migrations have ended already");
+        return error.with("state", attempt["state"].clone());
     }
     let detail = "migrations are not cancelled here: a file is whole or nothing; migrations.statement_timeout bounds it";
-    Refusal::new(StatusCode::CONFLICT, "not_cancellable", detail)
+    HttpError::new(StatusCode::CONFLICT, "not_cancellable", detail)
 }
 
-struct Cancel(Uuid);
+struct CancelRun(Uuid);
 
-impl Change for Cancel {
-    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect> {
-        Box::pin(cancel_in(tx, acting, self.0))
+impl Mutation for CancelRun {
+    fn apply<'t>(
+        &'t self,
+        tx: &'t Tx<'_>,
+        ctx: &'t MutationContext,
+    ) -> TxFuture<'t, MutationResult> {
+        Box::pin(cancel_in(tx, ctx, self.0))
     }
 }
 
-async fn cancel_in(tx: &Tx<'_>, acting: &Acting, id: Uuid) -> Result<Effect, Error> {
-    let (job, state) = match commands::cancel(tx, acting.by(), id).await? {
-        CancelResult::Unknown => return Ok(Effect::refused(no_such_run())),
+async fn cancel_in(tx: &Tx<'_>, ctx: &MutationContext, id: Uuid) -> Result<MutationResult, Error> {
+    let (job, state) = match commands::cancel(tx, ctx.by(), id).await? {
+        CancelResult::Unknown => return Ok(MutationResult::refused(no_such_run())),
         CancelResult::AlreadyFinished { job, state } => {
             let detail = format!("the run of {job} is over already: {state}");
-            return Ok(Effect::refused(
-                Refusal::new(StatusCode::CONFLICT, "over", detail).with("state", state),
+            return Ok(MutationResult::refused(
+                HttpError::new(StatusCode::CONFLICT, "over", detail).with("state", state),
             ));
         }
         CancelResult::Requested { job, .. } => (job, "cancelling"),
         CancelResult::Dequeued { job } => (job, "cancelled"),
     };
     let body = json!({ "run_id": id, "job": job, "state": state });
-    Ok(Effect::Done(acting.accepted(body, id)))
+    Ok(MutationResult::Done(ctx.accepted(body, id)))
 }
 
 /// `GET /runs/{id}/events`: the run at each change, until it is over.
-pub async fn follow(context: &Context<'_>) -> Result<Answer, Refusal> {
-    context.only(&[])?;
-    let (desk, id) = (context.desk()?, context.run_id()?);
-    let first = find(&desk, id).await?;
+pub async fn follow(context: &Context<'_>) -> Result<Response, HttpError> {
+    context.check_parameters(&[])?;
+    let (database, id) = (context.database()?, context.run_id()?);
+    let first = find(&database, id).await?;
     let follower = Follower {
-        db: Arc::clone(&desk.db),
-        standing: Arc::clone(&desk.standing),
+        db: Arc::clone(&database.db),
+        standing: Arc::clone(&database.status),
         id,
         next: Some(first),
-        said: None,
-        away: false,
+        sent: None,
+        unavailable: false,
         over: false,
         stop: context.state.tasks.stopping(),
-        until: Instant::now() + FOLLOW_MOST,
-        gate: Arc::clone(&context.state.gate),
-        rules: context.state.gate.rules(),
-        _place: context.state.desks.stream(context.caller.as_ref())?,
+        until: Instant::now() + FOLLOW_MAX,
+        authenticator: Arc::clone(&context.state.authenticator),
+        rules: context.state.authenticator.rules(),
+        _permit: context.state.databases.stream(context.caller.as_ref())?,
     };
-    Ok(events(Box::pin(stream::unfold(follower, |mut follower| async move {
-        let piece = follower.piece().await?;
-        Some((Ok::<_, Cut>(piece), follower))
+    Ok(event_stream(Box::pin(stream::unfold(follower, |mut follower| async move {
+        let next_event = follower.next_event().await?;
+        Some((Ok::<_, BodyAborted>(next_event), follower))
     }))))
 }
 
@@ -220,57 +222,57 @@ struct Follower {
     id: Uuid,
     /// What was read and not yet said.
     next: Option<Value>,
-    said: Option<Value>,
-    away: bool,
+    sent: Option<Value>,
+    unavailable: bool,
     over: bool,
     stop: CancellationToken,
     until: Instant,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
-    _place: Stream,
+    _permit: StreamPermit,
 }
 
 impl Follower {
     /// What is to be sent next; `None` at the end.
-    async fn piece(&mut self) -> Option<Bytes> {
+    async fn next_event(&mut self) -> Option<Bytes> {
         if self.over || Instant::now() >= self.until {
             return None;
         }
         let quiet_until = Instant::now() + KEEP_ALIVE;
         loop {
-            if let Some(run) = self.next.take().filter(|run| self.said.as_ref() != Some(run)) {
+            if let Some(run) = self.next.take().filter(|run| self.sent.as_ref() != Some(run)) {
                 self.over = is_over(&run);
                 let end = if self.over { "event: end\ndata: {}\n\n" } else { "" };
-                let piece = format!("event: run\ndata: {run}\n\n{end}");
-                self.said = Some(run);
-                return Some(piece.into());
+                let next_event = format!("event: run\ndata: {run}\n\n{end}");
+                self.sent = Some(run);
+                return Some(next_event.into());
             }
             if Instant::now() >= quiet_until {
                 return Some(Bytes::from_static(b": nothing new\n\n"));
             }
-            let pause = if self.away { LOOK_AGAIN } else { LOOK_EVERY };
+            let pause = if self.unavailable { POLL_MAX } else { FOLLOW_INTERVAL };
             tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = sleep(pause) => {}
             }
             // Who may follow is another question now: the client asks again, and is judged by the rules of now.
-            if !Arc::ptr_eq(&self.rules, &self.gate.rules()) {
+            if !Arc::ptr_eq(&self.rules, &self.authenticator.rules()) {
                 return None;
             }
-            match self.look().await {
-                Ok(Some(run)) => (self.next, self.away) = (Some(run), false),
+            match self.read_run().await {
+                Ok(Some(run)) => (self.next, self.unavailable) = (Some(run), false),
                 Ok(None) => return None,
                 Err(error) => {
-                    if !std::mem::replace(&mut self.away, true) {
-                        let told = json!({ "reason": error.kind().as_str() });
-                        return Some(format!("event: away\ndata: {told}\n\n").into());
+                    if !std::mem::replace(&mut self.unavailable, true) {
+                        let run_to_json = json!({ "reason": error.kind().as_str() });
+                        return Some(format!("event: away\ndata: {run_to_json}\n\n").into());
                     }
                 }
             }
         }
     }
 
-    async fn look(&self) -> Result<Option<Value>, Error> {
+    async fn read_run(&self) -> Result<Option<Value>, Error> {
         if let Some(attempt) = super::migrations::attempt_of(&self.standing, self.id) {
             return Ok(Some(attempt));
         }

@@ -2,23 +2,23 @@
 
 use hyper::header::{CONTENT_DISPOSITION, HeaderName};
 
-use crate::http::Answer;
-use crate::http::answer::{pieces, set};
-use crate::http::body::Pieces;
+use crate::http::Response;
+use crate::http::body::ChunkStream;
+use crate::http::response::{chunked, set_header};
 
 /// Tells nginx to pass on each piece as it comes.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Server-sent events.
-pub fn events(stream: Pieces) -> Answer {
-    let mut answer = pieces("text/event-stream", stream);
-    set(&mut answer, ACCEL_BUFFERING, "no");
-    answer
+pub fn event_stream(stream: ChunkStream) -> Response {
+    let mut response = chunked("text/event-stream", stream);
+    set_header(&mut response, ACCEL_BUFFERING, "no");
+    response
 }
 
 /// A file to be saved under this name.
-pub fn file(content_type: &'static str, name: &str, stream: Pieces) -> Answer {
-    let mut answer = pieces(content_type, stream);
-    set(&mut answer, CONTENT_DISPOSITION, &format!("attachment; filename=\"{name}\""));
-    answer
+pub fn attachment(content_type: &'static str, name: &str, stream: ChunkStream) -> Response {
+    let mut response = chunked(content_type, stream);
+    set_header(&mut response, CONTENT_DISPOSITION, &format!("attachment; filename=\"{name}\""));
+    response
 }

@@ -15,7 +15,7 @@ const USER_AGENT_CHARS_MAX: usize = 200;
 
 /// What failed between two flushes, of one address for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempts {
+pub struct FailedAttempt {
     pub address: IpAddr,
     pub reason: Denied,
     pub count: u64,
@@ -29,25 +29,25 @@ pub struct Attempts {
 
 /// What was taken for a flush.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    pub attempts: Vec<Attempts>,
+pub struct FailedAttempts {
+    pub attempts: Vec<FailedAttempt>,
     /// Attempts of which there was no room to say more.
     pub overflow: u64,
 }
 
 /// The rows that wait.
 #[derive(Debug, Default)]
-pub struct Failures {
-    waiting: Mutex<Waiting>,
+pub struct FailureLog {
+    pending: Mutex<Pending>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    rows: BTreeMap<(IpAddr, &'static str), Attempts>,
+struct Pending {
+    rows: BTreeMap<(IpAddr, &'static str), FailedAttempt>,
     overflow: u64,
 }
 
-impl Failures {
+impl FailureLog {
     /// Notes one. Nothing of what was sent as a credential comes here.
     pub fn record(
         &self,
@@ -58,13 +58,13 @@ impl Failures {
         now: DateTime<Utc>,
     ) {
         let address = address.to_canonical();
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address, reason.code());
-        if waiting.rows.len() >= ROWS_MAX && !waiting.rows.contains_key(&key) {
-            waiting.overflow = waiting.overflow.saturating_add(1);
+        if pending.rows.len() >= ROWS_MAX && !pending.rows.contains_key(&key) {
+            pending.overflow = pending.overflow.saturating_add(1);
             return;
         }
-        let row = waiting.rows.entry(key).or_insert_with(|| Attempts {
+        let row = pending.rows.entry(key).or_insert_with(|| FailedAttempt {
             address,
             reason,
             count: 0,
@@ -80,10 +80,13 @@ impl Failures {
     }
 
     /// Takes what waits.
-    pub fn take(&self) -> Taken {
-        let waiting =
-            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        Taken { attempts: waiting.rows.into_values().collect(), overflow: waiting.overflow }
+    pub fn take(&self) -> FailedAttempts {
+        let pending =
+            std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        FailedAttempts {
+            attempts: pending.rows.into_values().collect(),
+            overflow: pending.overflow,
+        }
     }
 }
 
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn attempts_of_one_address_for_one_reason_are_one_row() {
-        let (failures, one) = (Failures::default(), IpAddr::from([192, 0, 2, 1]));
+        let (failures, one) = (FailureLog::default(), IpAddr::from([192, 0, 2, 1]));
         failures.record(one, Denied::Expired, "/a", Some("old\u{0}"), at(1));
         failures.record(
             "::ffff:192.0.2.1".parse().unwrap(),
@@ -123,12 +126,12 @@ mod tests {
             (row.route.as_str(), row.user_agent.as_deref().unwrap()),
             ("/b", "é".repeat(200).as_str())
         );
-        assert_eq!(failures.take(), Taken::default());
+        assert_eq!(failures.take(), FailedAttempts::default());
     }
 
     #[test]
     fn what_there_is_no_room_for_is_counted() {
-        let failures = Failures::default();
+        let failures = FailureLog::default();
         for n in 0..300_u32 {
             failures.record(IpAddr::from(n.to_be_bytes()), Denied::UnknownToken, "/", None, at(0));
         }

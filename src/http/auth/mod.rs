@@ -15,7 +15,7 @@
 //! `apikey` beside `Authorization` says nothing.
 //!
 //! # How it fails
-//! Whatever is wrong with a credential, the caller hears the same ([`Denied::refusal`]); which it was is for metrics and
+//! Whatever is wrong with a credential, the caller hears the same ([`Denied::to_error`]); which it was is for metrics and
 //! the audit trail. No error and no Debug shows a credential or a part of one.
 
 pub mod address;
@@ -31,7 +31,7 @@ use chrono::{DateTime, Utc};
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 
-use super::Refusal;
+use super::HttpError;
 use crate::config::auth::SECRET_BYTES_MIN;
 use crate::config::{self, Config, Secret, SecretError, SecretSource};
 
@@ -119,9 +119,9 @@ impl Denied {
     }
 
     /// What the caller hears, which is the same for all: who guesses shall not learn how near it came.
-    pub fn refusal(self) -> Refusal {
+    pub fn to_error(self) -> HttpError {
         let detail = "the credentials are not accepted; the audit trail says why";
-        Refusal::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail)
+        HttpError::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail)
     }
 }
 
@@ -230,25 +230,30 @@ impl Auth {
             from,
             now,
         );
-        whole(found.ok_or(Denied::UnknownToken)?).map(Some)
+        to_caller(found.ok_or(Denied::UnknownToken)?).map(Some)
     }
 
     /// The same where that costs one hash: of tokens that are configured, not of JSON Web Tokens.
-    pub fn known(&self, headers: &HeaderMap, from: IpAddr, now: DateTime<Utc>) -> Option<Caller> {
+    pub fn check_tokens(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        now: DateTime<Utc>,
+    ) -> Option<Caller> {
         let sent = bearer(single(headers, &AUTHORIZATION).ok()??).ok()?;
-        whole(self.tokens.find(sent, from, now)?).ok()
+        to_caller(self.tokens.find(sent, from, now)?).ok()
     }
 
     fn bearer(&self, sent: &str, from: IpAddr, now: DateTime<Utc>) -> Result<Caller, Denied> {
         match (self.tokens.find(sent, from, now), &self.jwt) {
-            (Some(found), _) => whole(found),
+            (Some(found), _) => to_caller(found),
             (None, Some(jwt)) if sent.split('.').count() == 3 => jwt.verify(sent, now),
             (None, _) => Err(Denied::UnknownToken),
         }
     }
 }
 
-fn whole(found: Result<(&str, Role), Denied>) -> Result<Caller, Denied> {
+fn to_caller(found: Result<(&str, Role), Denied>) -> Result<Caller, Denied> {
     found.map(|(actor, role)| Caller { actor: actor.to_owned(), role, user: None })
 }
 

@@ -50,9 +50,9 @@ pub fn hex(digest: &[u8; 32]) -> String {
 
 /// Credentials that are compared as a whole.
 #[derive(Default)]
-pub(super) struct Tokens(Vec<Known>);
+pub(super) struct Tokens(Vec<AnyRole>);
 
-struct Known {
+struct AnyRole {
     digest: [u8; 32],
     actor: String,
     role: Role,
@@ -62,7 +62,7 @@ struct Known {
 
 impl Tokens {
     pub(super) fn new(tokens: &std::collections::BTreeMap<String, auth::Token>) -> Tokens {
-        let known = tokens.iter().map(|(name, token)| Known {
+        let known = tokens.iter().map(|(name, token)| AnyRole {
             digest: token.sha256,
             actor: format!("token:{name}"),
             role: token.role,
@@ -76,7 +76,7 @@ impl Tokens {
     pub(super) fn add_admin(&mut self, actor: &str, text: &Secret) {
         let digest = digest(text.expose());
         let actor = actor.to_owned();
-        self.0.push(Known { digest, actor, role: Role::Admin, expires: None, cidrs: Vec::new() });
+        self.0.push(AnyRole { digest, actor, role: Role::Admin, expires: None, cidrs: Vec::new() });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -103,7 +103,7 @@ impl Tokens {
     }
 }
 
-impl Known {
+impl AnyRole {
     fn judge(&self, from: IpAddr, now: DateTime<Utc>) -> Result<(&str, Role), Denied> {
         if self.expires.is_some_and(|expires| now >= expires) {
             return Err(Denied::Expired);

@@ -15,16 +15,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// Wraps a stream; a stalled write fails with [`io::ErrorKind::TimedOut`].
-pub struct Stall<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     bound: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Stall<S> {
+impl<S> WriteTimeout<S> {
     /// Bounds the writes on `stream`.
-    pub fn new(stream: S, bound: Duration) -> Stall<S> {
-        Stall { stream, bound, timer: None }
+    pub fn new(stream: S, bound: Duration) -> WriteTimeout<S> {
+        WriteTimeout { stream, bound, timer: None }
     }
 
     /// Starts the clock where it does not run, and fails where it has run out.
@@ -39,7 +39,7 @@ impl<S> Stall<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stall<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -49,7 +49,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stall<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stall<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_takes_a_byte_now_and_then_is_cut_off() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = Stall::new(near, Duration::from_millis(200));
+        let mut near = WriteTimeout::new(near, Duration::from_millis(200));
         let drip = async {
             while far.read_u8().await.is_ok() {
                 sleep(Duration::from_millis(20)).await;
@@ -117,7 +117,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_keeps_up_is_not_timed_over_several_answers() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = Stall::new(near, Duration::from_millis(500));
+        let mut near = WriteTimeout::new(near, Duration::from_millis(500));
         let write = async {
             for _ in 0..8 {
                 near.write_all(&[0; 64]).await?;

@@ -16,19 +16,19 @@ use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, USER_AGENT};
 use hyper::http::request::Parts;
 
-use super::auth::failures::{Failures, Taken};
+use super::auth::failures::{FailedAttempts, FailureLog};
 use super::auth::limiter::Limiter;
 use super::auth::{Auth, AuthError, Caller, Role, address, may_carry_credentials};
-use super::{Access, Refusal};
+use super::{Access, HttpError};
 use crate::config::{Cidr, Config};
 use crate::telemetry::Metrics;
 
 /// The rules as they are now, and what is remembered of failed attempts.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Authenticator {
     rules: RwLock<Arc<Rules>>,
     limiter: Limiter,
-    failures: Failures,
+    failures: FailureLog,
 }
 
 /// What the configuration says; replaced as a whole when it is read again.
@@ -68,7 +68,7 @@ impl Rules {
 
 /// A request at the gate.
 #[derive(Debug, Clone, Copy)]
-pub struct Call<'a> {
+pub struct AuthRequest<'a> {
     pub head: &'a Parts,
     pub peer: SocketAddr,
     pub access: Access,
@@ -78,20 +78,20 @@ pub struct Call<'a> {
 
 /// Who was let in, and from where.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct Authenticated {
     /// None on open routes, where no credentials were sent that count.
     pub caller: Option<Caller>,
     /// The client's own address, as far as proxies are trusted.
     pub from: IpAddr,
 }
 
-impl Gate {
+impl Authenticator {
     /// Begins with these rules.
-    pub fn new(rules: Rules) -> Gate {
-        Gate {
+    pub fn new(rules: Rules) -> Authenticator {
+        Authenticator {
             rules: RwLock::new(Arc::new(rules)),
             limiter: Limiter::default(),
-            failures: Failures::default(),
+            failures: FailureLog::default(),
         }
     }
 
@@ -106,62 +106,68 @@ impl Gate {
     }
 
     /// Takes what failed since the last time, for the audit trail.
-    pub fn take_failures(&self) -> Taken {
+    pub fn take_failures(&self) -> FailedAttempts {
         self.failures.take()
     }
 
     /// Lets a call in, or refuses it.
-    pub fn admit(&self, call: Call<'_>, metrics: &Metrics) -> Result<Admitted, Refusal> {
+    pub fn authenticate(
+        &self,
+        request: AuthRequest<'_>,
+        metrics: &Metrics,
+    ) -> Result<Authenticated, HttpError> {
         let rules = self.rules();
-        let from = address::client(call.peer.ip(), &call.head.headers, &rules.trusted_proxies);
-        let caller = match call.access {
+        let from =
+            address::client(request.peer.ip(), &request.head.headers, &rules.trusted_proxies);
+        let caller = match request.access {
             Access::Open => None,
             // What is open stays open to whoever sends credentials that do not count here; that they fail is noted.
-            Access::OpenAndMore => match has_credentials(call.head) {
-                true => self.caller(&rules, call, from, metrics).ok(),
+            Access::OptionalAuth => match has_credentials(request.head) {
+                true => self.identify(&rules, request, from, metrics).ok(),
                 false => None,
             },
             access => {
-                let caller = self.caller(&rules, call, from, metrics)?;
+                let caller = self.identify(&rules, request, from, metrics)?;
                 if !access.allows(caller.role) {
                     return Err(forbidden(access, caller.role));
                 }
                 Some(caller)
             }
         };
-        Ok(Admitted { caller, from })
+        Ok(Authenticated { caller, from })
     }
 
-    fn caller(
+    fn identify(
         &self,
         rules: &Rules,
-        call: Call<'_>,
+        request: AuthRequest<'_>,
         from: IpAddr,
         metrics: &Metrics,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<Caller, HttpError> {
         if !rules.auth.is_configured() {
-            return Err(nothing_configured());
+            return Err(no_credentials_configured());
         }
         if !rules.carries_credentials {
-            return Err(in_the_clear());
+            return Err(plain_http());
         }
         let now = Utc::now();
         if let Err(wait) = self.limiter.admit(from, Instant::now()) {
             // Of 256 random bits nobody guesses any; who has them is not to suffer for who shares the address.
-            let known = rules.auth.known(&call.head.headers, from, now);
-            return known.ok_or_else(|| too_many_failures().later(wait));
+            let check_tokens = rules.auth.check_tokens(&request.head.headers, from, now);
+            return check_tokens.ok_or_else(|| too_many_failures().retry_after(wait));
         }
-        match rules.auth.check(&call.head.headers, from, now) {
+        match rules.auth.check(&request.head.headers, from, now) {
             Ok(Some(caller)) => Ok(caller),
             Ok(None) => Err(unauthenticated()),
             Err(denied) => {
                 let reason = denied.code();
                 self.limiter.failed(from, Instant::now());
-                let agent = call.head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-                self.failures.record(from, denied, call.route, agent, now);
+                let agent =
+                    request.head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+                self.failures.record(from, denied, request.route, agent, now);
                 metrics.http_auth_failures_total.with_label_values(&[reason]).inc();
-                tracing::debug!(%from, reason, route = call.route, "credentials are not accepted");
-                Err(denied.refusal())
+                tracing::debug!(%from, reason, route = request.route, "credentials are not accepted");
+                Err(denied.to_error())
             }
         }
     }
@@ -171,33 +177,33 @@ fn has_credentials(head: &Parts) -> bool {
     head.headers.contains_key(AUTHORIZATION) || head.headers.contains_key("apikey")
 }
 
-fn nothing_configured() -> Refusal {
+fn no_credentials_configured() -> HttpError {
     let detail = "this endpoint wants credentials, and none are configured: `pgsteward token new NAME --role viewer` \
                   makes a token and shows what to write into the configuration";
-    Refusal::new(StatusCode::FORBIDDEN, "no_credentials_configured", detail)
+    HttpError::new(StatusCode::FORBIDDEN, "no_credentials_configured", detail)
 }
 
-fn in_the_clear() -> Refusal {
+fn plain_http() -> HttpError {
     let detail = "credentials would cross the network in the clear: use TLS (http.tls_cert_file, http.tls_key_file), \
                   listen on a loopback address, or set http.allow_plain_http where something in front encrypts";
-    Refusal::new(StatusCode::FORBIDDEN, "plain_http", detail)
+    HttpError::new(StatusCode::FORBIDDEN, "plain_http", detail)
 }
 
-fn unauthenticated() -> Refusal {
+fn unauthenticated() -> HttpError {
     let detail = "this endpoint wants credentials: Authorization: Bearer TOKEN";
-    Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    HttpError::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
 }
 
-fn too_many_failures() -> Refusal {
+fn too_many_failures() -> HttpError {
     let detail = "too many calls from this address had credentials that are not accepted";
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", detail)
+    HttpError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", detail)
 }
 
-fn forbidden(access: Access, role: Role) -> Refusal {
+fn forbidden(access: Access, role: Role) -> HttpError {
     let detail = format!(
         "this endpoint wants the role {}; these credentials have the role {}",
         access.as_str(),
         role.as_str()
     );
-    Refusal::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    HttpError::new(StatusCode::FORBIDDEN, "forbidden", detail)
 }

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::input::invalid;
 use crate::db::{Error, Kind, Purpose, Tx, TxFuture, TxOptions};
-use crate::http::answer::{json, set};
 use crate::http::auth::Caller;
-use crate::http::{ACTS, Answer, Context, Desk, Refusal, State};
+use crate::http::response::{json, set_header};
+use crate::http::{ApiDatabase, Context, HttpError, MUTATIONS_MAX, Response, State};
 use crate::scheduler::commands::By;
 use crate::store::audit::Origin;
 use crate::store::idempotency::{self, Known};
@@ -29,7 +29,7 @@ const AGENT_MAX: usize = 512;
 
 /// Who acts, from where, and under which key.
 #[derive(Debug, Clone)]
-pub struct Acting {
+pub struct MutationContext {
     pub caller: Caller,
     pub origin: Origin,
     pub target: Option<String>,
@@ -45,76 +45,80 @@ struct Key {
 
 /// What a change came to, as it is answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Done {
+pub struct MutationReply {
     status: u16,
     location: Option<String>,
     pub body: Value,
 }
 
-impl Done {
+impl MutationReply {
     /// It is done.
-    pub fn ok(body: Value) -> Done {
-        Done { status: StatusCode::OK.as_u16(), location: None, body }
+    pub fn ok(body: Value) -> MutationReply {
+        MutationReply { status: StatusCode::OK.as_u16(), location: None, body }
     }
 
     /// Something was made.
-    pub fn created(body: Value) -> Done {
-        Done { status: StatusCode::CREATED.as_u16(), location: None, body }
+    pub fn created(body: Value) -> MutationReply {
+        MutationReply { status: StatusCode::CREATED.as_u16(), location: None, body }
     }
 
     /// As it goes over the wire.
-    pub fn answer(&self, replayed: bool) -> Answer {
+    pub fn response(&self, replayed: bool) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
-        let mut answer = json(status, "application/json", &self.body);
+        let mut response = json(status, "application/json", &self.body);
         if let Some(location) = &self.location {
-            set(&mut answer, LOCATION, location);
+            set_header(&mut response, LOCATION, location);
         }
         if replayed {
-            set(&mut answer, REPLAYED, "true");
+            set_header(&mut response, REPLAYED, "true");
         }
-        answer
+        response
     }
 }
 
 /// A change of the database.
-pub trait Change: Send + Sync {
+pub trait Mutation: Send + Sync {
     /// Makes it. May run more than once, when it meets a conflict.
-    fn apply<'t>(&'t self, tx: &'t Tx<'_>, acting: &'t Acting) -> TxFuture<'t, Effect>;
+    fn apply<'t>(
+        &'t self,
+        tx: &'t Tx<'_>,
+        ctx: &'t MutationContext,
+    ) -> TxFuture<'t, MutationResult>;
 }
 
 /// What came of a change inside its transaction.
-pub enum Effect {
-    Done(Done),
+pub enum MutationResult {
+    Done(MutationReply),
     /// Nothing was written, for this reason.
-    Refused(Box<Refusal>),
+    Refused(Box<HttpError>),
 }
 
-impl Effect {
+impl MutationResult {
     /// Nothing was written, for this reason.
-    pub fn refused(refusal: Refusal) -> Effect {
-        Effect::Refused(Box::new(refusal))
+    pub fn refused(error: HttpError) -> MutationResult {
+        MutationResult::Refused(Box::new(error))
     }
 }
 
 /// Runs a change in a task of its own: a client that hangs up, or whose time is over, cuts nothing short.
-pub async fn detached<T, F>(
+pub async fn run_detached<T, F>(
     context: &Context<'_>,
-    work: impl FnOnce(Arc<State>, Acting) -> F,
-) -> Result<T, Refusal>
+    work: impl FnOnce(Arc<State>, MutationContext) -> F,
+) -> Result<T, HttpError>
 where
-    F: Future<Output = Result<T, Refusal>> + Send + 'static,
+    F: Future<Output = Result<T, HttpError>> + Send + 'static,
     T: Send + 'static,
 {
-    let acting = Acting::of(context)?;
-    let Ok(slot) = Arc::clone(&context.state.acts).try_acquire_owned() else {
-        let detail = format!("{ACTS} changes are under way already");
-        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-        return Err(refusal.later(Duration::from_secs(1)));
+    let ctx = MutationContext::of(context)?;
+    let Ok(slot) = Arc::clone(&context.state.mutation_slots).try_acquire_owned() else {
+        let detail = format!("{MUTATIONS_MAX} changes are under way already");
+        let error = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
+        return Err(error.retry_after(Duration::from_secs(1)));
     };
-    let (work, place) = (work(Arc::clone(context.state), acting), context.place.clone());
+    let (work, batch_permit) = (work(Arc::clone(context.state), ctx), context.batch_permit.clone());
     let work = async move {
         let outcome = work.await;
-        drop((slot, place));
+        drop((slot, batch_permit));
         outcome
     };
     match context.state.tasks.spawn("http-act", work).await {
@@ -122,17 +126,17 @@ where
         // The panic itself was logged where it happened.
         Err(_) => {
             let detail = "the request could not be answered; the log says why";
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
+            Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
         }
     }
 }
 
-impl Acting {
-    fn of(context: &Context<'_>) -> Result<Acting, Refusal> {
+impl MutationContext {
+    fn of(context: &Context<'_>) -> Result<MutationContext, HttpError> {
         let Some(caller) = context.caller.clone() else {
             // The table of routes gives every change an access that wants one.
             let detail = "this endpoint wants credentials";
-            return Err(Refusal::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail));
+            return Err(HttpError::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail));
         };
         let agent = context
             .head
@@ -151,9 +155,9 @@ impl Acting {
             let known: Vec<&str> = context.state.boards.keys().map(String::as_str).collect();
             let detail =
                 format!("which database is to be changed? ?target= one of {}", known.join(", "));
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "target_wanted", detail));
+            return Err(HttpError::new(StatusCode::BAD_REQUEST, "target_wanted", detail));
         }
-        Ok(Acting { caller, origin, target, key: key(context)? })
+        Ok(MutationContext { caller, origin, target, key: key(context)? })
     }
 
     /// Who is named in the audit trail and in rows of the ledger.
@@ -162,10 +166,10 @@ impl Acting {
     }
 
     /// It will be done; there one sees how it goes.
-    pub fn accepted(&self, body: Value, run: Uuid) -> Done {
+    pub fn accepted(&self, body: Value, run: Uuid) -> MutationReply {
         let target =
             self.target.as_ref().map(|target| format!("?target={target}")).unwrap_or_default();
-        Done {
+        MutationReply {
             status: StatusCode::ACCEPTED.as_u16(),
             location: Some(format!("/runs/{run}{target}")),
             body,
@@ -179,29 +183,33 @@ impl Acting {
 
     /// Makes a change in one transaction with the key, if there is one; where the key was used for the same before, gives
     /// that answer again. True: it did.
-    pub async fn once(&self, desk: &Desk, change: &dyn Change) -> Result<(Done, bool), Refusal> {
-        let options = TxOptions::within(desk.db.query_timeout());
+    pub async fn execute(
+        &self,
+        database: &ApiDatabase,
+        check_mutation: &dyn Mutation,
+    ) -> Result<(MutationReply, bool), HttpError> {
+        let options = TxOptions::within(database.db.query_timeout());
         let work = async {
-            let mut conn = desk.db.acquire(Purpose::Api).await?;
+            let mut conn = database.db.acquire(Purpose::Api).await?;
             conn.transaction(&options, |tx| {
                 Box::pin(async move {
                     match &self.key {
-                        None => Ok(Outcome::New(change.apply(tx, self).await?)),
-                        Some(key) => keyed(tx, self, key, change).await,
+                        None => Ok(KeyedResult::New(check_mutation.apply(tx, self).await?)),
+                        Some(key) => keyed(tx, self, key, check_mutation).await,
                     }
                 })
             })
             .await
         };
-        let told = |mut done: Done| {
-            done.body["target"] = desk.db.name().into();
+        let with_target = |mut done: MutationReply| {
+            done.body["target"] = database.db.name().into();
             done
         };
-        match desk.within(desk.patience(), work).await? {
-            Outcome::New(Effect::Done(done)) => Ok((told(done), false)),
-            Outcome::New(Effect::Refused(refusal)) => Err(*refusal),
-            Outcome::Before(done) => Ok((told(done), true)),
-            Outcome::Other => {
+        match database.within(database.work_timeout(), work).await? {
+            KeyedResult::New(MutationResult::Done(done)) => Ok((with_target(done), false)),
+            KeyedResult::New(MutationResult::Refused(error)) => Err(*error),
+            KeyedResult::Replayed(done) => Ok((with_target(done), true)),
+            KeyedResult::KeyReused => {
                 let detail = "this idempotency key was used for another request within the last day; take a new one";
                 Err(super::input::unprocessable("idempotency_key_reused", detail))
             }
@@ -209,48 +217,48 @@ impl Acting {
     }
 }
 
-enum Outcome {
-    New(Effect),
-    Before(Done),
-    Other,
+enum KeyedResult {
+    New(MutationResult),
+    Replayed(MutationReply),
+    KeyReused,
 }
 
 async fn keyed(
     tx: &Tx<'_>,
-    acting: &Acting,
+    ctx: &MutationContext,
     key: &Key,
-    change: &dyn Change,
-) -> Result<Outcome, Error> {
-    let actor = acting.actor();
+    check_mutation: &dyn Mutation,
+) -> Result<KeyedResult, Error> {
+    let actor = ctx.actor();
     match idempotency::take(tx, actor, &key.key, &key.fingerprint).await? {
-        Known::Other => return Ok(Outcome::Other),
-        Known::Done(answer) => {
-            let read = serde_json::from_value(answer);
+        Known::Other => return Ok(KeyedResult::KeyReused),
+        Known::Done(response) => {
+            let read = serde_json::from_value(response);
             let wrong = |error| {
                 Error::new(Kind::Protocol, format!("a kept answer is not understood: {error}"))
             };
-            return read.map(Outcome::Before).map_err(wrong);
+            return read.map(KeyedResult::Replayed).map_err(wrong);
         }
         Known::New => {}
     }
-    let effect = change.apply(tx, acting).await?;
+    let effect = check_mutation.apply(tx, ctx).await?;
     match &effect {
-        Effect::Done(done) => {
-            let answer = serde_json::to_value(done).unwrap_or_default();
-            idempotency::keep(tx, actor, &key.key, &answer).await?;
+        MutationResult::Done(done) => {
+            let response = serde_json::to_value(done).unwrap_or_default();
+            idempotency::keep(tx, actor, &key.key, &response).await?;
         }
         // What was refused may be asked for again.
-        Effect::Refused(_) => idempotency::forget(tx, actor, &key.key).await?,
+        MutationResult::Refused(_) => idempotency::forget(tx, actor, &key.key).await?,
     }
-    Ok(Outcome::New(effect))
+    Ok(KeyedResult::New(effect))
 }
 
 /// Refuses a key that is none.
-pub fn check_key(context: &Context<'_>) -> Result<(), Refusal> {
+pub fn check_key(context: &Context<'_>) -> Result<(), HttpError> {
     key(context).map(drop)
 }
 
-fn key(context: &Context<'_>) -> Result<Option<Key>, Refusal> {
+fn key(context: &Context<'_>) -> Result<Option<Key>, HttpError> {
     let mut values = context.head.headers.get_all(IDEMPOTENCY_KEY).into_iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().unwrap_or_default();
