@@ -1,4 +1,4 @@
-# `make` alone lists what there is.
+# `make` alone lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .PHONY: help demo test test-api test-browser test-full bench release lint fmt deps clean
@@ -6,31 +6,31 @@ SHELL := /bin/bash
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: ## Show it at work on a throw-away PostgreSQL; Ctrl-C ends it
+demo: ## Run it on a development server with sample data, until Ctrl-C
 	@scripts/install-deps.sh server
 	@scripts/demo.sh
 
-test: ## Run the whole suite against a throw-away PostgreSQL
+test: ## Run the whole suite against a development server
 	@scripts/install-deps.sh test
 	@scripts/test.sh
 
-test-api: ## Have schemathesis ask a running daemon all that its OpenAPI document allows, and more
+test-api: ## Test the API of a running daemon with schemathesis
 	@scripts/install-deps.sh outside
 	@scripts/test-api.sh
 
-test-browser: ## Use the dashboard in a headless Chromium, through an outage; keeps screenshots in target/browser
+test-browser: ## Test the dashboard in headless Chromium; screenshots go to target/browser
 	@scripts/install-deps.sh outside
 	@scripts/test-browser.sh
 
-test-full: ## The suite on every installed PostgreSQL version, 14 to 18, the licenses, the packaging and the release binary
+test-full: ## Run the suite on every installed PostgreSQL version, and check dependencies, packaging and release
 	@scripts/install-deps.sh full
 	@scripts/test-full.sh
 
-bench: ## Measure the project's figures; ONLY="start memory" for some
+bench: ## Measure the project's figures; ONLY="start memory" selects some
 	@scripts/install-deps.sh server
 	. scripts/release-env.sh && cargo bench --locked --bench figures -- $(ONLY)
 
-release: ## Build target/release/pgsteward without paths of this machine in it
+release: ## Build target/release/pgsteward without local paths in it
 	scripts/release.sh
 
 lint: ## Check format, clippy and documentation
@@ -44,5 +44,5 @@ fmt: ## Format the sources
 deps: ## Install what tests need: a PostgreSQL server, PgBouncer, promtool, systemd-analyze
 	@scripts/install-deps.sh test
 
-clean: ## Remove what was built
+clean: ## Remove build results
 	cargo clean

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Shows pgsteward at work on a throw-away PostgreSQL, with sample data and quickened jobs, until Ctrl-C.
+# Runs pgsteward on a development server with sample data and frequent jobs, until Ctrl-C.
 #
-# DEMO_PROFILE           cargo's profile: release, or dev, which builds sooner (release)
-# PGSTEWARD_DEMO_LISTEN  where to listen (127.0.0.1:8432)
+# DEMO_PROFILE           cargo's profile: release, or dev, which builds faster (default: release)
+# PGSTEWARD_DEMO_LISTEN  the address to listen on (default: 127.0.0.1:8432)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ finish() {
     local status=$?
     trap '' HUP INT TERM
     trap - EXIT
-    # One signal: a second one would cut the orderly end short.
+    # Only one signal: a second one would end the process at once.
     if [ -n "$daemon" ] && kill -TERM "$daemon" 2>/dev/null; then
         say
         wait "$daemon" || true
@@ -36,10 +36,10 @@ finish() {
     exit "$status"
 }
 trap finish EXIT
-# Once the daemon runs, being told to end is how this ends well.
+# Once the daemon runs, a signal is the regular end, with status 0.
 trap '[ -z "$daemon" ] || exit 0; exit 130' HUP INT TERM
 
-# A GET's body, or nothing; curl need not be there.
+# Prints the body of a GET, or nothing. curl may be missing.
 get() {
     (
         exec 3<>"/dev/tcp/$host/$port"
@@ -48,7 +48,7 @@ get() {
     ) 2>/dev/null || true
 }
 
-# What the log has gained, in short: the time of day, and no field that is the same in every line.
+# Prints new lines of the log, shortened to the time of day and without fields that never change.
 show_log() {
     local line
     while IFS= read -r line <&4; do
@@ -58,26 +58,26 @@ show_log() {
     done
 }
 
-# Shows the log for half a second; ends when the daemon does.
+# Prints the log for half a second; fails if the daemon has ended.
 follow() {
     show_log
     if ! kill -0 "$daemon" 2>/dev/null; then
         show_log
-        fail "the daemon ended by itself; its log stands above"
+        fail "the daemon exited; see its log above"
     fi
     sleep 0.5
 }
 
 if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then
-    fail "something listens on $listen already; end it, or set PGSTEWARD_DEMO_LISTEN to another ADDRESS:PORT"
+    fail "another process listens on $listen: stop it, or set PGSTEWARD_DEMO_LISTEN=ADDRESS:PORT"
 fi
 
-# What the compiler leaves when it is interrupted goes with the folder.
+# Temporary files of an interrupted compiler are removed with the folder.
 TMPDIR=$folder cargo build --locked --profile "$profile" --bin pgsteward
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 binary=$target/${profile/#dev/debug}/pgsteward
 
-# Whoever has this token is an admin. It is in no file: the configuration holds its digest.
+# The token has the role admin. No file holds it: the configuration has its digest.
 made=$("$binary" token new demo --role admin --json 2>/dev/null)
 member() { sed -n 's/.*"'"$1"'": *"\([^"]*\)".*/\1/p' <<<"$made"; }
 token=$(member token)
@@ -87,7 +87,7 @@ token=$(member token)
 } >"$folder/config.toml"
 
 say "
-Starting pgsteward with a PostgreSQL of its own."
+Starting pgsteward with a development server."
 # A process group of its own, so that Ctrl-C reaches this script alone.
 set -m
 "$binary" run --ephemeral --config "$folder/config.toml" --listen "$listen" </dev/null 2>>"$folder/log" 4<&- &
@@ -97,12 +97,12 @@ set +m
 for ((waited = 0; ; waited++)); do
     follow
     [ "$(get /readyz)" = ok ] && break
-    [ "$waited" -lt $((ready_bound * 2)) ] || fail "not ready within $ready_bound s; its log stands above"
+    [ "$waited" -lt $((ready_bound * 2)) ] || fail "not ready within $ready_bound s; see its log above"
 done
 
-# The daemon logs the folder of its server; the password lies there, in files of mode 0600.
+# The daemon logs the folder of its server. Files of mode 0600 in it hold the password.
 server=$(sed -n 's/.*[^-_.[:alnum:]/]\(\/[^ "]*\/pgsteward-ephemeral-[0-9a-f]\{12\}\).*/\1/p' "$folder/log" | head -n 1)
-[ -r "$server/connection.env" ] || fail "the log does not name the throw-away server's folder"
+[ -r "$server/connection.env" ] || fail "the log does not name the folder of the development server"
 unset PGPASSWORD PGHOSTADDR PGSERVICE PGSSLMODE PGOPTIONS
 while IFS='=' read -r name value; do
     export "$name=$value"
@@ -111,14 +111,14 @@ psql=$PGSTEWARD_PG_BIN/psql
 [ -x "$psql" ] || psql=$(command -v psql) || fail "psql is missing: install PostgreSQL's client"
 sql() { PGCONNECT_TIMEOUT=5 "$psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
 
-say "Filling the set zentry with sample data: users, projects, machines, bills, 70 days of metrics."
+say "Loading sample data into the set zentry: users, projects, VMs, bills, 70 days of metrics."
 sql -o /dev/null -f packaging/demo/zentry_sample.sql
 loaded=$(sql -At -c "SELECT now()")
 
 show_log
 say "
-The dashboard is at http://$listen/ ; the token below is what it asks for.
-In another terminal (everything there is: curl http://$listen/):
+The dashboard is at http://$listen/ and asks for the token below.
+In another terminal (curl http://$listen/ lists every endpoint):
   export TOKEN=$token
   curl http://$listen/health/             the database's health
   curl http://$listen/metrics             what Prometheus sees
@@ -130,10 +130,10 @@ In another terminal (everything there is: curl http://$listen/):
 And pgsteward's own command line, for the same database:
   export DATABASE_URL='host=$server port=$PGPORT user=$PGUSER dbname=$PGDATABASE passfile=$server/pgpass'
   $binary job list --config $PWD/packaging/demo/config.toml
-Every job will have run within a minute; Ctrl-C ends it and leaves nothing behind.
+Every job runs within a minute. Ctrl-C stops the demo and removes everything that it created.
 "
 
-# Each job of the ledger ran since the data is in, and both measurements left rows.
+# True once each job of the ledger has run after the load and both measurements have rows.
 all_ran() {
     [ t = "$(sql -At -v loaded="$loaded" <<'SQL'
 SELECT count(DISTINCT job) = 5
@@ -150,7 +150,7 @@ until all_ran; do
 done
 show_log
 say "
-Every job has run. What they have done so far (rows are tables for vacuum, views for refresh):"
+Every job has run. Results so far (rows are tables for vacuum and views for refresh):"
 sql -P border=0 -P footer=off -P null=- <<'SQL'
 SELECT job, count(*) AS runs, (array_agg(state || coalesce(': ' || reason, '') ORDER BY finished_at DESC))[1] AS "last run",
        sum(rows_affected) AS rows, round(1000 * max(extract(epoch FROM finished_at - started_at))) AS "longest, ms"
@@ -159,13 +159,13 @@ SELECT job, count(*) AS runs, (array_agg(state || coalesce(': ' || reason, '') O
  GROUP BY job
  ORDER BY job;
 SELECT 'steward.system_health' AS "table", count(*) AS rows, count(DISTINCT created_at) AS measurements,
-       (array_agg(DISTINCT status))::text AS "what they hold"
+       (array_agg(DISTINCT status))::text AS "contents"
   FROM steward.system_health
 UNION ALL
 SELECT 'steward.connection_metrics', count(*), sum(samples),
        format('%s to %s of %s connections', min(total_min), max(total_max), max(max_connections))
   FROM steward.connection_metrics;
 SQL
-say "The log goes on; Ctrl-C ends it."
+say "The log continues; Ctrl-C stops the demo."
 
 while :; do follow; done

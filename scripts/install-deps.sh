@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs what building and testing need, where it is missing. Starts no service.
+# Installs missing packages that building and testing need. Starts no service.
 #
 # usage: scripts/install-deps.sh [server|test|outside|full]
 #   server  a C linker for cargo, and a PostgreSQL server with its client
-#   test    and PgBouncer, promtool, systemd-analyze and Python
-#   outside what asks the API and the dashboard from outside: server, Python with venv, Node and a Chromium
-#   full    test, and every PostgreSQL version that pgsteward supports (adds apt.postgresql.org's repository)
+#   test    server, PgBouncer, promtool, systemd-analyze and Python
+#   outside tests of the API and the dashboard: server, Python with venv, Node and Chromium
+#   full    test, and every supported PostgreSQL version (adds the repository of apt.postgresql.org)
 #
-# Debian and Ubuntu, as root or with sudo. Elsewhere it says what is missing.
+# On Debian and Ubuntu, as root or with sudo. On other systems it prints what is missing.
 set -euo pipefail
 
 readonly level=${1:-server}
@@ -22,7 +22,7 @@ fail() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# The same places that the daemon looks in.
+# Searches the folders that the daemon searches.
 has_server() {
     local folder
     if [ -n "${PGSTEWARD_PG_BIN:-}" ]; then
@@ -77,7 +77,7 @@ apt() {
         apt-get -qq -o DPkg::Lock::Timeout=180 -o Dpkg::Use-Pty=0 -o Acquire::Retries=3 "$@" </dev/null
 }
 
-# apt's own time-out does not cover the lock on its lists.
+# apt's timeout does not cover the lock on its package lists.
 refresh_lists() {
     local try
     for try in 1 2 3 4 5 6; do
@@ -87,7 +87,7 @@ refresh_lists() {
         printf 'install-deps: apt-get update failed (attempt %s of 6), trying again in 10 s\n' "$try" >&2
         sleep 10
     done
-    fail "apt-get update failed; its messages stand above"
+    fail "apt-get update failed; see its messages above"
 }
 
 restore() {
@@ -102,7 +102,7 @@ restore() {
     fi
 }
 
-# Packages start their services unless this file refuses; one that is there is the administrator's.
+# Packages start their services unless this file refuses. An existing file belongs to the administrator.
 refuse_services() {
     [ -e "$policy" ] && return
     policy_made=yes
@@ -110,7 +110,7 @@ refuse_services() {
     as_root chmod 755 "$policy"
 }
 
-# postgresql-common alone makes no cluster, and brings the file that keeps the servers from it.
+# postgresql-common alone creates no cluster. Its configuration keeps the servers from creating one.
 refuse_clusters() {
     [ -e "$createcluster" ] || apt install --no-install-recommends postgresql-common
     conf_kept=$(mktemp)
@@ -118,7 +118,7 @@ refuse_clusters() {
     printf 'create_main_cluster = false\n' | as_root tee -a "$createcluster" >/dev/null
 }
 
-# What was just installed shall not start at the next boot either.
+# Keeps newly installed services from starting at the next boot.
 disable_services() {
     has systemctl || return 0
     local package
@@ -131,7 +131,7 @@ disable_services() {
 
 case $level in
 server | test | outside | full) ;;
-*) fail "unknown level '$level'; wanted: server, test, outside or full" ;;
+*) fail "expected server, test, outside or full, found '$level'" ;;
 esac
 has cargo || fail "cargo is missing; install Rust first: https://rustup.rs"
 
@@ -141,7 +141,7 @@ if [ -z "$missing" ]; then
     exit 0
 fi
 if ! has apt-get; then
-    fail "missing: $missing (names of Debian's packages); install what they hold with this system's package manager"
+    fail "missing: $missing (names of Debian's packages); install their equivalents with this system's package manager"
 fi
 if [ "$(id -u)" != 0 ] && ! has sudo; then
     fail "missing: $missing; become root, or install sudo, and run: apt-get install $missing"
@@ -156,11 +156,11 @@ refuse_clusters
 if [ "$level" = full ]; then
     as_root /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y
 fi
-# shellcheck disable=SC2086 # A list of names.
+# shellcheck disable=SC2086 # a list of names
 apt install --no-install-recommends $missing
 # shellcheck disable=SC2086
 disable_services $missing
 restore
 
 still=$(missing_packages | tr '\n' ' ')
-[ -z "${still% }" ] || fail "installed, and still not found: $still"
+[ -z "${still% }" ] || fail "still missing after the installation: $still"

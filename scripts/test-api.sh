@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Has schemathesis ask a running daemon everything that its OpenAPI document allows, and much that it does not, without
-# a token and with each: no answer may be a 5xx, or of another shape than the document says.
+# Runs schemathesis against a daemon, anonymously and with each role. It sends requests that the OpenAPI
+# document allows and others that it does not. A 5xx, or an answer that the document does not describe,
+# is a failure.
 #
-# API_SECONDS  for each of the runs (60)
+# API_SECONDS  the duration of each run (default: 60)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,11 +28,11 @@ finish() {
 }
 trap finish EXIT
 
-# Its own environment: nothing of the machine's Python is touched.
+# A virtual environment leaves the machine's Python unchanged.
 tools=target/tools/schemathesis-$version
 if [ ! -x "$tools/bin/schemathesis" ]; then
     rm -rf "$tools"
-    python3 -m venv "$tools" || fail "python3 with venv is wanted"
+    python3 -m venv "$tools" || fail "cannot create a virtual environment: install python3-venv"
     "$tools/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
 fi
 schemathesis=$PWD/$tools/bin/schemathesis
@@ -52,20 +53,20 @@ daemon=$!
 for ((waited = 0; ; waited++)); do
     (exec 3<>"/dev/tcp/127.0.0.1/$port" && printf 'GET /readyz HTTP/1.0\r\nHost: x\r\n\r\n' >&3 &&
         grep -q '^HTTP/1.0 200' <&3) 2>/dev/null && break
-    kill -0 "$daemon" 2>/dev/null && [ "$waited" -lt 240 ] || { cat "$folder/log" >&2; fail "the daemon is not ready"; }
+    kill -0 "$daemon" 2>/dev/null && [ "$waited" -lt 240 ] || { cat "$folder/log" >&2; fail "the daemon did not become ready; see its log above"; }
     sleep 0.5
 done
 
 cp tests/api/schemathesis.toml "$folder/"
-# The method check takes an OPTIONS that is answered for an endpoint without it; ours answers by RFC 9110.
+# unsupported_method is excluded: it objects to OPTIONS, which the daemon answers as RFC 9110 says.
 for role in "" viewer operator admin service; do
     header=()
     [ -z "$role" ] || header=(--header "Authorization: Bearer pgs_${role}_of_the_test_0123456789abcdef")
-    printf '== as %s\n' "${role:-nobody}"
+    printf '== as %s\n' "${role:-anonymous}"
     (cd "$folder" && timeout $((seconds + 180)) "$schemathesis" --config-file schemathesis.toml run \
         "http://127.0.0.1:$port/openapi.json" "${header[@]}" --phases examples,coverage,fuzzing \
         --exclude-checks unsupported_method,ignored_auth --generation-with-security-parameters false \
-        --max-time "$seconds" --request-timeout 40 --warnings off >"$folder/said" 2>&1) ||
-        { tail -n 120 "$folder/said"; fail "as ${role:-nobody}: see above"; }
-    grep -E 'generated' "$folder/said"
+        --max-time "$seconds" --request-timeout 40 --warnings off >"$folder/output" 2>&1) ||
+        { tail -n 120 "$folder/output"; fail "schemathesis found failures as ${role:-anonymous}; see above"; }
+    grep -E 'generated' "$folder/output"
 done

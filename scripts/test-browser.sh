@@ -32,11 +32,11 @@ finish() {
 }
 trap finish EXIT
 
-cargo build --locked --quiet --bin pgsteward --example throwaway
+cargo build --locked --quiet --bin pgsteward --example test-server
 target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 # A PostgreSQL server behind a relay that the test can interrupt.
-coproc SERVER { exec "$target/debug/examples/throwaway"; }
+coproc SERVER { exec "$target/debug/examples/test-server"; }
 keep=${SERVER[1]}
 IFS= read -r -t 90 named <&"${SERVER[0]}" || fail "no server: see the error above"
 connection=${named#PGSTEWARD_TEST_SERVER=}

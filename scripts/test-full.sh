@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the dependencies, runs the whole suite once per installed PostgreSQL version, validates what
-# is shipped for systemd and Kubernetes, and builds the release binary to check it.
+# Checks the dependencies, runs the whole suite once for each installed PostgreSQL version, validates
+# the files for systemd and Kubernetes, and builds and checks the release binary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

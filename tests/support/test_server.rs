@@ -1,6 +1,6 @@
-//! The test run's server: started once by `scripts/test.sh`, for all test processes.
+//! The server of a test run. `scripts/test.sh` starts it once, and all test processes share it.
 //!
-//! Prints `PGSTEWARD_TEST_SERVER=FILE` when the server accepts connections, and lives until its
+//! It prints `PGSTEWARD_TEST_SERVER=FILE` when the server accepts connections, and lives until its
 //! standard input ends.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its interface")]
@@ -22,8 +22,7 @@ async fn main() -> ExitCode {
         }
     };
     println!("PGSTEWARD_TEST_SERVER={}", server.socket_dir().join("connection.env").display());
-    let told = std::io::stdout().flush();
-    if told.is_ok() {
+    if std::io::stdout().flush().is_ok() {
         let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await;
     }
     server.stop().await;
