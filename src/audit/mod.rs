@@ -10,7 +10,7 @@
 //! `migrations/steward`.
 //!
 //! Commits hash nothing. The sealer takes rows of transactions below the oldest running one, to
-//! which no row can be added any more. Whoever has a head can check the seals with a few lines of
+//! which no row can be added any more. With a head, anyone can check the seals in a few lines of
 //! any language: [`leaf`], [`merkle`] and [`chain`] describe the hashed bytes.
 
 pub mod chain;

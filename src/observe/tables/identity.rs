@@ -214,7 +214,8 @@ mod tests {
         fn column(table: &mut Identity) -> &mut Column {
             table.column.as_mut().expect("it has one")
         }
-        let cases: [(fn(&mut Identity), Option<&str>); 9] = [
+        type Alter = fn(&mut Identity);
+        let cases: [(Alter, Option<&str>); 9] = [
             (|_| {}, None),
             (|table| table.owner_name = "renamed".to_owned(), None),
             (
