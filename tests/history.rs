@@ -12,10 +12,10 @@ use pgsteward::config::{self, Secret, SecretSource};
 use pgsteward::db::{Database, Purpose};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::store::audit_query::Cursor;
-use pgsteward::store::health::{ConnectionRow, HealthRow, Range, Row, insert};
-use pgsteward::store::measured::connections::{self, ConnectionBucket};
-use pgsteward::store::measured::health::{self, HealthBucket, Latency};
-use pgsteward::store::measured::{Filter, Page, TooManyBuckets};
+use pgsteward::store::measurement_query::connections::{self, ConnectionBucket};
+use pgsteward::store::measurement_query::health::{self, HealthBucket, Latency};
+use pgsteward::store::measurement_query::{Filter, Page, TooManyBuckets};
+use pgsteward::store::measurements::{ConnectionRow, HealthRow, MeasurementRow, Range, insert};
 use pgsteward::telemetry::Metrics;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -36,7 +36,7 @@ impl Bench {
         Bench { db, admin: database.client().await, _database: database }
     }
 
-    async fn write(&self, rows: &[Row]) {
+    async fn write(&self, rows: &[MeasurementRow]) {
         let mut conn = self.db.acquire(Purpose::Control).await.unwrap();
         insert(&mut conn, rows, BOUND).await.unwrap();
     }
@@ -97,7 +97,7 @@ fn probe(
     instance: &str,
     latency_ms: Option<f64>,
     components: &[(&str, &str)],
-) -> Vec<Row> {
+) -> Vec<MeasurementRow> {
     let row = |(component, status): &(&str, &str)| HealthRow {
         id: Uuid::now_v7(),
         created_at: at,
@@ -109,7 +109,7 @@ fn probe(
         latency_ms,
         details: json!({ "n": 1 }),
     };
-    components.iter().map(row).map(Row::Health).collect()
+    components.iter().map(row).map(MeasurementRow::Health).collect()
 }
 
 fn sample(
@@ -166,7 +166,9 @@ async fn pages_of_health_come_newest_first_and_nothing_twice() {
     assert_eq!((everything.items.len(), everything.next), (60, None));
     let mut wanted: Vec<HealthRow> = rows
         .iter()
-        .filter_map(|row| if let Row::Health(row) = row { Some(row.clone()) } else { None })
+        .filter_map(
+            |row| if let MeasurementRow::Health(row) = row { Some(row.clone()) } else { None },
+        )
         .collect();
     wanted.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
     assert_eq!(everything.items, wanted, "as they were written");
@@ -292,8 +294,8 @@ async fn connections_are_paged_and_their_means_weighed() {
         sample(hour + minute * 3, "b", 0.0, 1, Some(7.0)),
         sample(hour + minute * 15, "a", 60.0, 4, None),
     ];
-    let written: Vec<Row> =
-        rows.iter().cloned().map(|row| Row::Connections(Box::new(row))).collect();
+    let written: Vec<MeasurementRow> =
+        rows.iter().cloned().map(|row| MeasurementRow::Connections(Box::new(row))).collect();
     bench.write(&written).await;
     let first = bench.connections(&Filter::default(), None, 3).await;
     assert_eq!(first.items, [&rows[3], &rows[2], &rows[1]].map(Clone::clone));

@@ -10,7 +10,7 @@ use pgsteward::config::{self, Config, Secret, SecretSource};
 use pgsteward::db::{Database, Purpose, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::migrate::{self, source};
-use pgsteward::store::trail;
+use pgsteward::store::audit_rows;
 use pgsteward::telemetry::Metrics;
 
 use super::ground::Ground;
@@ -198,7 +198,7 @@ async fn seals(ground: &Ground) -> Findings {
     client.batch_execute("CHECKPOINT").await.expect("checkpoint");
 
     let mut conn = db.acquire(Purpose::Job).await.expect("a connection");
-    let options = trail::by_index(TxOptions::within(Duration::from_secs(60)));
+    let options = audit_rows::by_index(TxOptions::within(Duration::from_secs(60)));
     let (mut sealed, begun) = (0, Instant::now());
     loop {
         let outcome = conn

@@ -109,8 +109,8 @@ pub fn unhex(text: &str) -> Option<Hash> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::seals::{Rows, What};
-    use crate::store::trail::Place;
+    use crate::store::audit_rows::SealPosition;
+    use crate::store::seals::{SealContent, SealedRows};
     use uuid::Uuid;
 
     fn at(micros: i64) -> DateTime<Utc> {
@@ -124,9 +124,9 @@ mod tests {
         Seal {
             number: 7,
             epoch: "7412345678901234567/1".into(),
-            what: What::Rows(Rows {
-                from: Place { xid: 1200, id: Uuid::nil() },
-                below: Place { xid: 1300, id: Uuid::from_u128(1) },
+            what: SealContent::Rows(SealedRows {
+                from: SealPosition { xid: 1200, id: Uuid::nil() },
+                below: SealPosition { xid: 1300, id: Uuid::from_u128(1) },
                 first_at: at(1_796_000_000_000_000),
                 last_at: at(1_796_000_060_000_000),
                 root,
@@ -159,28 +159,28 @@ mod tests {
             ("sealed_at", |seal| seal.sealed_at = at(1)),
             ("sealed_by", |seal| seal.sealed_by.clear()),
             ("from", |seal| {
-                if let What::Rows(rows) = &mut seal.what {
+                if let SealContent::Rows(rows) = &mut seal.what {
                     rows.from.xid += 1;
                 }
             }),
             ("below", |seal| {
-                if let What::Rows(rows) = &mut seal.what {
+                if let SealContent::Rows(rows) = &mut seal.what {
                     rows.below.id = Uuid::nil();
                 }
             }),
             ("first", |seal| {
-                if let What::Rows(rows) = &mut seal.what {
+                if let SealContent::Rows(rows) = &mut seal.what {
                     rows.first_at = at(1);
                 }
             }),
             ("root", |seal| {
-                if let What::Rows(rows) = &mut seal.what {
+                if let SealContent::Rows(rows) = &mut seal.what {
                     rows.root[31] ^= 1;
                 }
             }),
             ("kind", |seal| {
-                if let What::Rows(rows) = &seal.what {
-                    seal.what = What::Adopted(rows.clone());
+                if let SealContent::Rows(rows) = &seal.what {
+                    seal.what = SealContent::Adopted(rows.clone());
                 }
             }),
         ];
@@ -192,7 +192,8 @@ mod tests {
             assert!(!heads.contains(&head), "{field}");
             heads.push(head);
         }
-        let purge = |cutoff| head(&Seal { what: What::Purge { cutoff: at(cutoff) }, ..seal() });
+        let purge =
+            |cutoff| head(&Seal { what: SealContent::Purge { cutoff: at(cutoff) }, ..seal() });
         assert_ne!(purge(1), purge(2));
     }
 

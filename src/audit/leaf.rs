@@ -13,7 +13,7 @@
 use sha2::{Digest, Sha256};
 
 use super::merkle::Hash;
-use crate::store::trail::TrailRow;
+use crate::store::audit_rows::AuditRow;
 
 /// The fields of a row, in the order in which they are hashed.
 pub const FIELDS: [&str; 16] = [
@@ -36,7 +36,7 @@ pub const FIELDS: [&str; 16] = [
 ];
 
 /// Computes the leaf of a row.
-pub fn hash(row: &TrailRow) -> Hash {
+pub fn hash(row: &AuditRow) -> Hash {
     let (id, created_at) = (row.id().to_string(), row.created_at_us().to_string());
     let first = [Some(id.as_str()), Some(created_at.as_str())];
     hash_fields(first.into_iter().chain(row.texts()))

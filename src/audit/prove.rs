@@ -7,8 +7,8 @@ use super::chain::{self, Head};
 use super::merkle::Hash;
 use super::{hex, leaf, merkle, seal};
 use crate::db::{Error, Tx};
+use crate::store::audit_rows::{self, AuditRow};
 use crate::store::seals::{self, Seal};
-use crate::store::trail::{self, TrailRow};
 
 /// Entries in one proof. Each takes some hundred bytes; this many cover three months at one a
 /// minute.
@@ -66,9 +66,9 @@ pub enum ProofResult {
 
 /// Proves a row. The proof includes the entries after the row's seal, up to the entry `to`.
 pub async fn prove(tx: &Tx<'_>, id: Uuid, to: Option<i64>) -> Result<ProofResult, Error> {
-    let Some(row) = trail::by_id(tx, id).await? else { return Ok(ProofResult::NoRow) };
+    let Some(row) = audit_rows::by_id(tx, id).await? else { return Ok(ProofResult::NoRow) };
     let mut refuted = None;
-    for sealed in seals::that_may_hold(tx, row.place()?).await? {
+    for sealed in seals::candidates_for(tx, row.position()?).await? {
         let leaves = seal::leaves(&seals::leaves(tx, sealed.number).await?.unwrap_or_default());
         let Some(index) = leaves.iter().position(|leaf| leaf.id == id) else { continue };
         let hashes: Vec<Hash> = leaves.iter().map(|leaf| leaf.hash).collect();
@@ -99,7 +99,7 @@ pub async fn prove(tx: &Tx<'_>, id: Uuid, to: Option<i64>) -> Result<ProofResult
 }
 
 /// The fields of a row as they are hashed.
-fn fields(row: &TrailRow) -> Vec<Option<String>> {
+fn fields(row: &AuditRow) -> Vec<Option<String>> {
     let first = [Some(row.id().to_string()), Some(row.created_at_us().to_string())];
     first.into_iter().chain(row.texts().map(|text| text.map(str::to_owned))).collect()
 }

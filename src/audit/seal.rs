@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::merkle::{Hash, RootBuilder};
 use super::{chain, leaf};
 use crate::db::{Error, Kind, Tx};
-use crate::store::seals::{self, LEAF_BYTES, Rows, Seal, What};
-use crate::store::trail::{self, Place, TrailRow};
+use crate::store::audit_rows::{self, AuditRow, SealPosition};
+use crate::store::seals::{self, LEAF_BYTES, Seal, SealContent, SealedRows};
 
 /// The maximum number of rows under one root. It bounds the memory of the sealer and of
 /// verification.
@@ -33,34 +33,34 @@ pub struct Appended {
 
 /// Appends the next entry over rows, in this transaction. `by` is recorded as `sealed_by`.
 pub async fn append_rows(tx: &Tx<'_>, by: &str) -> Result<Appended, Error> {
-    seals::keep_out(tx).await?;
-    let label = trail::epoch(tx).await?;
+    seals::lock_for_append(tx).await?;
+    let label = audit_rows::epoch(tx).await?;
     // The horizon is read first, so that later statements see every row committed below it.
-    let horizon = trail::horizon(tx).await?;
+    let horizon = audit_rows::horizon(tx).await?;
     let newest = newest(tx).await?;
     let over_rows = seals::last_of_rows(tx).await?;
     let plan = plan(over_rows.as_ref(), &label, horizon.xmin);
 
     let mut batch = RowBatch::default();
     let limit = SEAL_ROWS as i64 + 1;
-    let end = Place::before(horizon.xmin);
+    let end = SealPosition::before(horizon.xmin);
     if let Some(from) = plan.from {
         if from < end {
-            let excluded = seals::beside(tx, &plan.epoch, from, end).await?;
-            trail::range(tx, (from, end), &excluded, limit, |row| batch.add(&row)).await?;
+            let excluded = seals::overlapping(tx, &plan.epoch, from, end).await?;
+            audit_rows::range(tx, (from, end), &excluded, limit, |row| batch.add(&row)).await?;
         }
         if batch.tree.size() == 0 {
             return Ok(Appended { seal: None, more: false });
         }
     } else {
-        trail::unsealed(tx, &horizon, limit, |row| batch.add(&row)).await?;
+        audit_rows::unsealed(tx, &horizon, limit, |row| batch.add(&row)).await?;
     }
     let (first_at, last_at) = batch.times.unwrap_or((horizon.now, horizon.now));
     let root = batch.tree.root();
-    let rows = |from, below| Rows { from, below, first_at, last_at, root };
+    let rows = |from, below| SealedRows { from, below, first_at, last_at, root };
     let what = match plan.from {
-        Some(from) => What::Rows(rows(from, batch.next.unwrap_or(end))),
-        None => What::Adopted(rows(Place::FIRST, end)),
+        Some(from) => SealContent::Rows(rows(from, batch.next.unwrap_or(end))),
+        None => SealContent::Adopted(rows(SealPosition::FIRST, end)),
     };
     let count = batch.tree.size() as i64;
     let seal = entry(newest.as_ref(), plan.epoch, what, count, horizon.now, by);
@@ -79,11 +79,11 @@ pub async fn append_purge(
     due: i64,
     by: &str,
 ) -> Result<Seal, Error> {
-    seals::keep_out(tx).await?;
-    let epoch = trail::epoch(tx).await?;
-    let now = trail::horizon(tx).await?.now;
+    seals::lock_for_append(tx).await?;
+    let epoch = audit_rows::epoch(tx).await?;
+    let now = audit_rows::horizon(tx).await?.now;
     let newest = newest(tx).await?;
-    let seal = entry(newest.as_ref(), epoch, What::Purge { cutoff }, due, now, by);
+    let seal = entry(newest.as_ref(), epoch, SealContent::Purge { cutoff }, due, now, by);
     seals::append(tx, &seal).await?;
     Ok(seal)
 }
@@ -108,17 +108,18 @@ async fn newest(tx: &Tx<'_>) -> Result<Option<Seal>, Error> {
 struct Plan {
     epoch: String,
     /// Where the range begins. `None`: the entry adopts the rows that no seal holds.
-    from: Option<Place>,
+    from: Option<SealPosition>,
 }
 
 /// Plans the next entry from the newest one over rows, the server's epoch and its oldest running
 /// transaction.
 fn plan(newest: Option<&Seal>, label: &str, xmin: u64) -> Plan {
     let Some((seal, rows)) = newest.and_then(|seal| Some((seal, seal.what.rows()?))) else {
-        return Plan { epoch: label.to_owned(), from: Some(Place::FIRST) };
+        return Plan { epoch: label.to_owned(), from: Some(SealPosition::FIRST) };
     };
     let same_epoch = base(&seal.epoch) == label;
-    let adopting = matches!(seal.what, What::Adopted(_)) && seal.row_count as usize >= SEAL_ROWS;
+    let adopting =
+        matches!(seal.what, SealContent::Adopted(_)) && seal.row_count as usize >= SEAL_ROWS;
     // A server seals only ids below its oldest running transaction. If that is below a sealed id,
     // the ids have started anew.
     let restarted = server(&seal.epoch) != server(label) || xmin < rows.below.xid;
@@ -157,13 +158,13 @@ struct RowBatch {
     /// The earliest and the latest time of a row.
     times: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// The first row beyond [`SEAL_ROWS`].
-    next: Option<Place>,
+    next: Option<SealPosition>,
 }
 
 impl RowBatch {
-    fn add(&mut self, row: &TrailRow) -> Result<(), Error> {
+    fn add(&mut self, row: &AuditRow) -> Result<(), Error> {
         if self.tree.size() as usize >= SEAL_ROWS {
-            self.next = Some(row.place()?);
+            self.next = Some(row.position()?);
             return Ok(());
         }
         let leaf = Leaf::of(row);
@@ -182,7 +183,7 @@ impl RowBatch {
 fn entry(
     newest: Option<&Seal>,
     epoch: String,
-    what: What,
+    what: SealContent,
     row_count: i64,
     sealed_at: DateTime<Utc>,
     by: &str,
@@ -211,7 +212,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    pub(super) fn of(row: &TrailRow) -> Leaf {
+    pub(super) fn of(row: &AuditRow) -> Leaf {
         Leaf { id: row.id(), created_at_us: row.created_at_us(), hash: leaf::hash(row) }
     }
 
@@ -238,14 +239,15 @@ mod tests {
     fn seal(epoch: &str, below: u64, adopted: Option<i64>) -> Seal {
         let at = DateTime::from_timestamp(1, 0).unwrap();
         let root = sha2::Sha256::digest([]).into();
-        let rows = Rows {
-            from: Place::FIRST,
-            below: Place::before(below),
+        let rows = SealedRows {
+            from: SealPosition::FIRST,
+            below: SealPosition::before(below),
             first_at: at,
             last_at: at,
             root,
         };
-        let what = if adopted.is_some() { What::Adopted(rows) } else { What::Rows(rows) };
+        let what =
+            if adopted.is_some() { SealContent::Adopted(rows) } else { SealContent::Rows(rows) };
         entry(None, epoch.to_owned(), what, adopted.unwrap_or(9), at, "test")
     }
 
@@ -273,7 +275,7 @@ mod tests {
             (Some(seal("t/1", 60, Some(full))), "t/2", 90, "t/2", None),
         ];
         for (newest, label, xmin, epoch, from) in table {
-            let expected = Plan { epoch: epoch.to_owned(), from: from.map(Place::before) };
+            let expected = Plan { epoch: epoch.to_owned(), from: from.map(SealPosition::before) };
             assert_eq!(plan(newest.as_ref(), label, xmin), expected, "{newest:?}, {label}, {xmin}");
         }
     }

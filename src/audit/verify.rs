@@ -22,8 +22,8 @@ use super::chain::{self, Head};
 use super::merkle::{self, Hash};
 use super::seal::{self, Leaf};
 use crate::db::{Conn, Error, Tx, TxFuture, TxOptions};
-use crate::store::seals::{self, Rows, Seal, What};
-use crate::store::trail::{self, Place, Unsealed};
+use crate::store::audit_rows::{self, SealPosition, Unsealed};
+use crate::store::seals::{self, Seal, SealContent, SealedRows};
 
 /// Entries per read.
 const BATCH: i64 = 256;
@@ -158,7 +158,8 @@ async fn read<'c, T, F>(conn: &'c mut Conn, work: F) -> Result<T, Error>
 where
     F: for<'t> FnMut(&'t Tx<'c>) -> TxFuture<'t, T>,
 {
-    conn.transaction(&trail::by_index(TxOptions::within(STATEMENT_TIMEOUT).read_only()), work).await
+    conn.transaction(&audit_rows::by_index(TxOptions::within(STATEMENT_TIMEOUT).read_only()), work)
+        .await
 }
 
 /// The stored leaves of an entry and the leaves of its existing rows.
@@ -172,9 +173,9 @@ async fn read_entry(tx: &Tx<'_>, seal: &Seal) -> Result<StoredEntry, Error> {
     let leaves = seal::leaves(&seals::leaves(tx, seal.number).await?.unwrap_or_default());
     let mut rows = Vec::with_capacity(leaves.len());
     match &seal.what {
-        What::Rows(range) => {
-            let excluded = seals::beside(tx, &seal.epoch, range.from, range.below).await?;
-            trail::range(tx, (range.from, range.below), &excluded, i64::MAX, |row| {
+        SealContent::Rows(range) => {
+            let excluded = seals::overlapping(tx, &seal.epoch, range.from, range.below).await?;
+            audit_rows::range(tx, (range.from, range.below), &excluded, i64::MAX, |row| {
                 // Bounds the memory that a flood of forged rows takes.
                 if rows.len() < 4 * seal::SEAL_ROWS {
                     rows.push(Leaf::of(&row));
@@ -183,15 +184,15 @@ async fn read_entry(tx: &Tx<'_>, seal: &Seal) -> Result<StoredEntry, Error> {
             })
             .await?;
         }
-        What::Adopted(range) => {
+        SealContent::Adopted(range) => {
             let ids: Vec<Uuid> = leaves.iter().map(|leaf| leaf.id).collect();
-            let existing = trail::by_ids(tx, &ids, range.first_at, range.last_at).await?;
+            let existing = audit_rows::by_ids(tx, &ids, range.first_at, range.last_at).await?;
             // The root depends on the order of the leaves.
             let by_id: HashMap<Uuid, Leaf> =
                 existing.iter().map(|row| (row.id(), Leaf::of(row))).collect();
             rows.extend(ids.iter().filter_map(|id| by_id.get(id).copied()));
         }
-        What::Purge { .. } => {}
+        SealContent::Purge { .. } => {}
     }
     // Read after the rows, so that the purge of any row that was missing is included.
     Ok(StoredEntry { leaves, rows, purged_before: seals::purged_before(tx).await? })
@@ -199,7 +200,7 @@ async fn read_entry(tx: &Tx<'_>, seal: &Seal) -> Result<StoredEntry, Error> {
 
 /// Returns whether the newest entry over rows belongs to another server's transaction ids.
 async fn is_restored(tx: &Tx<'_>) -> Result<bool, Error> {
-    let (label, xmin) = (trail::epoch(tx).await?, trail::horizon(tx).await?.xmin);
+    let (label, xmin) = (audit_rows::epoch(tx).await?, audit_rows::horizon(tx).await?.xmin);
     Ok(seals::last_of_rows(tx).await?.is_some_and(|newest| !seal::continues(&newest, &label, xmin)))
 }
 
@@ -231,7 +232,7 @@ impl Verifier {
         if result.epochs.last().is_none_or(|epoch| epoch.epoch != seal.epoch) {
             result.epochs.push(Epoch { epoch: seal.epoch.clone(), from_entry: entry });
         }
-        if let What::Purge { cutoff } = seal.what {
+        if let SealContent::Purge { cutoff } = seal.what {
             let sealed_at = seal.sealed_at;
             let min_keep = TimeDelta::from_std(options.min_keep).unwrap_or(TimeDelta::MAX);
             if sealed_at - cutoff < min_keep {
@@ -241,7 +242,7 @@ impl Verifier {
     }
 
     /// Checks the rows of an entry one by one against its leaves.
-    fn check_rows(&mut self, seal: &Seal, sealed: &Rows, stored: StoredEntry) {
+    fn check_rows(&mut self, seal: &Seal, sealed: &SealedRows, stored: StoredEntry) {
         if root(&stored.leaves) != sealed.root || stored.leaves.len() as i64 != seal.row_count {
             return self.check_root(seal, sealed, &stored);
         }
@@ -269,7 +270,7 @@ impl Verifier {
     }
 
     /// Checks the rows of an entry as a whole, because its leaves are not those that were sealed.
-    fn check_root(&mut self, seal: &Seal, sealed: &Rows, stored: &StoredEntry) {
+    fn check_root(&mut self, seal: &Seal, sealed: &SealedRows, stored: &StoredEntry) {
         let count = seal.row_count.unsigned_abs();
         let purged = stored.purged_before.is_some_and(|cutoff| sealed.last_at < cutoff);
         if purged && stored.leaves.is_empty() && stored.rows.is_empty() {
@@ -290,7 +291,7 @@ impl Verifier {
         if ids.is_empty() {
             return Ok(());
         }
-        for row in read(conn, |tx| Box::pin(trail::anywhere(tx, &ids))).await? {
+        for row in read(conn, |tx| Box::pin(audit_rows::anywhere(tx, &ids))).await? {
             if let Some((entry, _)) = self.unmatched.remove(&row.id()) {
                 let row = SealedRow::new(entry, &Leaf::of(&row));
                 self.result.report(AuditFinding::RowAltered(row));
@@ -341,13 +342,14 @@ async fn read_unsealed(
     restored: bool,
 ) -> Result<Unsealed, Error> {
     if restored {
-        return trail::count_unadopted(tx).await;
+        return audit_rows::count_unadopted(tx).await;
     }
-    let horizon = trail::horizon(tx).await?;
-    let from = over_rows.and_then(|seal| seal.what.rows()).map_or(Place::FIRST, |rows| rows.below);
+    let horizon = audit_rows::horizon(tx).await?;
+    let from =
+        over_rows.and_then(|seal| seal.what.rows()).map_or(SealPosition::FIRST, |rows| rows.below);
     let epoch = over_rows.map_or("", |seal| &seal.epoch);
-    let excluded = seals::beside(tx, epoch, from, Place::before(u64::MAX)).await?;
-    trail::count_unsealed(tx, from, &horizon, &excluded).await
+    let excluded = seals::overlapping(tx, epoch, from, SealPosition::before(u64::MAX)).await?;
+    audit_rows::count_unsealed(tx, from, &horizon, &excluded).await
 }
 
 fn root(leaves: &[Leaf]) -> Hash {

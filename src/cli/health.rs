@@ -15,7 +15,7 @@ use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::migrate::{self, plan::State};
 use crate::observe::WatchedTable;
 use crate::scheduler::{audit_watch, measure, schema};
-use crate::store::audit::standing;
+use crate::store::audit::read_status;
 use crate::store::{pauses, run_history};
 use crate::telemetry::Metrics;
 
@@ -128,7 +128,7 @@ async fn jobs(db: &Database) -> Result<Jobs, db::Error> {
 async fn audit(db: &Database) -> Result<Audit, db::Error> {
     let mut conn = db.acquire(Purpose::Check).await?;
     let found =
-        bounded("read how the audit trail stands", BOUND, standing(&mut conn, BOUND)).await?;
+        bounded("read how the audit trail stands", BOUND, read_status(&mut conn, BOUND)).await?;
     // What was lost lately, only who looks again and again can tell.
     Ok(audit_watch::judged(&found, false))
 }

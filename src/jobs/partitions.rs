@@ -15,7 +15,7 @@ use crate::observe::tables::identity;
 use crate::observe::tables::partitions::{Partition, ahead, pending};
 use crate::observe::tables::relation::{Relation, find};
 use crate::store;
-use crate::store::partitions::{Ensured, Supplied};
+use crate::store::partitions::{EnsureResult, ManagedTable};
 
 /// Makes partitions ahead for pgsteward's tables; where it may maintain, also for the bundled set's if that
 /// is applied.
@@ -24,8 +24,9 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
     let theirs = ctx.zentry && ctx.config.mode != Mode::Observe;
-    let tables =
-        store::partitions::OWN.into_iter().chain(theirs.then_some(store::partitions::VM_METRICS));
+    let tables = store::partitions::OWN_TABLES
+        .into_iter()
+        .chain(theirs.then_some(store::partitions::VM_METRICS));
     for table in tables {
         if ctx.stopping() {
             report.stopped = true;
@@ -46,7 +47,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 }
 
 /// Returns how many partitions were made, and how many there are now beyond the current one.
-async fn supply(ctx: &mut Context<'_>, table: Supplied) -> Result<(i32, i64), Error> {
+async fn supply(ctx: &mut Context<'_>, table: ManagedTable) -> Result<(i32, i64), Error> {
     let options = short(ctx).read_only();
     let interrupted = ctx
         .conn
@@ -84,7 +85,7 @@ async fn supply(ctx: &mut Context<'_>, table: Supplied) -> Result<(i32, i64), Er
     Ok((made.created, ahead))
 }
 
-async fn make(ctx: &mut Context<'_>, table: Supplied) -> Result<Ensured, Error> {
+async fn make(ctx: &mut Context<'_>, table: ManagedTable) -> Result<EnsureResult, Error> {
     let mut attempts = LockAttempts::new();
     loop {
         let options = short(ctx).lock_timeout(LOCK_TIMEOUT);

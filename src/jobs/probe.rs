@@ -30,7 +30,7 @@ use crate::health::{
     Board, Component, ConnectMs, History, Inputs, Measurement, Report, Server, reason,
 };
 use crate::observe::{Collector, Observation, WatchedTable};
-use crate::store::health::{HealthRow, Row};
+use crate::store::measurements::{HealthRow, MeasurementRow};
 use crate::telemetry::Metrics;
 
 use super::sample::Sampler;
@@ -297,7 +297,7 @@ async fn write(
     state: &mut ProbeState,
     report: &Report,
     created_at: DateTime<Utc>,
-    event: Option<Row>,
+    event: Option<MeasurementRow>,
     failed: Option<&Error>,
 ) -> u64 {
     let row = |component: &Component| HealthRow {
@@ -314,7 +314,7 @@ async fn write(
     let rows = report
         .components
         .iter()
-        .map(|component| Row::Health(row(component)))
+        .map(|component| MeasurementRow::Health(row(component)))
         .chain(event)
         .collect();
     state.writer.show_in(probe.board.recent());

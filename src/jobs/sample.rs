@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::db::{Database, Error};
 use crate::observe::Snapshot;
-use crate::store::health::{ConnectionRow, Range, Row};
+use crate::store::measurements::{ConnectionRow, MeasurementRow, Range};
 
 use super::probe::ProbeState;
 use super::writer::Destination;
@@ -229,7 +229,9 @@ pub async fn run(
     state: &mut ProbeState,
 ) -> Result<u64, Error> {
     match state.sampler.finish(instance, pool(to.db)) {
-        Some(row) => state.writer.record(to, vec![Row::Connections(Box::new(row))], None).await,
+        Some(row) => {
+            state.writer.record(to, vec![MeasurementRow::Connections(Box::new(row))], None).await
+        }
         None => Ok(0),
     }
 }

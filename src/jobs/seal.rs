@@ -12,8 +12,8 @@ use super::attempts::short;
 use super::{Context, Report};
 use crate::audit::{Head, seal};
 use crate::db::Error;
+use crate::store::audit_rows;
 use crate::store::seals::Seal;
-use crate::store::trail;
 
 /// Seals what can be sealed.
 pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
@@ -45,7 +45,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 
 async fn next(ctx: &mut Context<'_>) -> Result<seal::Appended, Error> {
     let by = &format!("job:audit-seal {}", ctx.run_id);
-    let options = trail::by_index(short(ctx));
+    let options = audit_rows::by_index(short(ctx));
     ctx.transaction(&options, |tx| Box::pin(seal::append_rows(tx, by))).await
 }
 

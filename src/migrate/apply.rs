@@ -82,7 +82,7 @@ pub async fn up(
     options: &Options,
 ) -> Result<Applied, Error> {
     let body = sql::without_mark(&migration.up);
-    let entry = schema_migrations::Entry {
+    let entry = schema_migrations::NewMigration {
         set: &migration.set,
         version: migration.version,
         name: &migration.name,

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::db::{self, Conn, Database, Kind, Purpose};
-use crate::store::schema_migrations::{self, Applied};
+use crate::store::schema_migrations::{self, AppliedMigration};
 
 use apply::Worker;
 use lock::Lock;
@@ -105,7 +105,7 @@ pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
 }
 
 /// What was applied, of every set. Changes nothing, takes no lock.
-pub async fn history(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
+pub async fn history(db: &Database, purpose: Purpose) -> Result<Vec<AppliedMigration>, Error> {
     look(db, purpose).await
 }
 
@@ -272,18 +272,18 @@ fn held(lock: &Lock) -> Result<(), Error> {
     Err(Error::with_source(ErrorKind::Database, "migrations stopped before the next file", lost))
 }
 
-async fn look(db: &Database, purpose: Purpose) -> Result<Vec<Applied>, Error> {
+async fn look(db: &Database, purpose: Purpose) -> Result<Vec<AppliedMigration>, Error> {
     read_history(&*db.acquire(purpose).await?).await
 }
 
 /// Reads the history of a schema that is trusted: a planted one could say that nothing is pending.
-async fn trusted_history(db: &Database) -> Result<Vec<Applied>, Error> {
+async fn trusted_history(db: &Database) -> Result<Vec<AppliedMigration>, Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
     access::require_trusted(&conn).await?;
     read_history(&conn).await
 }
 
-async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {
+async fn read_history(conn: &Conn) -> Result<Vec<AppliedMigration>, Error> {
     let read = async {
         if schema_migrations::exists(conn).await? {
             schema_migrations::read(conn).await
@@ -302,6 +302,6 @@ async fn read_history(conn: &Conn) -> Result<Vec<Applied>, Error> {
     }
 }
 
-fn lines(sets: &[Set], history: &[Applied]) -> Vec<Line> {
+fn lines(sets: &[Set], history: &[AppliedMigration]) -> Vec<Line> {
     sets.iter().flat_map(|set| Plan::new(set, history).lines).collect()
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::source::{Migration, Set};
 use super::undo::Undo;
 use crate::sql;
-use crate::store::schema_migrations::Applied;
+use crate::store::schema_migrations::AppliedMigration;
 
 /// Where one version stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -76,8 +76,8 @@ pub struct Fault {
 
 impl<'a> Plan<'a> {
     /// Compares a set with the history (which may hold other sets too).
-    pub fn new(set: &'a Set, history: &[Applied]) -> Plan<'a> {
-        let applied: BTreeMap<i64, &Applied> = history
+    pub fn new(set: &'a Set, history: &[AppliedMigration]) -> Plan<'a> {
+        let applied: BTreeMap<i64, &AppliedMigration> = history
             .iter()
             .filter(|row| row.set == set.name)
             .map(|row| (row.version, row))
@@ -148,7 +148,7 @@ impl Line {
         label(&self.set, self.version, &self.name)
     }
 
-    fn of_row(row: &Applied, state: State) -> Line {
+    fn of_row(row: &AppliedMigration, state: State) -> Line {
         Line {
             set: row.set.clone(),
             version: row.version,
@@ -196,7 +196,7 @@ pub(super) fn label(set: &str, version: i64, name: &str) -> String {
 
 /// How an applied file compares with what stands on disk now, in four levels: bytes; line ends and
 /// byte order mark; comments and white space; SQL. Only the last is a difference.
-pub(super) fn compare(migration: &Migration, row: &Applied) -> State {
+pub(super) fn compare(migration: &Migration, row: &AppliedMigration) -> State {
     if migration.checksum == row.checksum {
         return State::Applied;
     }
@@ -234,8 +234,8 @@ mod tests {
         Set { name: "app".into(), migrations }
     }
 
-    fn applied(version: i64, up: &str) -> Applied {
-        Applied {
+    fn applied(version: i64, up: &str) -> AppliedMigration {
+        AppliedMigration {
             set: "app".into(),
             version,
             name: format!("m{version}"),
@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    fn states(set: &Set, history: &[Applied]) -> Vec<(i64, State)> {
+    fn states(set: &Set, history: &[AppliedMigration]) -> Vec<(i64, State)> {
         Plan::new(set, history).lines.iter().map(|line| (line.version, line.state)).collect()
     }
 

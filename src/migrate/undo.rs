@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::plan::{self, State};
 use super::source::Set;
 use super::{Error, ErrorKind};
-use crate::store::schema_migrations::Applied;
+use crate::store::schema_migrations::AppliedMigration;
 
 /// How far to roll back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +44,11 @@ impl Undo {
 /// history kept is for a file that is gone, or that undoes other SQL than what was applied.
 pub fn undone(
     sets: &[Set],
-    history: &[Applied],
+    history: &[AppliedMigration],
     set: &str,
     target: Target,
 ) -> Result<Vec<Undo>, Error> {
-    let mut rows: Vec<&Applied> = history.iter().filter(|row| row.set == set).collect();
+    let mut rows: Vec<&AppliedMigration> = history.iter().filter(|row| row.set == set).collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.version));
     if let Target::To(version) = target
         && version != 0
@@ -101,8 +101,8 @@ mod tests {
     use super::*;
     use crate::migrate::source::{Migration, checksum};
 
-    fn applied(version: i64, down: Option<&str>) -> Applied {
-        Applied {
+    fn applied(version: i64, down: Option<&str>) -> AppliedMigration {
+        AppliedMigration {
             set: "app".into(),
             version,
             name: "x".into(),

@@ -7,7 +7,7 @@ use super::dispatcher::seconds;
 use super::ledger::Ledger;
 use crate::db::Error;
 use crate::health;
-use crate::store::audit::{AuditStatus, Gap};
+use crate::store::audit::{AuditStatus, TriggerGap};
 use crate::telemetry::Metrics;
 
 /// How often it is looked at. Each look reads the catalog's triggers.
@@ -93,7 +93,7 @@ pub fn judged(found: &AuditStatus, lost_lately: bool) -> health::Audit {
     }
 }
 
-fn gap(gap: &Gap) -> String {
+fn gap(gap: &TriggerGap) -> String {
     match &gap.trigger {
         Some(trigger) => format!("{} of {} is {}", trigger, gap.relation, gap.problem),
         None => format!("{} ({}) is gone", gap.table, gap.relation),

@@ -27,7 +27,7 @@ pub struct JobStatus {
     /// Whether the instances go by another specification than this configuration's.
     pub differs: bool,
     #[serde(flatten)]
-    pub ledger: Option<overview::Job>,
+    pub ledger: Option<overview::JobSummary>,
 }
 
 /// What matters most of how a job stands.
@@ -137,7 +137,7 @@ fn planned(
     }
 }
 
-fn stranger(job: &overview::Job) -> JobStatus {
+fn stranger(job: &overview::JobSummary) -> JobStatus {
     JobStatus {
         name: job.name.clone(),
         work: None,
@@ -154,7 +154,7 @@ fn stranger(job: &overview::Job) -> JobStatus {
 impl JobStatus {
     fn with(
         mut self,
-        ledger: Option<&overview::Job>,
+        ledger: Option<&overview::JobSummary>,
         all_paused: bool,
         differs: bool,
     ) -> JobStatus {
@@ -178,12 +178,12 @@ impl JobStatus {
 mod tests {
     use super::*;
     use crate::config::{Builtin, SqlWork};
-    use crate::store::overview::Open;
+    use crate::store::overview::OpenRun;
     use crate::store::pauses::Pause;
     use uuid::Uuid;
 
-    fn row(name: &str) -> overview::Job {
-        overview::Job {
+    fn row(name: &str) -> overview::JobSummary {
+        overview::JobSummary {
             name: name.to_owned(),
             spec_hash: None,
             paused: None,
@@ -209,8 +209,8 @@ mod tests {
         Some(Pause { by: "me".to_owned(), at: now(), reason: None })
     }
 
-    fn open() -> Option<Open> {
-        Some(Open { id: Uuid::nil(), since: now(), instance: None, actor: None })
+    fn open() -> Option<OpenRun> {
+        Some(OpenRun { id: Uuid::nil(), since: now(), instance: None, actor: None })
     }
 
     fn state(config: &Config, overview: &Overview, name: &str) -> State {
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn what_matters_most_is_the_state() {
         let config = Config::default();
-        let of = |change: fn(&mut overview::Job)| {
+        let of = |change: fn(&mut overview::JobSummary)| {
             let mut job = row("retention");
             change(&mut job);
             state(&config, &Overview { jobs: vec![job], ..Overview::default() }, "retention")
@@ -328,7 +328,7 @@ mod tests {
         for (theirs, differs) in
             [(None, false), (Some(hash), false), (Some("other".to_owned()), true)]
         {
-            let job = overview::Job { spec_hash: theirs, ..row("refresh") };
+            let job = overview::JobSummary { spec_hash: theirs, ..row("refresh") };
             let overview = Overview { jobs: vec![job], ..Overview::default() };
             let listed = merge(&config, "main", Some(&overview), now());
             assert_eq!(listed.iter().find(|job| job.name == "refresh").unwrap().differs, differs);

@@ -411,7 +411,7 @@ impl Ledger {
     /// How the audit trail stands.
     pub async fn audit(&self) -> Result<audit::AuditStatus, Error> {
         self.within("read how the audit trail stands", async {
-            audit::standing(&mut *self.control().await?, BOUND).await
+            audit::read_status(&mut *self.control().await?, BOUND).await
         })
         .await
     }

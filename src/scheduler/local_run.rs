@@ -24,10 +24,10 @@ use crate::db::{Database, Error, Kind, Purpose, Tx, TxOptions};
 use crate::lifecycle::Tasks;
 use crate::migrate::{self, plan::State, source};
 use crate::store::claims::{self, ClaimKind, ClaimRequest, Claimer, Run, Verdict};
-use crate::store::overview::{self, Open};
+use crate::store::overview::{self, OpenRun};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
 use crate::store::requests::{self, EnqueueResult};
-use crate::store::run_history::{self, Entry};
+use crate::store::run_history::{self, RunEntry};
 use crate::store::schema_migrations;
 use crate::telemetry::Metrics;
 
@@ -63,7 +63,7 @@ pub struct RunRequest<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// It ran, and this is its row.
-    Ended(Box<Entry>),
+    Ended(Box<RunEntry>),
     /// It ran, and the database has been away since: its row is written by who finds its lease passed.
     Untold { id: Uuid },
     /// These migrations are not applied; a daemon would run no job either.
@@ -75,7 +75,7 @@ pub enum Outcome {
     /// A run of it waits already.
     Waiting { id: Uuid },
     /// It runs, here or elsewhere.
-    Running(Open),
+    Running(OpenRun),
     /// A former run may still work on the server.
     Quarantined { id: Option<Uuid> },
 }
@@ -235,7 +235,7 @@ async fn claim_in(
     let answer = claims::claim_in(tx, claimer, &asks).await?.pop();
     match answer.map(|answer| (answer.verdict, answer.run)) {
         Some((Verdict::Run, Some(run))) => Ok(Claim::Ours(run)),
-        Some((Verdict::Skip(_), _)) => match pauses::of(tx, ALL_JOBS).await? {
+        Some((Verdict::Skip(_), _)) => match pauses::find(tx, ALL_JOBS).await? {
             Some(pause) => Ok(Claim::Refused(Outcome::Paused { pause, all: true })),
             None => Err(changed_meanwhile()),
         },
@@ -319,7 +319,7 @@ async fn flush_on_stop(wish: &RunRequest<'_>, ledger: &Ledger, id: Uuid) -> Resu
             let told = async {
                 ledger.flush().await?;
                 let mut conn = wish.db.acquire(Purpose::Control).await?;
-                run_history::run(&mut conn, id, BOUND).await
+                run_history::read_run(&mut conn, id, BOUND).await
             };
             match told.await {
                 Ok(Some(entry)) if entry.is_over() => return Ok(Outcome::Ended(Box::new(entry))),

@@ -20,7 +20,7 @@ use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
 use crate::jobs::writer::Destination;
 use crate::observe::WatchedTable;
-use crate::store::partitions::{OWN, Supplied, VM_METRICS};
+use crate::store::partitions::{ManagedTable, OWN_TABLES, VM_METRICS};
 
 use super::runner::Runner;
 
@@ -253,8 +253,8 @@ fn destination<'a>(
     Destination { db: &runner.db, metrics: &runner.metrics, writable, keeps, skew, bound }
 }
 
-fn supplied(zentry: bool) -> impl Iterator<Item = Supplied> {
-    OWN.into_iter().chain(zentry.then_some(VM_METRICS))
+fn supplied(zentry: bool) -> impl Iterator<Item = ManagedTable> {
+    OWN_TABLES.into_iter().chain(zentry.then_some(VM_METRICS))
 }
 
 /// How many partitions ahead the tables need. One less than the job makes: at the turn of a day there

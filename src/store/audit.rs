@@ -224,12 +224,12 @@ pub struct AuditStatus {
     /// The database's clock.
     pub now: DateTime<Utc>,
     /// What audited tables lack.
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<TriggerGap>,
 }
 
 /// A trigger that an audited table ought to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gap {
+pub struct TriggerGap {
     /// The table that is audited.
     pub table: String,
     /// It, or one beneath it; its number where it is gone.
@@ -241,7 +241,7 @@ pub struct Gap {
 }
 
 /// Reads how the trail stands.
-pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<AuditStatus, Error> {
+pub async fn read_status(conn: &mut Conn, bound: Duration) -> Result<AuditStatus, Error> {
     // The first in the order of sealing: how many there are would be a walk over all of them. What a restore
     // brought is older than its adoption, and what claims an id that is yet to come is for `audit verify`.
     const STANDING: &str = "
@@ -281,6 +281,6 @@ pub async fn standing(conn: &mut Conn, bound: Duration) -> Result<AuditStatus, E
     .await
 }
 
-fn gap(row: &Row) -> Gap {
-    Gap { table: row.get(0), relation: row.get(1), trigger: row.get(2), problem: row.get(3) }
+fn gap(row: &Row) -> TriggerGap {
+    TriggerGap { table: row.get(0), relation: row.get(1), trigger: row.get(2), problem: row.get(3) }
 }

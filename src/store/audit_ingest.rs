@@ -4,12 +4,12 @@ use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::audit_query::Instant;
+use super::audit_query::TimestampText;
 use crate::db::{Error, Tx};
 
 /// An event as it goes into its row. Texts are cut, JSON is checked, before.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Incoming<'a> {
+pub struct IngestedEvent<'a> {
     pub action: &'a str,
     pub user_id: Option<&'a str>,
     pub resource_type: Option<&'a str>,
@@ -28,7 +28,7 @@ pub struct Incoming<'a> {
 pub async fn copy<'a>(
     tx: &Tx<'_>,
     actor: &str,
-    events: impl Iterator<Item = Incoming<'a>> + Send,
+    events: impl Iterator<Item = IngestedEvent<'a>> + Send,
 ) -> Result<u64, Error> {
     const SQL: &str = "
         COPY steward.audit_logs (id, created_at, actor, source, action, user_id, resource_type, resource_id,
@@ -40,8 +40,12 @@ pub async fn copy<'a>(
 }
 
 /// The lines of the text format.
-fn rows<'a>(at: DateTime<Utc>, actor: &str, events: impl Iterator<Item = Incoming<'a>>) -> Bytes {
-    let (created_at, first) = (Instant::of(at), first_id(at));
+fn rows<'a>(
+    at: DateTime<Utc>,
+    actor: &str,
+    events: impl Iterator<Item = IngestedEvent<'a>>,
+) -> Bytes {
+    let (created_at, first) = (TimestampText::of(at), first_id(at));
     let mut rows = Vec::new();
     for (place, event) in events.enumerate() {
         let id = Uuid::from_u128(first + place as u128);
@@ -114,7 +118,8 @@ mod tests {
     #[test]
     fn ids_bear_the_time_and_count_up() {
         let at: DateTime<Utc> = "2026-11-27T02:03:04.005Z".parse().unwrap();
-        let events = std::iter::repeat_n(Incoming { action: "a", ..Incoming::default() }, 3);
+        let events =
+            std::iter::repeat_n(IngestedEvent { action: "a", ..IngestedEvent::default() }, 3);
         let rows = rows(at, "token:x", events);
         let text = std::str::from_utf8(&rows).unwrap();
         let ids: Vec<Uuid> =

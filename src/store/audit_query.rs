@@ -4,7 +4,7 @@
 //! id)`: no snapshot is held for long, and nothing shows twice. An event shows once its transaction has
 //! committed; one that commits with an earlier time behind a page that was read is not in the pages after it.
 
-pub mod asked;
+pub mod filter_args;
 pub mod csv;
 
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::db::{Conn, Error, Kind, Param, TxOptions};
 
 /// An event as it stands in the trail, read from its row; as JSON, one object with every column.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Recorded<'r> {
+pub struct AuditEvent<'r> {
     pub id: Uuid,
     /// The time of the act. As text in UTC, always with six digits of a second.
     #[serde(serialize_with = "as_text")]
@@ -54,7 +54,7 @@ pub struct Recorded<'r> {
     pub details: Option<&'r RawValue>,
 }
 
-impl<'r> Recorded<'r> {
+impl<'r> AuditEvent<'r> {
     /// The names of the columns, in the order of the fields.
     pub const COLUMNS: [&'static str; 16] = [
         "id",
@@ -80,8 +80,8 @@ impl<'r> Recorded<'r> {
         Cursor { created_at: self.created_at, id: self.id }
     }
 
-    fn of(row: &'r Row) -> Result<Recorded<'r>, Error> {
-        Ok(Recorded {
+    fn of(row: &'r Row) -> Result<AuditEvent<'r>, Error> {
+        Ok(AuditEvent {
             id: row.get(0),
             created_at: row.get(1),
             user_id: row.get(2),
@@ -109,16 +109,16 @@ fn json(row: &Row, index: usize) -> Result<Option<&RawValue>, Error> {
 }
 
 fn as_text<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(Instant::of(*at).as_str())
+    serializer.serialize_str(TimestampText::of(*at).as_str())
 }
 
 /// An instant as text: RFC 3339 in UTC with microseconds, `2026-11-27T02:00:00.000000Z`.
 #[derive(Debug, Clone, Copy)]
-pub struct Instant([u8; 27]);
+pub struct TimestampText([u8; 27]);
 
-impl Instant {
+impl TimestampText {
     /// Of an instant between [`EARLIEST`] and [`LATEST`]. By hand, since an export writes millions.
-    pub fn of(at: DateTime<Utc>) -> Instant {
+    pub fn of(at: DateTime<Utc>) -> TimestampText {
         let mut text = *b"0000-00-00T00:00:00.000000Z";
         let mut put = |place: usize, digits: usize, mut value: u32| {
             for digit in text[place..place + digits].iter_mut().rev() {
@@ -134,7 +134,7 @@ impl Instant {
         put(14, 2, at.minute());
         put(17, 2, at.second());
         put(20, 6, at.timestamp_subsec_micros());
-        Instant(text)
+        TimestampText(text)
     }
 
     /// The text.
@@ -144,7 +144,7 @@ impl Instant {
     }
 }
 
-impl fmt::Display for Instant {
+impl fmt::Display for TimestampText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -159,7 +159,7 @@ pub struct Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{}", Instant::of(self.created_at), self.id)
+        write!(f, "{},{}", TimestampText::of(self.created_at), self.id)
     }
 }
 
@@ -202,7 +202,7 @@ const fn year_1970_and(seconds: i64) -> DateTime<Utc> {
 pub struct Filter {
     pub user_id: Option<String>,
     pub actor: Option<String>,
-    pub action: Option<Action>,
+    pub action: Option<ActionFilter>,
     pub resource_type: Option<String>,
     pub resource_id: Option<String>,
     /// `pgsteward`, `application` or `trigger`.
@@ -236,9 +236,9 @@ impl Default for Filter {
 
 /// Which actions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Is(String),
-    Begins(String),
+pub enum ActionFilter {
+    Equals(String),
+    StartsWith(String),
     /// What [`Filter::settle`] makes of a beginning.
     AnyOf(Vec<String>),
 }
@@ -246,12 +246,12 @@ pub enum Action {
 impl Filter {
     /// Makes of the beginning of an action the actions that there are with it, where they can be counted. Whole
     /// actions are found by their index; beginnings only by reading every event.
-    pub async fn settle(&mut self, conn: &mut Conn, bound: Duration) -> Result<(), Error> {
-        if let Some(Action::Begins(beginning)) = &self.action
+    pub async fn resolve_prefix(&mut self, conn: &mut Conn, bound: Duration) -> Result<(), Error> {
+        if let Some(ActionFilter::StartsWith(beginning)) = &self.action
             && let Some(all) = actions(conn, bound).await?
         {
             let some = all.into_iter().filter(|action| action.starts_with(beginning));
-            self.action = Some(Action::AnyOf(some.collect()));
+            self.action = Some(ActionFilter::AnyOf(some.collect()));
         }
         Ok(())
     }
@@ -301,27 +301,27 @@ pub async fn reader(conn: &mut Conn, bound: Duration) -> Result<Reader, Error> {
 
 /// The order of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum EventOrder {
     OldestFirst,
     NewestFirst,
 }
 
 /// A page: at most `limit` events that pass the filter, behind the cursor in this order.
 #[derive(Debug, Clone, Copy)]
-pub struct Page<'f> {
+pub struct PageQuery<'f> {
     pub filter: &'f Filter,
-    pub order: Order,
+    pub order: EventOrder,
     pub behind: Option<Cursor>,
     pub limit: i64,
 }
 
-impl Page<'_> {
+impl PageQuery<'_> {
     // Conditions that were not given are constants to the planner, since the statement is planned with its values.
     // The cursor's time stands by itself too: rows are compared by an index, but only a column rules partitions out.
     fn sql(&self) -> String {
         let (beyond, direction) = match self.order {
-            Order::OldestFirst => (">", "ASC"),
-            Order::NewestFirst => ("<", "DESC"),
+            EventOrder::OldestFirst => (">", "ASC"),
+            EventOrder::NewestFirst => ("<", "DESC"),
         };
         format!(
             "SELECT l.id, l.created_at, l.user_id, l.actor, l.session_user_name, l.action, l.resource_type,
@@ -350,16 +350,16 @@ impl Page<'_> {
         &self,
         conn: &mut Conn,
         bound: Duration,
-        take: impl Fn(&mut T, &Recorded<'_>) + Sync,
+        take: impl Fn(&mut T, &AuditEvent<'_>) + Sync,
     ) -> Result<T, Error> {
         let filter = self.filter;
         let (at, id) =
             (self.behind.map(|cursor| cursor.created_at), self.behind.map(|cursor| cursor.id));
         let (is, any_of, begins) = match &filter.action {
             None => (None, None, None),
-            Some(Action::Is(action)) => (Some(action), None, None),
-            Some(Action::AnyOf(actions)) => (None, Some(actions), None),
-            Some(Action::Begins(beginning)) => (None, None, Some(beginning)),
+            Some(ActionFilter::Equals(action)) => (Some(action), None, None),
+            Some(ActionFilter::AnyOf(actions)) => (None, Some(actions), None),
+            Some(ActionFilter::StartsWith(beginning)) => (None, None, Some(beginning)),
         };
         let params: &[Param<'_>] = &[
             (&filter.since, Type::TIMESTAMPTZ),
@@ -383,7 +383,7 @@ impl Page<'_> {
             Box::pin(async move {
                 let mut taken = T::default();
                 let with = |row: Row| {
-                    take(&mut taken, &Recorded::of(&row)?);
+                    take(&mut taken, &AuditEvent::of(&row)?);
                     Ok(())
                 };
                 tx.each_row("read events", sql, params, with).await?;
@@ -407,7 +407,7 @@ mod tests {
             (EARLIEST, "0001-01-01T00:00:00.000000Z"),
             (LATEST - chrono::TimeDelta::microseconds(1), "9999-12-31T23:59:59.999999Z"),
         ] {
-            assert_eq!(Instant::of(found).as_str(), text);
+            assert_eq!(TimestampText::of(found).as_str(), text);
         }
     }
 

@@ -11,7 +11,7 @@
 //! Instants in a row that are skipped for the same reason are one row (kind `missed`): a job that is
 //! paused for a month leaves one line.
 
-mod settlement;
+mod batch;
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::config::{JobName, Overlap};
 use crate::db::{Conn, Error, Tx, TxOptions};
 
-use self::settlement::Settlement;
+use self::batch::ClaimBatch;
 use super::pauses::ALL_JOBS;
 
 /// Why an instant is not run.
@@ -254,7 +254,7 @@ pub async fn claim_in(
 ) -> Result<Vec<ClaimResult>, Error> {
     let slots = lock(tx, asks).await?;
     let there = if slots.len() < asks.len() { known(tx, asks).await? } else { Vec::new() };
-    let mut plan = Settlement::default();
+    let mut plan = ClaimBatch::default();
     let mut answers: Vec<ClaimResult> = asks
         .iter()
         .map(|ask| match slots.iter().find(|locked| locked.job == ask.job.as_str()) {

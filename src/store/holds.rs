@@ -2,8 +2,8 @@
 //!
 //! A hold that is placed holds for every row that is still there. That rests on locks: whoever places or
 //! releases one has ROW EXCLUSIVE of `audit_holds` until the commit, and each transaction that purges takes
-//! SHARE ([`keep_out`]) before it looks for holds, so that the second of them waits for the first. It needs
-//! READ COMMITTED ([`purging`]): a snapshot from before the lock would miss what was committed while it was
+//! SHARE ([`lock_against_changes`]) before it looks for holds, so that the second of them waits for the first. It needs
+//! READ COMMITTED ([`purge_options`]): a snapshot from before the lock would miss what was committed while it was
 //! waited for.
 
 use chrono::{DateTime, Utc};
@@ -94,22 +94,22 @@ pub struct Hold {
 
 /// What became of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Released {
-    Now,
-    Before { by: String, at: DateTime<Utc> },
+pub enum ReleaseResult {
+    Released,
+    AlreadyReleased { by: String, at: DateTime<Utc> },
     Unknown,
 }
 
 /// Options for a transaction that purges, or that looks for holds. Without the second setting, row security
 /// would hide holds from a role that does not own them.
-pub fn purging(options: TxOptions) -> TxOptions {
+pub fn purge_options(options: TxOptions) -> TxOptions {
     let mut options = options.read_committed();
     options.prelude.push_str("SET LOCAL row_security = off; ");
     options
 }
 
 /// Keeps holds as they are until the end of a transaction that purges.
-pub async fn keep_out(tx: &Tx<'_>) -> Result<(), Error> {
+pub async fn lock_against_changes(tx: &Tx<'_>) -> Result<(), Error> {
     let sql = "LOCK TABLE steward.audit_holds IN SHARE MODE";
     tx.batch("wait for a hold that is being placed or released", sql).await
 }
@@ -151,7 +151,12 @@ pub async fn place(tx: &Tx<'_>, scope: &Scope, reason: &str, by: &str) -> Result
 ///
 /// # Errors
 /// [`Kind::LockTimeout`] where a purge under way does not end in time.
-pub async fn release(tx: &Tx<'_>, id: Uuid, reason: &str, by: &str) -> Result<Released, Error> {
+pub async fn release(
+    tx: &Tx<'_>,
+    id: Uuid,
+    reason: &str,
+    by: &str,
+) -> Result<ReleaseResult, Error> {
     const RELEASE: &str = "
         UPDATE steward.audit_holds SET released_by = $2, released_at = clock_timestamp()
          WHERE id = $1 AND released_at IS NULL
@@ -162,10 +167,13 @@ pub async fn release(tx: &Tx<'_>, id: Uuid, reason: &str, by: &str) -> Result<Re
         tx.row_opt("release a hold", RELEASE, &[(&id, Type::UUID), (&by, Type::TEXT)]).await?
     {
         record(tx, "audit.hold_released", id, &Scope::read(&row), reason, by).await?;
-        return Ok(Released::Now);
+        return Ok(ReleaseResult::Released);
     }
     let row = tx.row_opt("read a hold", BEFORE, &[(&id, Type::UUID)]).await?;
-    Ok(row.map_or(Released::Unknown, |row| Released::Before { by: row.get(0), at: row.get(1) }))
+    Ok(row.map_or(ReleaseResult::Unknown, |row| ReleaseResult::AlreadyReleased {
+        by: row.get(0),
+        at: row.get(1),
+    }))
 }
 
 async fn record(
@@ -206,7 +214,7 @@ fn hold(row: &Row) -> Hold {
 }
 
 /// How many rows a scope covers now, counted up to `limit`.
-pub async fn covered(tx: &Tx<'_>, scope: &Scope, limit: i64) -> Result<i64, Error> {
+pub async fn count_covered(tx: &Tx<'_>, scope: &Scope, limit: i64) -> Result<i64, Error> {
     let sql = format!(
         "SELECT count(*) FROM (SELECT FROM steward.audit_logs t WHERE {COVERED} LIMIT $6) covered"
     );
@@ -216,7 +224,7 @@ pub async fn covered(tx: &Tx<'_>, scope: &Scope, limit: i64) -> Result<i64, Erro
 }
 
 /// Whether a table of the trail, `"schema"."table"`, has a row on hold.
-pub async fn any_in(tx: &Tx<'_>, quoted: &str) -> Result<bool, Error> {
+pub async fn has_held_rows(tx: &Tx<'_>, quoted: &str) -> Result<bool, Error> {
     let sql = format!("SELECT EXISTS (SELECT FROM {quoted} t WHERE {COVERED})");
     for hold in list(tx, false).await? {
         if tx.row("look for rows on hold", &sql, &hold.scope.params()).await?.get(0) {
@@ -227,7 +235,11 @@ pub async fn any_in(tx: &Tx<'_>, quoted: &str) -> Result<bool, Error> {
 }
 
 /// The cutoff as an instant, and how many rows before it no hold covers, counted up to `limit`.
-pub async fn due(tx: &Tx<'_>, cutoff: &str, limit: i64) -> Result<(DateTime<Utc>, i64), Error> {
+pub async fn count_due(
+    tx: &Tx<'_>,
+    cutoff: &str,
+    limit: i64,
+) -> Result<(DateTime<Utc>, i64), Error> {
     let sql = format!(
         "SELECT $1::timestamptz, (SELECT count(*) FROM (
              SELECT FROM steward.audit_logs t WHERE t.created_at < $1::timestamptz AND {NOT_HELD} LIMIT $2) due)"
@@ -238,7 +250,7 @@ pub async fn due(tx: &Tx<'_>, cutoff: &str, limit: i64) -> Result<(DateTime<Utc>
 }
 
 /// How many rows before the cutoff are on hold, counted up to `limit`, and how many holds are in force.
-pub async fn kept(tx: &Tx<'_>, cutoff: &str, limit: i64) -> Result<(i64, i64), Error> {
+pub async fn count_held(tx: &Tx<'_>, cutoff: &str, limit: i64) -> Result<(i64, i64), Error> {
     let sql = format!(
         "SELECT (SELECT count(*) FROM (
              SELECT FROM steward.audit_logs t WHERE t.created_at < $1::timestamptz AND NOT ({NOT_HELD}) LIMIT $2) kept),

@@ -14,22 +14,22 @@ pub const KEEP: &str = "1 day";
 
 /// What is known of a request's key.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Known {
-    /// It is new, and now ours: [`keep`] the answer, or [`forget`] the key.
+pub enum KeyState {
+    /// It is new, and now ours: [`save_answer`] the answer, or [`release_key`] the key.
     New,
     /// It was done, and answered so.
-    Done(Value),
+    Answered(Value),
     /// The key was used for another request.
-    Other,
+    Mismatch,
 }
 
 /// Takes a key of a caller.
-pub async fn take(
+pub async fn claim_key(
     tx: &Tx<'_>,
     caller: &str,
     key: &str,
     fingerprint: &[u8],
-) -> Result<Known, Error> {
+) -> Result<KeyState, Error> {
     const TAKE: &str = "
         INSERT INTO steward.idempotency_keys AS k (caller, key, fingerprint) VALUES ($1, $2, $3)
             ON CONFLICT (caller, key) DO UPDATE
@@ -45,20 +45,25 @@ pub async fn take(
         (&KEEP as _, Type::TEXT),
     ];
     if tx.execute("take an idempotency key", TAKE, &params).await? == 1 {
-        return Ok(Known::New);
+        return Ok(KeyState::New);
     }
     let row = tx.row("read an idempotency key", READ, &who).await?;
     let same = row.get::<_, &[u8]>(0) == fingerprint;
     // The row was committed with its answer.
     Ok(if same {
-        Known::Done(row.get::<_, Option<Value>>(1).unwrap_or_default())
+        KeyState::Answered(row.get::<_, Option<Value>>(1).unwrap_or_default())
     } else {
-        Known::Other
+        KeyState::Mismatch
     })
 }
 
 /// Keeps the answer with the key.
-pub async fn keep(tx: &Tx<'_>, caller: &str, key: &str, answer: &Value) -> Result<(), Error> {
+pub async fn save_answer(
+    tx: &Tx<'_>,
+    caller: &str,
+    key: &str,
+    answer: &Value,
+) -> Result<(), Error> {
     const SQL: &str =
         "UPDATE steward.idempotency_keys SET answer = $3 WHERE caller = $1 AND key = $2";
     let params = [(&caller as _, Type::TEXT), (&key as _, Type::TEXT), (&answer as _, Type::JSONB)];
@@ -67,7 +72,7 @@ pub async fn keep(tx: &Tx<'_>, caller: &str, key: &str, answer: &Value) -> Resul
 }
 
 /// Gives the key back: nothing was done.
-pub async fn forget(tx: &Tx<'_>, caller: &str, key: &str) -> Result<(), Error> {
+pub async fn release_key(tx: &Tx<'_>, caller: &str, key: &str) -> Result<(), Error> {
     const SQL: &str = "DELETE FROM steward.idempotency_keys WHERE caller = $1 AND key = $2";
     tx.execute("give an idempotency key back", SQL, &[(&caller, Type::TEXT), (&key, Type::TEXT)])
         .await?;

@@ -16,27 +16,27 @@ use super::requests;
 /// Everything that the ledger says of a database's jobs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overview {
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<JobSummary>,
     /// Set when all jobs are paused.
     pub paused: Option<Pause>,
     /// The instance that observes, and runs what is due.
-    pub observer: Option<String>,
+    pub leader: Option<String>,
 }
 
 /// A job, by its row.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Job {
+pub struct JobSummary {
     #[serde(skip)]
     pub name: String,
     /// The specification that the instances go by.
     #[serde(skip)]
     pub spec_hash: Option<String>,
     pub paused: Option<Pause>,
-    pub running: Option<Open>,
-    pub queued: Option<Open>,
+    pub running: Option<OpenRun>,
+    pub queued: Option<OpenRun>,
     /// The former run that may still work on the server: the job waits until it does not.
     pub quarantined: Option<Uuid>,
-    pub last: Option<Last>,
+    pub last: Option<LastFinished>,
     pub last_success_at: Option<DateTime<Utc>>,
     pub failures_in_a_row: i32,
     pub succeeded_total: i64,
@@ -49,7 +49,7 @@ pub struct Job {
 
 /// A run that waits or is under way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Open {
+pub struct OpenRun {
     pub id: Uuid,
     /// When it began; of one that waits, when it was asked for or due.
     pub since: DateTime<Utc>,
@@ -60,7 +60,7 @@ pub struct Open {
 
 /// The newest row that has ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Last {
+pub struct LastFinished {
     pub id: Uuid,
     pub state: String,
     pub reason: Option<String>,
@@ -77,20 +77,20 @@ const DURATIONS_MAX: i64 = 1_000;
 pub async fn read(conn: &mut Conn, bound: Duration) -> Result<Overview, Error> {
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
-            let paused = pauses::of(tx, ALL_JOBS).await?;
-            let observer = requests::current_leader(tx).await?;
-            Ok(Overview { jobs: jobs(tx, None).await?, paused, observer })
+            let paused = pauses::find(tx, ALL_JOBS).await?;
+            let leader = requests::current_leader(tx).await?;
+            Ok(Overview { jobs: jobs(tx, None).await?, paused, leader })
         })
     })
     .await
 }
 
 /// Looks at one.
-pub async fn job(tx: &Tx<'_>, name: &str) -> Result<Option<Job>, Error> {
+pub async fn job(tx: &Tx<'_>, name: &str) -> Result<Option<JobSummary>, Error> {
     Ok(jobs(tx, Some(name)).await?.pop())
 }
 
-async fn jobs(tx: &Tx<'_>, name: Option<&str>) -> Result<Vec<Job>, Error> {
+async fn jobs(tx: &Tx<'_>, name: Option<&str>) -> Result<Vec<JobSummary>, Error> {
     const SQL: &str = "
         SELECT s.job, s.spec_hash, s.paused_by, s.paused_at, s.paused_reason,
                s.running_run_id, s.running_since, running.instance, running.actor,
@@ -120,22 +120,22 @@ async fn jobs(tx: &Tx<'_>, name: Option<&str>) -> Result<Vec<Job>, Error> {
     Ok(tx.rows("look at the jobs", SQL, &params).await?.iter().map(of_row).collect())
 }
 
-fn of_row(row: &Row) -> Job {
+fn of_row(row: &Row) -> JobSummary {
     let open = |id: Option<Uuid>, since: Option<DateTime<Utc>>, instance, actor| {
         // A slot whose row is gone is mended by whoever observes.
-        id.zip(since).map(|(id, since)| Open { id, since, instance, actor })
+        id.zip(since).map(|(id, since)| OpenRun { id, since, instance, actor })
     };
     let paused_at: Option<DateTime<Utc>> = row.get(3);
     let by = row.get::<_, Option<String>>(2).unwrap_or_default();
     let last_id: Option<Uuid> = row.get(13);
-    Job {
+    JobSummary {
         name: row.get(0),
         spec_hash: row.get(1),
         paused: paused_at.map(|at| Pause { by, at, reason: row.get(4) }),
         running: open(row.get(5), row.get(6), row.get(7), row.get(8)),
         queued: open(row.get(9), row.get(10), None, row.get(11)),
         quarantined: row.get(12),
-        last: last_id.map(|id| Last {
+        last: last_id.map(|id| LastFinished {
             id,
             state: row.get(14),
             reason: row.get(15),

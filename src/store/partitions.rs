@@ -9,43 +9,48 @@ pub const SCHEMA: &str = "steward";
 
 /// A partitioned table that pgsteward keeps supplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Supplied {
+pub struct ManagedTable {
     pub schema: &'static str,
     pub table: &'static str,
-    pub every: Every,
+    pub every: PartitionWidth,
     /// Partitions beyond the current one.
     pub ahead: i32,
 }
 
 /// The width of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Every {
+pub enum PartitionWidth {
     Day,
     Month,
 }
 
-impl Every {
+impl PartitionWidth {
     /// As `steward.ensure_partitions` takes it.
     fn as_str(self) -> &'static str {
         match self {
-            Every::Day => "day",
-            Every::Month => "month",
+            PartitionWidth::Day => "day",
+            PartitionWidth::Month => "month",
         }
     }
 }
 
 /// pgsteward's own.
-pub const OWN: [Supplied; 3] = [
-    Supplied { schema: SCHEMA, table: "system_health", every: Every::Day, ahead: 14 },
-    Supplied { schema: SCHEMA, table: "connection_metrics", every: Every::Day, ahead: 14 },
-    Supplied { schema: SCHEMA, table: "audit_logs", every: Every::Month, ahead: 3 },
+pub const OWN_TABLES: [ManagedTable; 3] = [
+    ManagedTable { schema: SCHEMA, table: "system_health", every: PartitionWidth::Day, ahead: 14 },
+    ManagedTable {
+        schema: SCHEMA,
+        table: "connection_metrics",
+        every: PartitionWidth::Day,
+        ahead: 14,
+    },
+    ManagedTable { schema: SCHEMA, table: "audit_logs", every: PartitionWidth::Month, ahead: 3 },
 ];
 
 /// The bundled application set's.
-pub const VM_METRICS: Supplied =
-    Supplied { schema: "public", table: "vm_metrics", every: Every::Month, ahead: 3 };
+pub const VM_METRICS: ManagedTable =
+    ManagedTable { schema: "public", table: "vm_metrics", every: PartitionWidth::Month, ahead: 3 };
 
-impl Supplied {
+impl ManagedTable {
     /// `schema.table`, for labels and reports.
     pub fn name(&self) -> String {
         format!("{}.{}", self.schema, self.table)
@@ -54,7 +59,7 @@ impl Supplied {
 
 /// What came of making partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ensured {
+pub struct EnsureResult {
     pub created: i32,
     /// Why a partition could not be made, each with what mends it.
     pub problems: Vec<String>,
@@ -65,7 +70,7 @@ pub struct Ensured {
 /// # Errors
 /// A lock time-out: a partition needs a lock on the parent, and where there is a default partition the
 /// strongest one on that.
-pub async fn ensure(tx: &Tx<'_>, table: Supplied) -> Result<Ensured, Error> {
+pub async fn ensure(tx: &Tx<'_>, table: ManagedTable) -> Result<EnsureResult, Error> {
     ensure_from(tx, table, 0).await
 }
 
@@ -73,7 +78,11 @@ pub async fn ensure(tx: &Tx<'_>, table: Supplied) -> Result<Ensured, Error> {
 ///
 /// # Errors
 /// As [`ensure`].
-pub async fn ensure_from(tx: &Tx<'_>, table: Supplied, behind: i32) -> Result<Ensured, Error> {
+pub async fn ensure_from(
+    tx: &Tx<'_>,
+    table: ManagedTable,
+    behind: i32,
+) -> Result<EnsureResult, Error> {
     let sql = "SELECT created, problems FROM steward.ensure_partitions(format('%I.%I', $1, $2)::regclass, $3, $4, $5)";
     let every = table.every.as_str();
     let params: [crate::db::Param<'_>; 5] = [
@@ -84,5 +93,5 @@ pub async fn ensure_from(tx: &Tx<'_>, table: Supplied, behind: i32) -> Result<En
         (&behind, Type::INT4),
     ];
     let row = tx.row("make partitions", sql, &params).await?;
-    Ok(Ensured { created: row.get(0), problems: row.get(1) })
+    Ok(EnsureResult { created: row.get(0), problems: row.get(1) })
 }

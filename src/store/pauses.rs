@@ -25,11 +25,11 @@ pub struct Pause {
 
 /// Whether all jobs are paused in the database.
 pub async fn read(conn: &mut Conn, bound: Duration) -> Result<Option<Pause>, Error> {
-    conn.transaction(&TxOptions::within(bound).read_only(), |tx| Box::pin(of(tx, ALL_JOBS))).await
+    conn.transaction(&TxOptions::within(bound).read_only(), |tx| Box::pin(find(tx, ALL_JOBS))).await
 }
 
 /// Whether a job is paused itself; of [`ALL_JOBS`], whether all are.
-pub async fn of(tx: &Tx<'_>, job: &str) -> Result<Option<Pause>, Error> {
+pub async fn find(tx: &Tx<'_>, job: &str) -> Result<Option<Pause>, Error> {
     const SQL: &str = "
         SELECT coalesce(paused_by, 'unknown'), paused_at, paused_reason
           FROM steward.job_state WHERE job = $1 AND paused_at IS NOT NULL";
@@ -53,7 +53,7 @@ pub async fn pause(
          WHERE s.paused_at IS NULL";
     let params = [(&job as _, Type::TEXT), (&by as _, Type::TEXT), (&reason as _, Type::TEXT)];
     match tx.execute("pause", SQL, &params).await? {
-        0 => of(tx, job).await,
+        0 => find(tx, job).await,
         _ => Ok(None),
     }
 }
@@ -65,7 +65,7 @@ pub async fn resume(tx: &Tx<'_>, job: &str) -> Result<Option<Pause>, Error> {
         UPDATE steward.job_state SET paused_by = NULL, paused_at = NULL, paused_reason = NULL
          WHERE job = $1 AND paused_at IS NOT NULL";
     tx.execute("lock the row of a job", LOCK, &[(&job, Type::TEXT)]).await?;
-    let ended = of(tx, job).await?;
+    let ended = find(tx, job).await?;
     if ended.is_some() {
         tx.execute("resume", SQL, &[(&job, Type::TEXT)]).await?;
     }

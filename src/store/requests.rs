@@ -157,7 +157,7 @@ pub async fn enqueue(
         return Ok(EnqueueResult::Unknown { known: job_names(tx).await? });
     };
     for name in [ALL_JOBS, job] {
-        if let Some(pause) = pauses::of(tx, name).await? {
+        if let Some(pause) = pauses::find(tx, name).await? {
             return Ok(EnqueueResult::Paused { pause, all: name == ALL_JOBS });
         }
     }

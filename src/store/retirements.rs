@@ -26,7 +26,7 @@ pub struct Retirement {
 
 /// What is about to be detached, with `"schema"."table"` names.
 #[derive(Debug, Clone, Copy)]
-pub struct Intent<'a> {
+pub struct NewRetirement<'a> {
     pub partition: u32,
     pub partition_name: &'a str,
     pub parent: u32,
@@ -36,7 +36,7 @@ pub struct Intent<'a> {
 }
 
 /// Writes the intent down. What is left of an earlier one for the same table counts no more.
-pub async fn announce(tx: &Tx<'_>, intent: &Intent<'_>) -> Result<(), Error> {
+pub async fn announce(tx: &Tx<'_>, intent: &NewRetirement<'_>) -> Result<(), Error> {
     let sql = "
         INSERT INTO steward.retirements (partition, partition_name, parent, parent_name, upper_bound, run_id)
         VALUES ($1, $2, $3, $4, $5, $6)
@@ -65,20 +65,20 @@ pub async fn confirm(tx: &Tx<'_>, partition: u32) -> Result<(), Error> {
 }
 
 /// Takes the row away together with the table. False where there is none that allows the DROP.
-pub async fn take(tx: &Tx<'_>, partition: u32) -> Result<bool, Error> {
+pub async fn complete(tx: &Tx<'_>, partition: u32) -> Result<bool, Error> {
     let sql = "DELETE FROM steward.retirements WHERE partition = $1 AND detached";
     Ok(tx.execute("end the retirement of a partition", sql, &[(&partition, Type::OID)]).await? > 0)
 }
 
 /// Takes the row away: the table is not ours to drop.
-pub async fn forget(tx: &Tx<'_>, partition: u32) -> Result<(), Error> {
+pub async fn cancel(tx: &Tx<'_>, partition: u32) -> Result<(), Error> {
     let sql = "DELETE FROM steward.retirements WHERE partition = $1";
     tx.execute("forget the retirement of a partition", sql, &[(&partition, Type::OID)]).await?;
     Ok(())
 }
 
 /// What was announced for partitions of this table, the earliest first.
-pub async fn of(tx: &Tx<'_>, parent: u32) -> Result<Vec<Retirement>, Error> {
+pub async fn list(tx: &Tx<'_>, parent: u32) -> Result<Vec<Retirement>, Error> {
     let sql = "
         SELECT partition, partition_name, upper_bound, detached
           FROM steward.retirements WHERE parent = $1 ORDER BY created_at, partition";

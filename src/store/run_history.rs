@@ -102,7 +102,7 @@ pub async fn last_runs(conn: &mut Conn, bound: Duration) -> Result<Vec<LastRun>,
 
 /// A row of the ledger.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Entry {
+pub struct RunEntry {
     pub id: Uuid,
     pub job: String,
     /// `scheduled`, `chained`, `manual` or `missed`.
@@ -132,14 +132,14 @@ pub struct Entry {
     pub progress: Option<Value>,
 }
 
-impl Entry {
+impl RunEntry {
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         !matches!(self.state.as_str(), "queued" | "running")
     }
 
-    fn of(row: &Row) -> Entry {
-        Entry {
+    fn of(row: &Row) -> RunEntry {
+        RunEntry {
             id: row.get(0),
             job: row.get(1),
             kind: row.get(2),
@@ -164,7 +164,7 @@ impl Entry {
     }
 }
 
-/// The columns of an [`Entry`], of a row `r`.
+/// The columns of an [`RunEntry`], of a row `r`.
 const ENTRY: &str = "
     r.id, r.job, r.kind, r.due_at, r.last_due_at, r.missed_count, r.state, r.reason, r.actor, r.instance,
     r.attempts, r.started_at, r.finished_at,
@@ -173,13 +173,13 @@ const ENTRY: &str = "
     CASE WHEN r.state = 'running' THEN r.progress END";
 
 /// The newest rows of a job, newest first; `failed` leaves out all but failed, timed out and lost ones.
-pub async fn of_job(
+pub async fn list_for_job(
     conn: &mut Conn,
     job: &str,
     failed: bool,
     limit: i64,
     bound: Duration,
-) -> Result<Vec<Entry>, Error> {
+) -> Result<Vec<RunEntry>, Error> {
     let sql = &format!(
         "SELECT {ENTRY} FROM steward.job_runs r
           WHERE r.job = $1 AND (NOT $2 OR r.state IN ('failed', 'timed_out', 'lost'))
@@ -193,7 +193,7 @@ pub async fn of_job(
                 .rows("read the history of a job", sql, &params)
                 .await?
                 .iter()
-                .map(Entry::of)
+                .map(RunEntry::of)
                 .collect())
         })
     })
@@ -201,11 +201,19 @@ pub async fn of_job(
 }
 
 /// One run's row.
-pub async fn run(conn: &mut Conn, id: Uuid, bound: Duration) -> Result<Option<Entry>, Error> {
+pub async fn read_run(
+    conn: &mut Conn,
+    id: Uuid,
+    bound: Duration,
+) -> Result<Option<RunEntry>, Error> {
     let sql = &format!("SELECT {ENTRY} FROM steward.job_runs r WHERE r.id = $1");
     conn.transaction(&TxOptions::within(bound).read_only(), |tx| {
         Box::pin(async move {
-            Ok(tx.row_opt("read a run", sql, &[(&id, Type::UUID)]).await?.as_ref().map(Entry::of))
+            Ok(tx
+                .row_opt("read a run", sql, &[(&id, Type::UUID)])
+                .await?
+                .as_ref()
+                .map(RunEntry::of))
         })
     })
     .await
@@ -217,7 +225,7 @@ pub async fn between(
     (first, last): (Uuid, Uuid),
     limit: i64,
     bound: Duration,
-) -> Result<Vec<Entry>, Error> {
+) -> Result<Vec<RunEntry>, Error> {
     let sql = &format!(
         "SELECT {ENTRY} FROM steward.job_runs r WHERE r.id BETWEEN $1 AND $2 ORDER BY r.id DESC LIMIT $3"
     );
@@ -229,7 +237,7 @@ pub async fn between(
                 .rows("look for runs by their ids", sql, &params)
                 .await?
                 .iter()
-                .map(Entry::of)
+                .map(RunEntry::of)
                 .collect())
         })
     })

@@ -12,7 +12,7 @@ use crate::db::{Conn, Error, quote_ident, quote_literal};
 
 /// One applied migration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Applied {
+pub struct AppliedMigration {
     pub set: String,
     pub version: i64,
     pub name: String,
@@ -88,7 +88,7 @@ pub async fn bootstrap(conn: &Conn) -> Result<(), Error> {
 }
 
 /// Every applied migration, by set and version.
-pub async fn read(conn: &Conn) -> Result<Vec<Applied>, Error> {
+pub async fn read(conn: &Conn) -> Result<Vec<AppliedMigration>, Error> {
     const SQL: &str = "
         SELECT set_name, version, name, checksum, up_sql, down_sql, applied_by, applied_at, duration_ms
           FROM steward.schema_migrations
@@ -97,7 +97,7 @@ pub async fn read(conn: &Conn) -> Result<Vec<Applied>, Error> {
     let rows = conn.rows("read the migration history", SQL, &[]).await?;
     Ok(rows
         .iter()
-        .map(|row| Applied {
+        .map(|row| AppliedMigration {
             set: row.get(0),
             version: row.get(1),
             name: row.get(2),
@@ -122,7 +122,7 @@ pub async fn has_set(conn: &Conn, set: &str) -> Result<bool, Error> {
 
 /// What goes into the history for one file.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
+pub struct NewMigration<'a> {
     pub set: &'a str,
     pub version: i64,
     pub name: &'a str,
@@ -135,7 +135,7 @@ pub struct Entry<'a> {
 
 /// The statement that opens a file's transaction: one statement, as text, since the whole
 /// transaction is one simple query.
-pub fn insert_sql(entry: &Entry<'_>) -> String {
+pub fn insert_sql(entry: &NewMigration<'_>) -> String {
     format!(
         "INSERT INTO steward.schema_migrations \
          (set_name, version, name, checksum, up_sql, down_sql, statements_done, applied_by) \

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::trail::Place;
+use super::audit_rows::SealPosition;
 use crate::db::{Error, Kind, Param, Tx};
 
 /// A SHA-256.
@@ -18,7 +18,7 @@ pub const LEAF_BYTES: usize = 56;
 pub struct Seal {
     pub number: i64,
     pub epoch: String,
-    pub what: What,
+    pub what: SealContent,
     /// Of rows: the leaves under the root. Of a purge: the rows that were due.
     pub row_count: i64,
     /// The head of the entry before.
@@ -31,50 +31,50 @@ pub struct Seal {
 
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum SealContent {
     /// All rows of these transactions.
-    Rows(Rows),
+    Rows(SealedRows),
     /// Rows that no seal had when an epoch began. The transaction ids say where the next entry begins, not
     /// which rows these are.
-    Adopted(Rows),
+    Adopted(SealedRows),
     /// Rows before the cutoff may be gone from here on.
     Purge { cutoff: DateTime<Utc> },
 }
 
 /// Rows under one root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rows {
-    pub from: Place,
+pub struct SealedRows {
+    pub from: SealPosition,
     /// Exclusive.
-    pub below: Place,
+    pub below: SealPosition,
     pub first_at: DateTime<Utc>,
     pub last_at: DateTime<Utc>,
     pub root: Hash,
 }
 
-impl What {
+impl SealContent {
     /// As in the column `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
-            What::Rows(_) => "rows",
-            What::Adopted(_) => "adopted",
-            What::Purge { .. } => "purge",
+            SealContent::Rows(_) => "rows",
+            SealContent::Adopted(_) => "adopted",
+            SealContent::Purge { .. } => "purge",
         }
     }
 
     /// The rows, where it seals some.
-    pub fn rows(&self) -> Option<&Rows> {
+    pub fn rows(&self) -> Option<&SealedRows> {
         match self {
-            What::Rows(rows) | What::Adopted(rows) => Some(rows),
-            What::Purge { .. } => None,
+            SealContent::Rows(rows) | SealContent::Adopted(rows) => Some(rows),
+            SealContent::Purge { .. } => None,
         }
     }
 
     /// The cutoff of a purge.
     pub fn cutoff(&self) -> Option<DateTime<Utc>> {
         match self {
-            What::Purge { cutoff } => Some(*cutoff),
-            What::Rows(_) | What::Adopted(_) => None,
+            SealContent::Purge { cutoff } => Some(*cutoff),
+            SealContent::Rows(_) | SealContent::Adopted(_) => None,
         }
     }
 }
@@ -90,12 +90,12 @@ fn read(row: &Row) -> Result<Seal, Error> {
     };
     let hash =
         |column: usize| -> Option<Hash> { row.get::<_, Option<&[u8]>>(column)?.try_into().ok() };
-    let place = |column: usize| -> Option<Place> {
+    let place = |column: usize| -> Option<SealPosition> {
         let xid = row.get::<_, Option<&str>>(column)?.parse().ok()?;
-        Some(Place { xid, id: row.get::<_, Option<_>>(column + 1)? })
+        Some(SealPosition { xid, id: row.get::<_, Option<_>>(column + 1)? })
     };
     let rows = || {
-        Some(Rows {
+        Some(SealedRows {
             from: place(3)?,
             below: place(5)?,
             first_at: row.get::<_, Option<_>>(8)?,
@@ -104,9 +104,11 @@ fn read(row: &Row) -> Result<Seal, Error> {
         })
     };
     let what = match row.get(1) {
-        "rows" => What::Rows(rows().ok_or_else(malformed)?),
-        "adopted" => What::Adopted(rows().ok_or_else(malformed)?),
-        "purge" => What::Purge { cutoff: row.get::<_, Option<_>>(11).ok_or_else(malformed)? },
+        "rows" => SealContent::Rows(rows().ok_or_else(malformed)?),
+        "adopted" => SealContent::Adopted(rows().ok_or_else(malformed)?),
+        "purge" => {
+            SealContent::Purge { cutoff: row.get::<_, Option<_>>(11).ok_or_else(malformed)? }
+        }
         _ => return Err(malformed()),
     };
     Ok(Seal {
@@ -124,7 +126,7 @@ fn read(row: &Row) -> Result<Seal, Error> {
 
 /// Keeps others from appending until the end of the transaction: a sealer and a purge would take the same
 /// number. Readers go on.
-pub async fn keep_out(tx: &Tx<'_>) -> Result<(), Error> {
+pub async fn lock_for_append(tx: &Tx<'_>) -> Result<(), Error> {
     let sql = "LOCK TABLE steward.audit_seals IN SHARE ROW EXCLUSIVE MODE";
     tx.batch("wait for whoever appends to the chain of seals", sql).await
 }
@@ -198,11 +200,11 @@ pub async fn append(tx: &Tx<'_>, seal: &Seal) -> Result<(), Error> {
 
 /// Entries beside those of this epoch whose rows may lie in this range: of other epochs, and adopted ones. Where
 /// nothing was ever adopted, no ids began anew, and there are none.
-pub async fn beside(
+pub async fn overlapping(
     tx: &Tx<'_>,
     epoch: &str,
-    from: Place,
-    below: Place,
+    from: SealPosition,
+    below: SealPosition,
 ) -> Result<Vec<i64>, Error> {
     const ADOPTED: &str = "SELECT EXISTS (SELECT FROM steward.audit_seals WHERE kind = 'adopted')";
     let adopted: bool = tx.row("look for adopted rows", ADOPTED, &[]).await?.get(0);
@@ -228,7 +230,7 @@ pub async fn beside(
 }
 
 /// Entries that may hold the row of this place: by their range, or because they adopted rows of any.
-pub async fn that_may_hold(tx: &Tx<'_>, place: Place) -> Result<Vec<Seal>, Error> {
+pub async fn candidates_for(tx: &Tx<'_>, place: SealPosition) -> Result<Vec<Seal>, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM steward.audit_seals
           WHERE kind = 'adopted' OR (kind = 'rows' AND (xid_from, id_from) <= ($1::text::xid8, $2)
@@ -262,7 +264,7 @@ pub async fn purged_before(tx: &Tx<'_>) -> Result<Option<DateTime<Utc>>, Error> 
 /// Looks at up to `limit` entries after a number whose rows all lie before the latest purge, and deletes the
 /// leaves of those that have no row left: roots remain. Returns the last entry that it looked at; none where
 /// there is none to look at any more.
-pub async fn forget_leaves(tx: &Tx<'_>, after: i64, limit: i64) -> Result<Option<i64>, Error> {
+pub async fn prune_leaves(tx: &Tx<'_>, after: i64, limit: i64) -> Result<Option<i64>, Error> {
     // Rows that a hold has kept are in their places still.
     let sql = "
         WITH past AS MATERIALIZED (

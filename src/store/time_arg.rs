@@ -32,7 +32,7 @@ impl TimeArg {
     }
 
     /// The instant, by a clock that says `now`. Ages that reach beyond the first year end there.
-    pub fn by(self, now: DateTime<Utc>) -> DateTime<Utc> {
+    pub fn resolve(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             TimeArg::At(at) => at,
             TimeArg::Ago(age) => {
@@ -87,7 +87,7 @@ mod tests {
             ("999999999d", "0001-01-01T00:00:00Z"),
         ] {
             assert_eq!(
-                TimeArg::parse(text).map(|moment| moment.by(now)),
+                TimeArg::parse(text).map(|moment| moment.resolve(now)),
                 Ok(at.parse().unwrap()),
                 "{text}"
             );

@@ -10,7 +10,7 @@ use pgsteward::db::{Database, Error, Purpose, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::migrate::{self, source};
 use pgsteward::store::seals::Seal;
-use pgsteward::store::{audit, trail};
+use pgsteward::store::{audit, audit_rows};
 use pgsteward::telemetry::Metrics;
 use uuid::Uuid;
 
@@ -73,7 +73,7 @@ impl AuditFixture {
     /// Appends one seal.
     pub async fn seal_one(&self) -> Result<seal::Appended, Error> {
         let mut conn = self.db.acquire(Purpose::Job).await?;
-        let options = trail::by_index(TxOptions::within(Duration::from_secs(60)));
+        let options = audit_rows::by_index(TxOptions::within(Duration::from_secs(60)));
         conn.transaction(&options, |tx| Box::pin(seal::append_rows(tx, "test"))).await
     }
 
@@ -108,7 +108,7 @@ impl AuditFixture {
     /// The time of the oldest row that is not sealed.
     pub async fn unsealed_since(&self) -> Option<chrono::DateTime<chrono::Utc>> {
         let conn = &mut *self.db.acquire(Purpose::Check).await.unwrap();
-        audit::standing(conn, Duration::from_secs(10)).await.unwrap().unsealed_since
+        audit::read_status(conn, Duration::from_secs(10)).await.unwrap().unsealed_since
     }
 
     /// The id of an event of [`AuditFixture::log`].

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use pgsteward::db::{Error, Kind, Purpose, TxOptions};
-use pgsteward::store::holds::{self, Released, Scope};
+use pgsteward::store::holds::{self, ReleaseResult, Scope};
 use uuid::Uuid;
 
 use crate::bench::{Bench, Job};
@@ -14,7 +14,7 @@ use crate::harness::{BOUND, TestClient, wait_until};
 async fn try_place(bench: &Bench, scope: &Scope, wait: Duration) -> Result<Uuid, Error> {
     let db = bench.open();
     let mut conn = db.acquire(Purpose::Check).await.unwrap();
-    let options = holds::purging(TxOptions::within(BOUND)).lock_timeout(wait);
+    let options = holds::purge_options(TxOptions::within(BOUND)).lock_timeout(wait);
     conn.transaction(&options, |tx| Box::pin(holds::place(tx, scope, "a case", "cli:tester"))).await
 }
 
@@ -22,10 +22,10 @@ pub async fn place(bench: &Bench, scope: &Scope) -> Uuid {
     try_place(bench, scope, BOUND).await.unwrap()
 }
 
-pub async fn release(bench: &Bench, id: Uuid) -> Released {
+pub async fn release(bench: &Bench, id: Uuid) -> ReleaseResult {
     let db = bench.open();
     let mut conn = db.acquire(Purpose::Check).await.unwrap();
-    let options = holds::purging(TxOptions::within(BOUND));
+    let options = holds::purge_options(TxOptions::within(BOUND));
     conn.transaction(&options, |tx| Box::pin(holds::release(tx, id, "closed", "cli:tester")))
         .await
         .unwrap()
@@ -104,7 +104,7 @@ async fn rows_that_meet_every_condition_of_a_hold_stay_until_it_is_released() {
         );
         let told = if kept.is_empty() { serde_json::json!([]) } else { serde_json::json!([told]) };
         assert_eq!(notes, &told, "{scope:?}");
-        assert_eq!(release(&bench, hold).await, Released::Now);
+        assert_eq!(release(&bench, hold).await, ReleaseResult::Released);
         bench.run(Job::Retention).await.unwrap();
         assert_eq!(bench.admin.text(LETTERS).await, "", "released: {scope:?}");
     }
@@ -114,10 +114,13 @@ async fn rows_that_meet_every_condition_of_a_hold_stay_until_it_is_released() {
 async fn placing_and_releasing_leave_rows_in_the_trail() {
     let bench = Bench::new().await;
     let hold = place(&bench, &scope("u1", "vms/1", "2001-01-01T00:00:00Z", "")).await;
-    assert_eq!(release(&bench, hold).await, Released::Now);
+    assert_eq!(release(&bench, hold).await, ReleaseResult::Released);
     let again = release(&bench, hold).await;
-    assert!(matches!(&again, Released::Before { by, .. } if by == "cli:tester"), "{again:?}");
-    assert_eq!(release(&bench, Uuid::nil()).await, Released::Unknown);
+    assert!(
+        matches!(&again, ReleaseResult::AlreadyReleased { by, .. } if by == "cli:tester"),
+        "{again:?}"
+    );
+    assert_eq!(release(&bench, Uuid::nil()).await, ReleaseResult::Unknown);
     let sql = format!(
         "SELECT string_agg(concat_ws(' ', action, actor, details), '; ' ORDER BY created_at) FROM steward.audit_logs
           WHERE resource_type = 'audit_hold' AND resource_id = '{hold}'"

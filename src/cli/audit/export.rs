@@ -11,7 +11,9 @@ use super::output::{Output, Taken};
 use super::{unread, warn};
 use crate::cli::{Exit, Selection, Session, bounded, say};
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::store::audit_query::{self, Cursor, Filter, Instant, Order, Page, Recorded, csv};
+use crate::store::audit_query::{
+    self, AuditEvent, Cursor, EventOrder, Filter, PageQuery, TimestampText, csv,
+};
 
 /// About so many bytes are read and written at once.
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -54,7 +56,7 @@ impl Format {
         }
     }
 
-    fn event(self, out: &mut Vec<u8>, event: &Recorded<'_>) {
+    fn event(self, out: &mut Vec<u8>, event: &AuditEvent<'_>) {
         match self {
             Format::Csv => csv::event(out, event),
             Format::Ndjson => {
@@ -79,7 +81,7 @@ struct Written {
 }
 
 impl Written {
-    fn take(&mut self, event: &Recorded<'_>, format: Format) {
+    fn take(&mut self, event: &AuditEvent<'_>, format: Format) {
         self.full = self.full || self.bytes.len() >= PAGE_BYTES_MAX;
         if self.full {
             return;
@@ -152,7 +154,7 @@ impl Export {
                 Ok(filter) => filter,
                 Err(wrong) => return Ok(Err(wrong)),
             };
-            filter.settle(conn, bound).await?;
+            filter.resolve_prefix(conn, bound).await?;
             Ok(Ok(filter))
         });
         found.await.map_err(|error| unread(db.name(), &error))?.map_err(usage)
@@ -170,7 +172,8 @@ impl Export {
         put(to, &head)?;
         let mut limit = FIRST_LIMIT;
         loop {
-            let page = Page { filter, order: Order::OldestFirst, behind: progress.last, limit };
+            let page =
+                PageQuery { filter, order: EventOrder::OldestFirst, behind: progress.last, limit };
             let written = match self.read(db, &page).await {
                 Ok(written) => written,
                 Err(error) => return Err(Stop::Failed(unread(db.name(), &error))),
@@ -188,7 +191,7 @@ impl Export {
 
     /// A connection for each page: while the other end takes its time none is held, and one that was ended
     /// meanwhile is replaced.
-    async fn read(&self, db: &Database, page: &Page<'_>) -> Result<Written, Error> {
+    async fn read(&self, db: &Database, page: &PageQuery<'_>) -> Result<Written, Error> {
         bounded("read events", PAGE_BOUND + db.query_timeout(), async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
             page.fold(conn, PAGE_BOUND, |written: &mut Written, event| {
@@ -203,12 +206,12 @@ impl Export {
 impl Progress {
     fn told(&self) -> String {
         match (self.count, self.first_at, self.last) {
-            (1, Some(at), _) => format!("1 event exported, of {}", Instant::of(at)),
+            (1, Some(at), _) => format!("1 event exported, of {}", TimestampText::of(at)),
             (count, Some(from), Some(last)) => {
                 format!(
                     "{count} events exported, from {} to {}",
-                    Instant::of(from),
-                    Instant::of(last.created_at)
+                    TimestampText::of(from),
+                    TimestampText::of(last.created_at)
                 )
             }
             _ => "no event exported: there is none".to_owned(),

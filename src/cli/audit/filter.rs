@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 
-use crate::store::audit_query::asked::{action, network};
-use crate::store::audit_query::{Action, EARLIEST, Filter, LATEST};
+use crate::store::audit_query::filter_args::{action, network};
+use crate::store::audit_query::{ActionFilter, EARLIEST, Filter, LATEST};
 use crate::store::time_arg::TimeArg;
 
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub struct Asked {
     actor: Option<String>,
     /// This action; with * at the end, all that begin so
     #[arg(long, value_name = "ACTION", value_parser = action)]
-    action: Option<Action>,
+    action: Option<ActionFilter>,
     /// What it was done to: TYPE alone (public.vms), or with the id behind the first slash
     #[arg(long, value_name = "TYPE[/ID]", value_parser = resource)]
     resource: Option<Resource>,
@@ -72,8 +72,8 @@ impl Asked {
         now: DateTime<Utc>,
         until: Option<DateTime<Utc>>,
     ) -> Result<Filter, String> {
-        let since = self.since.map_or(EARLIEST, |moment| moment.by(now));
-        let until = self.until.map(|moment| moment.by(now)).or(until).unwrap_or(LATEST);
+        let since = self.since.map_or(EARLIEST, |moment| moment.resolve(now));
+        let until = self.until.map(|moment| moment.resolve(now)).or(until).unwrap_or(LATEST);
         if since >= until {
             return Err(format!(
                 "found --since {since:?} and --until {until:?}, wanted the first before the second"
@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn what_was_meant_is_read() {
-        assert_eq!(action("user.login"), Ok(Action::Is("user.login".to_owned())));
-        assert_eq!(action("user.*"), Ok(Action::Begins("user.".to_owned())));
+        assert_eq!(action("user.login"), Ok(ActionFilter::Equals("user.login".to_owned())));
+        assert_eq!(action("user.*"), Ok(ActionFilter::StartsWith("user.".to_owned())));
         let parts = |text| resource(text).map(|resource| (resource.kind, resource.id));
         assert_eq!(parts("public.vms"), Ok(("public.vms".to_owned(), None)));
         assert_eq!(parts("public.vms/7/a"), Ok(("public.vms".to_owned(), Some("7/a".to_owned()))));

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::cli::job::failed;
 use crate::cli::{Exit, Selection, Session, actor, bounded, print, print_json, say};
 use crate::db::{Database, Kind, Purpose, Tx, TxFuture, TxOptions};
-use crate::store::holds::{self, Released, Scope};
+use crate::store::holds::{self, ReleaseResult, Scope};
 
 /// How long a purge under way is waited for: a moment without a word, then with one.
 const WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
@@ -134,15 +134,15 @@ impl Release {
             Box::pin(async move { holds::release(tx, id, &reason, &actor()).await })
         });
         match released.await? {
-            Released::Now if session.json => {
+            ReleaseResult::Released if session.json => {
                 print_json(&json!({ "database": opened.db.name(), "id": id, "released": true }));
             }
-            Released::Now => print(&format!("hold {id} is released")),
-            Released::Before { by, at } => {
+            ReleaseResult::Released => print(&format!("hold {id} is released")),
+            ReleaseResult::AlreadyReleased { by, at } => {
                 say(&format!("hold {id} was released already, by {by} at {}", list::at(at)));
                 return Err(Exit::Usage);
             }
-            Released::Unknown => {
+            ReleaseResult::Unknown => {
                 say(&format!(
                     "there is no hold {id}; `pgsteward audit hold list --all` lists them"
                 ));
@@ -163,7 +163,8 @@ where
     let changed = bounded("change holds", bound, async {
         let mut conn = db.acquire(Purpose::Check).await?;
         let mut attempt = async |wait: Duration| {
-            let options = holds::purging(TxOptions::within(timeout + wait)).lock_timeout(wait);
+            let options =
+                holds::purge_options(TxOptions::within(timeout + wait)).lock_timeout(wait);
             conn.transaction(&options, &mut act).await
         };
         match attempt(WAITS[0]).await {

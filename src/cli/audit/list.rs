@@ -9,7 +9,7 @@ use super::{shown, unread};
 use crate::cli::job::text::{columns, instant};
 use crate::cli::{Exit, Selection, Session, bounded, print, say};
 use crate::db::{Conn, Database, Error, Purpose};
-use crate::store::audit_query::{self, Cursor, Filter, Order, Page, Recorded};
+use crate::store::audit_query::{self, AuditEvent, Cursor, EventOrder, Filter, PageQuery};
 
 /// Letters of a cell.
 const NAME_MAX: usize = 32;
@@ -80,7 +80,7 @@ impl List {
                 Ok(filter) => filter,
                 Err(wrong) => return Ok(Err(wrong)),
             };
-            filter.settle(conn, bound).await?;
+            filter.resolve_prefix(conn, bound).await?;
             self.page(&filter)
                 .fold(conn, bound, |listed, event| self.take(listed, event, json))
                 .await
@@ -90,11 +90,16 @@ impl List {
     }
 
     /// One more than is shown: whether there is more.
-    fn page<'f>(&self, filter: &'f Filter) -> Page<'f> {
-        Page { filter, order: Order::NewestFirst, behind: self.before, limit: self.limit + 1 }
+    fn page<'f>(&self, filter: &'f Filter) -> PageQuery<'f> {
+        PageQuery {
+            filter,
+            order: EventOrder::NewestFirst,
+            behind: self.before,
+            limit: self.limit + 1,
+        }
     }
 
-    fn take(&self, listed: &mut Listed, event: &Recorded<'_>, json: bool) {
+    fn take(&self, listed: &mut Listed, event: &AuditEvent<'_>, json: bool) {
         if listed.count >= self.limit {
             listed.more = true;
             return;
@@ -110,7 +115,7 @@ impl List {
     }
 }
 
-fn cells(event: &Recorded<'_>) -> [String; 6] {
+fn cells(event: &AuditEvent<'_>) -> [String; 6] {
     let resource = [event.resource_type, event.resource_id]
         .into_iter()
         .flatten()

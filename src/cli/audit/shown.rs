@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::store::audit_query::Recorded;
+use crate::store::audit_query::AuditEvent;
 
 /// Letters of one value in a change.
 const VALUE_MAX: usize = 32;
@@ -51,7 +51,7 @@ fn shortened(text: &str, most: usize) -> String {
 }
 
 /// What changed, in a line: of an update both values of each column, else the row; then the details.
-pub fn change(event: &Recorded<'_>) -> String {
+pub fn change(event: &AuditEvent<'_>) -> String {
     let rows = match (object(event.old_values), object(event.new_values)) {
         (Some(old), Some(new)) => updated(&old, &new),
         (None, Some(new)) => listed(&new),
@@ -120,7 +120,7 @@ mod tests {
                 text.map(|text| RawValue::from_string(text.to_owned()).unwrap())
             };
             let (old, new, details) = (raw(old), raw(new), raw(details));
-            change(&Recorded {
+            change(&AuditEvent {
                 id: uuid::Uuid::nil(),
                 created_at: chrono::DateTime::UNIX_EPOCH,
                 user_id: None,

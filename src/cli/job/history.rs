@@ -6,7 +6,7 @@ use crate::cli::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::config::Zone;
 use crate::db::{Conn, Database, Error, Purpose, TxOptions};
 use crate::store::requests;
-use crate::store::run_history::{self, Entry};
+use crate::store::run_history::{self, RunEntry};
 
 use super::outcome::guarantee;
 use super::text::{columns, duration, first_line, instant};
@@ -49,12 +49,12 @@ impl History {
     }
 
     /// The rows; where there is none, also the names of the jobs that the ledger knows.
-    async fn read(&self, db: &Database) -> Result<(Vec<Entry>, Vec<String>), Error> {
+    async fn read(&self, db: &Database) -> Result<(Vec<RunEntry>, Vec<String>), Error> {
         let bound = db.query_timeout();
         bounded("read the history", bound * 2, async {
             let conn: &mut Conn = &mut *db.acquire(Purpose::Check).await?;
             let entries =
-                run_history::of_job(conn, &self.name, self.failed, self.limit, bound).await?;
+                run_history::list_for_job(conn, &self.name, self.failed, self.limit, bound).await?;
             if !entries.is_empty() {
                 return Ok((entries, Vec::new()));
             }
@@ -67,7 +67,7 @@ impl History {
 }
 
 /// Two lines for each row: what, and who and why.
-fn table(entries: &[Entry], zone: Zone) -> String {
+fn table(entries: &[RunEntry], zone: Zone) -> String {
     let rows: Vec<[String; 7]> = entries.iter().map(|entry| cells(entry, zone)).collect();
     let head = ["due", "kind", "state", "tries", "took", "rows", "effect"];
     let lines = columns(head, &rows);
@@ -78,7 +78,7 @@ fn table(entries: &[Entry], zone: Zone) -> String {
     std::iter::once(head).chain(with_details).collect::<Vec<_>>().join("\n")
 }
 
-fn cells(entry: &Entry, zone: Zone) -> [String; 7] {
+fn cells(entry: &RunEntry, zone: Zone) -> [String; 7] {
     [
         instant(entry.due_at, &zone),
         entry.kind.clone(),
@@ -90,7 +90,7 @@ fn cells(entry: &Entry, zone: Zone) -> [String; 7] {
     ]
 }
 
-fn details(entry: &Entry, zone: Zone) -> String {
+fn details(entry: &RunEntry, zone: Zone) -> String {
     let mut parts = Vec::new();
     match (entry.last_due_at, entry.missed_count) {
         (Some(last), Some(count)) if count > 1 => {

@@ -7,7 +7,7 @@ use crate::cli::{Exit, Selection, Session, bounded, print, print_json, say};
 use crate::config::Zone;
 use crate::db::{Conn, Database, Error, Purpose};
 use crate::scheduler::job_status::{JobStatus, State, merge};
-use crate::store::overview::{self, Last, Overview};
+use crate::store::overview::{self, LastFinished, Overview};
 
 use super::pause::by;
 use super::text::{ago, columns, duration, first_line, instant};
@@ -46,7 +46,7 @@ impl List {
             print_json(&serde_json::json!({
                 "database": database,
                 "ledger_error": unread,
-                "observer": overview.map(|overview| &overview.observer),
+                "observer": overview.map(|overview| &overview.leader),
                 "paused": overview.map(|overview| &overview.paused),
                 "jobs": listed,
             }));
@@ -85,7 +85,7 @@ async fn read(db: &Database) -> Result<Overview, Error> {
 fn standing(overview: &Overview, database: &str) -> Vec<String> {
     let paused = overview.paused.as_ref().map(|pause| format!("all jobs are paused {}", by(pause)));
     let alone = overview
-        .observer
+        .leader
         .is_none()
         .then(|| format!("no instance observes database {database}: no job runs by itself"));
     [paused, alone].into_iter().flatten().collect()
@@ -128,7 +128,7 @@ fn without_schedule(job: &JobStatus) -> String {
 }
 
 /// How the last run ended, in a cell.
-fn last(job: &overview::Job, last: &Last, now: DateTime<Utc>) -> String {
+fn last(job: &overview::JobSummary, last: &LastFinished, now: DateTime<Utc>) -> String {
     let times = if job.failures_in_a_row > 1 {
         format!(" ×{}", job.failures_in_a_row)
     } else {
@@ -202,7 +202,7 @@ fn details(job: &JobStatus, now: DateTime<Utc>) -> String {
     std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
-fn of_ledger(job: &overview::Job, now: DateTime<Utc>) -> Vec<(&'static str, String)> {
+fn of_ledger(job: &overview::JobSummary, now: DateTime<Utc>) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     if let Some(last) = &job.last {
         let took = last

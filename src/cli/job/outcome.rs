@@ -1,12 +1,12 @@
 //! How a run ended, for people and for the exit code.
 
 use crate::cli::{Exit, Session, print, print_json};
-use crate::store::run_history::Entry;
+use crate::store::run_history::RunEntry;
 
 use super::text::duration;
 
 /// Whether its effect could commit only while it held its lease.
-pub fn guarantee(entry: &Entry) -> &'static str {
+pub fn guarantee(entry: &RunEntry) -> &'static str {
     match entry.fenced {
         Some(true) => "fenced",
         Some(false) => "at least once",
@@ -15,7 +15,7 @@ pub fn guarantee(entry: &Entry) -> &'static str {
 }
 
 /// Tells how a run ended; the exit code is 0 only where it succeeded.
-pub fn tell(session: &Session, entry: &Entry) -> Exit {
+pub fn tell(session: &Session, entry: &RunEntry) -> Exit {
     if session.json {
         print_json(entry);
     } else {
@@ -24,7 +24,7 @@ pub fn tell(session: &Session, entry: &Entry) -> Exit {
     if entry.state == "succeeded" { Exit::Ok } else { Exit::Run }
 }
 
-fn text(entry: &Entry) -> String {
+fn text(entry: &RunEntry) -> String {
     let took =
         entry.duration_ms.map(|ms| format!(" in {}", duration(ms as f64))).unwrap_or_default();
     let rows = entry.rows_affected.map(|rows| format!(", {rows} rows")).unwrap_or_default();

@@ -88,7 +88,7 @@ async fn write(
                 true => commands::pause(tx, by, which.row(), reason, is_configured).await?,
                 false => commands::resume(tx, by, which.row(), is_configured).await?,
             };
-            Ok((found, pauses::of(tx, ALL_JOBS).await?))
+            Ok((found, pauses::find(tx, ALL_JOBS).await?))
         })
     })
     .await

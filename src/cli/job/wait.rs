@@ -10,7 +10,7 @@ use crate::cli::{bounded, say};
 use crate::db::retry::Backoff;
 use crate::db::{Database, Error, Kind, Purpose};
 use crate::lifecycle::signals::Signal;
-use crate::store::run_history::{self, Entry};
+use crate::store::run_history::{self, RunEntry};
 
 /// Between two looks at the row.
 const POLL: Duration = Duration::from_millis(300);
@@ -20,13 +20,13 @@ const POLL_MOST: Duration = Duration::from_secs(5);
 /// What waiting came to.
 #[derive(Debug)]
 pub enum Waited {
-    Over(Box<Entry>),
+    Over(Box<RunEntry>),
     /// Its row was deleted.
     Gone,
     /// Who waits was told to stop.
     Interrupted,
     /// The bound has passed; the row as it was last, if it could be read.
-    TooLong(Option<Box<Entry>>),
+    TooLong(Option<Box<RunEntry>>),
 }
 
 /// Waits until a run is over, at most `bound`.
@@ -79,10 +79,10 @@ fn may_pass(error: &Error) -> bool {
     error.kind().is_passing() || error.kind() == Kind::Timeout
 }
 
-async fn look(db: &Database, id: Uuid) -> Result<Option<Entry>, Error> {
+async fn look(db: &Database, id: Uuid) -> Result<Option<RunEntry>, Error> {
     let bound = db.query_timeout();
     bounded("read the run", bound * 2, async {
-        run_history::run(&mut *db.acquire(Purpose::Check).await?, id, bound).await
+        run_history::read_run(&mut *db.acquire(Purpose::Check).await?, id, bound).await
     })
     .await
 }

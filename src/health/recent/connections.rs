@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::store::audit_query::Cursor;
-use crate::store::health::{ConnectionRow, Range};
-use crate::store::measured::connections::{ConnectionBucket, weight};
-use crate::store::measured::{Filter, Page, TooManyBuckets, bucket_of, check_buckets};
+use crate::store::measurement_query::connections::{ConnectionBucket, weight};
+use crate::store::measurement_query::{Filter, Page, TooManyBuckets, bucket_of, check_buckets};
+use crate::store::measurements::{ConnectionRow, Range};
 
 use super::{BYTES_MAX, in_range, page};
 

@@ -7,7 +7,7 @@
 //! Of each probe the row of `connectivity` is kept, and those of other components whose status or reason was not that
 //! of the probe before; what every component's status was is kept of all, in three bytes each, so that buckets count
 //! every probe. Of connections each row is kept without databases and pool. The same filters, pages and buckets as of
-//! the tables (`store::measured`), over these.
+//! the tables (`store::measurement_query`), over these.
 //!
 //! Two bounds, [`BYTES_MAX`] for probes and as much for connections, count the structs and the texts that they own, not
 //! what the allocator adds. The oldest go first. Its lock is its own and held for no longer than it takes to look
@@ -21,10 +21,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 
 use crate::store::audit_query::Cursor;
-use crate::store::health::{ConnectionRow, HealthRow, Row};
-use crate::store::measured::connections::ConnectionBucket;
-use crate::store::measured::health::HealthBucket;
-use crate::store::measured::{Filter, Page, TooManyBuckets};
+use crate::store::measurement_query::connections::ConnectionBucket;
+use crate::store::measurement_query::health::HealthBucket;
+use crate::store::measurement_query::{Filter, Page, TooManyBuckets};
+use crate::store::measurements::{ConnectionRow, HealthRow, MeasurementRow};
 
 use connections::Connections;
 use probes::Probes;
@@ -50,12 +50,12 @@ impl Recent {
 
     /// Takes rows as they are written. Those of one probe, which share their instant and instance, come together; those
     /// of the past are put where they belong, once.
-    pub fn take<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) {
+    pub fn take<'r>(&self, rows: impl IntoIterator<Item = &'r MeasurementRow>) {
         let mut held = self.held();
         let mut probe: Vec<&HealthRow> = Vec::new();
         for row in rows {
             match row {
-                Row::Health(row) => {
+                MeasurementRow::Health(row) => {
                     let same = probe.last().is_none_or(|last| of_one_probe(last, row));
                     if !same {
                         held.probes.take(&probe);
@@ -63,19 +63,19 @@ impl Recent {
                     }
                     probe.push(row);
                 }
-                Row::Connections(row) => held.connections.take(row),
-                Row::Event(_) => {}
+                MeasurementRow::Connections(row) => held.connections.take(row),
+                MeasurementRow::Event(_) => {}
             }
         }
         held.probes.take(&probe);
     }
 
-    /// See [`crate::store::measured::health::page`].
+    /// See [`crate::store::measurement_query::health::page`].
     pub fn health(&self, filter: &Filter, behind: Option<Cursor>, limit: usize) -> Page<HealthRow> {
         self.held().probes.page(filter, behind, limit)
     }
 
-    /// See [`crate::store::measured::health::buckets`].
+    /// See [`crate::store::measurement_query::health::buckets`].
     ///
     /// # Errors
     /// When there would be too many.
@@ -87,7 +87,7 @@ impl Recent {
         self.held().probes.buckets(filter, bucket_seconds)
     }
 
-    /// See [`crate::store::measured::connections::page`].
+    /// See [`crate::store::measurement_query::connections::page`].
     pub fn connections(
         &self,
         filter: &Filter,
@@ -97,7 +97,7 @@ impl Recent {
         self.held().connections.page(filter, behind, limit)
     }
 
-    /// See [`crate::store::measured::connections::buckets`].
+    /// See [`crate::store::measurement_query::connections::buckets`].
     ///
     /// # Errors
     /// When there would be too many.
@@ -138,7 +138,7 @@ fn page<T>(
         rows.retain(|row| place(row) < (behind.created_at, behind.id));
     }
     rows.sort_by_key(|row| std::cmp::Reverse(place(row)));
-    let limit = crate::store::measured::page_limit(limit);
+    let limit = crate::store::measurement_query::page_limit(limit);
     rows.truncate(limit + 1);
     Page::cut(rows, limit, cursor)
 }

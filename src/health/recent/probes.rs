@@ -9,9 +9,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::store::audit_query::Cursor;
-use crate::store::health::HealthRow;
-use crate::store::measured::health::{Counts, HealthBucket, Latency};
-use crate::store::measured::{Filter, Page, TooManyBuckets, bucket_of, check_buckets};
+use crate::store::measurement_query::health::{Counts, HealthBucket, Latency};
+use crate::store::measurement_query::{Filter, Page, TooManyBuckets, bucket_of, check_buckets};
+use crate::store::measurements::HealthRow;
 
 use super::{BYTES_MAX, in_range, page};
 

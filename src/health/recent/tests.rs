@@ -6,14 +6,14 @@ use uuid::Uuid;
 
 use super::*;
 use crate::health::Status;
-use crate::store::health::Range;
-use crate::store::measured::health::Counts;
+use crate::store::measurement_query::health::Counts;
+use crate::store::measurements::Range;
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
 }
 
-fn probe(second: i64, instance: &str, components: &[(&str, &str, &str)]) -> Vec<Row> {
+fn probe(second: i64, instance: &str, components: &[(&str, &str, &str)]) -> Vec<MeasurementRow> {
     let row = |(component, status, reason): &(&str, &str, &str)| HealthRow {
         id: Uuid::now_v7(),
         created_at: at(second),
@@ -25,7 +25,7 @@ fn probe(second: i64, instance: &str, components: &[(&str, &str, &str)]) -> Vec<
         latency_ms: (*status == "healthy").then_some(second as f64),
         details: json!({ "second": second }),
     };
-    components.iter().map(row).map(Row::Health).collect()
+    components.iter().map(row).map(MeasurementRow::Health).collect()
 }
 
 const WELL: [(&str, &str, &str); 3] =
@@ -41,9 +41,9 @@ const AWAY: [(&str, &str, &str); 3] = [
     ("jobs", "healthy", "ok"),
 ];
 
-fn sample(second: i64, samples: i32, active: Option<f64>) -> Row {
+fn sample(second: i64, samples: i32, active: Option<f64>) -> MeasurementRow {
     let range = |avg: f64| Range { min: avg as i32 - 1, avg, max: avg as i32 + 1 };
-    Row::Connections(Box::new(ConnectionRow {
+    MeasurementRow::Connections(Box::new(ConnectionRow {
         id: Uuid::now_v7(),
         created_at: at(second),
         instance: "here".into(),
@@ -214,7 +214,7 @@ fn memory_is_bounded_and_the_oldest_go() {
             &format!("host/{}/0", n / 1000),
             if n % 7 == 0 { &LOCKED } else { &WELL },
         );
-        if let Row::Health(row) = &mut rows[0] {
+        if let MeasurementRow::Health(row) = &mut rows[0] {
             row.message = "ü".repeat(usize::try_from(n).unwrap() % 2000);
             row.details = json!({ "long": "x".repeat(usize::try_from(n).unwrap() % 3000) });
         }

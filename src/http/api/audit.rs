@@ -16,8 +16,10 @@ use crate::http::auth::{Caller, Role};
 use crate::http::negotiation::preferred;
 use crate::http::response::{set_header, with_body};
 use crate::http::{BodyAborted, Context, HttpError, Response};
-use crate::store::audit_query::asked::{action, network};
-use crate::store::audit_query::{self, Cursor, Filter, LATEST, Order, Page, Recorded, csv};
+use crate::store::audit_query::filter_args::{action, network};
+use crate::store::audit_query::{
+    self, AuditEvent, Cursor, EventOrder, Filter, LATEST, PageQuery, csv,
+};
 
 const PARAMETERS: [&str; 14] = [
     "user_id",
@@ -60,9 +62,9 @@ pub async fn list(context: &Context<'_>) -> Result<Response, HttpError> {
         return Err(unprocessable("no_pages", detail));
     }
     let order = match context.text("order")? {
-        None if format != Format::Json => Order::OldestFirst,
-        None | Some("newest") => Order::NewestFirst,
-        Some("oldest") => Order::OldestFirst,
+        None if format != Format::Json => EventOrder::OldestFirst,
+        None | Some("newest") => EventOrder::NewestFirst,
+        Some("oldest") => EventOrder::OldestFirst,
         Some(other) => {
             return Err(invalid(format!("order: found {other:?}, wanted newest or oldest")));
         }
@@ -79,7 +81,7 @@ pub async fn list(context: &Context<'_>) -> Result<Response, HttpError> {
             .map_err(|error| database.http_error(&error))?;
         filter.until = filter.until.min(reader.now);
     }
-    filter.settle(&mut conn, bound).await.map_err(|error| database.http_error(&error))?;
+    filter.resolve_prefix(&mut conn, bound).await.map_err(|error| database.http_error(&error))?;
     if format != Format::Json {
         drop(conn);
         let export = Export {
@@ -95,7 +97,7 @@ pub async fn list(context: &Context<'_>) -> Result<Response, HttpError> {
         };
         return Ok(export.response());
     }
-    let page = Page { filter: &filter, order, behind: after, limit: limit + 1 };
+    let page = PageQuery { filter: &filter, order, behind: after, limit: limit + 1 };
     let read =
         page.fold(&mut conn, bound, |page: &mut JsonPage, event| page.take(event, limit)).await;
     let page_json = read.map_err(|error| database.http_error(&error))?;
@@ -123,7 +125,7 @@ struct JsonPage {
 }
 
 impl JsonPage {
-    fn take(&mut self, event: &Recorded<'_>, limit: i64) {
+    fn take(&mut self, event: &AuditEvent<'_>, limit: i64) {
         if self.count == limit || self.bytes.len() >= PAGE_BYTES_MAX {
             self.more = true;
             return;
@@ -228,7 +230,7 @@ fn restrict_to_caller(
 struct Export {
     db: Arc<Database>,
     filter: Filter,
-    order: Order,
+    order: EventOrder,
     format: Format,
     after: Option<Cursor>,
     began: bool,
@@ -295,7 +297,7 @@ impl Export {
 
     async fn read(&self) -> Result<ExportChunk, Error> {
         let mut conn = self.db.acquire(Purpose::Api).await?;
-        let page = Page {
+        let page = PageQuery {
             filter: &self.filter,
             order: self.order,
             behind: self.after,
@@ -310,7 +312,7 @@ impl Export {
 }
 
 impl ExportChunk {
-    fn take(&mut self, event: &Recorded<'_>, format: Format) {
+    fn take(&mut self, event: &AuditEvent<'_>, format: Format) {
         self.full = self.full || self.bytes.len() >= CHUNK_BYTES;
         if self.full {
             return;

@@ -17,7 +17,7 @@ use super::input::{invalid, unprocessable};
 use super::mutation::{Mutation, MutationContext, MutationReply, MutationResult, run_detached};
 use crate::db::{Error, Tx, TxFuture};
 use crate::http::{Context, HttpError, Response};
-use crate::store::audit_ingest::{self, Incoming};
+use crate::store::audit_ingest::{self, IngestedEvent};
 
 /// Of one request.
 const EVENTS_MAX: usize = 10_000;
@@ -82,7 +82,7 @@ pub async fn write(context: &Context<'_>) -> Result<Response, HttpError> {
     .await
 }
 
-struct RecordEvents<'a>(Vec<Incoming<'a>>);
+struct RecordEvents<'a>(Vec<IngestedEvent<'a>>);
 
 impl Mutation for RecordEvents<'_> {
     fn apply<'t>(
@@ -97,7 +97,7 @@ impl Mutation for RecordEvents<'_> {
 async fn copy(
     tx: &Tx<'_>,
     ctx: &MutationContext,
-    events: &[Incoming<'_>],
+    events: &[IngestedEvent<'_>],
 ) -> Result<MutationResult, Error> {
     tx.batch("mark where to go back to", "SAVEPOINT events").await?;
     match audit_ingest::copy(tx, ctx.actor(), events.iter().copied()).await {
@@ -201,7 +201,7 @@ impl<'de> Deserialize<'de> for Event<'de> {
 }
 
 /// The events, each judged; the first that is wrong is named, and none is recorded.
-fn validate<'s>(events: &'s [EventBody<'_>]) -> Result<Vec<Incoming<'s>>, HttpError> {
+fn validate<'s>(events: &'s [EventBody<'_>]) -> Result<Vec<IngestedEvent<'s>>, HttpError> {
     if events.is_empty() || events.len() > EVENTS_MAX {
         return Err(invalid(format!("events: found {}, wanted 1 to {EVENTS_MAX}", events.len())));
     }
@@ -214,9 +214,9 @@ fn validate<'s>(events: &'s [EventBody<'_>]) -> Result<Vec<Incoming<'s>>, HttpEr
     judged.collect()
 }
 
-fn incoming<'s>(event: &'s EventBody<'_>) -> Result<Incoming<'s>, String> {
+fn incoming<'s>(event: &'s EventBody<'_>) -> Result<IngestedEvent<'s>, String> {
     let action = event.action.as_deref().map(str::trim).filter(|action| !action.is_empty());
-    Ok(Incoming {
+    Ok(IngestedEvent {
         action: text("action", Some(action.ok_or("has no action")?), 128)?.unwrap_or_default(),
         user_id: text("user_id", event.user_id.as_deref(), 256)?,
         resource_type: text("resource_type", event.resource_type.as_deref(), 128)?,

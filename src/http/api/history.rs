@@ -11,7 +11,9 @@ use crate::health::Recent;
 use crate::http::response::ok;
 use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::store::audit_query::{Cursor, EARLIEST, LATEST};
-use crate::store::measured::{BUCKETS_MAX, Filter, Page, TooManyBuckets, connections, health};
+use crate::store::measurement_query::{
+    BUCKETS_MAX, Filter, Page, TooManyBuckets, connections, health,
+};
 
 /// A week: wider buckets say nothing.
 const BUCKET_SECONDS_MAX: i64 = 604_800;

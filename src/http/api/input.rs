@@ -99,7 +99,7 @@ impl Context<'_> {
     pub fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, HttpError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let time = TimeArg::parse(text).map_err(|wrong| invalid(format!("{name}: {wrong}")))?;
-        Ok(Some(time.by(Utc::now())))
+        Ok(Some(time.resolve(Utc::now())))
     }
 
     /// The segment of the path, where it is the id of a run.

@@ -43,7 +43,7 @@ pub async fn list(context: &Context<'_>) -> Result<Response, HttpError> {
         "target": database.db.name(),
         "source": if overview.is_some() { "database" } else { "memory" },
         "reason": read_overview.as_ref().err().map(|error| &error.detail),
-        "observer": overview.and_then(|overview| overview.observer.as_ref()),
+        "observer": overview.and_then(|overview| overview.leader.as_ref()),
         "paused": match overview {
             Some(overview) => json!(overview.paused),
             None => json!(database.status.role().paused),
@@ -126,7 +126,8 @@ pub async fn runs(context: &Context<'_>) -> Result<Response, HttpError> {
     let (limit, failed) = (context.number("limit", 20, 1, 1000)?, context.flag("failed")?);
     let mut conn = database.connection().await?;
     let read_overview =
-        run_history::of_job(&mut conn, name, failed, limit, database.db.query_timeout()).await;
+        run_history::list_for_job(&mut conn, name, failed, limit, database.db.query_timeout())
+            .await;
     let entries = read_overview.map_err(|error| database.http_error(&error))?;
     if entries.is_empty() && !is_configured(&*context.state.databases.config()?, &database, name) {
         return Err(no_such_job(name));
@@ -308,7 +309,7 @@ async fn set_pause_in(
         Found::Before(before) => pause == before.is_none(),
         Found::Unknown { .. } => return Ok(MutationResult::refused(no_such_job(job))),
     };
-    let now = pauses::of(tx, job).await?;
+    let now = pauses::find(tx, job).await?;
     Ok(MutationResult::Done(MutationReply::ok(
         json!({ "job": job, "paused": now, "changed": changed }),
     )))

@@ -18,7 +18,7 @@ use crate::scheduler::RuntimeStatus;
 use crate::scheduler::migrations::Attempt;
 use crate::scheduler::pipeline::PipelineCommand;
 use crate::store::audit as audit_log;
-use crate::store::run_history::Entry;
+use crate::store::run_history::RunEntry;
 
 /// When it is worth trying again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -166,7 +166,7 @@ pub fn attempt_of(standing: &RuntimeStatus, id: Uuid) -> Option<Value> {
     Some(json!(entry(attempt)))
 }
 
-fn entry(attempt: Attempt) -> Entry {
+fn entry(attempt: Attempt) -> RunEntry {
     let outcome = attempt.outcome;
     let state = match &outcome {
         None if !attempt.begun => "queued",
@@ -175,7 +175,7 @@ fn entry(attempt: Attempt) -> Entry {
         Some(_) => "succeeded",
     };
     let finished_at = outcome.as_ref().map(|outcome| outcome.finished_at);
-    Entry {
+    RunEntry {
         id: attempt.id,
         job: JOB.to_owned(),
         kind: "manual".to_owned(),

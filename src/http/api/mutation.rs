@@ -19,7 +19,7 @@ use crate::http::response::{json, set_header};
 use crate::http::{ApiDatabase, Context, HttpError, MUTATIONS_MAX, Response, State};
 use crate::scheduler::commands::By;
 use crate::store::audit::Origin;
-use crate::store::idempotency::{self, Known};
+use crate::store::idempotency::{self, KeyState};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -230,25 +230,25 @@ async fn keyed(
     check_mutation: &dyn Mutation,
 ) -> Result<KeyedResult, Error> {
     let actor = ctx.actor();
-    match idempotency::take(tx, actor, &key.key, &key.fingerprint).await? {
-        Known::Other => return Ok(KeyedResult::KeyReused),
-        Known::Done(response) => {
+    match idempotency::claim_key(tx, actor, &key.key, &key.fingerprint).await? {
+        KeyState::Mismatch => return Ok(KeyedResult::KeyReused),
+        KeyState::Answered(response) => {
             let read = serde_json::from_value(response);
             let wrong = |error| {
                 Error::new(Kind::Protocol, format!("a kept answer is not understood: {error}"))
             };
             return read.map(KeyedResult::Replayed).map_err(wrong);
         }
-        Known::New => {}
+        KeyState::New => {}
     }
     let effect = check_mutation.apply(tx, ctx).await?;
     match &effect {
         MutationResult::Done(done) => {
             let response = serde_json::to_value(done).unwrap_or_default();
-            idempotency::keep(tx, actor, &key.key, &response).await?;
+            idempotency::save_answer(tx, actor, &key.key, &response).await?;
         }
         // What was refused may be asked for again.
-        MutationResult::Refused(_) => idempotency::forget(tx, actor, &key.key).await?,
+        MutationResult::Refused(_) => idempotency::release_key(tx, actor, &key.key).await?,
     }
     Ok(KeyedResult::New(effect))
 }

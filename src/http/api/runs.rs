@@ -21,7 +21,7 @@ use crate::http::response::{ok, set_header};
 use crate::http::{ApiDatabase, Authenticator, BodyAborted, Context, HttpError, Response, Rules};
 use crate::scheduler::{RuntimeStatus, commands};
 use crate::store::requests::CancelResult;
-use crate::store::run_history::{self, Entry};
+use crate::store::run_history::{self, RunEntry};
 
 /// After the first look at a run that is waited for; then ever longer, up to [`POLL_MAX`].
 const POLL_FIRST: Duration = Duration::from_millis(100);
@@ -39,11 +39,11 @@ const FOLLOW_MAX: Duration = Duration::from_secs(3600);
 const RESPONSE_RESERVE: Duration = Duration::from_secs(1);
 
 /// A run as it is answered. Its progress is that of this instance where it runs here, which is newer than its row.
-pub fn run_to_json(database: &ApiDatabase, entry: Entry) -> Value {
+pub fn run_to_json(database: &ApiDatabase, entry: RunEntry) -> Value {
     json!(with_progress(&database.status, entry))
 }
 
-fn with_progress(standing: &RuntimeStatus, mut entry: Entry) -> Entry {
+fn with_progress(standing: &RuntimeStatus, mut entry: RunEntry) -> RunEntry {
     if !entry.is_over()
         && let Some(here) = standing.progress.of(entry.id)
     {
@@ -65,7 +65,7 @@ async fn find(database: &ApiDatabase, id: Uuid) -> Result<Value, HttpError> {
         return Ok(attempt);
     }
     let mut conn = database.connection().await?;
-    let read = run_history::run(&mut conn, id, database.db.query_timeout()).await;
+    let read = run_history::read_run(&mut conn, id, database.db.query_timeout()).await;
     match read.map_err(|error| database.http_error(&error))? {
         Some(entry) => Ok(run_to_json(database, entry)),
         None => Err(no_such_run()),
@@ -277,7 +277,7 @@ impl Follower {
             return Ok(Some(attempt));
         }
         let mut conn = self.db.acquire(Purpose::Api).await?;
-        let entry = run_history::run(&mut conn, self.id, self.db.query_timeout()).await?;
+        let entry = run_history::read_run(&mut conn, self.id, self.db.query_timeout()).await?;
         Ok(entry.map(|entry| json!(with_progress(&self.standing, entry))))
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::health::{Report, Status};
 use crate::store::audit::{Event, EventRow};
-use crate::store::health::Row;
+use crate::store::measurements::MeasurementRow;
 
 /// What the observer last found.
 #[derive(Debug, Default)]
@@ -15,7 +15,12 @@ pub struct Transitions {
 
 impl Transitions {
     /// Takes what the observer found. A row where it is not what it was; at the first, where it is not healthy.
-    pub fn observed(&mut self, report: &Report, at: DateTime<Utc>, instance: &str) -> Option<Row> {
+    pub fn observed(
+        &mut self,
+        report: &Report,
+        at: DateTime<Utc>,
+        instance: &str,
+    ) -> Option<MeasurementRow> {
         let before = self.last.replace(report.status);
         let changed =
             before.map_or(report.status != Status::Healthy, |before| before != report.status);
@@ -29,7 +34,7 @@ impl Transitions {
         report: &Report,
         at: DateTime<Utc>,
         instance: &str,
-    ) -> Option<Row> {
+    ) -> Option<MeasurementRow> {
         let observed = self.last.is_some() && report.status == Status::Unhealthy;
         if observed { self.observed(report, at, instance) } else { None }
     }
@@ -40,7 +45,12 @@ impl Transitions {
     }
 }
 
-fn row(before: Option<Status>, report: &Report, at: DateTime<Utc>, instance: &str) -> Row {
+fn row(
+    before: Option<Status>,
+    report: &Report,
+    at: DateTime<Utc>,
+    instance: &str,
+) -> MeasurementRow {
     let bad = report.components.iter().filter(|component| component.status != Status::Healthy);
     let reasons: Map<String, Value> =
         bad.map(|bad| (bad.name.to_owned(), bad.reason.into())).collect();
@@ -56,7 +66,7 @@ fn row(before: Option<Status>, report: &Report, at: DateTime<Utc>, instance: &st
         details: None,
         origin: None,
     };
-    Row::Event(Box::new(EventRow::new(at, &event)))
+    MeasurementRow::Event(Box::new(EventRow::new(at, &event)))
 }
 
 #[cfg(test)]

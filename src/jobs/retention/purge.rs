@@ -46,12 +46,12 @@ impl Table {
 
     /// Options for a transaction that deletes or drops, or compares identities.
     pub fn purging(&self, options: TxOptions) -> TxOptions {
-        if self.only.is_some() { holds::purging(options) } else { options.read_committed() }
+        if self.only.is_some() { holds::purge_options(options) } else { options.read_committed() }
     }
 
     /// Comes first in such a transaction: what is on hold is so until its end.
     pub async fn keep_holds(&self, tx: &Tx<'_>) -> Result<(), Error> {
-        if self.only.is_some() { holds::keep_out(tx).await } else { Ok(()) }
+        if self.only.is_some() { holds::lock_against_changes(tx).await } else { Ok(()) }
     }
 
     /// Locks `leaf`, to delete from it, and compares it and this table with what was looked up.

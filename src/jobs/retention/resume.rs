@@ -28,7 +28,7 @@ pub async fn finish(
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let mut announced = Vec::new();
-                for row in retirements::of(tx, table.relation.id.oid).await? {
+                for row in retirements::list(tx, table.relation.id.oid).await? {
                     let now =
                         former(tx, row.partition, table.stamp, &row.upper, &table.cutoff).await?;
                     announced.push((row, now));

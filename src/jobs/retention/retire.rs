@@ -31,7 +31,7 @@ use crate::observe::tables::identity::{self, Identity};
 use crate::observe::tables::partitions::{Partition, attached, former, list, pending};
 use crate::store;
 use crate::store::holds;
-use crate::store::retirements::{self, Intent};
+use crate::store::retirements::{self, NewRetirement};
 
 /// What is left for slices.
 pub enum Left {
@@ -214,7 +214,7 @@ async fn announce(
 ) -> Result<bool, Error> {
     let (name, parent, upper) =
         (partition.id.quoted(), table.relation.id.quoted(), partition.upper.as_deref());
-    let intent = &Intent {
+    let intent = &NewRetirement {
         partition: partition.id.oid,
         partition_name: &name,
         parent: table.relation.id.oid,
@@ -264,7 +264,7 @@ async fn confirm(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
 pub async fn forget(ctx: &mut Context<'_>, partition: u32) -> Result<(), Error> {
     let options = short(ctx);
     ctx.transaction(&options, |tx| {
-        Box::pin(async move { retirements::forget(tx, partition).await })
+        Box::pin(async move { retirements::cancel(tx, partition).await })
     })
     .await
 }
@@ -297,7 +297,7 @@ async fn detach_and_drop(
                     if !unmoved(tx, table, partition).await? {
                         return Ok(Retired::Changed);
                     }
-                    if table.only.is_some() && holds::any_in(tx, child).await? {
+                    if table.only.is_some() && holds::has_held_rows(tx, child).await? {
                         return Ok(Retired::Held);
                     }
                     // Recorded before, so that the strong locks are held for as short as can be.
@@ -333,7 +333,7 @@ pub async fn drop_detached(
         let done = ctx
             .transaction(&options, |tx| {
                 Box::pin(async move {
-                    if !retirements::take(tx, oid).await? {
+                    if !retirements::complete(tx, oid).await? {
                         return Ok(false);
                     }
                     store::audit::record(tx, &event("retention.dropped", resource, details))

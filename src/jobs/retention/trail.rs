@@ -31,11 +31,11 @@ const SEALS: i64 = 16;
 pub async fn certify(ctx: &mut Context<'_>, table: &Table) -> Result<bool, Error> {
     let by = &format!("{ACTOR} {}", ctx.run_id);
     let cutoff = &table.cutoff;
-    let options = holds::purging(short(ctx));
+    let options = holds::purge_options(short(ctx));
     let entry = ctx
         .transaction(&options, |tx| {
             Box::pin(async move {
-                let (cutoff, due) = holds::due(tx, cutoff, DUE_MAX).await?;
+                let (cutoff, due) = holds::count_due(tx, cutoff, DUE_MAX).await?;
                 if due == 0 {
                     Ok(None)
                 } else {
@@ -59,17 +59,16 @@ pub async fn settle(
 ) -> Result<(), Error> {
     let mut after = 0;
     while !ctx.stopping() && !ctx.time_left().is_zero() {
-        let options = holds::purging(short(ctx));
-        let looked = ctx
-            .transaction(&options, |tx| Box::pin(seals::forget_leaves(tx, after, SEALS)))
-            .await?;
+        let options = holds::purge_options(short(ctx));
+        let looked =
+            ctx.transaction(&options, |tx| Box::pin(seals::prune_leaves(tx, after, SEALS))).await?;
         let Some(last) = looked else { break };
         after = last;
     }
-    let options = holds::purging(short(ctx).read_only());
+    let options = holds::purge_options(short(ctx).read_only());
     let (rows, of) = ctx
         .conn
-        .transaction(&options, |tx| Box::pin(holds::kept(tx, &table.cutoff, KEPT_MAX)))
+        .transaction(&options, |tx| Box::pin(holds::count_held(tx, &table.cutoff, KEPT_MAX)))
         .await?;
     if rows > 0 {
         let more = if rows == KEPT_MAX { " or more" } else { "" };

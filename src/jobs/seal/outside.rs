@@ -9,8 +9,8 @@ use crate::config::SecretSource;
 use crate::db::{Error, Kind};
 use crate::jobs::Context;
 use crate::jobs::attempts::short;
+use crate::store::audit_rows;
 use crate::store::seals::{self, Seal};
-use crate::store::trail;
 use crate::webhook::Webhook;
 
 /// Entries read at once for the file of heads.
@@ -63,7 +63,7 @@ async fn went_on(
         .transaction(&options, |tx| {
             Box::pin(async move {
                 let same = seals::numbered(tx, number).await?;
-                Ok((same, seals::last(tx).await?, trail::epoch(tx).await?))
+                Ok((same, seals::last(tx).await?, audit_rows::epoch(tx).await?))
             })
         })
         .await?;

@@ -33,8 +33,8 @@ use crate::config::{Config, Retention};
 use crate::db::{Database, Error, Fault, Kind, Purpose, TxOptions};
 use crate::health::spool::{Limits, Reason, Record, Table};
 use crate::health::{Recent, reason};
-use crate::store::health::{Apart, Row, insert, insert_apart};
-use crate::store::partitions::{Every, OWN, ensure_from};
+use crate::store::measurements::{InsertReport, MeasurementRow, insert, insert_accepted};
+use crate::store::partitions::{OWN_TABLES, PartitionWidth, ensure_from};
 use crate::telemetry::Metrics;
 
 use super::probe::within;
@@ -148,7 +148,7 @@ impl MeasurementWriter {
     pub async fn record(
         &mut self,
         to: &Destination<'_>,
-        rows: Vec<Row>,
+        rows: Vec<MeasurementRow>,
         failed: Option<&Error>,
     ) -> Result<u64, Error> {
         if let Some(recent) = &self.recent {
@@ -165,7 +165,7 @@ impl MeasurementWriter {
         if self.queue.wants_a_look() {
             self.find(to).await;
         }
-        let mut new: [Vec<Row>; Table::ALL.len()] = Default::default();
+        let mut new: [Vec<MeasurementRow>; Table::ALL.len()] = Default::default();
         for row in rows {
             new[table(&row) as usize].push(row);
         }
@@ -210,7 +210,7 @@ impl MeasurementWriter {
         &mut self,
         to: &Destination<'_>,
         table: Table,
-        rows: &[Row],
+        rows: &[MeasurementRow],
         share: Duration,
     ) -> Result<Option<u64>, Error> {
         let until = Instant::now() + share;
@@ -247,14 +247,14 @@ impl MeasurementWriter {
         }
     }
 
-    async fn keep(&mut self, to: &Destination<'_>, rows: Vec<Row>, why: Option<&Error>) {
+    async fn keep(&mut self, to: &Destination<'_>, rows: Vec<MeasurementRow>, why: Option<&Error>) {
         if !to.keeps || rows.is_empty() {
             return;
         }
         if self.queue.wants_a_look() {
             self.find(to).await;
         }
-        let instants = || rows.iter().map(Row::created_at);
+        let instants = || rows.iter().map(MeasurementRow::created_at);
         let (Some(from), Some(last)) = (instants().min(), instants().max()) else { return };
         let records: Vec<Record> = rows.iter().filter_map(encode).collect();
         let tables: Vec<Table> = records.iter().map(|record| record.table).collect();
@@ -315,7 +315,7 @@ impl MeasurementWriter {
             let taken = records.len();
             let (rows, mut lost) = sort(&records, now, self.keep);
             let sent = if rows.is_empty() {
-                Ok(Apart::default())
+                Ok(InsertReport::default())
             } else {
                 send(to, table, &rows, until, apart).await
             };
@@ -363,18 +363,24 @@ impl MeasurementWriter {
         let Some(recent) = self.recent.clone() else { return };
         let newest =
             self.queue.ask(to, |spool| spool.newest(SHOWN_BYTES)).await.unwrap_or_default();
-        let rows: Vec<Row> = newest.iter().filter_map(decode).collect();
+        let rows: Vec<MeasurementRow> = newest.iter().filter_map(decode).collect();
         recent.take(&rows);
     }
 
-    fn account(&mut self, to: &Destination<'_>, table: Table, rows: &[Row], written: u64) {
+    fn account(
+        &mut self,
+        to: &Destination<'_>,
+        table: Table,
+        rows: &[MeasurementRow],
+        written: u64,
+    ) {
         let labels = [to.db.name(), table.as_str()];
         if written > 0 {
             to.metrics.spool_replayed_total.with_label_values(&labels).inc_by(written);
         }
         if let Some(outage) = &mut self.outage {
             outage.written += written;
-            outage.to = rows.iter().map(Row::created_at).fold(outage.to, DateTime::max);
+            outage.to = rows.iter().map(MeasurementRow::created_at).fold(outage.to, DateTime::max);
         }
     }
 
@@ -405,19 +411,19 @@ fn limits(config: &Config) -> Limits {
 async fn send(
     to: &Destination<'_>,
     table: Table,
-    rows: &[Row],
+    rows: &[MeasurementRow],
     until: Instant,
     apart: bool,
-) -> Result<Apart, Error> {
+) -> Result<InsertReport, Error> {
     let attempt = || {
         let bound = left(until);
         let sending = async move {
             let mut conn = to.db.acquire(Purpose::Control).await?;
             if apart {
-                return insert_apart(&mut conn, rows, bound).await;
+                return insert_accepted(&mut conn, rows, bound).await;
             }
             let written = insert(&mut conn, rows, bound).await?;
-            Ok(Apart { written, ..Apart::default() })
+            Ok(InsertReport { written, ..InsertReport::default() })
         };
         within(bound, "write measurements", sending)
     };
@@ -443,16 +449,16 @@ async fn send(
 async fn make_partitions(
     to: &Destination<'_>,
     table: Table,
-    rows: &[Row],
+    rows: &[MeasurementRow],
     until: Instant,
 ) -> Result<Vec<String>, Error> {
-    let supplied = OWN.into_iter().find(|own| own.table == table.as_str());
-    let oldest = rows.iter().map(Row::created_at).min();
+    let supplied = OWN_TABLES.into_iter().find(|own| own.table == table.as_str());
+    let oldest = rows.iter().map(MeasurementRow::created_at).min();
     let Some((supplied, oldest)) = supplied.zip(oldest) else { return Ok(Vec::new()) };
     let month = |at: DateTime<Utc>| i64::from(at.year()) * 12 + i64::from(at.month());
     let behind = match supplied.every {
-        Every::Day => (to.now().date_naive() - oldest.date_naive()).num_days(),
-        Every::Month => month(to.now()) - month(oldest),
+        PartitionWidth::Day => (to.now().date_naive() - oldest.date_naive()).num_days(),
+        PartitionWidth::Month => month(to.now()) - month(oldest),
     };
     let behind = i32::try_from(behind.clamp(0, BEHIND_MAX)).unwrap_or_default();
     let making = async {

@@ -3,36 +3,40 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::health::spool::{Reason, Record, Table};
-use crate::store::health::Row;
+use crate::store::measurements::MeasurementRow;
 
 /// Daily partitions are made 14 days ahead. A row beyond the next day's would wait too long.
 const FUTURE_MAX: TimeDelta = TimeDelta::days(15);
 
 /// The table that a row belongs to.
-pub(super) fn table(row: &Row) -> Table {
+pub(super) fn table(row: &MeasurementRow) -> Table {
     match row {
-        Row::Health(_) => Table::SystemHealth,
-        Row::Connections(_) => Table::ConnectionMetrics,
-        Row::Event(_) => Table::AuditLogs,
+        MeasurementRow::Health(_) => Table::SystemHealth,
+        MeasurementRow::Connections(_) => Table::ConnectionMetrics,
+        MeasurementRow::Event(_) => Table::AuditLogs,
     }
 }
 
 /// None for a row that JSON cannot hold, which there is none of.
-pub(super) fn encode(row: &Row) -> Option<Record> {
+pub(super) fn encode(row: &MeasurementRow) -> Option<Record> {
     let body = match row {
-        Row::Health(row) => serde_json::to_vec(row),
-        Row::Connections(row) => serde_json::to_vec(row),
-        Row::Event(row) => serde_json::to_vec(row),
+        MeasurementRow::Health(row) => serde_json::to_vec(row),
+        MeasurementRow::Connections(row) => serde_json::to_vec(row),
+        MeasurementRow::Event(row) => serde_json::to_vec(row),
     };
     Some(Record { at: row.created_at(), table: table(row), body: body.ok()? })
 }
 
 /// None for a record of another make.
-pub(super) fn decode(record: &Record) -> Option<Row> {
+pub(super) fn decode(record: &Record) -> Option<MeasurementRow> {
     match record.table {
-        Table::SystemHealth => serde_json::from_slice(&record.body).ok().map(Row::Health),
-        Table::ConnectionMetrics => serde_json::from_slice(&record.body).ok().map(Row::Connections),
-        Table::AuditLogs => serde_json::from_slice(&record.body).ok().map(Row::Event),
+        Table::SystemHealth => {
+            serde_json::from_slice(&record.body).ok().map(MeasurementRow::Health)
+        }
+        Table::ConnectionMetrics => {
+            serde_json::from_slice(&record.body).ok().map(MeasurementRow::Connections)
+        }
+        Table::AuditLogs => serde_json::from_slice(&record.body).ok().map(MeasurementRow::Event),
     }
 }
 
@@ -42,7 +46,7 @@ pub(super) fn sort(
     records: &[Record],
     now: DateTime<Utc>,
     keep: [TimeDelta; Table::ALL.len()],
-) -> (Vec<Row>, Vec<(Table, Reason)>) {
+) -> (Vec<MeasurementRow>, Vec<(Table, Reason)>) {
     let (mut rows, mut lost) = (Vec::with_capacity(records.len()), Vec::new());
     for record in records {
         if now - record.at > keep[record.table as usize] {
@@ -65,7 +69,7 @@ mod tests {
 
     use super::*;
     use crate::store::audit::{Event, EventRow};
-    use crate::store::health::{ConnectionRow, HealthRow, Range};
+    use crate::store::measurements::{ConnectionRow, HealthRow, Range};
 
     #[test]
     fn a_row_comes_back_as_it_was() {
@@ -116,9 +120,9 @@ mod tests {
             "the id bears the millisecond of its instant"
         );
         for row in [
-            Row::Health(health),
-            Row::Connections(Box::new(connections)),
-            Row::Event(Box::new(event)),
+            MeasurementRow::Health(health),
+            MeasurementRow::Connections(Box::new(connections)),
+            MeasurementRow::Event(Box::new(event)),
         ] {
             let record = encode(&row).unwrap();
             assert_eq!(record.at, at);

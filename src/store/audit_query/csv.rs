@@ -3,18 +3,18 @@
 
 use serde_json::value::RawValue;
 
-use super::{Instant, Recorded};
+use super::{AuditEvent, TimestampText};
 
 const END: &[u8] = b"\r\n";
 
 /// Appends the line of names.
 pub fn header(out: &mut Vec<u8>) {
-    record(out, Recorded::COLUMNS.map(Some));
+    record(out, AuditEvent::COLUMNS.map(Some));
 }
 
 /// Appends the line of an event.
-pub fn event(out: &mut Vec<u8>, event: &Recorded<'_>) {
-    let (mut id, at) = (uuid::Uuid::encode_buffer(), Instant::of(event.created_at));
+pub fn event(out: &mut Vec<u8>, event: &AuditEvent<'_>) {
+    let (mut id, at) = (uuid::Uuid::encode_buffer(), TimestampText::of(event.created_at));
     record(
         out,
         [

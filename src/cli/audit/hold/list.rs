@@ -51,7 +51,7 @@ impl List {
 }
 
 async fn read(db: &Database, all: bool) -> Result<Vec<Listed>, Error> {
-    let options = holds::purging(TxOptions::within(db.query_timeout()).read_only());
+    let options = holds::purge_options(TxOptions::within(db.query_timeout()).read_only());
     bounded("list holds", db.query_timeout() * 2, async {
         let mut conn = db.acquire(Purpose::Check).await?;
         conn.transaction(&options, |tx| {
@@ -60,7 +60,7 @@ async fn read(db: &Database, all: bool) -> Result<Vec<Listed>, Error> {
                 for hold in holds::list(tx, all).await? {
                     let rows = match hold.released_at {
                         Some(_) => None,
-                        None => Some(holds::covered(tx, &hold.scope, COUNTED_MAX + 1).await?),
+                        None => Some(holds::count_covered(tx, &hold.scope, COUNTED_MAX + 1).await?),
                     };
                     let more_rows = rows.is_some_and(|rows| rows > COUNTED_MAX);
                     listed.push(Listed {

@@ -17,27 +17,27 @@ use crate::db::{Conn, Error, Fault, Tx, TxOptions};
 
 /// A row of one of the tables.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Row {
+pub enum MeasurementRow {
     Health(HealthRow),
     Connections(Box<ConnectionRow>),
     /// The status of the whole has changed.
     Event(Box<EventRow>),
 }
 
-impl Row {
+impl MeasurementRow {
     /// When it was measured.
     pub fn created_at(&self) -> DateTime<Utc> {
         match self {
-            Row::Health(row) => row.created_at,
-            Row::Connections(row) => row.created_at,
-            Row::Event(row) => row.created_at,
+            MeasurementRow::Health(row) => row.created_at,
+            MeasurementRow::Connections(row) => row.created_at,
+            MeasurementRow::Event(row) => row.created_at,
         }
     }
 }
 
-/// The result of [`insert_apart`].
+/// The result of [`insert_accepted`].
 #[derive(Debug, Default)]
-pub struct Apart {
+pub struct InsertReport {
     /// Rows that were written. Rows that were there already are not counted.
     pub written: u64,
     /// Rows that the server refused, by their place, each with its error.
@@ -49,7 +49,11 @@ pub struct Apart {
 ///
 /// # Errors
 /// The server's. Nothing is written then, unless the answer to the commit was lost.
-pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<u64, Error> {
+pub async fn insert(
+    conn: &mut Conn,
+    rows: &[MeasurementRow],
+    within: Duration,
+) -> Result<u64, Error> {
     conn.transaction(&TxOptions::within(within), |tx| Box::pin(insert_in(tx, rows))).await
 }
 
@@ -59,10 +63,14 @@ pub async fn insert(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<u
 /// # Errors
 /// The server's, also where it refuses every row: then nothing shows that the rows are at fault.
 /// Nothing is written then.
-pub async fn insert_apart(conn: &mut Conn, rows: &[Row], within: Duration) -> Result<Apart, Error> {
+pub async fn insert_accepted(
+    conn: &mut Conn,
+    rows: &[MeasurementRow],
+    within: Duration,
+) -> Result<InsertReport, Error> {
     conn.transaction(&TxOptions::within(within), |tx| {
         Box::pin(async move {
-            let mut apart = Apart::default();
+            let mut apart = InsertReport::default();
             // The last one is next, so that rows are written in order.
             let mut ranges = vec![(0, rows.len())];
             while let Some((from, to)) = ranges.pop() {
@@ -97,17 +105,17 @@ pub async fn insert_apart(conn: &mut Conn, rows: &[Row], within: Duration) -> Re
     .await
 }
 
-async fn insert_in(tx: &Tx<'_>, rows: &[Row]) -> Result<u64, Error> {
+async fn insert_in(tx: &Tx<'_>, rows: &[MeasurementRow]) -> Result<u64, Error> {
     let health: Vec<&HealthRow> = rows
         .iter()
-        .filter_map(|row| if let Row::Health(row) = row { Some(row) } else { None })
+        .filter_map(|row| if let MeasurementRow::Health(row) = row { Some(row) } else { None })
         .collect();
     let mut written = if health.is_empty() { 0 } else { insert_health(tx, &health).await? };
     for row in rows {
         written += match row {
-            Row::Health(_) => 0,
-            Row::Connections(row) => insert_connections(tx, row).await?,
-            Row::Event(row) => audit::insert(tx, row).await?,
+            MeasurementRow::Health(_) => 0,
+            MeasurementRow::Connections(row) => insert_connections(tx, row).await?,
+            MeasurementRow::Event(row) => audit::insert(tx, row).await?,
         };
     }
     Ok(written)

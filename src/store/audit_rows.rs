@@ -9,25 +9,25 @@ use crate::db::{Error, Kind, Param, Tx, TxOptions};
 
 /// A row of the trail, as it was read: nothing is copied out of it.
 #[derive(Debug)]
-pub struct TrailRow {
+pub struct AuditRow {
     row: Row,
     created_at: DateTime<Utc>,
 }
 
 /// A place in the order of sealing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SealPosition {
     pub xid: u64,
     pub id: Uuid,
 }
 
-impl Place {
+impl SealPosition {
     /// Before every row.
-    pub const FIRST: Place = Place { xid: 0, id: Uuid::nil() };
+    pub const FIRST: SealPosition = SealPosition { xid: 0, id: Uuid::nil() };
 
     /// Before everything of a transaction.
-    pub fn before(xid: u64) -> Place {
-        Place { xid, id: Uuid::nil() }
+    pub fn before(xid: u64) -> SealPosition {
+        SealPosition { xid, id: Uuid::nil() }
     }
 }
 
@@ -40,13 +40,13 @@ const COLUMNS: &str = "l.id, l.created_at, l.user_id, l.actor, l.session_user_na
         l.resource_id, l.old_values::text, l.new_values::text, l.ip_address::text, l.user_agent, l.request_id,
         l.source, l.xid::text, l.details::text";
 
-impl TrailRow {
+impl AuditRow {
     /// An error where the time is none (`infinity`), which no writer of ours can have made.
-    fn read(row: Row) -> Result<TrailRow, Error> {
+    fn read(row: Row) -> Result<AuditRow, Error> {
         let id: Uuid = row.get(0);
         let malformed = |error| Error::from_pg(format!("read the time of event {id}"), error);
         let created_at = row.try_get(1).map_err(malformed)?;
-        Ok(TrailRow { row, created_at })
+        Ok(AuditRow { row, created_at })
     }
 
     /// The id.
@@ -82,9 +82,9 @@ impl TrailRow {
     /// Its place in the order of sealing.
     ///
     /// # Errors
-    /// As [`TrailRow::xid`].
-    pub fn place(&self) -> Result<Place, Error> {
-        Ok(Place { xid: self.xid()?, id: self.id() })
+    /// As [`AuditRow::xid`].
+    pub fn position(&self) -> Result<SealPosition, Error> {
+        Ok(SealPosition { xid: self.xid()?, id: self.id() })
     }
 }
 
@@ -135,10 +135,10 @@ pub fn by_index(mut options: TxOptions) -> TxOptions {
 /// seals `but_of` hold.
 pub async fn range(
     tx: &Tx<'_>,
-    (from, below): (Place, Place),
+    (from, below): (SealPosition, SealPosition),
     but_of: &[i64],
     limit: i64,
-    with: impl FnMut(TrailRow) -> Result<(), Error> + Send,
+    with: impl FnMut(AuditRow) -> Result<(), Error> + Send,
 ) -> Result<(), Error> {
     let but = if but_of.is_empty() {
         ""
@@ -169,9 +169,9 @@ async fn each(
     what: &'static str,
     sql: &str,
     params: &[Param<'_>],
-    mut with: impl FnMut(TrailRow) -> Result<(), Error> + Send,
+    mut with: impl FnMut(AuditRow) -> Result<(), Error> + Send,
 ) -> Result<(), Error> {
-    tx.each_row(what, sql, params, |row| with(TrailRow::read(row)?)).await
+    tx.each_row(what, sql, params, |row| with(AuditRow::read(row)?)).await
 }
 
 /// Gives the rows that no seal holds and that no transaction now under way can have written, in the order of
@@ -180,7 +180,7 @@ pub async fn unsealed(
     tx: &Tx<'_>,
     horizon: &Horizon,
     limit: i64,
-    with: impl FnMut(TrailRow) -> Result<(), Error> + Send,
+    with: impl FnMut(AuditRow) -> Result<(), Error> + Send,
 ) -> Result<(), Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM steward.audit_logs l
@@ -200,7 +200,7 @@ pub async fn by_ids(
     ids: &[Uuid],
     from: DateTime<Utc>,
     to: DateTime<Utc>,
-) -> Result<Vec<TrailRow>, Error> {
+) -> Result<Vec<AuditRow>, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.created_at BETWEEN $2 AND $3 AND l.id = ANY ($1)"
     );
@@ -209,13 +209,13 @@ pub async fn by_ids(
     tx.rows("read rows by their ids", &sql, &params)
         .await?
         .into_iter()
-        .map(TrailRow::read)
+        .map(AuditRow::read)
         .collect()
 }
 
 /// A row by its id. A version 7 id begins with the time of its row, to the millisecond, so that one partition
 /// and its primary key answer; any other id is looked for everywhere.
-pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<TrailRow>, Error> {
+pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<AuditRow>, Error> {
     let at = id.get_timestamp().filter(|_| id.get_version_num() == 7).map(|at| at.to_unix());
     let from = at
         .and_then(|(seconds, nanos)| DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos));
@@ -229,11 +229,11 @@ pub async fn by_id(tx: &Tx<'_>, id: Uuid) -> Result<Option<TrailRow>, Error> {
 }
 
 /// Rows by their ids, wherever they are: reads the whole trail.
-pub async fn anywhere(tx: &Tx<'_>, ids: &[Uuid]) -> Result<Vec<TrailRow>, Error> {
+pub async fn anywhere(tx: &Tx<'_>, ids: &[Uuid]) -> Result<Vec<AuditRow>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM steward.audit_logs l WHERE l.id = ANY ($1)");
     let rows =
         tx.rows("look for rows in the whole trail", &sql, &[(&ids, Type::UUID_ARRAY)]).await?;
-    rows.into_iter().map(TrailRow::read).collect()
+    rows.into_iter().map(AuditRow::read).collect()
 }
 
 /// What is not sealed yet, from a transaction on.
@@ -248,7 +248,7 @@ pub struct Unsealed {
 /// Counts what is not sealed yet.
 pub async fn count_unsealed(
     tx: &Tx<'_>,
-    from: Place,
+    from: SealPosition,
     horizon: &Horizon,
     but_of: &[i64],
 ) -> Result<Unsealed, Error> {

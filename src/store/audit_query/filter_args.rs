@@ -2,21 +2,21 @@
 
 use std::net::IpAddr;
 
-use super::Action;
+use super::ActionFilter;
 
 /// An action, or with `*` at the end all that begin so.
 ///
 /// # Errors
 /// What was found, and what is wanted; also below.
-pub fn action(text: &str) -> Result<Action, String> {
+pub fn action(text: &str) -> Result<ActionFilter, String> {
     let (beginning, is_whole) =
         text.strip_suffix('*').map_or((text, true), |beginning| (beginning, false));
     match is_whole {
         _ if beginning.is_empty() || beginning.contains('*') => Err(format!(
             "found {text:?}, wanted an action such as user.login, or the beginning of one such as user.*"
         )),
-        true => Ok(Action::Is(beginning.to_owned())),
-        false => Ok(Action::Begins(beginning.to_owned())),
+        true => Ok(ActionFilter::Equals(beginning.to_owned())),
+        false => Ok(ActionFilter::StartsWith(beginning.to_owned())),
     }
 }
 

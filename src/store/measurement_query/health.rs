@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 use super::{Filter, Page, TooManyBuckets, bucket_width, check_buckets, ends, options, page_limit};
 use crate::db::{Conn, Error, Param};
 use crate::store::audit_query::Cursor;
-use crate::store::health::HealthRow;
+use crate::store::measurements::HealthRow;
 
 /// A page of rows, newest first, behind the cursor. `limit` is 1 to [`super::PAGE_MAX`].
 pub async fn page(

@@ -15,7 +15,7 @@ use crate::db::{Error, Tx};
 
 /// What is written for a batch of asks.
 #[derive(Debug, Default)]
-pub(super) struct Settlement {
+pub(super) struct ClaimBatch {
     runs: Vec<NewRun>,
     /// Queued runs that begin, and those that end as skipped.
     begun: Vec<Uuid>,
@@ -60,7 +60,7 @@ struct StateChange {
     skipped: i64,
 }
 
-impl Settlement {
+impl ClaimBatch {
     /// Takes in one ask. The answer's run is completed when its row is made.
     pub(super) fn settle(&mut self, ask: &ClaimRequest, slot: &JobSlot) -> ClaimResult {
         let verdict = judge(slot, ask);
