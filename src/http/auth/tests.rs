@@ -136,7 +136,7 @@ async fn what_cannot_be_used_is_refused_and_not_shown() {
 fn codes_are_distinct_and_the_outside_hears_one() {
     let codes: BTreeSet<&str> = Denied::ALL.iter().map(|denied| denied.code()).collect();
     assert_eq!(codes.len(), Denied::ALL.len());
-    let heard = Denied::ALL.map(Denied::error);
+    let heard = Denied::ALL.map(Denied::to_error);
     assert!(heard.iter().all(|error| *error == heard[0] && error.code == "invalid_credentials"));
 }
 

@@ -92,22 +92,22 @@ async fn a_new_certificate_is_taken_in_and_a_bad_one_is_not() {
     assert_eq!(served(&tls, &old).await, Some(b"http/1.1".to_vec()));
     assert_eq!(served(&tls, &new).await, None);
     assert_eq!(successful(), 1);
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Unchanged);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Unchanged);
 
     // Half of the pair is there: refused once, and not again until something changes.
     fs::write(files.cert(), format!("{}\n", new.cert)).unwrap();
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Refused);
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Unchanged);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Refused);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Unchanged);
     assert!(served(&tls, &old).await.is_some());
     assert_eq!(successful(), 0);
     fs::write(files.key(), format!("{}\n", new.key)).unwrap();
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Taken);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Loaded);
     assert_eq!(successful(), 1);
     assert!(served(&tls, &new).await.is_some() && served(&tls, &old).await.is_none());
 
     fs::remove_file(files.key()).unwrap();
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Refused);
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Unchanged);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Refused);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Unchanged);
     assert!(served(&tls, &new).await.is_some());
     let count = |outcome| tls.metrics.http_tls_reloads_total.with_label_values(&[outcome]).get();
     assert_eq!((count("taken"), count("refused")), (1, 2));
@@ -133,7 +133,7 @@ async fn a_secret_of_kubernetes_is_renewed_behind_its_links() {
     assert!(served(&tls, &old).await.is_some());
     symlink("..2", path("..data_tmp")).unwrap();
     fs::rename(path("..data_tmp"), path("..data")).unwrap();
-    assert_eq!(tls.reload_if_changed().await, Reloaded::Taken);
+    assert_eq!(tls.reload_if_changed().await, ReloadResult::Loaded);
     assert!(served(&tls, &new).await.is_some());
 }
 
