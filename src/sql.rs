@@ -1,8 +1,9 @@
-//! The lexical structure of SQL scripts, as far as migrations and jobs need it: where statements begin
-//! and end, which of them cannot run in a transaction around the script, and whether two scripts
-//! differ in anything but comments and white space.
+//! The lexical structure of SQL scripts, as far as migrations and jobs need it: where statements
+//! begin and end, which of them cannot run in a transaction around the script, and whether two
+//! scripts differ in anything but comments and white space.
 //!
-//! The tokens come from `squawk-lexer`. Nothing is parsed by a grammar, so nesting of any depth is safe.
+//! The tokens come from `squawk-lexer`. Nothing is parsed by a grammar, so nesting of any depth is
+//! safe.
 
 mod location;
 
@@ -226,8 +227,8 @@ pub fn loses_data(script: &str) -> bool {
     })
 }
 
-/// Whether ALTER TABLE contains `DROP [COLUMN] name`, and not only drops of constraints, defaults and
-/// the like. A quoted name is not one of the words, so that `DROP` may be the last of them.
+/// Whether ALTER TABLE contains `DROP [COLUMN] name`, and not only drops of constraints, defaults
+/// and the like. A quoted name is not one of the words, so that `DROP` may be the last of them.
 fn drops_column(words: &[&str]) -> bool {
     words.last() == Some(&"DROP")
         || words.windows(2).any(|pair| {
@@ -241,8 +242,8 @@ pub fn without_mark(script: &str) -> &str {
     script.strip_prefix('\u{feff}').unwrap_or(script)
 }
 
-/// Returns the tokens of a script without comments, and with one space wherever tokens are separated:
-/// two scripts with equal fingerprints are the same SQL.
+/// Returns the tokens of a script without comments, and with one space wherever tokens are
+/// separated: two scripts with equal fingerprints are the same SQL.
 pub fn fingerprint(script: &str) -> String {
     let script = without_mark(script);
     let mut print = String::with_capacity(script.len());
@@ -306,7 +307,8 @@ mod tests {
             ["DO $x$ BEGIN a; END $x$", "SELECT 2"]
         );
         assert_eq!(texts("CREATE RULE r AS ON INSERT TO t DO ALSO (a; b); SELECT 2").len(), 2);
-        let atomic = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
+        let atomic = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 \
+            END; SELECT 2; END; SELECT 3";
         assert_eq!(texts(atomic).len(), 2);
         assert_eq!(texts("  \n -- nothing\n"), Vec::<&str>::new());
         assert_eq!(

@@ -1,8 +1,8 @@
 //! Jobs: the built-in ones, and those that run an operator's own SQL.
 //!
-//! Both are one struct with one set of keys; they differ in their [`Work`]. The probe and the sample
-//! are measurements that run on every tick and stand outside the ledger, so that they take only the
-//! keys in [`MEASURED`].
+//! Both are one struct with one set of keys; they differ in their [`Work`]. The probe and the
+//! sample are measurements that run on every tick and stand outside the ledger, so that they take
+//! only the keys in [`MEASURED`].
 
 mod read;
 
@@ -34,7 +34,8 @@ table! {
         "lease" lease: Duration = 15 * SECOND, duration(5 * SECOND, 5 * MINUTE), restart;
         /// How long `job_runs` keeps rows; failures are kept twice as long.
         "history_keep" history_keep: Duration = 30 * DAY, duration(DAY, KEEP_MAX), live;
-        /// How many rows of one job are kept that succeeded or were skipped, and as many that failed.
+        /// How many rows of one job are kept that succeeded or were skipped, and as many that
+        /// failed.
         "history_max" history_max: u32 = 2000, integer(10, 1_000_000), live;
         /// `[jobs.NAME]`: the built-in jobs and the operator's own.
         "NAME" all: BTreeMap<JobName, Job> = built_in(), custom(read::jobs), live;
@@ -48,7 +49,8 @@ table! {
         "sql" work: Work = Work::Sql(SqlWork::default()), custom(read::work), live;
         "enabled" enabled: bool = true, boolean(), live;
         /// Where the job runs; empty means on every database.
-        "databases" databases: Vec<String> = Vec::new(), list("names of databases", read::any), live;
+        "databases" databases: Vec<String> = Vec::new(),
+            list("names of databases", read::any), live;
         /// `schedule` or `after`. A job of own SQL may have neither and then runs on request.
         "schedule" trigger: Trigger = Trigger::Request, custom(read::trigger), live;
         /// The IANA time zone of schedule and windows.
@@ -77,7 +79,8 @@ table! {
     /// The keys of `[jobs.NAME]` that only a job of the operator's own SQL takes.
     SqlWork {
         /// Whether all of the SQL is one transaction, recorded together with its effect. False for
-        /// statements that PostgreSQL refuses there: VACUUM, CONCURRENTLY, a procedure that commits.
+        /// statements that PostgreSQL refuses there: VACUUM, CONCURRENTLY, a procedure that
+        /// commits.
         "transaction" transaction: bool = true, boolean(), live;
         /// One or several statements, or a CALL.
         "sql" sql: String = String::new(), custom(read::sql), live;
@@ -262,8 +265,8 @@ impl Job {
         }
     }
 
-    /// The defaults of a job of own SQL. Without a transaction a failed attempt may have done a part,
-    /// so it is not retried.
+    /// The defaults of a job of own SQL. Without a transaction a failed attempt may have done a
+    /// part, so it is not retried.
     pub fn sql(work: SqlWork) -> Job {
         let retries = if work.transaction { 2 } else { 0 };
         Job { retries, work: Work::Sql(work), ..Job::default() }

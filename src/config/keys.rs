@@ -431,8 +431,8 @@ fn supabase(section: &Section<'_>, _: Option<Supabase>) -> Option<Supabase> {
     (!supabase.url.is_empty()).then_some(supabase)
 }
 
-/// Next to another URL of the database, `SUPABASE_URL` serves the application and may be the address
-/// of a local server, so anything else than a project's URL is not an error here.
+/// Next to another URL of the database, `SUPABASE_URL` serves the application and may be the
+/// address of a local server, so anything else than a project's URL is not an error here.
 fn project_url(text: &str) -> Result<String, Fault> {
     let is_host_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
     let host = text.trim().trim_end_matches('/').strip_prefix("https://");
@@ -440,8 +440,8 @@ fn project_url(text: &str) -> Result<String, Fault> {
     Ok(host.map(|host| format!("https://{host}")).unwrap_or_default())
 }
 
-/// Refuses what can never work. The content of a file or of a command's output is read, and checked,
-/// at each connect. No error repeats a secret.
+/// Refuses what can never work. The content of a file or of a command's output is read, and
+/// checked, at each connect. No error repeats a secret.
 pub(super) fn connection_string(text: &str) -> Result<&str, Fault> {
     let text = text.trim();
     let expected =

@@ -146,7 +146,8 @@ pub struct KeyFacts {
     pub credential: Option<&'static str>,
 }
 
-/// The declared keys by path. A declared table whose tables have names of the user's stands for them.
+/// The declared keys by path. A declared table whose tables have names of the user's stands for
+/// them.
 pub fn declared_keys() -> BTreeMap<String, KeyFacts> {
     let mut facts = BTreeMap::new();
     keys::declared(&mut |path, key| {

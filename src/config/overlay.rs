@@ -1,9 +1,10 @@
 //! Applies systemd's directories, the environment and the flags to the file's tree.
 //!
-//! From weak to strong: `STATE_DIRECTORY` and `CREDENTIALS_DIRECTORY` (only for keys without another
-//! value), the file, the variables with names of their own (`DATABASE_URL` …), the variables
-//! `PGSTEWARD__SECTION__KEY`, the flags. An empty variable counts as missing, because `${NAME:-}` in a
-//! compose file sets one. A secret in one form replaces the weaker ones in every form.
+//! From weak to strong: `STATE_DIRECTORY` and `CREDENTIALS_DIRECTORY` (only for keys without
+//! another value), the file, the variables with names of their own (`DATABASE_URL` …), the
+//! variables
+//! `PGSTEWARD__SECTION__KEY`, the flags. An empty variable counts as missing, because `${NAME:-}`
+//! in a compose file sets one. A secret in one form replaces the weaker ones in every form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -94,8 +95,8 @@ pub(super) fn apply(tree: &mut Node, args: &Args, env: &BTreeMap<String, String>
     overlaid
 }
 
-/// Warns of variables that name a key but for an underscore. Other variables with the prefix are not
-/// ours: Kubernetes sets some for a service with the name `pgsteward`.
+/// Warns of variables that name a key but for an underscore. Other variables with the prefix are
+/// not ours: Kubernetes sets some for a service with the name `pgsteward`.
 pub(super) fn near_misses(env: &BTreeMap<String, String>, known: &BTreeSet<String>) -> Vec<String> {
     let spelt = |path: &str| path.replace(['.', '-'], "_").to_uppercase();
     env.keys()
@@ -147,8 +148,8 @@ impl Overlay<'_> {
         }
     }
 
-    /// The key that a variable means. Names that exist (in the file, or as a built-in job) are found
-    /// whatever their case and dashes; all others are lower case.
+    /// The key that a variable means. Names that exist (in the file, or as a built-in job) are
+    /// found whatever their case and dashes; all others are lower case.
     fn resolve(&self, segments: &[&str]) -> Vec<String> {
         let same =
             |a: &str, b: &str| a.replace('-', "_").eq_ignore_ascii_case(&b.replace('-', "_"));

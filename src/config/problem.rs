@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-/// Where a value was given. Ordered as problems are printed: from the file's first line to the flags.
+/// Where a value was given. Ordered as problems are printed: from the file's first line to the
+/// flags.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// A line of a configuration file, counted from 1; 0 stands for the file as a whole.
@@ -185,8 +186,8 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Returns the candidate that a misspelt word most likely stands for: at most a third of its letters
-/// away, where a swap of neighbours counts as one. Case, `-` and `_` make no difference.
+/// Returns the candidate that a misspelt word most likely stands for: at most a third of its
+/// letters away, where a swap of neighbours counts as one. Case, `-` and `_` make no difference.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |text: &str| -> Vec<char> {
         // Only the beginning of a word that is longer than any key is compared, to bound the cost.

@@ -123,8 +123,8 @@ impl<'a> Section<'a> {
         self.report.problems.borrow_mut().push(problem.meant(fault.did_you_mean));
     }
 
-    /// Reports each of these keys that is missing, if this table is there. `parent` is the table that
-    /// contains it by this name and from this origin.
+    /// Reports each of these keys that is missing, if this table is there. `parent` is the table
+    /// that contains it by this name and from this origin.
     pub(super) fn require(
         &self,
         parent: &Section<'_>,
@@ -414,7 +414,8 @@ fn describe(node: &Node, secret: bool) -> String {
     }
 }
 
-/// Quotes a text, shortened to 60 characters. Single quotes, of which SQL has many, stay as they are.
+/// Quotes a text, shortened to 60 characters. Single quotes, of which SQL has many, stay as they
+/// are.
 pub(super) fn quote(text: &str) -> String {
     let (shown, rest) =
         text.char_indices().nth(60).map_or((text, ""), |(end, _)| (&text[..end], "…"));

@@ -1,11 +1,12 @@
 //! Schedules: the instants at which a job is due.
 //!
-//! There are three forms: cron with five fields (`minute hour day month weekday`) or six (a field of seconds
-//! before them), `@every 15s`, and the names `@hourly`, `@daily` (or `@midnight`), `@weekly`,
-//! `@monthly`, `@yearly`. Cron is Vixie's: `*`, numbers, names of months and weekdays, ranges, lists
-//! and steps. If both day and weekday are restricted, either is enough. The text is checked here,
-//! field by field, and passed on as bare numbers, because the errors of the cron crate name no field
-//! and it takes more than most users expect (`L`, `W`, `#`, `?`, `+`).
+//! There are three forms: cron with five fields (`minute hour day month weekday`) or six (a field
+//! of seconds before them), `@every 15s`, and the names `@hourly`, `@daily` (or `@midnight`),
+//! `@weekly`,
+//! `@monthly`, `@yearly`. Cron is Vixie's: `*`, numbers, names of months and weekdays, ranges,
+//! lists and steps. If both day and weekday are restricted, either is enough. The text is checked
+//! here, field by field, and passed on as bare numbers, because the errors of the cron crate name
+//! no field and it takes more than most users expect (`L`, `W`, `#`, `?`, `+`).
 //!
 //! `schedule/wall.rs` converts readings of the wall clock to instants where clocks change.
 
@@ -91,8 +92,8 @@ impl Schedule {
             0 => return Err(SCHEDULE.to_owned()),
             count => {
                 return Err(format!(
-                    "five fields (minute hour day month weekday) or six (second first), not {count}; \
-                     or @every, @daily …"
+                    "five fields (minute hour day month weekday) or six (second first), not \
+                     {count}; or @every, @daily …"
                 ));
             }
         }
@@ -130,7 +131,8 @@ impl Schedule {
     /// The first instant after `after` at which this is due; `None` only near the end of time.
     ///
     /// Intervals ignore the zone. Cron goes by the wall clock there. Where clocks change:
-    /// - a schedule that names hours fires once at the end of a gap for all readings in the gap, and at
+    /// - a schedule that names hours fires once at the end of a gap for all readings in the gap,
+    ///   and at
     ///   the first of two equal readings;
     /// - a schedule that fires in every hour fires whenever the clock shows one of its readings, so
     ///   that it fires in both of two repeated hours, and not at all for a skipped one.
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_accepted() {
+    fn schedules_are_accepted() {
         for text in [
             "* * * * *",
             "*/15 * * * *",
@@ -180,21 +182,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_names_the_field() {
-        for (text, said) in [
+    fn refusals_name_the_field() {
+        for (text, expected) in [
             (
                 "61 * * * *",
                 r#"numbers from 0 to 59, as "*", "59", "0-59", "*/2" or a list, in the field minute ("61")"#,
             ),
             (
                 "* 24 * * *",
-                "numbers from 0 to 23, as \"*\", \"23\", \"0-23\", \"*/2\" or a list, in the field hour (\"24\")",
+                "numbers from 0 to 23, as \"*\", \"23\", \"0-23\", \"*/2\" or a list, in the \
+                 field hour (\"24\")",
             ),
             ("* * 0 * *", "or a list, in the field day (\"0\")"),
             ("* * * 13 *", "numbers from 1 to 12 or names such as JAN, as \"*\""),
             (
                 "* * * * MOON",
-                "numbers from 0 to 7 or names such as SUN, as \"*\", \"7\", \"0-7\", \"*/2\" or a list, in the field weekday (\"MOON\")",
+                "numbers from 0 to 7 or names such as SUN, as \"*\", \"7\", \"0-7\", \"*/2\" or \
+                 a list, in the field weekday (\"MOON\")",
             ),
             ("60 * * * * *", "in the field second (\"60\")"),
             ("5/10 * * * *", "in the field minute (\"5/10\")"),
@@ -222,7 +226,7 @@ mod tests {
             ("@reboot", "@every <duration>, @hourly"),
         ] {
             let error = Schedule::parse(text).expect_err(text);
-            assert!(error.contains(said), "{text}: {error}");
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 

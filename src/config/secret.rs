@@ -1,7 +1,7 @@
 //! Secrets: text that never prints, and its sources.
 //!
-//! A secret in a file or from a command is read at every connect, so that a rotated password needs no
-//! restart. Reading is bounded in time and size, and no error contains anything of the content.
+//! A secret in a file or from a command is read at every connect, so that a rotated password needs
+//! no restart. Reading is bounded in time and size, and no error contains anything of the content.
 
 use std::fmt;
 use std::io;
@@ -82,12 +82,12 @@ pub enum SecretError {
 impl SecretSource {
     /// Reads the secret.
     ///
-    /// A file must be a regular one of at most 64 KiB; one trailing newline is removed. A command gets
-    /// no standard input and must exit with 0; its first line is the secret.
+    /// A file must be a regular one of at most 64 KiB; one trailing newline is removed. A command
+    /// gets no standard input and must exit with 0; its first line is the secret.
     ///
     /// # Errors
-    /// If the source cannot be read within `timeout`, is too large, empty, or not UTF-8. A command is
-    /// killed with all processes that it started, also if the returned future is dropped.
+    /// If the source cannot be read within `timeout`, is too large, empty, or not UTF-8. A command
+    /// is killed with all processes that it started, also if the returned future is dropped.
     pub async fn load(&self, timeout: Duration) -> Result<Secret, SecretError> {
         match self {
             SecretSource::Inline(secret) => Ok(secret.clone()),

@@ -3,9 +3,9 @@
 //! A key's line names its field and type, its default, its form with bounds, and whether a reload
 //! applies a change. From these lines [`table!`] derives the struct, its `Default`, the reader, the
 //! comparison at a reload, and the environment variables and systemd credentials of the key. So a
-//! new key is one line in a table, one in `config.example.toml` (a test compares both), and its use.
-//! The last word of the line is `live` if a reload applies a change, `restart` if it takes effect at
-//! the next start, or `nested` for a table whose keys say it themselves.
+//! new key is one line in a table, one in `config.example.toml` (a test compares both), and its
+//! use. The last word of the line is `live` if a reload applies a change, `restart` if it takes
+//! effect at the next start, or `nested` for a table whose keys say it themselves.
 //!
 //! ```text
 //! "max_age" max_age: Duration = 7 * DAY, duration(MINUTE, 30 * DAY), live;

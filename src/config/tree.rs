@@ -99,8 +99,8 @@ impl Node {
     }
 }
 
-/// Parses a file's text. Text that is not TOML is reported and the rest is kept, so that one missing
-/// quote does not hide ten other mistakes.
+/// Parses a file's text. Text that is not TOML is reported and the rest is kept, so that one
+/// missing quote does not hide ten other mistakes.
 pub(super) fn parse(text: &str, path: &Path) -> (Node, Vec<Problem>) {
     let lines = Lines::of(text);
     let (table, errors) = DeTable::parse_recoverable(text);

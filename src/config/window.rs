@@ -11,13 +11,13 @@
 //! ```
 //!
 //! The begin of the times belongs to the window, the end does not. Times whose end is before their
-//! begin go past midnight and belong to the day on which they begin: `Fri 22:00-06:00` ends at six on
-//! Saturday.
+//! begin go past midnight and belong to the day on which they begin: `Fri 22:00-06:00` ends at six
+//! on Saturday.
 //!
-//! **Where clocks change**, only the reading of the wall clock decides. `02:00-03:00` is never open on
-//! a day on which clocks go from 02:00 to 03:00, and is open for two hours on a day on which they go
-//! back from 03:00 to 02:00. A window that must have a certain length has to avoid the hours at which
-//! clocks change.
+//! **Where clocks change**, only the reading of the wall clock decides. `02:00-03:00` is never open
+//! on a day on which clocks go from 02:00 to 03:00, and is open for two hours on a day on which
+//! they go back from 03:00 to 02:00. A window that must have a certain length has to avoid the
+//! hours at which clocks change.
 
 use std::ops::RangeInclusive;
 
@@ -207,8 +207,8 @@ impl Times {
     }
 }
 
-/// Parses `Mon` or `Monday`, in any case. Numbers are refused, because some people count from Sunday
-/// and others from Monday.
+/// Parses `Mon` or `Monday`, in any case. Numbers are refused, because some people count from
+/// Sunday and others from Monday.
 fn weekday(text: &str) -> Result<Weekday, String> {
     text.parse().map_err(|_| {
         let near = nearest(text, WEEKDAYS.into_iter().flat_map(|name| [&name[..3], name]));

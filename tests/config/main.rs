@@ -1,6 +1,6 @@
-//! The configuration from file, environment and flags: what holds, and what is said of mistakes.
+//! The configuration from file, environment and flags: its values and the reports of its problems.
 
-// A test that cannot go on panics.
+// A test that cannot continue panics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
@@ -75,7 +75,7 @@ impl Given {
             format!("{problems:?}"),
             serde_json::to_string(&problems).unwrap(),
         ] {
-            assert!(!text.contains("hunter2"), "a secret is told: {text}");
+            assert!(!text.contains("hunter2"), "a secret is shown: {text}");
         }
         problems.to_string().replace(&format!("{}/", self.folder.path().display()), "")
     }
@@ -109,29 +109,30 @@ fn without_default(path: &str) -> bool {
         || declared.get(&path).is_some_and(|key| !key.has_default)
 }
 
-/// The example with those keys said that `wanted` picks by path, and the paths of all that it documents.
-fn uncommented(wanted: impl Fn(&str) -> bool) -> (String, BTreeSet<String>) {
+/// Returns the example with those keys uncommented that `is_selected` selects by path, and the
+/// paths of all keys that it documents.
+fn uncommented(is_selected: impl Fn(&str) -> bool) -> (String, BTreeSet<String>) {
     let mut section = String::new();
     let mut keys = BTreeSet::new();
     let mut text = String::new();
     for line in example().lines() {
-        let said = line.strip_prefix("# ").unwrap_or(line);
-        let key = said.split(" = ").next().filter(|key| {
-            said.contains(" = ")
+        let given = line.strip_prefix("# ").unwrap_or(line);
+        let key = given.split(" = ").next().filter(|key| {
+            given.contains(" = ")
                 && !key.is_empty()
                 && key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         });
-        if let Some(name) = said.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some(name) = given.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             section = format!("{name}.");
-            if line.starts_with('[') || wanted(&section) {
-                text += &format!("{said}\n");
+            if line.starts_with('[') || is_selected(&section) {
+                text += &format!("{given}\n");
                 continue;
             }
         } else if let Some(key) = key {
             let path = format!("{section}{key}");
             keys.insert(path.clone());
-            if wanted(&path) {
-                text += &format!("{said}\n");
+            if is_selected(&path) {
+                text += &format!("{given}\n");
                 continue;
             }
         }
@@ -141,7 +142,7 @@ fn uncommented(wanted: impl Fn(&str) -> bool) -> (String, BTreeSet<String>) {
 }
 
 #[test]
-fn the_example_as_it_stands_says_nothing() {
+fn the_example_as_it_stands_changes_nothing() {
     let mut config = Given::file(example()).url().config();
     config.databases.get_mut("main").unwrap().url = None;
     assert_eq!(config, Config::default());
@@ -241,8 +242,8 @@ fn the_example_documents_every_key_and_no_other() {
     assert_eq!(documented, known);
 }
 
-/// Whether a changed value applies at a reload, which environment variable and which credential a key
-/// has, is declared once; the example must agree.
+/// Whether a changed value applies at a reload, which environment variable and which credential a
+/// key has, is declared once; the example must agree.
 #[test]
 fn the_example_names_restarts_variables_and_credentials() {
     let (text, header) = (example(), example().split("\n\n").take(3).collect::<String>());
@@ -316,7 +317,7 @@ fn file_then_environment_then_flags() {
 }
 
 #[test]
-fn what_the_environment_replaces_is_not_judged() {
+fn a_value_that_the_environment_replaces_is_not_checked() {
     let given = Given::file("[http]\nlisten = \"nowhere\"\n")
         .url()
         .env("PGSTEWARD__HTTP__LISTEN", "127.0.0.1:2");
@@ -368,19 +369,23 @@ fn variables_with_plain_names() {
 
 #[test]
 fn every_other_key_by_its_path() {
-    let config = Given::file("[databases.my-app]\nurl = \"postgresql:///a\"\n[retention.tables.\"public.Events\"]\ncolumn = \"at\"\nkeep = \"9d\"\n")
-        .env("PGSTEWARD__JOBS__HEALTH_PROBE__SCHEDULE", "@every 20s")
-        .env("PGSTEWARD__JOBS__CONNECTION-METRICS__ENABLED", "no")
-        .env("pgsteward__jobs__retention__timezone", "Europe/Berlin")
-        .env("PGSTEWARD__DATABASES__MY_APP__POOLER", "session")
-        .env("PGSTEWARD__MIGRATIONS__SETS", "zentry")
-        .env("PGSTEWARD__REFRESH__VIEWS", "public.a, public.b")
-        .env("PGSTEWARD__VACUUM__SCHEMAS_EXCLUDE", r#"["x", "y,z"]"#)
-        .env("PGSTEWARD__VACUUM__DEAD_RATIO", "0.25")
-        .env("PGSTEWARD__HTTP__BODY_LIMIT", "1MiB")
-        .env("PGSTEWARD__RETENTION__TABLES__PUBLIC.EVENTS__KEEP", "8d")
-        .env("PGSTEWARD__RETENTION__DUTY", "")
-        .config();
+    let config = Given::file(
+        "[databases.my-app]\nurl = \
+        \"postgresql:///a\"\n[retention.tables.\"public.Events\"]\ncolumn = \"at\"\nkeep = \
+        \"9d\"\n",
+    )
+    .env("PGSTEWARD__JOBS__HEALTH_PROBE__SCHEDULE", "@every 20s")
+    .env("PGSTEWARD__JOBS__CONNECTION-METRICS__ENABLED", "no")
+    .env("pgsteward__jobs__retention__timezone", "Europe/Berlin")
+    .env("PGSTEWARD__DATABASES__MY_APP__POOLER", "session")
+    .env("PGSTEWARD__MIGRATIONS__SETS", "zentry")
+    .env("PGSTEWARD__REFRESH__VIEWS", "public.a, public.b")
+    .env("PGSTEWARD__VACUUM__SCHEMAS_EXCLUDE", r#"["x", "y,z"]"#)
+    .env("PGSTEWARD__VACUUM__DEAD_RATIO", "0.25")
+    .env("PGSTEWARD__HTTP__BODY_LIMIT", "1MiB")
+    .env("PGSTEWARD__RETENTION__TABLES__PUBLIC.EVENTS__KEEP", "8d")
+    .env("PGSTEWARD__RETENTION__DUTY", "")
+    .config();
     assert_eq!(config.jobs.all["health-probe"].schedule().unwrap().text(), "@every 20s");
     assert!(!config.jobs.all["connection-metrics"].enabled);
     assert_eq!(config.jobs.all["retention"].timezone, Zone::named("Europe/Berlin").unwrap());
@@ -475,8 +480,9 @@ fn white_space_belongs_to_a_password_and_not_to_a_url() {
 
 #[test]
 fn debug_shows_no_secret() {
-    let text = "[database]\npassword = \"hunter2\"\n[databases.b]\nurl = \"postgresql:///b?password=hunter2\"\n\
-                password_command = \"echo hunter2\"\nsupabase.url = \"https://abc.supabase.co\"\nsupabase.service_key = \"hunter2\"\n";
+    let text = "[database]\npassword = \"hunter2\"\n[databases.b]\nurl = \
+        \"postgresql:///b?password=hunter2\"\npassword_command = \"echo hunter2\"\nsupabase.url \
+        = \"https://abc.supabase.co\"\nsupabase.service_key = \"hunter2\"\n";
     let config = Given::file(text).url().config();
     let printed = format!("{config:?} {config:#?}");
     assert!(!printed.contains("hunter2"), "{printed}");
@@ -538,7 +544,7 @@ fn one_file_that_asks_for_both_is_refused() {
 }
 
 #[test]
-fn without_a_database_only_development_goes_on() {
+fn without_a_database_only_development_starts() {
     assert_eq!(
         Given::nothing().report(),
         "configuration: database.url: expected DATABASE_URL, or database.url, or SUPABASE_URL \
@@ -548,7 +554,7 @@ fn without_a_database_only_development_goes_on() {
     let loaded = Given::nothing().env("ENVIRONMENT", "development").holds();
     assert!(loaded.config.development.ephemeral);
     assert_eq!(loaded.warnings.len(), 1);
-    // A malformed one is no missing one.
+    // A malformed database is not a missing one.
     let report = Given::nothing()
         .env("ENVIRONMENT", "development")
         .env("DATABASE_URL", "mysql://hunter2@x")
@@ -569,7 +575,7 @@ fn without_a_database_only_development_goes_on() {
 }
 
 #[test]
-fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
+fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_given() {
     let report_of = |text: &str| Given::nothing().env("DATABASE_URL", text).report();
     for (text, fault) in [
         ("postgresql://a:hunter2@b/c?nonsense=1", "an unknown key after the password"),
@@ -586,15 +592,16 @@ fn a_connection_string_that_can_never_work_is_refused_wherever_it_is_said() {
                         string that cannot be used (";
         assert!(report.starts_with(expected) && report.contains(fault), "{text}: {report}");
     }
-    let text = "[databases.a]\nurl = \"postgresql://a@b/c\"\ndirect_url = \"postgresql://a@b/c?ssl=maybe\"\n\
-                [jobs.own]\nsql = \"SELECT 1\"\nlogin_url = \"postgresql://a:hunter2@b:0/c\"\n";
+    let text = "[databases.a]\nurl = \"postgresql://a@b/c\"\ndirect_url = \
+        \"postgresql://a@b/c?ssl=maybe\"\n[jobs.own]\nsql = \"SELECT 1\"\nlogin_url = \
+        \"postgresql://a:hunter2@b:0/c\"\n";
     let report = Given::file(text).report();
     for (line, key) in report.lines().zip(["3: databases.a.direct_url", "6: jobs.own.login_url"]) {
         assert!(line.starts_with(&format!("config.toml:{key}: expected a libpq URL")), "{report}");
         assert!(line.contains("found a string that cannot be used ("), "{report}");
     }
     assert_eq!(report.lines().count(), 2, "{report}");
-    // What a file holds is read at each connect.
+    // The content of a file is read at each connect.
     Given::file("[database]\nurl_file = \"/nowhere\"\n").config();
 }
 
@@ -715,7 +722,7 @@ fn invalid_toml_hides_no_other_problem() {
     assert!(report.starts_with("config.toml:2:1: expected valid TOML, found "), "{report}");
 }
 
-/// Broken at random, the same way in every run: whatever stands in a file, there is an answer.
+/// Breaks the example at random, with a fixed seed: every text is accepted or refused.
 #[test]
 fn no_text_ends_the_process() {
     let (text, _) = uncommented(|_| true);
@@ -882,8 +889,9 @@ fn supabase_without_a_password_is_refused() {
 #[test]
 fn secrets_are_not_shown_whatever_is_wrong() {
     let report = Given::file(
-        "[database]\nurl = \"hunter2\"\nulr = \"postgresql://hunter2@x/y\"\ndirect_url = [\"hunter2\"]\npassword_command = \
-         [\"\", \"hunter2\"]\npassword = \"\"\nsupabase.service_key = 2\n",
+        "[database]\nurl = \"hunter2\"\nulr = \"postgresql://hunter2@x/y\"\ndirect_url = \
+         [\"hunter2\"]\npassword_command = [\"\", \"hunter2\"]\npassword = \
+         \"\"\nsupabase.service_key = 2\n",
     )
     .report();
     assert_eq!(report.lines().count(), 7, "{report}");
@@ -898,7 +906,7 @@ fn secrets_are_not_shown_whatever_is_wrong() {
 }
 
 #[test]
-fn variables_that_are_nearly_ours() {
+fn misspelt_variables_are_warned_of() {
     let loaded = Given::nothing()
         .url()
         .env("PGSTEWARD_LOG_LEVEL", "debug")
@@ -910,8 +918,10 @@ fn variables_that_are_nearly_ours() {
     assert_eq!(
         loaded.warnings,
         [
-            "PGSTEWARD_JOBS__HEALTH_PROBE__TIMEOUT is not read: did you mean PGSTEWARD__JOBS__HEALTH_PROBE__TIMEOUT, with two underscores?",
-            "PGSTEWARD_LOG_LEVEL is not read: did you mean PGSTEWARD__LOG__LEVEL, with two underscores?",
+            "PGSTEWARD_JOBS__HEALTH_PROBE__TIMEOUT is not read: did you mean \
+             PGSTEWARD__JOBS__HEALTH_PROBE__TIMEOUT, with two underscores?",
+            "PGSTEWARD_LOG_LEVEL is not read: did you mean PGSTEWARD__LOG__LEVEL, with two \
+             underscores?",
         ]
     );
     let report = Given::nothing()
@@ -938,7 +948,8 @@ fn variables_that_are_nearly_ours() {
 #[test]
 fn the_bundled_set_lives_in_public_and_nowhere_else() {
     let given = Given::file(
-        "[database]\nurl = \"postgres://db/app\"\n[migrations]\nsets = [\"zentry\"]\nsearch_path = \"zentry\"\n",
+        "[database]\nurl = \"postgres://db/app\"\n[migrations]\nsets = [\"zentry\"]\nsearch_path \
+         = \"zentry\"\n",
     );
     let problems = given.load().unwrap_err().to_string();
     assert!(

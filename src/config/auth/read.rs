@@ -161,7 +161,8 @@ pub(super) fn roles(
 pub(in crate::config) fn cors_origin(text: &str) -> Result<(), Fault> {
     if text == "*" {
         return Err(Fault::expected(
-            "single origins, because \"*\" would let every page of the web call with a user's token",
+            "single origins, because \"*\" would let every page of the web call with a user's \
+             token",
         ));
     }
     let plain = text.to_ascii_lowercase();

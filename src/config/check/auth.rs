@@ -32,9 +32,9 @@ pub(super) fn auth(findings: &mut Findings, config: &Config, tree: &Node, now: D
         && !http.listen.ip().is_loopback()
     {
         findings.warnings.push(format!(
-            "http.listen = {} without http.tls_cert_file: requests with credentials are answered with \
-             403, because the credentials would travel in plain text; if TLS ends in a proxy before \
-             pgsteward, set http.allow_plain_http = true",
+            "http.listen = {} without http.tls_cert_file: requests with credentials are answered \
+             with 403, because the credentials would travel in plain text; if TLS ends in a \
+             proxy before pgsteward, set http.allow_plain_http = true",
             http.listen
         ));
     }

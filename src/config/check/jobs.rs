@@ -15,8 +15,8 @@ const INSTANTS_MAX: usize = 400;
 
 type Jobs = BTreeMap<JobName, Job>;
 
-/// Checks that named databases and upstream jobs exist, that windows can open, and that chains have a
-/// beginning.
+/// Checks that named databases and upstream jobs exist, that windows can open, and that chains have
+/// a beginning.
 pub(super) fn jobs(findings: &mut Findings, config: &Config, tree: &Node) {
     for (name, job) in &config.jobs.all {
         let known: Vec<&str> = config.databases.keys().map(String::as_str).collect();
@@ -76,8 +76,8 @@ fn window_opens(findings: &mut Findings, name: &JobName, job: &Job) {
     };
     if !std::iter::successors(next(&Utc::now()), next).take(INSTANTS_MAX).any(|at| is_open(&at)) {
         findings.warnings.push(format!(
-            "jobs.{name}: none of the next {INSTANTS_MAX} instants of \"{}\" lies inside its window, \
-             so it will not run by itself",
+            "jobs.{name}: none of the next {INSTANTS_MAX} instants of \"{}\" lies inside its \
+             window, so it will not run by itself",
             schedule.text()
         ));
     }
@@ -109,8 +109,8 @@ fn follows(
     let origin = || tree.origin_of(&["jobs", name.as_str(), "after"]);
     if job.enabled && !upstream_job.enabled {
         findings.warnings.push(format!(
-            "jobs.{name} follows jobs.{upstream}, which is disabled: it runs when somebody runs that \
-             job by hand ({})",
+            "jobs.{name} follows jobs.{upstream}, which is disabled: it runs when somebody runs \
+             that job by hand ({})",
             origin()
         ));
     }
@@ -120,7 +120,8 @@ fn follows(
         .collect();
     if !missing.is_empty() {
         findings.warnings.push(format!(
-            "jobs.{name} follows jobs.{upstream}, which does not run on {}: there it never runs ({})",
+            "jobs.{name} follows jobs.{upstream}, which does not run on {}: there it never runs \
+             ({})",
             missing.join(", "),
             origin()
         ));

@@ -50,7 +50,8 @@ const REFUSED: [(&str, &str); 21] = [
     ("statement_cache_mode prepared_statements", "remove it (only unnamed statements are used)"),
 ];
 
-/// Decides on a key: returns its name if it is used, nothing if it is ignored, or an error with advice.
+/// Decides on a key: returns its name if it is used, nothing if it is ignored, or an error with
+/// advice.
 ///
 /// `may_name` says whether an unknown key may be shown: not if it may be a part of a password.
 pub(super) fn judge(key: &str, may_name: bool) -> Result<Option<&'static str>, ConnInfoError> {

@@ -9,12 +9,14 @@
 //! setting that is not supported is refused with advice; none that concerns security is ignored.
 //!
 //! Intended differences to libpq:
-//! - The `PG*` variables, service files, `~/.pgpass` and `~/.postgresql/` are not read: only written
+//! - The `PG*` variables, service files, `~/.pgpass` and `~/.postgresql/` are not read: only
+//!   written
 //!   settings apply. `passfile=~/.pgpass` names a password file.
 //! - `application_name` is appended to the name of each connection's purpose.
 //! - `options` is passed to the server (Neon and Supabase route by it); PgBouncer refuses it unless
 //!   it is configured to ignore it.
-//! - `sslrootcert` together with `sslmode=prefer` (the default) or `allow` is refused, because libpq
+//! - `sslrootcert` together with `sslmode=prefer` (the default) or `allow` is refused, because
+//!   libpq
 //!   would verify and then fall back to plain text.
 //! - Errors never repeat a password, nor anything that may be a part of one.
 
@@ -160,8 +162,8 @@ pub struct Keepalive {
 }
 
 impl ConnInfo {
-    /// Parses a URL or `key=value` words. Looks up nothing but the name of the operating system's user,
-    /// if no user is given.
+    /// Parses a URL or `key=value` words. Looks up nothing but the name of the operating system's
+    /// user, if no user is given.
     pub fn parse(text: &str) -> Result<ConnInfo, ConnInfoError> {
         let mut settings = settings::Settings::default();
         let mut password_seen = false;

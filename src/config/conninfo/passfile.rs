@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn the_first_line_that_matches_wins() {
-        let text = "# db:5432:app:bob:no\n\ndb:5432:app:alice:first\ndb:*:*:bob:se\\:co\\\\nd\n*:*:*:*:last\n";
+        let text = "# \
+            db:5432:app:bob:no\n\ndb:5432:app:alice:first\ndb:*:*:bob:se\\:co\\\\nd\n*:*:*:*:last\n";
         for (name, user, password) in
             [("db", "alice", "first"), ("db", "bob", "se:co\\nd"), ("other", "bob", "last")]
         {

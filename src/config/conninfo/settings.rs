@@ -70,14 +70,16 @@ impl Settings {
         }
         self.one_of("gssencmode", (), &[("disable", ()), ("prefer", ())]).map_err(|_| {
             ConnInfoError::new(
-                "gssencmode: GSSAPI is not supported; use sslmode=verify-full, and gssencmode=disable",
+                "gssencmode: GSSAPI is not supported; use sslmode=verify-full, and \
+                 gssencmode=disable",
             )
         })?;
         let user = match self.get("user") {
             Some(user) => user.to_owned(),
             None => os_user().ok_or_else(|| {
                 ConnInfoError::new(
-                    "no user is given, and the operating system has no name for this user; add user=",
+                    "no user is given, and the operating system has no name for this user; add \
+                     user=",
                 )
             })?,
         };
@@ -145,8 +147,8 @@ impl Settings {
                 // Not shown, because in a URL it may be the end of a password.
                 port => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
                     ConnInfoError::new(
-                        "a port is not a number from 1 to 65535 (is a character of the password not \
-                         encoded?)",
+                        "a port is not a number from 1 to 65535 (is a character of the password \
+                         not encoded?)",
                     )
                 })?,
             };
@@ -233,8 +235,8 @@ fn seconds(count: u32) -> Duration {
     Duration::from_secs(count.into())
 }
 
-/// Returns the name of the effective user from /etc/passwd. A user that only a directory service knows
-/// must be given.
+/// Returns the name of the effective user from /etc/passwd. A user that only a directory service
+/// knows must be given.
 fn os_user() -> Option<String> {
     let uid = rustix::process::geteuid().as_raw().to_string();
     let users = std::fs::read_to_string("/etc/passwd").ok()?;

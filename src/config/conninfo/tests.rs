@@ -77,9 +77,10 @@ fn words() {
 #[test]
 fn every_setting_is_read() {
     let info = parse(
-        "user=u host=h sslmode=verify-full sslrootcert=/ca.pem sslcert=/c.pem sslkey=/k.pem sslnegotiation=direct sslsni=0 \
-         channel_binding=require application_name=shop options='-c geqo=off' target_session_attrs=prefer-standby \
-         load_balance_hosts=random keepalives_idle=5 keepalives_interval=6 keepalives_count=7 tcp_user_timeout=8000 \
+        "user=u host=h sslmode=verify-full sslrootcert=/ca.pem sslcert=/c.pem sslkey=/k.pem \
+         sslnegotiation=direct sslsni=0 channel_binding=require application_name=shop \
+         options='-c geqo=off' target_session_attrs=prefer-standby load_balance_hosts=random \
+         keepalives_idle=5 keepalives_interval=6 keepalives_count=7 tcp_user_timeout=8000 \
          passfile=/pgpass client_encoding=auto gssencmode=prefer fallback_application_name=psql",
     );
     assert_eq!(

@@ -5,8 +5,8 @@
 
 use super::ConnInfoError;
 
-/// Returns keys and values in their order in the text. Hosts and ports of a URL become comma-separated
-/// lists, as in libpq.
+/// Returns keys and values in their order in the text. Hosts and ports of a URL become
+/// comma-separated lists, as in libpq.
 pub(super) fn split(text: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
     let text = text.trim();
     if text.is_empty() {
@@ -110,8 +110,8 @@ fn url_hosts(hosts: &str, pairs: &mut Vec<(String, String)>) -> Result<(), ConnI
         // Checked before the rest, because this may be a password without its @.
         if !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(ConnInfoError::new(format!(
-                "the text after a host's colon is not a port from 1 to 65535; is an @ missing before \
-                 it? ({ENCODE})"
+                "the text after a host's colon is not a port from 1 to 65535; is an @ missing \
+                 before it? ({ENCODE})"
             )));
         }
         names.push(decode(name)?);
@@ -165,8 +165,8 @@ fn words(text: &str) -> Result<Vec<(String, String)>, ConnInfoError> {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.next_if_eq(&'=').is_none() || key.is_empty() {
             return Err(ConnInfoError::new(format!(
-                "expected host=… dbname=… or postgresql://user@host/dbname, found no key=value in word \
-                 {} ({QUOTE})",
+                "expected host=… dbname=… or postgresql://user@host/dbname, found no key=value \
+                 in word {} ({QUOTE})",
                 pairs.len() + 1
             )));
         }

@@ -14,7 +14,7 @@ const JOBS_MAX: usize = 500;
 const SQL_MAX: usize = 64 * 1024;
 const NAME_MAX: usize = 48;
 
-/// Reads every job. The built-in ones exist even if nothing is said about them.
+/// Reads every job. The built-in ones exist even if the configuration does not mention them.
 pub(super) fn jobs(
     section: &Section<'_>,
     mut all: BTreeMap<JobName, Job>,

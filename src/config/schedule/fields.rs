@@ -67,8 +67,8 @@ impl Field {
         Ok(Numbers(bits))
     }
 
-    /// Parses `*`, `5` or `1-5`; `*` and a range may have a step. `5/10` is refused, because some users
-    /// read it as "5" and others as "5, 15, 25 …".
+    /// Parses `*`, `5` or `1-5`; `*` and a range may have a step. `5/10` is refused, because some
+    /// users read it as "5" and others as "5, 15, 25 …".
     fn item(&self, item: &str) -> Option<impl Iterator<Item = u32> + use<>> {
         let (range, step) = match item.split_once('/') {
             Some((range, step)) => (range, Some(number(step)?)),
@@ -105,8 +105,8 @@ impl Field {
         let names = self.names.first().map(|first| format!(" or names such as {first}"));
         let (names, min, max) = (names.unwrap_or_default(), self.min, self.max);
         let expected = format!(
-            "numbers from {min} to {max}{names}, as \"*\", \"{max}\", \"{min}-{max}\", \"*/2\" or a \
-             list"
+            "numbers from {min} to {max}{names}, as \"*\", \"{max}\", \"{min}-{max}\", \"*/2\" \
+             or a list"
         );
         in_part(expected, &format!("field {}", self.name), text)
     }

@@ -9,7 +9,8 @@
 //! - **Elapsed**: a schedule that fires in every hour fires at every instant that shows one of its
 //!   readings.
 //!
-//! Both assume that a zone changes its offset at most once in [`REACH`], and never by more than that.
+//! Both assume that a zone changes its offset at most once in [`REACH`], and never by more than
+//! that.
 
 use chrono::{DateTime, Duration, NaiveDateTime, Offset, SubsecRound, TimeZone, Utc};
 use croner::Cron;
@@ -29,8 +30,8 @@ pub(super) fn next_on_the_wall(cron: &Cron, reading: NaiveDateTime) -> Option<Na
 
 /// Returns the next instant by the rule "fixed".
 pub(super) fn next_fixed(cron: &Cron, after: DateTime<Utc>, tz: Zone) -> Option<DateTime<Utc>> {
-    // Earlier readings stand for instants up to `after`. From here on, readings stand for instants in
-    // order, so that the first one later than `after` is the next.
+    // Earlier readings stand for instants up to `after`. From here on, readings stand for instants
+    // in order, so that the first one later than `after` is the next.
     let mut reading =
         after.with_timezone(&tz).naive_local().trunc_subsecs(0) - Duration::seconds(1);
     for _ in 0..STEPS_MAX {
@@ -121,7 +122,7 @@ mod tests {
         Zone::named(name).unwrap()
     }
 
-    /// The instants of a schedule from a moment on, as wall readings with offset.
+    /// The next instants of a schedule, as readings with offset.
     fn fires(text: &str, tz: Zone, from: &str, count: usize) -> Vec<String> {
         let schedule = Schedule::parse(text).unwrap();
         let mut after: DateTime<Utc> = from.parse().unwrap();
@@ -177,7 +178,8 @@ mod tests {
                 "2026-10-31T00:00:00Z",
                 ["10-31 01:30-04:00", "11-01 01:30-04:00", "11-02 01:30-05:00"],
             ),
-            // By half an hour: forward at 02:00 to 02:30 on October 4th, back at 02:00 to 01:30 on April 5th.
+            // By half an hour: forward at 02:00 to 02:30 on October 4th, back at 02:00 to 01:30 on
+            // April 5th.
             (
                 "15 2 * * *",
                 lord_howe,
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_gap_swallows_fires_once() {
+    fn readings_in_a_gap_fire_once() {
         let expected =
             ["03-29 01:40+01:00", "03-29 03:00+02:00", "03-29 03:20+02:00", "03-29 03:40+02:00"];
         assert_eq!(
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_hours_ignores_the_repeated_hour() {
+    fn schedules_that_name_hours_ignore_the_repeated_hour() {
         let expected = ["10-25 02:40+02:00", "10-25 03:00+01:00", "10-25 03:20+01:00"];
         assert_eq!(
             fires("*/20 1-3 * * *", zone("Europe/Berlin"), "2026-10-25T00:20:00Z", 3),
@@ -328,7 +330,8 @@ mod tests {
                         .map(|(instant, _)| *instant)
                         .collect()
                 } else {
-                    // Each reading that is named, at the first instant that shows it or a later one.
+                    // Each reading that is named, at the first instant that shows it or a later
+                    // one.
                     (0..38 * 60)
                         .map(|minute| walls[0].1 + Duration::minutes(minute))
                         .filter(named)

@@ -41,7 +41,7 @@ fn the_begin_belongs_to_it_and_the_end_does_not() {
     );
     holds("8:00-9:00", &[("2026-05-13 08:00:00", true), ("2026-05-13 09:00:00", false)]);
     holds("22:00-24:00", &[("2026-05-13 23:59:59.999", true), ("2026-05-14 00:00:00", false)]);
-    // The same, said otherwise.
+    // Other notations.
     holds("22:00-00:00", &[("2026-05-13 23:59:59.999", true), ("2026-05-14 00:00:00", false)]);
     holds("00:00-24:00", &[("2026-05-13 00:00:00", true), ("2026-05-13 23:59:59.999", true)]);
 }
@@ -230,7 +230,7 @@ fn any_one_of_several_is_enough() {
 }
 
 #[test]
-fn what_is_refused_names_the_part() {
+fn refusals_name_the_part() {
     let hours =
         "hours from 00 to 23 and minutes from 00 to 59, as \"22:00\" (24:00 only as an end)";
     for (text, expected) in [
@@ -247,7 +247,8 @@ fn what_is_refused_names_the_part() {
         ("10pm-6:00am", "in the time (\"10pm\")"),
         (
             "08:00-08:00",
-            "an end other than the begin, or \"00:00-24:00\" for a whole day, in the times (\"08:00-08:00\")",
+            "an end other than the begin, or \"00:00-24:00\" for a whole day, in the times \
+             (\"08:00-08:00\")",
         ),
         ("00:00-00:00", "an end other than the begin"),
         ("22:00", "a begin and an end, as \"22:00-06:00\", in the times (\"22:00\")"),
@@ -263,7 +264,8 @@ fn what_is_refused_names_the_part() {
         ),
         (
             "2026-02-30",
-            "a day that exists, as \"2026-12-24\", or as \"12-24\" for every year, in the date (\"2026-02-30\")",
+            "a day that exists, as \"2026-12-24\", or as \"12-24\" for every year, in the date \
+             (\"2026-02-30\")",
         ),
         ("2027-02-29", "in the date (\"2027-02-29\")"),
         ("02-30", "in the date (\"02-30\")"),
