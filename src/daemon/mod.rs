@@ -92,6 +92,7 @@ pub async fn run(
     reload::log_warnings(&loaded.warnings);
     let (_signals, mut signals) = Signals::listen().map_err(Fatal::internal("handle signals"))?;
     let metrics = Arc::new(Metrics::new().map_err(Fatal::internal("register metrics"))?);
+    metrics.set_reloaded();
 
     let listener = http::bind(config.http.listen).await?;
     let address =
@@ -131,8 +132,17 @@ pub async fn run(
         "pgsteward started"
     );
 
-    let reloader =
-        Reloader::new(read, log, &config, Arc::clone(&metrics), authenticator, tls, address);
+    let reloader = Reloader {
+        read,
+        log,
+        notices: AuditNotices::default(),
+        metrics: Arc::clone(&metrics),
+        authenticator,
+        tls,
+        address,
+        started_with: config.clone(),
+        last_read: config.clone(),
+    };
     let mut daemon =
         Daemon { reloader, systemd, metrics, readiness, tasks, boards, databases, closing };
     let (mut server, mut pipelines) = (None, Vec::new());

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use chrono::Utc;
 use tokio::sync::watch;
 
 use super::AuditNotices;
@@ -19,44 +18,21 @@ use crate::telemetry::Metrics;
 use crate::telemetry::log::LogHandle;
 
 pub(super) struct Reloader<R> {
+    pub(super) read: R,
+    pub(super) log: LogHandle,
     pub(super) notices: AuditNotices,
-    read: R,
-    log: LogHandle,
-    metrics: Arc<Metrics>,
-    authenticator: Arc<Authenticator>,
-    tls: Option<Arc<Tls>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) authenticator: Arc<Authenticator>,
+    pub(super) tls: Option<Arc<Tls>>,
     /// The address of the listener.
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// The configuration at the start. Keys that need a restart are compared with it.
-    started_with: Config,
+    pub(super) started_with: Config,
     /// The configuration of the last reload. The audited changes are the differences to it.
-    last_read: Config,
+    pub(super) last_read: Config,
 }
 
 impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
-    pub(super) fn new(
-        read: R,
-        log: LogHandle,
-        config: &Config,
-        metrics: Arc<Metrics>,
-        authenticator: Arc<Authenticator>,
-        tls: Option<Arc<Tls>>,
-        address: SocketAddr,
-    ) -> Reloader<R> {
-        set_reload_time(&metrics);
-        Reloader {
-            notices: AuditNotices::default(),
-            read,
-            log,
-            metrics,
-            authenticator,
-            tls,
-            address,
-            started_with: config.clone(),
-            last_read: config.clone(),
-        }
-    }
-
     /// Reads the configuration again and publishes it to the pipelines.
     pub(super) async fn reload(&mut self, publish: &watch::Sender<Arc<Config>>) {
         self.reload_certificate().await;
@@ -79,8 +55,7 @@ impl<R: Fn() -> Result<Loaded, Problems>> Reloader<R> {
             }
         }
         self.adopt(loaded, publish);
-        self.metrics.config_last_reload_successful.set(1);
-        set_reload_time(&self.metrics);
+        self.metrics.set_reloaded();
     }
 
     fn reject(&self, notice: &AuditNotice) {
@@ -123,8 +98,4 @@ pub(super) fn log_warnings(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!(warning, "configuration");
     }
-}
-
-fn set_reload_time(metrics: &Metrics) {
-    metrics.config_last_reload_success_timestamp_seconds.set(Utc::now().timestamp() as f64);
 }

@@ -11,6 +11,7 @@
 
 mod family;
 
+use chrono::Utc;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, TextEncoder,
@@ -197,6 +198,12 @@ impl Metrics {
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics.config_last_reload_successful.set(1);
         Ok(metrics)
+    }
+
+    /// Records that the configuration was loaded now.
+    pub fn set_reloaded(&self) {
+        self.config_last_reload_successful.set(1);
+        self.config_last_reload_success_timestamp_seconds.set(Utc::now().timestamp() as f64);
     }
 
     /// Every declared family, also those that have no series yet.
