@@ -22,6 +22,8 @@
 
 // Where SQL's statements begin and end.
 pub mod sql;
+// The bundled migration sets, each with a manifest of the work that its tables need.
+pub mod sets;
 // What an operator may say, checked whole before anything happens.
 pub mod config;
 // Logs and pgsteward's own metrics.

@@ -10,6 +10,7 @@ use pgsteward::config::{self, Config, Secret, SecretSource};
 use pgsteward::db::{Database, Purpose, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::migrate::{self, source};
+use pgsteward::sets::STEWARD;
 use pgsteward::store::audit_rows;
 use pgsteward::telemetry::Metrics;
 
@@ -50,7 +51,7 @@ async fn place(ground: &Ground, name: &str) -> (Arc<Database>, TestClient, Strin
         &Tasks::new(),
         &Arc::new(Metrics::new().expect("metrics")),
     );
-    let sets = [source::bundled(source::STEWARD).expect("the set is bundled")];
+    let sets = [source::bundled(&STEWARD)];
     let options = migrate::Options::new(&Config::default().migrations, "bench");
     migrate::up(&db, &sets, &options).await.unwrap_or_else(|error| panic!("migrate: {error}"));
     (db, ground.client(name).await, url)

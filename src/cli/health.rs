@@ -105,11 +105,11 @@ async fn read_kept(
     let mismatches = migrated.mismatches.into_iter().chain(waiting).collect();
     let inputs = Inputs {
         schema: Some(Schema { mismatches, ..Schema::default() }),
-        partitions: measure::partitions_needed(migrated.zentry),
+        partitions: measure::partitions_needed(&migrated.sets),
         jobs: Some(jobs(db).await?),
         audit: Some(audit(db).await?),
     };
-    Ok(Some((inputs, measure::watched(migrated.zentry))))
+    Ok(Some((inputs, measure::watched(&migrated.sets))))
 }
 
 async fn jobs(db: &Database) -> Result<Jobs, db::Error> {

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Exit, Opened, Selection, Session, actor, print, print_json, say};
 use crate::db::Purpose;
 use crate::migrate::{self, Options, Target, plan::Line, source, source::Set, undo::Undo};
+use crate::sets::STEWARD;
 
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
@@ -224,11 +225,8 @@ impl Down {
         if let Some(name) = &self.set {
             return Ok(name.clone());
         }
-        let names: Vec<&str> = sets
-            .iter()
-            .map(|set| set.name.as_str())
-            .filter(|name| *name != source::STEWARD)
-            .collect();
+        let names: Vec<&str> =
+            sets.iter().map(|set| set.name.as_str()).filter(|name| *name != STEWARD.name).collect();
         match names.as_slice() {
             [name] => Ok((*name).to_owned()),
             _ => {

@@ -10,6 +10,7 @@ use super::schedule::Kind;
 use super::tree::Node;
 use super::value::print_duration;
 use super::{Builtin, Config, Job};
+use crate::sets;
 
 pub(super) use database::databases;
 
@@ -104,14 +105,16 @@ pub(super) fn contradictions(config: &Config, tree: &Node) -> Findings {
         ("migrations", "lock_timeout", migrations.lock_timeout),
         |duration| print_duration(*duration),
     );
-    if migrations.sets.iter().any(|set| set == "zentry")
-        && migrations.search_path.trim() != "public"
-    {
+    let sets = migrations.sets.iter().filter_map(|name| sets::find(name));
+    for set in sets.filter(|set| migrations.search_path.trim() != set.schema) {
         findings.contradiction(
             tree,
             &[&["migrations", "search_path"]],
             format!("{:?}", migrations.search_path),
-            "\"public\", where the set \"zentry\" creates its tables and its jobs look for them",
+            format!(
+                "{:?}, where the set {:?} creates its tables and its jobs look for them",
+                set.schema, set.name
+            ),
         );
     }
     staleness(&mut findings, config, tree);

@@ -12,6 +12,7 @@ use super::read::{Fault, Section, any_text, quote};
 use super::table::{Key, Table, table, words};
 use super::value::{DAY, GIB, HOUR, KIB, MIB, MILLISECOND, MINUTE, SECOND};
 use super::{Auth, Cidr, Job, Jobs, SecretSource, SqlWork, auth};
+use crate::sets;
 
 /// The database that `[database]` and `DATABASE_URL` describe.
 pub const MAIN: &str = "main";
@@ -20,8 +21,6 @@ pub(super) const IDENTIFIER_MAX: usize = 63;
 /// A hundred years: more than any retention means, less than what overflows a date.
 pub(super) const KEEP_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 
-/// The bundled application sets.
-const SETS: [&str; 1] = ["zentry"];
 /// The form of the name of a user's table or view, for error messages.
 const QUALIFIED: &str = r#"a name with its schema, such as "public.events""#;
 const ADDRESS: &str =
@@ -329,6 +328,20 @@ table! {
     }
 }
 
+impl Retention {
+    /// How long the rows of a bundled set's table are kept, by the key that its manifest names.
+    /// `None` if there is no such key.
+    pub fn keep(&self, key: &str) -> Option<Duration> {
+        Some(match key {
+            "audit_logs" => self.audit_logs.max(self.min_keep),
+            "system_health" => self.system_health,
+            "connection_metrics" => self.connection_metrics,
+            "vm_metrics" => self.vm_metrics,
+            _ => return None,
+        })
+    }
+}
+
 /// `[retention.tables."schema.table"]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetentionTable {
@@ -456,10 +469,12 @@ pub(super) fn connection_string(text: &str) -> Result<&str, Fault> {
 }
 
 fn bundled_set(set: &str) -> Result<(), Fault> {
-    if SETS.contains(&set) {
+    let names: Vec<&str> = sets::optional().map(|set| set.name).collect();
+    if names.contains(&set) {
         return Ok(());
     }
-    Err(Fault::expected(r#"the only bundled set, "zentry""#).near(set, SETS))
+    let expected = format!("the name of a bundled set ({})", names.join(", "));
+    Err(Fault::expected(expected).near(set, names))
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, Fault> {

@@ -27,13 +27,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::{Builtin, Config, Job, JobName, Work};
+use crate::config::{Builtin, Config, Job, JobName, Mode, Work};
 use crate::db::{Conn, Database, Error, Tx, TxFuture, TxOptions};
+use crate::sets::{Manifest, STEWARD};
 use crate::store::requests::{self, RunOptions};
 use crate::store::runs;
 
 use crate::telemetry::Metrics;
 use progress::Progresses;
+
+/// The applied sets whose tables the mode permits jobs to change: in mode `observe`, only
+/// pgsteward's own.
+fn maintained(
+    config: &Config,
+    sets: &[&'static Manifest],
+) -> impl Iterator<Item = &'static Manifest> {
+    let all = config.mode != Mode::Observe;
+    sets.iter().copied().filter(move |set| all || set.name == STEWARD.name)
+}
 
 /// Everything a job works with.
 pub struct Context<'a> {
@@ -50,8 +61,8 @@ pub struct Context<'a> {
     pub deadline: Instant,
     /// Cancelled on shutdown: finish the batch, then return [`Report::stopped`].
     pub stop: CancellationToken,
-    /// Whether the history says that the bundled set `zentry` is applied here.
-    pub zentry: bool,
+    /// The bundled sets that are applied to the database.
+    pub sets: &'a [&'static Manifest],
     /// The job's name, and its configuration as it was claimed.
     pub job: &'a JobName,
     pub spec: &'a Job,

@@ -8,26 +8,22 @@
 use serde_json::json;
 
 use super::attempts::{Failures, LOCK_TIMEOUT, LockAttempts, short};
-use super::{Context, Report};
-use crate::config::Mode;
+use super::{Context, Report, maintained};
 use crate::db::{Error, Kind, quote_ident};
 use crate::observe::tables::identity;
 use crate::observe::tables::partitions::{Partition, ahead, pending};
 use crate::observe::tables::relation::{Relation, find};
+use crate::sets::PartitionedTable;
 use crate::store;
-use crate::store::partitions::{EnsureResult, ManagedTable};
+use crate::store::partitions::EnsureResult;
 
-/// Makes partitions ahead for pgsteward's tables; where it may maintain, also for the bundled set's if that
-/// is applied.
+/// Creates partitions ahead of time for pgsteward's tables and, outside mode `observe`, for those of
+/// the bundled sets that are applied.
 pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
-    let theirs = ctx.zentry && ctx.config.mode != Mode::Observe;
-    let tables = store::partitions::OWN_TABLES
-        .into_iter()
-        .chain(theirs.then_some(store::partitions::VM_METRICS));
-    for table in tables {
+    for table in maintained(ctx.config, ctx.sets).flat_map(|set| set.partitioned) {
         if ctx.stopping() {
             report.stopped = true;
             break;
@@ -47,7 +43,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
 }
 
 /// Returns how many partitions were made, and how many there are now beyond the current one.
-async fn supply(ctx: &mut Context<'_>, table: ManagedTable) -> Result<(i32, i64), Error> {
+async fn supply(ctx: &mut Context<'_>, table: &PartitionedTable) -> Result<(i32, i64), Error> {
     let options = short(ctx).read_only();
     let interrupted = ctx
         .conn
@@ -85,7 +81,7 @@ async fn supply(ctx: &mut Context<'_>, table: ManagedTable) -> Result<(i32, i64)
     Ok((made.created, ahead))
 }
 
-async fn make(ctx: &mut Context<'_>, table: ManagedTable) -> Result<EnsureResult, Error> {
+async fn make(ctx: &mut Context<'_>, table: &PartitionedTable) -> Result<EnsureResult, Error> {
     let mut attempts = LockAttempts::new();
     loop {
         let options = short(ctx).lock_timeout(LOCK_TIMEOUT);

@@ -3,12 +3,13 @@
 use crate::config::{Builtin, Config, Mode, SqlWork, Work};
 use crate::db::{Conn, Error};
 use crate::observe::privileges::{self, MissingPrivilege};
+use crate::sets::Manifest;
 
 /// Everything that is lacking, each with what mends it. Changes nothing.
 pub async fn lacks(
     conn: &Conn,
     config: &Config,
-    zentry: bool,
+    sets: &[&Manifest],
 ) -> Result<Vec<MissingPrivilege>, Error> {
     let enabled = |job| config.mode == Mode::Maintain && config.jobs.enabled(job).is_some();
     let mut lacks = privileges::measurements(conn).await?;
@@ -16,8 +17,8 @@ pub async fn lacks(
         lacks.extend(privileges::vacuum(conn, &config.vacuum.schemas_exclude).await?);
     }
     if enabled(Builtin::Refresh) {
-        let own = zentry.then(|| super::refresh::ZENTRY_VIEW.to_owned());
-        let views: Vec<String> = config.refresh.views.iter().cloned().chain(own).collect();
+        let views = super::refresh::configured(config, sets);
+        let views: Vec<String> = views.into_iter().map(str::to_owned).collect();
         lacks.extend(privileges::refresh(conn, &views).await?);
     }
     if enabled(Builtin::Retention) {

@@ -23,11 +23,9 @@ use super::{Context, Report, acts};
 use crate::config::{Builtin, Config, Mode};
 use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::observe::tables::views::{SourceState, View, find, source_state};
+use crate::sets::Manifest;
 use crate::store;
 use crate::store::requests::RunOptions;
-
-/// The view of the bundled application set.
-pub(super) const ZENTRY_VIEW: &str = "public.user_statistics";
 
 /// What a later run must know of the last refresh of a view; kept in the run's detail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,14 +34,14 @@ struct Refreshed {
     refreshed_at: DateTime<Utc>,
 }
 
-/// Refreshes the bundled set's view, where it is applied, and those of the configuration.
+/// Refreshes the views of the applied sets and those of the configuration.
 pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut report = Report::default();
     if ctx.config.mode == Mode::Observe {
         report.skipped = Some("mode = observe: nothing of the user's is refreshed".to_owned());
         return Ok(report);
     }
-    let mut views = configured(ctx.config, ctx.zentry);
+    let mut views = configured(ctx.config, ctx.sets);
     views.retain(|view| ctx.options.covers(view));
     if views.is_empty() {
         let why =
@@ -105,17 +103,12 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// The bundled set's view, where it is applied, and those of the configuration.
-pub fn configured(config: &Config, zentry: bool) -> Vec<&str> {
-    let mut views: Vec<&str> = zentry.then_some(ZENTRY_VIEW).into_iter().collect();
-    views.extend(
-        config
-            .refresh
-            .views
-            .iter()
-            .map(String::as_str)
-            .filter(|view| !(zentry && *view == ZENTRY_VIEW)),
-    );
+/// Returns the views of the applied sets, then those of the configuration.
+pub fn configured<'a>(config: &'a Config, sets: &[&Manifest]) -> Vec<&'a str> {
+    let mut views: Vec<&str> = sets.iter().flat_map(|set| set.views).copied().collect();
+    let more = config.refresh.views.iter().map(String::as_str);
+    let more: Vec<&str> = more.filter(|view| !views.contains(view)).collect();
+    views.extend(more);
     views
 }
 
@@ -135,13 +128,13 @@ pub struct Planned {
 pub async fn plan(
     tx: &Tx<'_>,
     config: &Config,
-    zentry: bool,
+    sets: &[&Manifest],
     options: &RunOptions,
 ) -> Result<Vec<Planned>, Error> {
     let last =
         store::run_history::last_detail(tx, Builtin::Refresh.as_str()).await?.unwrap_or_default();
     let mut planned = Vec::new();
-    for name in configured(config, zentry).into_iter().filter(|view| options.covers(view)) {
+    for name in configured(config, sets).into_iter().filter(|view| options.covers(view)) {
         let (schema, relation) = name.split_once('.').unwrap_or(("public", name));
         let mut one =
             Planned { object: name.to_owned(), refresh: false, why: String::new(), skipped: None };

@@ -22,6 +22,7 @@ use super::source::Migration;
 use super::undo::Undo;
 use super::{Error, ErrorKind, Options, plan};
 use crate::db::{self, Conn, Database, Kind, Purpose, Route, quote_ident, quote_literal};
+use crate::sets;
 use crate::sql;
 use crate::store::{audit, schema_migrations};
 
@@ -162,13 +163,13 @@ fn open(options: &Options) -> String {
 
 /// pgsteward's own set names every object with its schema, and runs as whoever connects.
 fn settings(set: &str, options: &Options) -> String {
-    if set == super::source::STEWARD {
+    if set == sets::STEWARD.name {
         return String::new();
     }
     let role = match &options.role {
         Some(role) => {
-            // Only the owner of pgsteward's schema can give what the bundled set calls.
-            let grants = if set == super::source::ZENTRY {
+            // Only the owner of pgsteward's schema can grant what a bundled set calls.
+            let grants = if sets::find(set).is_some() {
                 schema_migrations::grant_to_author_sql(role)
             } else {
                 String::new()

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::db::{self, Conn, Database, Kind, Purpose};
+use crate::sets::{self, STEWARD};
 use crate::store::schema_migrations::{self, AppliedMigration};
 
 use apply::Worker;
@@ -82,19 +83,15 @@ impl Outcome {
 
 /// The sets that the configuration names, pgsteward's own first. In `observe` mode only that one.
 pub fn configured_sets(config: &config::Config) -> Result<Vec<Set>, Error> {
-    let mut names = vec![source::STEWARD];
+    let mut sets = vec![source::bundled(&STEWARD)];
     if config.mode == config::Mode::Maintain {
-        names.extend(config.migrations.sets.iter().map(String::as_str));
-    }
-    let mut sets = Vec::with_capacity(names.len() + 1);
-    for name in names {
-        let set = source::bundled(name).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Source,
-                format!("there is no bundled set {name:?}; wanted \"zentry\""),
-            )
-        })?;
-        sets.push(set);
+        for name in &config.migrations.sets {
+            let set = sets::find(name).ok_or_else(|| {
+                let message = format!("expected the name of a bundled set, found {name:?}");
+                Error::new(ErrorKind::Source, message)
+            })?;
+            sets.push(source::bundled(set));
+        }
     }
     if config.mode == config::Mode::Maintain
         && let Some(dir) = &config.migrations.dir

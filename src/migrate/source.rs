@@ -12,12 +12,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::markers::{self, Direction};
+use crate::sets::Manifest;
 use crate::sql::{self, RefusalReason};
 
-/// The set of pgsteward's own tables.
-pub const STEWARD: &str = "steward";
-/// The bundled application set.
-pub const ZENTRY: &str = "zentry";
 /// The set read from `migrations.dir` or `--dir`.
 pub const APP: &str = "app";
 
@@ -72,44 +69,20 @@ pub struct SourceError {
     pub problems: Vec<String>,
 }
 
-macro_rules! bundled {
-    ($set:literal: $($file:literal),* $(,)?) => {
-        &[$((
-            concat!($file, ".sql"),
-            include_str!(concat!("../../migrations/", $set, "/", $file, ".sql")),
-            include_str!(concat!("../../migrations/", $set, "/", $file, ".down.sql")),
-        )),*]
-    };
-}
-
-type Bundled = &'static [(&'static str, &'static str, &'static str)];
-
-const STEWARD_FILES: Bundled = bundled!("steward": "001_ledger", "002_health", "003_audit", "004_row_audit", "005_audit_seals", "006_idempotency");
-const ZENTRY_FILES: Bundled = bundled!("zentry": "001_initial_schema", "002_add_indexes_and_constraints", "003_add_audit_and_logging");
-
-/// A set that the binary carries.
-pub fn bundled(name: &str) -> Option<Set> {
-    let files = match name {
-        STEWARD => STEWARD_FILES,
-        ZENTRY => ZENTRY_FILES,
-        _ => return None,
-    };
-    let migrations = files
+/// Returns the migrations of a bundled set.
+pub fn bundled(set: &Manifest) -> Set {
+    let migrations = set
+        .files
         .iter()
-        .filter_map(|(file, up, down)| {
-            let (version, rest) = split_name(file)?;
-            let label = format!("{name}/{file}");
-            Some(Migration::new(
-                name,
-                version,
-                rest.trim_end_matches(".sql"),
-                label,
-                (*up).to_owned(),
-                Some((*down).to_owned()),
-            ))
+        .filter_map(|file| {
+            let (version, rest) = split_name(file.name)?;
+            let name = rest.trim_end_matches(".sql");
+            let label = format!("{}/{}", set.name, file.name);
+            let down = Some(file.down.to_owned());
+            Some(Migration::new(set.name, version, name, label, file.up.to_owned(), down))
         })
         .collect();
-    Some(Set { name: name.to_owned(), migrations })
+    Set { name: set.name.to_owned(), migrations }
 }
 
 /// Reads a folder as the set `name`. Files that do not end in `.sql` are left alone.
@@ -376,10 +349,10 @@ mod tests {
 
     #[test]
     fn the_binary_carries_every_file_of_the_folders() {
-        for name in [STEWARD, ZENTRY] {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(name);
-            let on_disk = read_dir(name, &folder).unwrap();
-            let carried = bundled(name).unwrap();
+        for set in crate::sets::BUNDLED {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(set.name);
+            let on_disk = read_dir(set.name, &folder).unwrap();
+            let carried = bundled(set);
             let list = |set: &Set| {
                 set.migrations
                     .iter()

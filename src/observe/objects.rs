@@ -3,21 +3,7 @@
 use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error};
-
-/// An object by its qualified name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Object {
-    /// A table, partitioned or not.
-    Table(&'static str),
-    /// A view, materialized or not.
-    View(&'static str),
-    /// A function with any arguments.
-    Function(&'static str),
-    /// A valid unique index.
-    UniqueIndex(&'static str),
-    /// A trigger that is not disabled, `schema.table.trigger`.
-    Trigger(&'static str),
-}
+use crate::sets::Object;
 
 /// Returns the objects that do not exist, have another kind, or are invalid or disabled, in order.
 pub async fn missing(conn: &Conn, expected: &[Object]) -> Result<Vec<String>, Error> {

@@ -8,6 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::config::{Builtin, Config, JobName, ON_TIME};
 use crate::db::Error;
+use crate::sets::Manifest;
 use crate::store::claims::{ClaimKind, ClaimRequest, ClaimResult, SkipReason, Verdict};
 use crate::store::runs::RunState;
 
@@ -43,8 +44,8 @@ pub struct Dispatcher {
 #[derive(Debug, Clone, Copy)]
 pub struct DispatchContext<'a> {
     pub config: &'a Arc<Config>,
-    /// Whether the bundled set is applied.
-    pub zentry: bool,
+    /// The bundled sets that are applied.
+    pub sets: &'a [&'static Manifest],
     /// Whether this instance is paused by its local file; of the flag in the database each claim knows.
     pub paused: bool,
     /// Leases are to be looked after then; what is left stays due for the next round.
@@ -235,7 +236,7 @@ impl Dispatcher {
                     epoch: run.epoch,
                     lag: (self.now() - run.due_at - offset).to_std().unwrap_or_default(),
                     config: Arc::clone(now.config),
-                    zentry: now.zentry,
+                    sets: now.sets.to_vec(),
                 };
                 if !manual && order.lag > ON_TIME {
                     let labels = [self.target(), job.as_str()];

@@ -22,7 +22,8 @@ use crate::config::{Config, Job, JobName};
 use crate::db::retry::Backoff;
 use crate::db::{Database, Error, Kind, Purpose, Tx, TxOptions};
 use crate::lifecycle::Tasks;
-use crate::migrate::{self, plan::State, source};
+use crate::migrate::{self, plan::State};
+use crate::sets::Manifest;
 use crate::store::claims::{self, ClaimKind, ClaimRequest, Claimer, Run, Verdict};
 use crate::store::overview::{self, OpenRun};
 use crate::store::pauses::{self, ALL_JOBS, Pause};
@@ -82,8 +83,8 @@ pub enum Outcome {
 
 /// Runs it, unless something speaks against it. Cancelling `stop` cancels the run on the server.
 pub async fn run(wish: RunRequest<'_>, stop: CancellationToken) -> Result<Outcome, Error> {
-    let zentry = match migrated(wish.db, wish.config).await? {
-        Ok(zentry) => zentry,
+    let sets = match migrated(wish.db, wish.config).await? {
+        Ok(sets) => sets,
         Err(pending) => return Ok(Outcome::NotMigrated { pending }),
     };
     let mut local = pause::Pause::default();
@@ -121,15 +122,18 @@ pub async fn run(wish: RunRequest<'_>, stop: CancellationToken) -> Result<Outcom
         epoch: run.epoch,
         lag: Duration::ZERO,
         config: Arc::clone(wish.config),
-        zentry,
+        sets,
     };
     runner.start(order, lane);
     see_through(&runner, &ledger, run.id, wish.actor, stop).await;
     flush_on_stop(&wish, &ledger, run.id).await
 }
 
-/// Whether the bundled set is applied; or what is not applied that should be.
-async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<String>>, Error> {
+/// The bundled sets that are applied; or what is not applied that should be.
+async fn migrated(
+    db: &Database,
+    config: &Config,
+) -> Result<Result<Vec<&'static Manifest>, Vec<String>>, Error> {
     let failed = |error: migrate::Error| {
         Error::new(
             error.db_kind().unwrap_or(Kind::Config),
@@ -146,7 +150,7 @@ async fn migrated(db: &Database, config: &Config) -> Result<Result<bool, Vec<Str
         return Ok(Err(pending));
     }
     let conn = db.acquire(Purpose::Migrate).await?;
-    Ok(Ok(schema_migrations::has_set(&conn, source::ZENTRY).await?))
+    Ok(Ok(schema_migrations::bundled_sets(&conn).await?))
 }
 
 /// Where no instance observes, nobody else ends what a dead one has left in the job's slot.

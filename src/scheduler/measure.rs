@@ -20,7 +20,7 @@ use crate::jobs::probe::{self, Probe, ProbeState};
 use crate::jobs::sample;
 use crate::jobs::writer::Destination;
 use crate::observe::WatchedTable;
-use crate::store::partitions::{ManagedTable, OWN_TABLES, VM_METRICS};
+use crate::sets::{Manifest, PartitionedTable};
 
 use super::runner::Runner;
 
@@ -37,8 +37,8 @@ pub struct MonitorContext {
     /// Whether rows that cannot be written now are kept until they can: not where there is no schema
     /// to wait for.
     pub keeps: bool,
-    /// Whether the bundled set is applied.
-    pub zentry: bool,
+    /// The bundled sets that are applied.
+    pub sets: Vec<&'static Manifest>,
     /// How the migrations stand; absent until they were looked at.
     pub schema: Option<Schema>,
     /// By whom all jobs are paused, when they are.
@@ -148,7 +148,7 @@ impl Measurements {
                 let _ = sample::run(&to, runner.ledger.instance(), &mut state).await;
                 state.stand_down(&runner.metrics, runner.db.name());
             }
-            let watched = watched(context.zentry);
+            let watched = watched(&context.sets);
             let probe = Probe {
                 db: &runner.db,
                 board: &board,
@@ -233,7 +233,7 @@ impl Measurements {
                 standing.warnings.iter().map(|warning| format!("{}: {warning}", name.as_str())),
             );
         }
-        let partitions = partitions_needed(context.zentry);
+        let partitions = partitions_needed(&context.sets);
         Inputs {
             schema: context.schema.clone(),
             partitions: if context.writable { partitions } else { Vec::new() },
@@ -253,21 +253,21 @@ fn destination<'a>(
     Destination { db: &runner.db, metrics: &runner.metrics, writable, keeps, skew, bound }
 }
 
-fn supplied(zentry: bool) -> impl Iterator<Item = ManagedTable> {
-    OWN_TABLES.into_iter().chain(zentry.then_some(VM_METRICS))
+fn partitioned(sets: &[&'static Manifest]) -> impl Iterator<Item = &'static PartitionedTable> {
+    sets.iter().flat_map(|set| set.partitioned)
 }
 
 /// How many partitions ahead the tables need. One less than the job makes: at the turn of a day there
 /// is one less until it runs again.
-pub fn partitions_needed(zentry: bool) -> Vec<PartitionsNeeded> {
-    supplied(zentry)
+pub fn partitions_needed(sets: &[&'static Manifest]) -> Vec<PartitionsNeeded> {
+    partitioned(sets)
         .map(|table| PartitionsNeeded { table: table.name(), ahead: i64::from(table.ahead - 1) })
         .collect()
 }
 
 /// The partitioned tables to look at.
-pub fn watched(zentry: bool) -> Vec<WatchedTable> {
-    supplied(zentry)
+pub fn watched(sets: &[&'static Manifest]) -> Vec<WatchedTable> {
+    partitioned(sets)
         .map(|table| WatchedTable {
             schema: table.schema.to_owned(),
             table: table.table.to_owned(),

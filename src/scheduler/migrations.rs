@@ -5,6 +5,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::sets::Manifest;
+
 /// The current standing; changes can be waited for.
 #[derive(Debug)]
 pub struct Migrations(watch::Sender<MigrationStatus>);
@@ -29,9 +31,9 @@ pub struct MigrationStatus {
     pub failed: Option<String>,
     /// Edited files and missing objects.
     pub mismatches: Vec<String>,
-    /// Whether the history holds the bundled set.
+    /// The bundled sets that are applied.
     #[serde(skip)]
-    pub zentry: bool,
+    pub sets: Vec<&'static Manifest>,
     /// The last attempts that somebody asked for, oldest first.
     #[serde(skip)]
     pub asked: Vec<Attempt>,

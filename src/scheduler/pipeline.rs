@@ -19,6 +19,7 @@ use crate::db::retry::Backoff;
 use crate::db::{Database, Error, Kind, Purpose};
 use crate::health::{Board, Readiness};
 use crate::lifecycle::Tasks;
+use crate::sets;
 use crate::store::leases::Lease;
 use crate::store::runs::RunState;
 use crate::telemetry::Metrics;
@@ -275,9 +276,9 @@ impl Pipeline {
         if self.role.is_leader()
             && let Some(migrated) = self.schema.ready()
         {
-            let (zentry, paused, until) = (migrated.zentry, self.pause.is_here(), self.renew_at);
+            let (sets, paused, until) = (&migrated.sets, self.pause.is_here(), self.renew_at);
             self.dispatcher
-                .fire_due(DispatchContext { config: &self.config, zentry, paused, until })
+                .fire_due(DispatchContext { config: &self.config, sets, paused, until })
                 .await?;
         }
         Ok(())
@@ -451,7 +452,7 @@ impl Pipeline {
             observing: self.role.looks(),
             writable: migrated.is_some() && self.role.writes(),
             keeps: self.role != Role::Alone,
-            zentry: migrated.is_some_and(|migrated| migrated.zentry),
+            sets: migrated.map_or_else(|| sets::applied(&[]), |migrated| migrated.sets.clone()),
             schema: self.schema.standing(),
             paused: self.pause.by().map(str::to_owned),
             audit: self.trail.standing(),

@@ -28,6 +28,7 @@ use crate::db::retry::Backoff;
 use crate::db::{CancelOutcome, Database, Error, JobConn, Kind};
 use crate::jobs::{self, Context, Report};
 use crate::lifecycle::Tasks;
+use crate::sets::Manifest;
 use crate::store::requests::RunOptions;
 use crate::store::run_history::LastRun;
 use crate::store::runs::{Backend, FinishedRun, RunResult, RunState};
@@ -95,7 +96,8 @@ pub struct ClaimedRun {
     /// From when the run was to begin until now.
     pub lag: Duration,
     pub config: Arc<Config>,
-    pub zentry: bool,
+    /// The bundled sets that are applied.
+    pub sets: Vec<&'static Manifest>,
 }
 
 impl Runner {
@@ -526,7 +528,7 @@ async fn work(
         epoch: order.epoch,
         deadline,
         stop: runner.tasks.stopping(),
-        zentry: order.zentry,
+        sets: &order.sets,
         job: &order.job,
         spec: &order.spec,
         unfenced: false,

@@ -18,6 +18,7 @@ use crate::health::{self, Readiness};
 use crate::jobs;
 use crate::lifecycle::Tasks;
 use crate::migrate::{self, ErrorKind, UNTRUSTED, plan::State, source};
+use crate::sets::Manifest;
 use crate::store::schema_migrations;
 use crate::telemetry::Metrics;
 
@@ -83,8 +84,8 @@ enum Stage {
 pub struct Migrated {
     /// What this call applied: `set/version_name`.
     pub applied: Vec<String>,
-    /// Whether the history holds the bundled set.
-    pub zentry: bool,
+    /// The bundled sets that are applied.
+    pub sets: Vec<&'static Manifest>,
     /// Edited files and missing objects.
     pub mismatches: Vec<String>,
 }
@@ -315,7 +316,7 @@ impl Schema {
                     standing.state = migrations::Stage::Ready;
                     standing.failed = None;
                     standing.mismatches.clone_from(&migrated.mismatches);
-                    standing.zentry = migrated.zentry;
+                    standing.sets.clone_from(&migrated.sets);
                     standing.end(&migrated.applied, None);
                 });
                 self.stage = Stage::Ready(migrated);
@@ -429,16 +430,16 @@ async fn migrate(
     let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
     let (applied, mismatches) = (outcome.changed.len(), migrated.mismatches.len());
     tracing::info!(database = db.name(), applied, mismatches, took_ms, "the schema is up to date");
-    if let Err(error) = tell_lacks(&db, &config, migrated.zentry).await {
+    if let Err(error) = tell_lacks(&db, &config, &migrated.sets).await {
         tracing::warn!(database = db.name(), error = %error, "what this role may not do could not be looked up");
     }
     Ok(migrated)
 }
 
 /// Says at start what the jobs will not be permitted, before they find out one by one.
-async fn tell_lacks(db: &Database, config: &Config, zentry: bool) -> Result<(), db::Error> {
+async fn tell_lacks(db: &Database, config: &Config, sets: &[&Manifest]) -> Result<(), db::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
-    for lack in jobs::privileges::lacks(&conn, config, zentry).await? {
+    for lack in jobs::privileges::lacks(&conn, config, sets).await? {
         tracing::warn!(
             database = db.name(),
             job = lack.job,
@@ -453,16 +454,14 @@ async fn tell_lacks(db: &Database, config: &Config, zentry: bool) -> Result<(), 
 /// Looks whether what was applied is still there, and lists the `edited` files beside it. Changes nothing.
 pub async fn verify(db: &Database, edited: Vec<String>) -> Result<Migrated, migrate::Error> {
     let conn = db.acquire(Purpose::Migrate).await?;
-    let zentry = schema_migrations::has_set(&conn, source::ZENTRY).await?;
-    let applied: &[&str] =
-        if zentry { &[source::STEWARD, source::ZENTRY] } else { &[source::STEWARD] };
-    let missing = migrate::verify::missing_objects(&conn, applied).await?;
+    let sets = schema_migrations::bundled_sets(&conn).await?;
+    let missing = migrate::verify::missing_objects(&conn, &sets).await?;
     let mismatches = edited
         .into_iter()
         .map(|label| was_edited(&label))
         .chain(missing.into_iter().map(|object| format!("{object} is missing")))
         .collect();
-    Ok(Migrated { applied: Vec::new(), zentry, mismatches })
+    Ok(Migrated { applied: Vec::new(), sets, mismatches })
 }
 
 fn export(metrics: &Metrics, target: &str, sets: &[source::Set], lines: &[migrate::plan::Line]) {

@@ -6,9 +6,9 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio_postgres::types::Type;
 
 use crate::db::{Conn, Error, quote_ident, quote_literal};
+use crate::sets::{self, Manifest};
 
 /// One applied migration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -111,13 +111,14 @@ pub async fn read(conn: &Conn) -> Result<Vec<AppliedMigration>, Error> {
         .collect())
 }
 
-/// Whether the history names any migration of this set; false where there is no history.
-pub async fn has_set(conn: &Conn, set: &str) -> Result<bool, Error> {
-    if !exists(conn).await? {
-        return Ok(false);
+/// Returns the bundled sets that the history has a migration of, and always pgsteward's own.
+pub async fn bundled_sets(conn: &Conn) -> Result<Vec<&'static Manifest>, Error> {
+    const SQL: &str = "SELECT DISTINCT set_name FROM steward.schema_migrations";
+    let mut names = Vec::new();
+    if exists(conn).await? {
+        names = conn.read("read the applied migration sets", SQL, &[]).await?;
     }
-    const SQL: &str = "SELECT EXISTS (SELECT FROM steward.schema_migrations WHERE set_name = $1)";
-    Ok(conn.row("look up a migration set", SQL, &[(&set, Type::TEXT)]).await?.get(0))
+    Ok(sets::applied(&names))
 }
 
 /// What goes into the history for one file.
@@ -195,8 +196,8 @@ pub fn delete_sql(set: &str, version: i64) -> String {
     )
 }
 
-/// What a role that is not the owner of pgsteward's schema needs in order to apply the bundled set:
-/// it makes partitions and audits its tables.
+/// The statements that permit a role other than the owner of pgsteward's schema to apply a bundled
+/// set, which creates partitions and audits its tables.
 pub fn grant_to_author_sql(role: &str) -> String {
     format!(
         "SELECT steward.let_audit({}); GRANT EXECUTE ON FUNCTION steward.ensure_partitions TO {};",

@@ -9,6 +9,7 @@ use pgsteward::config::{self, Secret, SecretSource};
 use pgsteward::db::{Database, Error, Purpose, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::migrate::{self, source};
+use pgsteward::sets::STEWARD;
 use pgsteward::store::seals::Seal;
 use pgsteward::store::{audit, audit_rows};
 use pgsteward::telemetry::Metrics;
@@ -42,7 +43,7 @@ impl AuditFixture {
     }
 
     pub async fn migrate(&self) {
-        let sets = [source::bundled(source::STEWARD).unwrap()];
+        let sets = [source::bundled(&STEWARD)];
         let options = migrate::Options::new(&config::Config::default().migrations, "test");
         migrate::up(&self.db, &sets, &options).await.unwrap();
         // Removes the events that the migrations themselves recorded.

@@ -7,6 +7,7 @@ use pgsteward::config;
 use pgsteward::db::Database;
 use pgsteward::lifecycle::Tasks;
 use pgsteward::migrate::{self, source};
+use pgsteward::sets::BUNDLED;
 use pgsteward::telemetry::Metrics;
 use tokio_postgres::error::SqlState;
 
@@ -177,8 +178,7 @@ async fn migrate_template(url: &str) {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let tasks = Tasks::new();
     let db = Database::new("template", &config, 1, &tasks, &metrics);
-    let sets =
-        [source::STEWARD, source::ZENTRY].map(|set| source::bundled(set).expect("a bundled set"));
+    let sets = BUNDLED.map(source::bundled);
     let options = migrate::Options::new(&config::Config::default().migrations, "harness");
     migrate::up(&db, &sets, &options)
         .await

@@ -9,6 +9,7 @@ use pgsteward::jobs::progress::Progresses;
 use pgsteward::jobs::retention::{preview, targets};
 use pgsteward::jobs::{self, Context, Report};
 use pgsteward::lifecycle::Tasks;
+use pgsteward::sets::{self, Manifest};
 use pgsteward::store::requests::RunOptions;
 use pgsteward::telemetry::Metrics;
 use tokio::time::Instant;
@@ -48,7 +49,7 @@ impl Job {
 pub struct Bench {
     pub admin: TestClient,
     pub config: Config,
-    pub zentry: bool,
+    pub sets: Vec<&'static Manifest>,
     pub timeout: Duration,
     pub stop: CancellationToken,
     /// What the job believes to stand between.
@@ -66,7 +67,7 @@ impl Bench {
         Bench {
             admin: database.client().await,
             config: config(),
-            zentry: false,
+            sets: sets::applied(&[]),
             timeout: Duration::from_secs(60),
             stop: CancellationToken::new(),
             pooler: config::Pooler::None,
@@ -166,7 +167,7 @@ impl Bench {
             epoch: 1,
             deadline: Instant::now() + self.timeout,
             stop: self.stop.clone(),
-            zentry: self.zentry,
+            sets: &self.sets,
             job: &name,
             spec: &config.jobs.all[&name],
             unfenced: false,
@@ -204,7 +205,7 @@ impl Bench {
     pub async fn previews(&self) -> Vec<preview::Preview> {
         let db = self.open();
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
-        let targets = &targets::targets(&self.config, self.zentry);
+        let targets = &targets::targets(&self.config, &self.sets);
         let mut options = TxOptions::within(BOUND).read_only();
         options.prelude = "SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'; ".to_owned();
         conn.transaction(&options, |tx| {

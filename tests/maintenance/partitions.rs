@@ -2,6 +2,7 @@
 
 use pgsteward::config::Mode;
 use pgsteward::db::Kind;
+use pgsteward::sets::BUNDLED;
 
 use crate::bench::{Bench, Job};
 use crate::harness::BOUND;
@@ -44,7 +45,7 @@ async fn missing_partitions_are_made_and_counted() {
     assert_eq!(ahead(&bench, "steward.system_health"), 14);
     assert_eq!(ahead(&bench, "steward.audit_logs"), 3);
 
-    bench.zentry = true;
+    bench.sets = BUNDLED.to_vec();
     let report = bench.run(Job::Partitions).await.unwrap();
     assert_eq!(report.rows, 3, "{}", report.detail);
     assert_eq!(ahead(&bench, "public.vm_metrics"), 3);
@@ -54,7 +55,7 @@ async fn missing_partitions_are_made_and_counted() {
 #[tokio::test]
 async fn observing_makes_only_our_own() {
     let mut bench = Bench::new().await;
-    bench.zentry = true;
+    bench.sets = BUNDLED.to_vec();
     bench.config.mode = Mode::Observe;
     drop_ahead(&bench, "public.vm_metrics").await;
     drop_ahead(&bench, "steward.audit_logs").await;

@@ -2,6 +2,7 @@
 
 use pgsteward::config::Mode;
 use pgsteward::db::Kind;
+use pgsteward::sets::BUNDLED;
 
 use crate::bench::{Bench, Job};
 use crate::harness::{BOUND, wait_until};
@@ -122,7 +123,7 @@ async fn a_view_that_depends_on_more_than_its_tables_is_always_refreshed() {
 async fn the_bundled_view_is_refreshed_where_the_set_is_applied() {
     let mut bench = Bench::new().await;
     assert!(bench.run(Job::Refresh).await.unwrap().skipped.is_some());
-    bench.zentry = true;
+    bench.sets = BUNDLED.to_vec();
     let report = bench.run(Job::Refresh).await.unwrap();
     assert_eq!(report.rows, 1, "{}", report.detail);
     let again = bench.run(Job::Refresh).await.unwrap();

@@ -7,6 +7,7 @@ use pgsteward::config::{self, Mode, Secret, SecretSource};
 use pgsteward::db::{Database, Kind, Purpose, TxOptions};
 use pgsteward::lifecycle::Tasks;
 use pgsteward::observe::tables::pressure::{self, Pressure};
+use pgsteward::sets::BUNDLED;
 use pgsteward::telemetry::Metrics;
 
 use crate::bench::{Bench, DAY, Job};
@@ -519,7 +520,7 @@ async fn observing_purges_only_our_own() {
     let mut bench = Bench::new().await;
     events(&mut bench, 10).await;
     bench.config.mode = Mode::Observe;
-    bench.zentry = true;
+    bench.sets = BUNDLED.to_vec();
     bench
         .sql("INSERT INTO steward.audit_logs (created_at, action, source) VALUES ('2001-01-01', 'x', 'application')")
         .await;

@@ -1,6 +1,7 @@
 //! What files and history together allow, and what the commands print and return.
 
-use pgsteward::migrate::{source, verify};
+use pgsteward::migrate::verify;
+use pgsteward::sets;
 
 use super::harness::{Daemon, Setup, Template, TestDatabase};
 use super::{Folder, command, configured, database, migrate, pgsteward, up, versions};
@@ -145,7 +146,7 @@ async fn what_is_missing_of_the_schema_is_named() {
     let db = TestDatabase::create(Template::Migrated).await;
     let client = db.client().await;
     let library = database(&db.url());
-    let sets = [source::STEWARD, source::ZENTRY];
+    let sets = sets::BUNDLED;
     let missing = async || {
         let conn = library.acquire(pgsteward::db::Purpose::Migrate).await.unwrap();
         verify::missing_objects(&conn, &sets).await.unwrap()

@@ -2,6 +2,7 @@
 
 use pgsteward::config;
 use pgsteward::migrate::{self, Target, source};
+use pgsteward::sets::BUNDLED;
 
 use super::digest::{self, Digest};
 use super::harness::{Template, TestDatabase};
@@ -172,7 +173,7 @@ async fn every_bundled_version_is_undone_exactly() {
         )
         .await
         .unwrap();
-    let all = [source::bundled(source::STEWARD).unwrap(), source::bundled(source::ZENTRY).unwrap()];
+    let all = BUNDLED.map(source::bundled);
     // Each level: the sets up to one version more, as one release after the other would bring them.
     let mut levels = Vec::new();
     let mut sets = all.clone();

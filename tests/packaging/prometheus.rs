@@ -7,7 +7,7 @@ use std::process::Command;
 use chrono::{DateTime, Utc};
 use pgsteward::config::{Builtin, Http, Job};
 use pgsteward::db::Kind;
-use pgsteward::store::partitions::{OWN_TABLES, PartitionWidth, VM_METRICS};
+use pgsteward::sets::{BUNDLED, Period};
 use pgsteward::store::runs::RunState;
 use pgsteward::telemetry::metrics::{Family, Metrics};
 use serde_json::Value;
@@ -300,11 +300,11 @@ fn every_partitioned_table_is_watched_by_its_width() {
     let limit = |name: &str| -> i32 {
         text(&alert(name), "/expr").rsplit_once('<').unwrap().1.trim().parse().unwrap()
     };
-    for table in OWN_TABLES.into_iter().chain([VM_METRICS]) {
+    for table in BUNDLED.iter().flat_map(|set| set.partitioned) {
         let daily = ["system_health", "connection_metrics"].contains(&table.table);
         assert_eq!(
             daily,
-            table.every == PartitionWidth::Day,
+            table.period == Period::Day,
             "{}: see the table= in the alerts",
             table.name()
         );

@@ -11,6 +11,7 @@ use pgsteward::scheduler::RuntimeStatus;
 use pgsteward::scheduler::ledger::Ledger;
 use pgsteward::scheduler::runner::{ClaimedRun, Runner};
 use pgsteward::scheduler::worker_slots::WorkerSlots;
+use pgsteward::sets::applied;
 use pgsteward::telemetry::Metrics;
 use serde_json::Value;
 use uuid::Uuid;
@@ -143,7 +144,7 @@ pub fn order(url: &str, job: &str, id: Uuid, base: &Config) -> ClaimedRun {
     let name = JobName::new(JOB);
     let spec = read.jobs.all[&name].clone();
     let config = Arc::new(Config { mode: base.mode, ..read });
-    ClaimedRun { job: name, spec, id, epoch: 1, lag: Duration::ZERO, config, zentry: false }
+    ClaimedRun { job: name, spec, id, epoch: 1, lag: Duration::ZERO, config, sets: applied(&[]) }
 }
 
 /// A running row with the job's slot, as a claim makes them.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pgsteward::config::{Config, Mode, Pooler};
 use pgsteward::migrate::{self, source};
+use pgsteward::sets::STEWARD;
 use serde_json::json;
 
 use crate::harness::{BOUND, PrivateServer, wait_until};
@@ -71,7 +72,7 @@ async fn a_commit_that_nobody_confirmed_is_told_by_its_row() {
     let server = PrivateServer::start(&[]).await;
     let (db, runner) = stage::runner(&server.url(), Pooler::None);
     let options = migrate::Options::new(&Config::default().migrations, "test");
-    let set = source::bundled(source::STEWARD).unwrap();
+    let set = source::bundled(&STEWARD);
     migrate::up(&db, &[set], &options).await.unwrap_or_else(|error| panic!("{error}"));
     let admin = server.client().await;
     // Nobody confirms: the wait after the commit ends only with its session.

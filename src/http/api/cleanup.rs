@@ -115,7 +115,7 @@ impl Mutation for QueueCleanup {
 }
 
 fn configured(database: &ApiDatabase, config: &Config) -> Vec<Target> {
-    targets::targets(config, database.status.migrations.read().zentry)
+    targets::targets(config, &database.status.migrations.read().sets)
 }
 
 /// Whether what is wanted is permitted to this caller: keeping longer is anybody's who may clean up, keeping shorter

@@ -12,6 +12,7 @@ use crate::db::{Error, Kind, Tx, TxFuture, TxOptions};
 use crate::http::response::ok;
 use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::jobs::{refresh, vacuum};
+use crate::sets::Manifest;
 use crate::store::requests::RunOptions;
 
 /// So many objects may be named in one request.
@@ -47,8 +48,8 @@ pub async fn optimize(context: &Context<'_>) -> Result<Response, HttpError> {
     }
     let done = run_detached(context, move |state, ctx| async move {
         let database = state.databases.of(ctx.target.as_deref())?;
-        let zentry = database.status.migrations.read().zentry;
-        let (mode, jobs) = (config.mode, jobs(&body, &config, zentry));
+        let sets = database.status.migrations.read().sets;
+        let (mode, jobs) = (config.mode, jobs(&body, &config, &sets));
         ctx.execute(&database, &QueueOptimize { mode, jobs, options }).await
     })
     .await?;
@@ -81,8 +82,8 @@ pub fn check_names(tables: Option<&[String]>) -> Result<(), HttpError> {
 }
 
 /// The jobs that do what is wanted.
-fn jobs(body: &OptimizeBody, config: &Config, zentry: bool) -> Vec<Builtin> {
-    let views = refresh::configured(config, zentry);
+fn jobs(body: &OptimizeBody, config: &Config, sets: &[&Manifest]) -> Vec<Builtin> {
+    let views = refresh::configured(config, sets);
     let is_view = |name: &String| views.contains(&name.as_str());
     let (any_view, any_table) = match &body.tables {
         None => (!views.is_empty(), true),
@@ -158,7 +159,7 @@ async fn plan(
     body: &OptimizeBody,
     options: &RunOptions,
 ) -> Result<Response, HttpError> {
-    let zentry = database.status.migrations.read().zentry;
+    let sets = &database.status.migrations.read().sets;
     let mut conn = database.connection().await?;
     let within = TxOptions::within(database.db.query_timeout()).read_only();
     let read = conn.transaction(&within, |tx| {
@@ -169,7 +170,7 @@ async fn plan(
                 Vec::new()
             };
             let views = if body.refresh {
-                refresh::plan(tx, config, zentry, options).await?
+                refresh::plan(tx, config, sets, options).await?
             } else {
                 Vec::new()
             };

@@ -80,7 +80,7 @@ pub async fn run(ctx: &mut Context<'_>) -> Result<Report, Error> {
     let mut report = Report::default();
     let mut detail = serde_json::Map::new();
     let mut failures = Failures::default();
-    let all = targets::targets(ctx.config, ctx.zentry);
+    let all = targets::targets(ctx.config, ctx.sets);
     let targets = targets::wanted(all, &ctx.options, ctx.config.retention.min_keep);
     let covered: Vec<&targets::Target> =
         targets.iter().filter(|target| ctx.options.covers(&target.name())).collect();

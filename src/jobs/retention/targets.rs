@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::config::{Config, Mode};
+use crate::jobs::maintained;
+use crate::sets::Manifest;
 use crate::store::partitions::SCHEMA;
 use crate::store::requests::RunOptions;
 
@@ -45,21 +47,18 @@ pub fn wanted(mut targets: Vec<Target>, options: &RunOptions, min_keep: Duration
     targets
 }
 
-/// Our own tables; where pgsteward may maintain, also the bundled set's and those of the configuration.
-/// A table that the configuration names follows the configuration.
-pub fn targets(config: &Config, zentry: bool) -> Vec<Target> {
+/// The tables of the bundled sets that are applied and those of the configuration. In mode `observe`,
+/// only pgsteward's own. A table that the configuration names follows the configuration.
+pub fn targets(config: &Config, sets: &[&'static Manifest]) -> Vec<Target> {
     let keep = &config.retention;
-    let mut targets = vec![
-        Target::own(SCHEMA, "audit_logs", keep.audit_logs.max(keep.min_keep)),
-        Target::own(SCHEMA, "system_health", keep.system_health),
-        Target::own(SCHEMA, "connection_metrics", keep.connection_metrics),
-    ];
+    let rules = maintained(config, sets).flat_map(|set| set.retention);
+    let mut targets: Vec<Target> = rules
+        .filter_map(|rule| Some(Target::own(rule.schema, rule.table, keep.keep(rule.key)?)))
+        .collect();
     if config.mode == Mode::Observe {
         return targets;
     }
-    if zentry && !keep.tables.contains_key("public.vm_metrics") {
-        targets.push(Target::own("public", "vm_metrics", keep.vm_metrics));
-    }
+    targets.retain(|target| !keep.tables.contains_key(&target.name()));
     for (name, table) in &keep.tables {
         let (schema, relation) = name.split_once('.').unwrap_or(("public", name));
         targets.push(Target {
@@ -70,4 +69,18 @@ pub fn targets(config: &Config, zentry: bool) -> Vec<Target> {
         });
     }
     targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sets::BUNDLED;
+
+    #[test]
+    fn every_retention_rule_of_a_set_names_a_key() {
+        let keep = &Config::default().retention;
+        for rule in BUNDLED.iter().flat_map(|set| set.retention) {
+            assert!(keep.keep(rule.key).is_some(), "{rule:?}");
+        }
+    }
 }

@@ -33,8 +33,9 @@ use crate::config::{Config, Retention};
 use crate::db::{Database, Error, Fault, Kind, Purpose, TxOptions};
 use crate::health::spool::{Limits, Reason, Record, Table};
 use crate::health::{Recent, reason};
+use crate::sets::{Period, STEWARD};
 use crate::store::measurements::{InsertReport, MeasurementRow, insert, insert_accepted};
-use crate::store::partitions::{OWN_TABLES, PartitionWidth, ensure_from};
+use crate::store::partitions::ensure_from;
 use crate::telemetry::Metrics;
 
 use super::probe::within;
@@ -452,13 +453,13 @@ async fn make_partitions(
     rows: &[MeasurementRow],
     until: Instant,
 ) -> Result<Vec<String>, Error> {
-    let supplied = OWN_TABLES.into_iter().find(|own| own.table == table.as_str());
+    let supplied = STEWARD.partitioned.iter().find(|own| own.table == table.as_str());
     let oldest = rows.iter().map(MeasurementRow::created_at).min();
     let Some((supplied, oldest)) = supplied.zip(oldest) else { return Ok(Vec::new()) };
     let month = |at: DateTime<Utc>| i64::from(at.year()) * 12 + i64::from(at.month());
-    let behind = match supplied.every {
-        PartitionWidth::Day => (to.now().date_naive() - oldest.date_naive()).num_days(),
-        PartitionWidth::Month => month(to.now()) - month(oldest),
+    let behind = match supplied.period {
+        Period::Day => (to.now().date_naive() - oldest.date_naive()).num_days(),
+        Period::Month => month(to.now()) - month(oldest),
     };
     let behind = i32::try_from(behind.clamp(0, BEHIND_MAX)).unwrap_or_default();
     let making = async {
