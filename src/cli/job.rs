@@ -44,7 +44,7 @@ knows it, this configuration does not); unknown (the ledger cannot be read).
 Examples:
   pgsteward job list
   pgsteward job list retention
-  pgsteward job list --json | jq -r '.jobs[] | select(.failures_in_a_row > 0) | .name'";
+  pgsteward job list --json | jq -r '.jobs[] | select(.consecutive_failures > 0) | .name'";
 
 const RUN_EXAMPLES: &str = "\
 Windows and `enabled = false` keep a job from running by itself; who asks for a run gets it. Exit code 0 \

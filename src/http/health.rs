@@ -15,7 +15,6 @@ use hyper::header::VARY;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::api_database::no_such_target;
 use super::negotiation::preferred;
 use super::response::{self, set_header};
 use super::{Access, Context, HttpError, Response};
@@ -102,7 +101,7 @@ pub fn summaries(context: &Context<'_>) -> Result<Vec<HealthSummary>, HttpError>
     let summaries: Vec<HealthSummary> =
         boards.map(|(name, board)| HealthSummary::new(name, board.read())).collect();
     if summaries.is_empty() && wanted.is_some() {
-        return Err(no_such_target(context.state.boards.keys().map(String::as_str)));
+        return Err(HttpError::no_such_target(context.state.boards.keys()));
     }
     Ok(summaries)
 }

@@ -27,6 +27,7 @@ mod probes;
 mod query;
 mod routes;
 mod server;
+mod statistics_cache;
 mod write_timeout;
 pub mod tls;
 

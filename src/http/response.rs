@@ -64,6 +64,13 @@ impl HttpError {
         HttpError::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
+    /// 404: no database has the name of the parameter `target`.
+    pub fn no_such_target<'n>(known: impl Iterator<Item = &'n String>) -> HttpError {
+        let known: Vec<&str> = known.map(String::as_str).collect();
+        let detail = format!("target: expected one of {}", known.join(", "));
+        HttpError::new(StatusCode::NOT_FOUND, "no_such_target", detail)
+    }
+
     /// 409: the state of the database does not permit the request.
     pub fn conflict(code: &'static str, detail: impl Into<String>) -> HttpError {
         HttpError::new(StatusCode::CONFLICT, code, detail)

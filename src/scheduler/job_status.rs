@@ -25,7 +25,7 @@ pub struct JobStatus {
     /// The next instants in the job's zone, where it runs by a schedule and by itself.
     pub next: Vec<DateTime<Zone>>,
     /// Whether the instances go by another specification than this configuration's.
-    pub differs: bool,
+    pub config_differs: bool,
     #[serde(flatten)]
     pub ledger: Option<overview::JobSummary>,
 }
@@ -132,7 +132,7 @@ fn planned(
         },
         timezone: Some(job.timezone.name()),
         next: next.into_iter().map(|at| at.with_timezone(&job.timezone)).collect(),
-        differs: false,
+        config_differs: false,
         ledger: None,
     }
 }
@@ -146,7 +146,7 @@ fn stranger(job: &overview::JobSummary) -> JobStatus {
         after: Vec::new(),
         timezone: None,
         next: Vec::new(),
-        differs: false,
+        config_differs: false,
         ledger: Some(job.clone()),
     }
 }
@@ -156,7 +156,7 @@ impl JobStatus {
         mut self,
         ledger: Option<&overview::JobSummary>,
         all_paused: bool,
-        differs: bool,
+        config_differs: bool,
     ) -> JobStatus {
         let paused = all_paused || ledger.is_some_and(|job| job.paused.is_some());
         // A disabled job runs when it is asked to, and its pause matters then only.
@@ -168,7 +168,7 @@ impl JobStatus {
             _ if paused && self.state == State::Enabled => State::Paused,
             _ => self.state,
         };
-        self.differs = differs;
+        self.config_differs = config_differs;
         self.ledger = ledger.cloned();
         self
     }
@@ -192,7 +192,7 @@ mod tests {
             quarantined: None,
             last: None,
             last_success_at: None,
-            failures_in_a_row: 0,
+            consecutive_failures: 0,
             succeeded_total: 0,
             failed_total: 0,
             skipped_total: 0,
@@ -325,13 +325,16 @@ mod tests {
             .find(|(name, _)| name.as_str() == "refresh")
             .unwrap()
             .1;
-        for (theirs, differs) in
+        for (theirs, config_differs) in
             [(None, false), (Some(hash), false), (Some("other".to_owned()), true)]
         {
             let job = overview::JobSummary { spec_hash: theirs, ..row("refresh") };
             let overview = Overview { jobs: vec![job], ..Overview::default() };
             let listed = merge(&config, "main", Some(&overview), now());
-            assert_eq!(listed.iter().find(|job| job.name == "refresh").unwrap().differs, differs);
+            assert_eq!(
+                listed.iter().find(|job| job.name == "refresh").unwrap().config_differs,
+                config_differs
+            );
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Overview {
 }
 
 /// A job, by its row.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct JobSummary {
     #[serde(skip)]
     pub name: String,
@@ -38,7 +38,7 @@ pub struct JobSummary {
     pub quarantined: Option<Uuid>,
     pub last: Option<LastFinished>,
     pub last_success_at: Option<DateTime<Utc>>,
-    pub failures_in_a_row: i32,
+    pub consecutive_failures: i32,
     pub succeeded_total: i64,
     pub failed_total: i64,
     pub skipped_total: i64,
@@ -145,7 +145,7 @@ fn of_row(row: &Row) -> JobSummary {
             rows_affected: row.get(19),
         }),
         last_success_at: row.get(20),
-        failures_in_a_row: row.get(21),
+        consecutive_failures: row.get(21),
         succeeded_total: row.get(22),
         failed_total: row.get(23),
         skipped_total: row.get(24),

@@ -52,7 +52,7 @@ async fn exports_hold_everything() {
     assert!(csv.header("content-disposition").unwrap().contains("audit.csv"));
     assert_eq!(csv.body.matches("\r\n").count(), 2501);
     let limited = house.send("admin", "GET", "/health/audit?format=csv&limit=2", "").await;
-    assert_eq!(problem(&limited), (422, "no_pages".to_owned()), "{}", limited.body);
+    assert_eq!(problem(&limited), (422, "pagination_not_supported".to_owned()), "{}", limited.body);
     let newest = house
         .send("admin", "GET", "/health/audit?action=act.0&format=ndjson&order=newest", "")
         .await;

@@ -60,7 +60,7 @@ async fn what_cannot_be_run_is_told_with_its_code() {
     for path in
         ["/jobs/health-probe/run", "/jobs/health-probe/pause", "/jobs/connection-metrics/resume"]
     {
-        assert_eq!(problem(&post(path, "").await), (409, "measured".to_owned()), "{path}");
+        assert_eq!(problem(&post(path, "").await), (409, "job_has_no_runs".to_owned()), "{path}");
     }
     let plain = house
         .send_with("operator", "POST", "/jobs/retention/run", &[("content-type", "text/plain")], "")
@@ -186,7 +186,7 @@ async fn a_run_is_followed_and_cancelled() {
             && followed.body.ends_with("event: end\ndata: {}\n\n")
     );
     let over = house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await;
-    assert_eq!(problem(&over), (409, "over".to_owned()));
+    assert_eq!(problem(&over), (409, "already_finished".to_owned()));
 }
 
 #[tokio::test]

@@ -125,14 +125,17 @@ async fn clean_up_previews_lengthens_and_shortens_by_the_rules() {
         if answer.status == 202 { (202, String::new()) } else { problem(&answer) }
     };
     let short = json!({ "retention_days": 40, "tables": ["steward.audit_logs"] });
-    assert_eq!(clean("operator", short.clone()).await, (403, "shortening_wants_admin".to_owned()));
+    assert_eq!(
+        clean("operator", short.clone()).await,
+        (403, "shorter_retention_requires_admin".to_owned())
+    );
     let answer = house.send("admin", "POST", "/health/cleanup", &short.to_string()).await;
-    assert_eq!(problem(&answer), (422, "shortening_wants_force".to_owned()));
+    assert_eq!(problem(&answer), (422, "shorter_retention_requires_force".to_owned()));
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     let text = |name: &str| body[name].as_str().unwrap_or_default();
     assert!(text("remedy").contains("force") && !text("detail").contains("force"), "{body}");
     let below = json!({ "retention_days": 10, "tables": ["steward.audit_logs"], "force": true });
-    assert_eq!(clean("admin", below).await, (422, "below_floor".to_owned()));
+    assert_eq!(clean("admin", below).await, (422, "below_min_keep".to_owned()));
     let unknown = json!({ "tables": ["public.users"] });
     assert_eq!(clean("admin", unknown).await, (422, "not_under_retention".to_owned()));
     assert_eq!(
@@ -221,6 +224,6 @@ async fn pending_migrations_are_shown_with_their_sql_and_applied() {
     assert!(run["error"].as_str().unwrap().contains("002_wrong.sql"), "{run}");
     let id = run["id"].as_str().unwrap();
     let cancel = house.send("operator", "POST", &format!("/runs/{id}/cancel"), "").await;
-    assert_eq!(problem(&cancel), (409, "over".to_owned()), "{}", cancel.body);
+    assert_eq!(problem(&cancel), (409, "already_finished".to_owned()), "{}", cancel.body);
     assert_eq!(house.get("viewer", &format!("/runs/{id}")).await["state"], "failed");
 }

@@ -13,7 +13,7 @@ async fn everything_known_of_a_database_is_told() {
     })
     .await;
     let told = house.get("viewer", "/health/database").await;
-    assert_eq!((&told["target"], &told["observer"]), (&json!("main"), &json!(true)));
+    assert_eq!((&told["target"], &told["is_leader"]), (&json!("main"), &json!(true)));
     assert_eq!(told["migrations"]["state"], "ready");
     assert!(told["connections"]["by_state"]["active"].as_i64().unwrap() >= 1, "{told}");
     assert!(told["connections"]["saturation"].as_f64().unwrap() > 0.0, "{told}");
@@ -31,8 +31,8 @@ async fn jobs_are_told_with_their_plan() {
     let jobs = told["jobs"].as_array().unwrap();
     let retention = jobs.iter().find(|job| job["name"] == "retention").unwrap();
     assert_eq!((&retention["kind"], &retention["enabled"]), (&json!("builtin"), &json!(true)));
-    assert_eq!(retention["next_dues"].as_array().unwrap().len(), 5, "{retention}");
-    assert!(jobs.iter().any(|job| job["name"] == "health-probe" && job["ticks"] == true));
+    assert_eq!(retention["upcoming"].as_array().unwrap().len(), 5, "{retention}");
+    assert!(jobs.iter().any(|job| job["name"] == "health-probe" && job["state"] == "measured"));
     assert_eq!(
         problem(&house.send("viewer", "GET", "/jobs/nonsense/runs", "").await),
         (404, "no_such_job".to_owned())

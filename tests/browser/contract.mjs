@@ -52,21 +52,24 @@ function answers(asked, document) {
   if (!methods) throw new Error(`the document has no ${asked}`);
   const contents = Object.values(methods)
     .flatMap(({ responses }) => Object.values(responses ?? {}))
+    .map((response) => resolved(response, document))
     .flatMap(({ content }) => Object.values(content ?? {}));
   return contents.flatMap(({ schema }) => shapesOf(schema, document));
 }
 
+/** Follows the reference `#/components/…`, if there is one. */
+const resolved = (one, document) =>
+  one.$ref
+    ? one.$ref
+        .slice(2)
+        .split("/")
+        .reduce((at, name) => at[name], document)
+    : one;
+
 /** The object shapes of a schema, with references, alternatives and arrays resolved. */
 function shapesOf(schema, document) {
   if (schema === undefined) return [];
-  if (schema.$ref)
-    return shapesOf(
-      schema.$ref
-        .slice(2)
-        .split("/")
-        .reduce((at, name) => at[name], document),
-      document,
-    );
+  if (schema.$ref) return shapesOf(resolved(schema, document), document);
   const several = [schema.anyOf, schema.oneOf, schema.allOf].flatMap((list) => list ?? []);
   if (several.length > 0) return several.flatMap((one) => shapesOf(one, document));
   return schema.items ? shapesOf(schema.items, document) : [schema];

@@ -59,7 +59,7 @@ async fn the_list_has_the_plan_and_what_became_of_it() {
 
     let all = json(&setup, &[&["list"], &main[..]].concat());
     assert_eq!(all["ledger_error"], serde_json::Value::Null);
-    assert!(all["observer"].as_str().is_some());
+    assert!(all["leader"].as_str().is_some());
     let of = |name: &str| {
         all["jobs"].as_array().unwrap().iter().find(|job| job["name"] == name).cloned().unwrap()
     };
@@ -85,7 +85,7 @@ async fn the_list_has_the_plan_and_what_became_of_it() {
         (Some("disabled"), 0)
     );
     assert_eq!(
-        (of("wrong")["failures_in_a_row"].as_i64(), of("wrong")["last"]["reason"].as_str()),
+        (of("wrong")["consecutive_failures"].as_i64(), of("wrong")["last"]["reason"].as_str()),
         (Some(1), Some("sql"))
     );
     assert_eq!(of("abandoned")["state"], "not_configured");

@@ -106,7 +106,7 @@ async fn a_job_that_paused_itself_is_resumed() {
     ]);
     job(&setup, &["resume", "wrong"]).told(&["now running on schedule"]);
     assert_eq!(job(&setup, &["run", "wrong", "--here"]).code, Some(4));
-    assert_eq!(listed(&setup, "wrong")["failures_in_a_row"], 2);
+    assert_eq!(listed(&setup, "wrong")["consecutive_failures"], 2);
     let acts = "SELECT string_agg(action, ' ' ORDER BY created_at) FROM steward.audit_logs WHERE action IN ('job.paused', 'job.resume')";
     assert_eq!(client.text(acts).await, "job.paused job.resume job.paused");
 }

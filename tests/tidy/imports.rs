@@ -160,8 +160,6 @@ const CLOSED_CYCLES: &[&str] = &[
     "config",
     "db",
     "db::ephemeral",
-    "http",
-    "http::api",
     "jobs",
     "jobs::retention",
     "migrate",

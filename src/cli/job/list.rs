@@ -46,7 +46,7 @@ impl List {
             print_json(&serde_json::json!({
                 "database": database,
                 "ledger_error": unread,
-                "observer": overview.map(|overview| &overview.leader),
+                "leader": overview.map(|overview| &overview.leader),
                 "paused": overview.map(|overview| &overview.paused),
                 "jobs": listed,
             }));
@@ -129,8 +129,8 @@ fn without_schedule(job: &JobStatus) -> String {
 
 /// How the last run ended, in a cell.
 fn last(job: &overview::JobSummary, last: &LastFinished, now: DateTime<Utc>) -> String {
-    let times = if job.failures_in_a_row > 1 {
-        format!(" ×{}", job.failures_in_a_row)
+    let times = if job.consecutive_failures > 1 {
+        format!(" ×{}", job.consecutive_failures)
     } else {
         String::new()
     };
@@ -165,7 +165,7 @@ fn note(job: &JobStatus) -> Option<String> {
     if let Some(run) = ledger.and_then(|ledger| ledger.quarantined) {
         parts.push(format!("waits for the server process of run {run} to be gone"));
     }
-    if job.differs {
+    if job.config_differs {
         parts
             .push("the instances go by another specification than this configuration's".to_owned());
     }
@@ -226,6 +226,6 @@ fn of_ledger(job: &overview::JobSummary, now: DateTime<Utc>) -> Vec<(&'static st
     }
     let (succeeded, failed, skipped) = (job.succeeded_total, job.failed_total, job.skipped_total);
     lines.push(("totals", format!("{succeeded} succeeded, {failed} failed, {skipped} skipped")));
-    lines.push(("failures", format!("{} in a row", job.failures_in_a_row)));
+    lines.push(("failures", format!("{} in a row", job.consecutive_failures)));
     lines
 }

@@ -1,18 +1,18 @@
-//! `POST /health/cleanup` and `GET /health/retention`: what is past its time, and its removal.
+//! `POST /health/cleanup` and `GET /health/retention`: expired rows, and deleting them.
 
-use std::future::ready;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::input::{invalid, unprocessable};
-use super::jobs::{self, QueueRun};
-use super::mutation::{Mutation, MutationContext, MutationResult, run_detached};
-use super::optimize;
-use crate::config::{Builtin, Config};
-use crate::db::{Tx, TxFuture, TxOptions};
+use super::mutation::{MutationContext, MutationResult, run_detached};
+use super::queue_run::QueueRun;
+use super::run_response::respond_with_run;
+use super::table_names;
+use crate::config::Config;
+use crate::db::{Error, Tx, TxOptions};
 use crate::http::auth::Role;
 use crate::http::response::ok;
 use crate::http::{ApiDatabase, Context, HttpError, Response};
@@ -21,105 +21,97 @@ use crate::jobs::retention::targets::{self, Target};
 use crate::scheduler::job_status;
 use crate::store::requests::RunOptions;
 
-/// As in the configuration.
+/// The limit of the configuration.
 const KEEP_DAYS_MAX: u32 = 36_500;
+const DAY_SECONDS: u64 = 86_400;
+/// [`Builtin::Retention`](crate::config::Builtin::Retention).
+const JOB: &str = "retention";
 
-/// The body of a request to clean up.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CleanupBody {
     #[serde(default)]
     dry_run: bool,
-    /// Only these, of those that retention names.
+    /// Limits the run to these tables.
     tables: Option<Vec<String>>,
-    /// How long rows are kept in this run, instead of what is configured.
-    #[serde(default, deserialize_with = "whole_number")]
+    /// Replaces the configured retention in this run.
+    #[serde(default, deserialize_with = "integer")]
     retention_days: Option<u32>,
-    /// Whether it may be shorter than configured.
+    /// Permits a retention that is shorter than the configured one.
     #[serde(default)]
     force: bool,
 }
 
-/// To JSON, 30 and 30.0 are one number.
-fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+/// Accepts 30 and 30.0, which are the same number in JSON.
+fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     match value.as_f64() {
         _ if value.is_null() => Ok(None),
-        // Within the range, and whole.
+        // Lossless: the value is an integer in the range of u32.
         Some(days) if days.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&days) => {
             Ok(Some(days as u32))
         }
         _ => {
             let found: String = value.to_string().chars().take(64).collect();
-            Err(D::Error::custom(format!(
-                "retention_days: found {found}, wanted a whole number of days"
-            )))
+            Err(D::Error::custom(format!("retention_days: expected an integer, found {found}")))
         }
     }
 }
 
-/// Asks for a run of the job `retention`.
+/// Queues a run of the job `retention`, or previews it.
 pub async fn cleanup(context: &Context<'_>) -> Result<Response, HttpError> {
-    context.check_mutation()?;
+    let key = context.check_mutation()?;
     let body: CleanupBody = context.json()?;
-    optimize::check_names(body.tables.as_deref())?;
+    table_names::check(body.tables.as_deref())?;
     let (database, config) = (context.database()?, context.state.databases.config()?);
     let role = context.caller.as_ref().map(|caller| caller.role);
-    let targets = configured(&database, &config);
-    let may_shorten = body.force && role == Some(Role::Admin);
-    let options =
-        RunOptions { tables: body.tables.clone(), keep_days: body.retention_days, may_shorten };
+    let targets = configured_targets(&database, &config);
+    let options = RunOptions {
+        tables: body.tables.clone(),
+        keep_days: body.retention_days,
+        may_shorten: body.force && role == Some(Role::Admin),
+    };
+    let validated = validate(&body, &options, &targets, &config, role);
     if body.dry_run {
-        validate(&body, &options, &targets, &config, role)?;
+        validated?;
         let targets = targets::wanted(targets, &options, config.retention.min_keep);
-        let previews = read_previews(
-            &database,
-            targets.iter().filter(|target| options.covers(&target.name())),
-        )
-        .await?;
+        let covered = targets.iter().filter(|target| options.covers(&target.name()));
+        let previews = read_previews(&database, covered).await?;
         let body = json!({ "target": database.db.name(), "dry_run": true, "tables": previews });
         return Ok(ok(&body));
     }
-    let (mut done, replayed) = run_detached(context, move |state, ctx| async move {
-        let database = state.databases.of(ctx.target.as_deref())?;
-        let error = validate(&body, &options, &targets, &config, role).err();
-        ctx.execute(&database, &QueueCleanup { options, error }).await
+    let params = QueueCleanup { options, error: validated.err() };
+    let mut reply = run_detached(context, key, move |ctx| async move {
+        ctx.execute(&params, |tx, ctx, params| Box::pin(params.apply(tx, ctx))).await
     })
     .await?;
-    done.body["runs"] = json!([{ "job": Builtin::Retention.as_str(), "id": done.body["run_id"], "state": "queued" }]);
-    super::runs::respond_with_run(context, (done, replayed)).await
+    reply.body["runs"] = json!([{ "job": JOB, "id": reply.body["run_id"], "state": "queued" }]);
+    respond_with_run(context, reply).await
 }
 
-/// The run. What it is judged by may have changed since its key was used first: then the answer of that time counts.
+/// The error is reported inside of the transaction: the configuration may have changed since the
+/// idempotency key was first used, and then the stored reply counts.
 struct QueueCleanup {
     options: RunOptions,
     error: Option<HttpError>,
 }
 
-impl Mutation for QueueCleanup {
-    fn apply<'t>(
-        &'t self,
-        tx: &'t Tx<'_>,
-        ctx: &'t MutationContext,
-    ) -> TxFuture<'t, MutationResult> {
+impl QueueCleanup {
+    async fn apply(&self, tx: &Tx<'_>, ctx: &MutationContext) -> Result<MutationResult, Error> {
         if let Some(error) = &self.error {
-            return Box::pin(ready(Ok(MutationResult::refused(error.clone()))));
+            return Ok(Err(error.clone()));
         }
         let options = (self.options != RunOptions::default()).then_some(&self.options);
-        Box::pin(jobs::queue_run(
-            tx,
-            ctx,
-            QueueRun { job: Builtin::Retention.as_str(), options, configured: true },
-        ))
+        QueueRun { job: JOB, options, configured: true }.apply(tx, ctx).await
     }
 }
 
-fn configured(database: &ApiDatabase, config: &Config) -> Vec<Target> {
+fn configured_targets(database: &ApiDatabase, config: &Config) -> Vec<Target> {
     targets::targets(config, &database.status.migrations.read().sets)
 }
 
-/// Whether what is wanted is permitted to this caller: keeping longer is anybody's who may clean up, keeping shorter
-/// loses what the configuration promised to keep.
+/// Whether the caller may request this run. Every operator may keep rows longer. To keep them
+/// shorter deletes rows that the configuration keeps, so that it requires an admin and `force`.
 fn validate(
     body: &CleanupBody,
     options: &RunOptions,
@@ -131,83 +123,75 @@ fn validate(
         body.tables.iter().flatten().find(|name| !targets.iter().any(|t| t.name() == **name))
     {
         let known: Vec<String> = targets.iter().map(Target::name).collect();
-        let detail = format!("retention does not name {unknown:?}; it names {}", known.join(", "));
-        return Err(unprocessable("not_under_retention", detail));
+        let detail =
+            format!("expected a table under retention ({}), found {unknown:?}", known.join(", "));
+        return Err(HttpError::unprocessable("not_under_retention", detail));
     }
     let Some(days) = body.retention_days else { return Ok(()) };
     if !(1..=KEEP_DAYS_MAX).contains(&days) {
-        return Err(invalid(format!("retention_days: found {days}, wanted 1 to {KEEP_DAYS_MAX}")));
+        return Err(HttpError::invalid(format!(
+            "retention_days: expected 1 to {KEEP_DAYS_MAX}, found {days}"
+        )));
     }
-    let keep = std::time::Duration::from_secs(u64::from(days) * 86_400);
+    let keep = Duration::from_secs(u64::from(days) * DAY_SECONDS);
     let covered = || targets.iter().filter(|target| options.covers(&target.name()));
-    let Some(longest) =
-        covered().filter(|target| target.keep > keep).max_by_key(|target| target.keep)
-    else {
-        return Ok(());
-    };
-    let configured = longest.keep.as_secs() / 86_400;
-    let what = format!(
-        "{} is kept for {configured} days by the configuration, and {days} is shorter",
-        longest.name()
+    let shortened = covered().filter(|target| target.keep > keep).max_by_key(|target| target.keep);
+    let Some(longest) = shortened else { return Ok(()) };
+    let detail = format!(
+        "the configuration keeps {} for {} days; {days} days are shorter",
+        longest.name(),
+        longest.keep.as_secs() / DAY_SECONDS
     );
     if role != Some(Role::Admin) {
-        return Err(HttpError::new(
-            StatusCode::FORBIDDEN,
-            "shortening_wants_admin",
-            format!("{what}: wants the role admin"),
-        ));
+        let detail = format!("{detail}, which requires the role admin");
+        let code = "shorter_retention_requires_admin";
+        return Err(HttpError::new(StatusCode::FORBIDDEN, code, detail));
     }
     if !body.force {
-        return Err(unprocessable("shortening_wants_force", what)
+        return Err(HttpError::unprocessable("shorter_retention_requires_force", detail)
             .with("remedy", "repeat the request with \"force\": true to confirm"));
     }
     if keep < config.retention.min_keep && covered().any(Target::is_trail) {
-        let floor = config.retention.min_keep.as_secs() / 86_400;
+        let min_days = config.retention.min_keep.as_secs() / DAY_SECONDS;
         let detail = format!(
-            "the audit trail is kept for {floor} days at least (retention.min_keep), and {days} is shorter"
+            "the audit log is kept for at least {min_days} days (retention.min_keep), found {days}"
         );
-        return Err(unprocessable("below_floor", detail));
+        return Err(HttpError::unprocessable("below_min_keep", detail));
     }
     Ok(())
 }
 
-/// Each in a transaction of its own, so that none waits for the others.
+/// Previews each table in a transaction of its own, so that none keeps its locks for the others.
 async fn read_previews(
     database: &ApiDatabase,
     targets: impl Iterator<Item = &Target>,
 ) -> Result<Vec<Preview>, HttpError> {
     let mut conn = database.connection().await?;
-    let mut within = TxOptions::within(database.db.query_timeout()).read_only();
-    within.prelude.push_str(
+    let mut options = TxOptions::within(database.db.query_timeout()).read_only();
+    options.prelude.push_str(
         "SET LOCAL datestyle = 'ISO'; SET LOCAL timezone = 'UTC'; SET LOCAL row_security = off; ",
     );
     let mut previews = Vec::new();
     for target in targets {
-        let looked = conn.transaction(&within, |tx| Box::pin(preview::look(tx, target))).await;
-        previews.push(looked.map_err(|error| database.http_error(&error))?);
+        let preview = conn.transaction(&options, |tx| Box::pin(preview::look(tx, target))).await;
+        previews.push(preview.map_err(|error| database.http_error(&error))?);
     }
     Ok(previews)
 }
 
-/// `GET /health/retention`: what goes when.
+/// `GET /health/retention`: the tables under retention, and the rows that are due.
 pub async fn retention(context: &Context<'_>) -> Result<Response, HttpError> {
     context.check_parameters(&[])?;
     let (database, config) = (context.database()?, context.state.databases.config()?);
-    let targets = configured(&database, &config);
+    let targets = configured_targets(&database, &config);
     let previews = read_previews(&database, targets.iter()).await?;
     let jobs = job_status::merge(&config, database.db.name(), None, chrono::Utc::now());
-    let next = jobs
-        .iter()
-        .find(|job| job.name == Builtin::Retention.as_str())
-        .and_then(|job| job.next.first().cloned());
-    let next = next.map(|at| at.to_utc());
-    let tables: Vec<Value> = previews
-        .into_iter()
-        .map(|preview| {
-            let mut told = json!(preview);
-            told["next_run_at"] = json!(next);
-            told
-        })
-        .collect();
-    Ok(ok(&json!({ "target": database.db.name(), "tables": tables })))
+    let job = jobs.iter().find(|job| job.name == JOB);
+    let next_run_at = job.and_then(|job| job.next.first()).map(chrono::DateTime::to_utc);
+    let tables = previews.into_iter().map(|preview| {
+        let mut table = json!(preview);
+        table["next_run_at"] = json!(next_run_at);
+        table
+    });
+    Ok(ok(&json!({ "target": database.db.name(), "tables": tables.collect::<Vec<_>>() })))
 }

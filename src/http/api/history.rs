@@ -1,74 +1,89 @@
-//! `GET /health/system` and `GET /health/connections`: what was measured, from its tables; while the database is away,
-//! from what this instance remembers.
+//! `GET /health/system` and `GET /health/connections`: past measurements. From the database, or from
+//! the memory of this instance while the database is unavailable.
 
-use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::input::{invalid, unprocessable};
 use crate::db::{Error, Purpose};
 use crate::health::Recent;
 use crate::http::response::ok;
 use crate::http::{ApiDatabase, Context, HttpError, Response};
-use crate::store::audit_query::{Cursor, EARLIEST, LATEST};
+use crate::store::audit_query::Cursor;
 use crate::store::measurement_query::{
     BUCKETS_MAX, Filter, Page, TooManyBuckets, connections, health,
 };
 
-/// A week: wider buckets say nothing.
+/// A week.
 const BUCKET_SECONDS_MAX: i64 = 604_800;
+const STATUSES: [(&str, &str); 4] = [
+    ("healthy", "healthy"),
+    ("degraded", "degraded"),
+    ("unhealthy", "unhealthy"),
+    ("unknown", "unknown"),
+];
 
-/// What is asked for.
 struct HistoryQuery {
     filter: Filter,
-    after: Option<Cursor>,
+    cursor: Option<Cursor>,
     limit: usize,
+    /// The width of buckets. `None`: rows in pages.
     bucket_seconds: Option<u32>,
 }
 
 impl HistoryQuery {
-    fn of(context: &Context<'_>) -> Result<HistoryQuery, HttpError> {
-        let text = |name| Ok::<_, HttpError>(context.text(name)?.map(str::to_owned));
+    fn read(context: &Context<'_>) -> Result<HistoryQuery, HttpError> {
+        let (since, until) = context.time_range()?;
         let filter = Filter {
-            since: context.time("since")?.unwrap_or(EARLIEST),
-            until: context.time("until")?.unwrap_or(LATEST),
-            component: text("component")?,
-            status: text("status")?,
-            instance: text("instance")?,
+            since,
+            until,
+            component: context.owned_text("component")?,
+            status: context.one_of("status", &STATUSES)?.map(str::to_owned),
+            instance: context.owned_text("instance")?,
         };
-        if filter.since >= filter.until {
-            return Err(unprocessable("empty_range", "wanted since to be before until"));
-        }
-        if filter
-            .status
-            .as_deref()
-            .is_some_and(|s| !matches!(s, "healthy" | "degraded" | "unhealthy" | "unknown"))
-        {
-            return Err(invalid("status: wanted healthy, degraded, unhealthy or unknown"));
-        }
-        let after = context.text("cursor")?.map(str::parse::<Cursor>).transpose();
-        let after = after.map_err(|wrong| invalid(format!("cursor: {wrong}")))?;
-        let limit = context.number("limit", 100, 1, 1000)?;
+        let (cursor, limit) = (context.cursor()?, context.limit()?);
         let bucket = context.number("bucket", 0, 1, BUCKET_SECONDS_MAX)?;
         if bucket > 0 && (context.query.has("limit") || context.query.has("cursor")) {
-            return Err(unprocessable(
-                "no_pages",
-                "buckets have no pages: leave out limit and cursor, or bucket",
-            ));
+            let detail = "buckets have no pages: omit limit and cursor, or omit bucket";
+            return Err(HttpError::unprocessable("pagination_not_supported", detail));
         }
         Ok(HistoryQuery {
             filter,
-            after,
+            cursor,
             limit: usize::try_from(limit).unwrap_or(1),
             bucket_seconds: u32::try_from(bucket).ok().filter(|bucket| *bucket > 0),
         })
     }
 }
 
-/// What was found: rows, or buckets.
-enum HistoryResult<R, B> {
+/// Rows or buckets.
+enum History<R, B> {
     Page(Page<R>),
     Buckets(Result<Vec<B>, TooManyBuckets>),
+}
+
+/// Both endpoints read the same way; `$store` and the methods of [`Recent`] differ.
+macro_rules! respond {
+    ($context:ident, $store:ident, $page:ident, $buckets:ident) => {{
+        let (database, query) = ($context.database()?, HistoryQuery::read($context)?);
+        let HistoryQuery { filter, cursor, limit, bucket_seconds } = &query;
+        let bound = database.read_timeout();
+        let read = async {
+            let mut conn = database.db.acquire(Purpose::Api).await?;
+            Ok::<_, Error>(match bucket_seconds {
+                None => {
+                    History::Page($store::page(&mut conn, bound, filter, *cursor, *limit).await?)
+                }
+                Some(width) => {
+                    History::Buckets($store::buckets(&mut conn, bound, filter, *width).await?)
+                }
+            })
+        };
+        let read = database.run_within(bound, read).await;
+        to_response(&database, *bucket_seconds, read, |recent| match bucket_seconds {
+            None => History::Page(recent.$page(filter, *cursor, *limit)),
+            Some(width) => History::Buckets(recent.$buckets(filter, *width)),
+        })
+    }};
 }
 
 /// `GET /health/system`
@@ -83,88 +98,42 @@ pub async fn system(context: &Context<'_>) -> Result<Response, HttpError> {
         "cursor",
         "bucket",
     ])?;
-    let (database, query) = (context.database()?, HistoryQuery::of(context)?);
-    let read = async {
-        let mut conn = database.db.acquire(Purpose::Api).await?;
-        let bound = database.read_timeout();
-        Ok::<_, Error>(match query.bucket_seconds {
-            None => HistoryResult::Page(
-                health::page(&mut conn, bound, &query.filter, query.after, query.limit).await?,
-            ),
-            Some(width) => HistoryResult::Buckets(
-                health::buckets(&mut conn, bound, &query.filter, width).await?,
-            ),
-        })
-    };
-    let remembered = |recent: &Recent| match query.bucket_seconds {
-        None => HistoryResult::Page(recent.health(&query.filter, query.after, query.limit)),
-        Some(width) => HistoryResult::Buckets(recent.health_buckets(&query.filter, width)),
-    };
-    to_response(
-        &database,
-        &query,
-        database.run_within(database.read_timeout(), read).await,
-        remembered,
-    )
+    respond!(context, health, health, health_buckets)
 }
 
 /// `GET /health/connections`
 pub async fn connections(context: &Context<'_>) -> Result<Response, HttpError> {
     context.check_parameters(&["since", "until", "instance", "limit", "cursor", "bucket"])?;
-    let (database, query) = (context.database()?, HistoryQuery::of(context)?);
-    let read = async {
-        let mut conn = database.db.acquire(Purpose::Api).await?;
-        let bound = database.read_timeout();
-        Ok::<_, Error>(match query.bucket_seconds {
-            None => HistoryResult::Page(
-                connections::page(&mut conn, bound, &query.filter, query.after, query.limit)
-                    .await?,
-            ),
-            Some(width) => HistoryResult::Buckets(
-                connections::buckets(&mut conn, bound, &query.filter, width).await?,
-            ),
-        })
-    };
-    let remembered = |recent: &Recent| match query.bucket_seconds {
-        None => HistoryResult::Page(recent.connections(&query.filter, query.after, query.limit)),
-        Some(width) => HistoryResult::Buckets(recent.connection_buckets(&query.filter, width)),
-    };
-    to_response(
-        &database,
-        &query,
-        database.run_within(database.read_timeout(), read).await,
-        remembered,
-    )
+    respond!(context, connections, connections, connection_buckets)
 }
 
 fn to_response<R: Serialize, B: Serialize>(
     database: &ApiDatabase,
-    query: &HistoryQuery,
-    read: Result<HistoryResult<R, B>, Error>,
-    remembered: impl FnOnce(&Recent) -> HistoryResult<R, B>,
+    bucket_seconds: Option<u32>,
+    read: Result<History<R, B>, Error>,
+    remembered: impl FnOnce(&Recent) -> History<R, B>,
 ) -> Result<Response, HttpError> {
-    let (found, source, reason) = match read {
-        Ok(found) => (found, "database", None),
+    let (history, source, reason) = match read {
+        Ok(history) => (history, "database", None),
         Err(error) => {
-            // It is logged, and the caller is told the kind.
-            let error = database.http_error(&error);
-            (remembered(database.board.recent()), "memory", Some(error.detail))
+            let reason = database.http_error(&error).detail;
+            (remembered(database.board.recent()), "memory", Some(reason))
         }
     };
     let mut body = json!({ "target": database.db.name(), "source": source, "reason": reason });
-    match found {
-        HistoryResult::Page(page) => {
+    match history {
+        History::Page(page) => {
             body["items"] = to_value(&page.items)?;
             body["next"] = json!(page.next.map(|next| next.to_string()));
         }
-        HistoryResult::Buckets(Ok(buckets)) => {
-            body["bucket_seconds"] = json!(query.bucket_seconds);
+        History::Buckets(Ok(buckets)) => {
+            body["bucket_seconds"] = json!(bucket_seconds);
             body["buckets"] = to_value(&buckets)?;
         }
-        HistoryResult::Buckets(Err(too_many)) => {
-            let detail = format!("bucket: {too_many}; at most {BUCKETS_MAX} are told");
-            let error = unprocessable("too_many_buckets", detail);
-            return Err(error.with("least_seconds", too_many.least_seconds));
+        History::Buckets(Err(too_many)) => {
+            let detail = format!("bucket: {too_many}; at most {BUCKETS_MAX} are returned");
+            return Err(HttpError::unprocessable("too_many_buckets", detail)
+                .with("min_bucket_seconds", too_many.least_seconds));
         }
     }
     Ok(ok(&body))
@@ -172,11 +141,7 @@ fn to_response<R: Serialize, B: Serialize>(
 
 fn to_value(rows: &impl Serialize) -> Result<Value, HttpError> {
     serde_json::to_value(rows).map_err(|error| {
-        tracing::error!(error = %error, "rows could not be written as JSON");
-        HttpError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "the answer could not be written",
-        )
+        tracing::error!(error = %error, "cannot write rows as JSON");
+        HttpError::internal()
     })
 }

@@ -1,18 +1,19 @@
-//! Changes that callers ask for: each in a task of its own, in one transaction, once per idempotency key, audited.
+//! Mutations that callers request.
+//!
+//! A mutation runs in a task of its own, so that it is not cut off when the client disconnects or
+//! the request times out. One transaction holds the idempotency key, the effect, its row in the
+//! audit log and the stored response. A request that repeats a key gets the stored response.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{HeaderName, LOCATION, USER_AGENT};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::input::invalid;
+use super::idempotency_key::IdempotencyKey;
 use crate::db::{Error, Kind, Purpose, Tx, TxFuture, TxOptions};
 use crate::http::auth::Caller;
 use crate::http::response::{json, set_header};
@@ -21,267 +22,200 @@ use crate::scheduler::commands::By;
 use crate::store::audit::Origin;
 use crate::store::idempotency::{self, KeyState};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// Printable ASCII, so that it is the same text everywhere.
-const KEY_MAX: usize = 255;
-const AGENT_MAX: usize = 512;
+const USER_AGENT_CHARS_MAX: usize = 512;
 
-/// Who acts, from where, and under which key.
-#[derive(Debug, Clone)]
+/// Who requests a mutation, from where, and on which database.
+#[derive(Debug)]
 pub struct MutationContext {
+    pub state: Arc<State>,
+    pub database: Arc<ApiDatabase>,
     pub caller: Caller,
     pub origin: Origin,
-    pub target: Option<String>,
-    key: Option<Key>,
+    /// The parameter `target`, if the request has it.
+    target: Option<String>,
+    key: Option<IdempotencyKey>,
 }
 
-#[derive(Debug, Clone)]
-struct Key {
-    key: String,
-    /// Of method, path, query and body.
-    fingerprint: Vec<u8>,
-}
-
-/// What a change came to, as it is answered.
+/// The response to a mutation, as it is sent and as it is stored with the idempotency key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MutationReply {
     status: u16,
     location: Option<String>,
     pub body: Value,
+    /// The key was used before, and this is the response of that time.
+    #[serde(skip)]
+    pub replayed: bool,
 }
 
+/// The result of a mutation inside its transaction. After an `Err` nothing is written.
+pub type MutationResult = Result<MutationReply, HttpError>;
+
+/// Performs a mutation with parameters `P`. Runs again if the transaction meets a conflict.
+pub type Apply<P> =
+    for<'t> fn(&'t Tx<'_>, &'t MutationContext, &'t P) -> TxFuture<'t, MutationResult>;
+
 impl MutationReply {
-    /// It is done.
     pub fn ok(body: Value) -> MutationReply {
-        MutationReply { status: StatusCode::OK.as_u16(), location: None, body }
+        MutationReply::new(StatusCode::OK, body)
     }
 
-    /// Something was made.
     pub fn created(body: Value) -> MutationReply {
-        MutationReply { status: StatusCode::CREATED.as_u16(), location: None, body }
+        MutationReply::new(StatusCode::CREATED, body)
     }
 
-    /// As it goes over the wire.
-    pub fn response(&self, replayed: bool) -> Response {
+    fn new(status: StatusCode, body: Value) -> MutationReply {
+        MutationReply { status: status.as_u16(), location: None, body, replayed: false }
+    }
+
+    /// Returns the reply as it goes over the wire.
+    pub fn response(&self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
         let mut response = json(status, "application/json", &self.body);
         if let Some(location) = &self.location {
             set_header(&mut response, LOCATION, location);
         }
-        if replayed {
+        if self.replayed {
             set_header(&mut response, REPLAYED, "true");
         }
         response
     }
 }
 
-/// A change of the database.
-pub trait Mutation: Send + Sync {
-    /// Makes it. May run more than once, when it meets a conflict.
-    fn apply<'t>(
-        &'t self,
-        tx: &'t Tx<'_>,
-        ctx: &'t MutationContext,
-    ) -> TxFuture<'t, MutationResult>;
-}
-
-/// What came of a change inside its transaction.
-pub enum MutationResult {
-    Done(MutationReply),
-    /// Nothing was written, for this reason.
-    Refused(Box<HttpError>),
-}
-
-impl MutationResult {
-    /// Nothing was written, for this reason.
-    pub fn refused(error: HttpError) -> MutationResult {
-        MutationResult::Refused(Box::new(error))
-    }
-}
-
-/// Runs a change in a task of its own: a client that hangs up, or whose time is over, cuts nothing short.
-pub async fn run_detached<T, F>(
+/// Runs `work` in a task of its own. Fails with `busy` if [`MUTATIONS_MAX`] run already.
+pub async fn run_detached<F>(
     context: &Context<'_>,
-    work: impl FnOnce(Arc<State>, MutationContext) -> F,
-) -> Result<T, HttpError>
+    key: Option<IdempotencyKey>,
+    work: impl FnOnce(MutationContext) -> F,
+) -> MutationResult
 where
-    F: Future<Output = Result<T, HttpError>> + Send + 'static,
-    T: Send + 'static,
+    F: Future<Output = MutationResult> + Send + 'static,
 {
-    let ctx = MutationContext::of(context)?;
+    let ctx = MutationContext::new(context, key)?;
     let Ok(slot) = Arc::clone(&context.state.mutation_slots).try_acquire_owned() else {
-        let detail = format!("{MUTATIONS_MAX} changes are under way already");
-        let error = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-        return Err(error.retry_after(Duration::from_secs(1)));
+        return Err(HttpError::busy(format!("{MUTATIONS_MAX} changes are in progress")));
     };
-    let (work, batch_permit) = (work(Arc::clone(context.state), ctx), context.batch_permit.clone());
+    let (work, batch_permit) = (work(ctx), context.batch_permit.clone());
     let work = async move {
-        let outcome = work.await;
+        let result = work.await;
         drop((slot, batch_permit));
-        outcome
+        result
     };
-    match context.state.tasks.spawn("http-act", work).await {
-        Ok(outcome) => outcome,
-        // The panic itself was logged where it happened.
-        Err(_) => {
-            let detail = "the request could not be answered; the log says why";
-            Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
-        }
-    }
+    let ended = context.state.tasks.spawn("http-mutation", work).await;
+    // The task has already logged its panic.
+    ended.unwrap_or_else(|_| Err(HttpError::internal()))
 }
 
 impl MutationContext {
-    fn of(context: &Context<'_>) -> Result<MutationContext, HttpError> {
-        let Some(caller) = context.caller.clone() else {
-            // The table of routes gives every change an access that wants one.
-            let detail = "this endpoint wants credentials";
-            return Err(HttpError::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail));
+    fn new(
+        context: &Context<'_>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<MutationContext, HttpError> {
+        let caller = context.caller.clone().ok_or_else(HttpError::unauthenticated)?;
+        let agent = context.head.headers.get(USER_AGENT);
+        let agent = agent.map(|agent| String::from_utf8_lossy(agent.as_bytes()));
+        let printable = |agent: &str| -> String {
+            agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_CHARS_MAX).collect()
         };
-        let agent = context
-            .head
-            .headers
-            .get(USER_AGENT)
-            .map(|agent| String::from_utf8_lossy(agent.as_bytes()));
         let origin = Origin {
             user_id: caller.user.clone(),
-            ip_address: Some(canonical(context.from)),
-            user_agent: agent
-                .map(|agent| agent.chars().filter(|c| !c.is_control()).take(AGENT_MAX).collect()),
+            // An IPv4 client of an IPv6 socket is recorded by its IPv4 address.
+            ip_address: Some(context.from.to_canonical()),
+            user_agent: agent.as_deref().map(printable),
             request_id: Some(context.request_id.to_owned()),
         };
         let target = context.query.first("target").map(str::to_owned);
         if target.is_none() && context.state.boards.len() > 1 {
             let known: Vec<&str> = context.state.boards.keys().map(String::as_str).collect();
-            let detail =
-                format!("which database is to be changed? ?target= one of {}", known.join(", "));
-            return Err(HttpError::new(StatusCode::BAD_REQUEST, "target_wanted", detail));
+            let detail = format!(
+                "a change requires the parameter target if there are several databases: one of {}",
+                known.join(", ")
+            );
+            return Err(HttpError::new(StatusCode::BAD_REQUEST, "target_required", detail));
         }
-        Ok(MutationContext { caller, origin, target, key: key(context)? })
+        let database = context.database()?;
+        Ok(MutationContext {
+            state: Arc::clone(context.state),
+            database,
+            caller,
+            origin,
+            target,
+            key,
+        })
     }
 
-    /// Who is named in the audit trail and in rows of the ledger.
+    /// The name that the audit log and the rows of runs record.
     pub fn actor(&self) -> &str {
         &self.caller.actor
     }
 
-    /// It will be done; there one sees how it goes.
-    pub fn accepted(&self, body: Value, run: Uuid) -> MutationReply {
-        let target =
-            self.target.as_ref().map(|target| format!("?target={target}")).unwrap_or_default();
-        MutationReply {
-            status: StatusCode::ACCEPTED.as_u16(),
-            location: Some(format!("/runs/{run}{target}")),
-            body,
-        }
-    }
-
-    /// The same, for what is ordered of jobs.
+    /// Returns the actor and the origin for a command to the scheduler.
     pub fn by(&self) -> By<'_> {
         By { actor: self.actor(), origin: Some(&self.origin) }
     }
 
-    /// Makes a change in one transaction with the key, if there is one; where the key was used for the same before, gives
-    /// that answer again. True: it did.
-    pub async fn execute(
-        &self,
-        database: &ApiDatabase,
-        check_mutation: &dyn Mutation,
-    ) -> Result<(MutationReply, bool), HttpError> {
+    /// Returns 202 with the address at which the run can be read.
+    pub fn accepted(&self, body: Value, run: Uuid) -> MutationReply {
+        let target =
+            self.target.as_ref().map(|target| format!("?target={target}")).unwrap_or_default();
+        let location = Some(format!("/runs/{run}{target}"));
+        MutationReply { location, ..MutationReply::new(StatusCode::ACCEPTED, body) }
+    }
+
+    /// Performs a mutation and stores its reply with the idempotency key, in one transaction. If the
+    /// key was used for this request before, returns the stored reply instead.
+    pub async fn execute<P: Sync>(&self, params: &P, apply: Apply<P>) -> MutationResult {
+        let database = &self.database;
         let options = TxOptions::within(database.db.query_timeout());
         let work = async {
             let mut conn = database.db.acquire(Purpose::Api).await?;
             conn.transaction(&options, |tx| {
                 Box::pin(async move {
                     match &self.key {
-                        None => Ok(KeyedResult::New(check_mutation.apply(tx, self).await?)),
-                        Some(key) => keyed(tx, self, key, check_mutation).await,
+                        None => apply(tx, self, params).await,
+                        Some(key) => self.execute_once(tx, key, params, apply).await,
                     }
                 })
             })
             .await
         };
-        let with_target = |mut done: MutationReply| {
-            done.body["target"] = database.db.name().into();
-            done
-        };
-        match database.within(database.work_timeout(), work).await? {
-            KeyedResult::New(MutationResult::Done(done)) => Ok((with_target(done), false)),
-            KeyedResult::New(MutationResult::Refused(error)) => Err(*error),
-            KeyedResult::Replayed(done) => Ok((with_target(done), true)),
-            KeyedResult::KeyReused => {
-                let detail = "this idempotency key was used for another request within the last day; take a new one";
-                Err(super::input::unprocessable("idempotency_key_reused", detail))
+        let mut reply = database.within(database.work_timeout(), work).await??;
+        reply.body["target"] = database.db.name().into();
+        Ok(reply)
+    }
+
+    async fn execute_once<P: Sync>(
+        &self,
+        tx: &Tx<'_>,
+        key: &IdempotencyKey,
+        params: &P,
+        apply: Apply<P>,
+    ) -> Result<MutationResult, Error> {
+        let actor = self.actor();
+        match idempotency::claim_key(tx, actor, &key.key, &key.fingerprint).await? {
+            KeyState::New => {}
+            KeyState::Answered(stored) => {
+                let reply = serde_json::from_value(stored);
+                let reply: MutationReply = reply.map_err(|error| {
+                    let message = format!("cannot parse the stored response of a key: {error}");
+                    Error::new(Kind::Protocol, message)
+                })?;
+                return Ok(Ok(MutationReply { replayed: true, ..reply }));
+            }
+            KeyState::Mismatch => {
+                let detail = "this idempotency key was used for another request in the last day; use a new key";
+                return Ok(Err(HttpError::unprocessable("idempotency_key_reused", detail)));
             }
         }
-    }
-}
-
-enum KeyedResult {
-    New(MutationResult),
-    Replayed(MutationReply),
-    KeyReused,
-}
-
-async fn keyed(
-    tx: &Tx<'_>,
-    ctx: &MutationContext,
-    key: &Key,
-    check_mutation: &dyn Mutation,
-) -> Result<KeyedResult, Error> {
-    let actor = ctx.actor();
-    match idempotency::claim_key(tx, actor, &key.key, &key.fingerprint).await? {
-        KeyState::Mismatch => return Ok(KeyedResult::KeyReused),
-        KeyState::Answered(response) => {
-            let read = serde_json::from_value(response);
-            let wrong = |error| {
-                Error::new(Kind::Protocol, format!("a kept answer is not understood: {error}"))
-            };
-            return read.map(KeyedResult::Replayed).map_err(wrong);
+        let result = apply(tx, self, params).await?;
+        match &result {
+            Ok(reply) => {
+                let stored = serde_json::to_value(reply).unwrap_or_default();
+                idempotency::save_answer(tx, actor, &key.key, &stored).await?;
+            }
+            // The caller may repeat a refused request with the same key.
+            Err(_) => idempotency::release_key(tx, actor, &key.key).await?,
         }
-        KeyState::New => {}
+        Ok(result)
     }
-    let effect = check_mutation.apply(tx, ctx).await?;
-    match &effect {
-        MutationResult::Done(done) => {
-            let response = serde_json::to_value(done).unwrap_or_default();
-            idempotency::save_answer(tx, actor, &key.key, &response).await?;
-        }
-        // What was refused may be asked for again.
-        MutationResult::Refused(_) => idempotency::release_key(tx, actor, &key.key).await?,
-    }
-    Ok(KeyedResult::New(effect))
-}
-
-/// Refuses a key that is none.
-pub fn check_key(context: &Context<'_>) -> Result<(), HttpError> {
-    key(context).map(drop)
-}
-
-fn key(context: &Context<'_>) -> Result<Option<Key>, HttpError> {
-    let mut values = context.head.headers.get_all(IDEMPOTENCY_KEY).into_iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let key = value.to_str().unwrap_or_default();
-    let fits =
-        (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if values.next().is_some() || !fits {
-        return Err(invalid(format!(
-            "Idempotency-Key: wanted one of 1 to {KEY_MAX} printable ASCII characters"
-        )));
-    }
-    let mut digest = Sha256::new();
-    for part in [
-        context.head.method.as_str().as_bytes(),
-        context.head.uri.path_and_query().map_or("", |target| target.as_str()).as_bytes(),
-        &context.body,
-    ] {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    Ok(Some(Key { key: key.to_owned(), fingerprint: digest.finalize().to_vec() }))
-}
-
-/// An address of version 4 that arrived at a socket of version 6 is one of version 4.
-fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }

@@ -1,30 +1,26 @@
-//! `POST /health/database/optimize`: VACUUM, ANALYZE and REFRESH, of what needs it.
+//! `POST /health/database/optimize`: VACUUM, ANALYZE and REFRESH of the objects that need it.
 
-use hyper::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::input::{invalid, unprocessable};
-use super::jobs::QueueRun;
-use super::mutation::{Mutation, MutationContext, MutationResult, run_detached};
+use super::mutation::{MutationContext, MutationResult, run_detached};
+use super::queue_run::QueueRun;
+use super::run_response::respond_with_run;
+use super::table_names;
 use crate::config::{Builtin, Config, Mode};
-use crate::db::{Error, Kind, Tx, TxFuture, TxOptions};
+use crate::db::{Error, Kind, Tx, TxOptions};
 use crate::http::response::ok;
 use crate::http::{ApiDatabase, Context, HttpError, Response};
 use crate::jobs::{refresh, vacuum};
 use crate::sets::Manifest;
 use crate::store::requests::RunOptions;
 
-/// So many objects may be named in one request.
-pub const TABLES_MAX: usize = 400;
-
-/// The body.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OptimizeBody {
     #[serde(default)]
     dry_run: bool,
-    /// Only these: `schema.table`, views as well.
+    /// Limits the runs to these tables and materialized views.
     tables: Option<Vec<String>>,
     #[serde(default = "yes")]
     vacuum: bool,
@@ -36,52 +32,27 @@ fn yes() -> bool {
     true
 }
 
-/// The runs that do it. VACUUM answers for ANALYZE, too.
+/// Queues the runs, or returns the plan. ANALYZE is part of the job `vacuum`.
 pub async fn optimize(context: &Context<'_>) -> Result<Response, HttpError> {
-    context.check_mutation()?;
+    let key = context.check_mutation()?;
     let body: OptimizeBody = context.json()?;
-    check_names(body.tables.as_deref())?;
+    table_names::check(body.tables.as_deref())?;
     let config = context.state.databases.config()?;
     let options = RunOptions { tables: body.tables.clone(), ..RunOptions::default() };
     if body.dry_run {
         return plan(&*context.database()?, &config, &body, &options).await;
     }
-    let done = run_detached(context, move |state, ctx| async move {
-        let database = state.databases.of(ctx.target.as_deref())?;
-        let sets = database.status.migrations.read().sets;
+    let reply = run_detached(context, key, move |ctx| async move {
+        let sets = ctx.database.status.migrations.read().sets;
         let (mode, jobs) = (config.mode, jobs(&body, &config, &sets));
-        ctx.execute(&database, &QueueOptimize { mode, jobs, options }).await
+        let params = QueueOptimize { mode, jobs, options };
+        ctx.execute(&params, |tx, ctx, params| Box::pin(params.apply(tx, ctx))).await
     })
     .await?;
-    super::runs::respond_with_run(context, done).await
+    respond_with_run(context, reply).await
 }
 
-/// Refuses what is no name of a table.
-pub fn check_names(tables: Option<&[String]>) -> Result<(), HttpError> {
-    let Some(tables) = tables else { return Ok(()) };
-    if tables.is_empty() || tables.len() > TABLES_MAX {
-        return Err(invalid(format!(
-            "tables: found {} names, wanted 1 to {TABLES_MAX}",
-            tables.len()
-        )));
-    }
-    let fits = |name: &&String| {
-        name.split_once('.').is_some_and(|(schema, table)| !schema.is_empty() && !table.is_empty())
-            && name.chars().count() <= 128
-            && !name.contains('\0')
-    };
-    match tables.iter().find(|name| !fits(name)) {
-        None => Ok(()),
-        Some(wrong) => {
-            let wrong: String = wrong.chars().take(128).collect();
-            Err(invalid(format!(
-                "tables: found {wrong:?}, wanted a name with its schema, such as \"public.vms\""
-            )))
-        }
-    }
-}
-
-/// The jobs that do what is wanted.
+/// Returns the jobs that the request needs.
 fn jobs(body: &OptimizeBody, config: &Config, sets: &[&Manifest]) -> Vec<Builtin> {
     let views = refresh::configured(config, sets);
     let is_view = |name: &String| views.contains(&name.as_str());
@@ -94,63 +65,87 @@ fn jobs(body: &OptimizeBody, config: &Config, sets: &[&Manifest]) -> Vec<Builtin
     vacuum.into_iter().chain(refresh).collect()
 }
 
-fn changes_permitted(mode: Mode) -> Result<(), HttpError> {
-    if mode == Mode::Observe {
-        let detail = "mode = \"observe\": nothing of the user's is changed";
-        return Err(HttpError::new(StatusCode::CONFLICT, "observe_mode", detail));
-    }
-    Ok(())
-}
-
 struct QueueOptimize {
     mode: Mode,
     jobs: Vec<Builtin>,
     options: RunOptions,
 }
 
-impl Mutation for QueueOptimize {
-    fn apply<'t>(
-        &'t self,
-        tx: &'t Tx<'_>,
-        ctx: &'t MutationContext,
-    ) -> TxFuture<'t, MutationResult> {
-        Box::pin(queue_runs(tx, ctx, self))
+impl QueueOptimize {
+    /// Queues a run of every job, or none if one of them is queued already or paused.
+    async fn apply(&self, tx: &Tx<'_>, ctx: &MutationContext) -> Result<MutationResult, Error> {
+        if self.mode == Mode::Observe {
+            let detail = "mode = \"observe\" permits no changes to tables";
+            return Ok(Err(HttpError::conflict("observe_mode", detail)));
+        }
+        if self.jobs.is_empty() {
+            let detail = "none of these names is a table, or a view of refresh.views";
+            return Ok(Err(HttpError::unprocessable("nothing_to_do", detail)));
+        }
+        tx.batch("set a savepoint", "SAVEPOINT optimize").await?;
+        let (mut first, mut runs) = (None, Vec::new());
+        for job in &self.jobs {
+            let options = Some(&self.options);
+            let run = QueueRun { job: job.as_str(), options, configured: true };
+            match run.queue(tx, ctx).await? {
+                Ok(id) => {
+                    first.get_or_insert(id);
+                    runs.push(json!({ "job": job.as_str(), "id": id, "state": "queued" }));
+                }
+                Err(error) => {
+                    tx.batch("roll back to the savepoint", "ROLLBACK TO SAVEPOINT optimize")
+                        .await?;
+                    return Ok(Err(error));
+                }
+            }
+        }
+        let first = first.ok_or_else(|| Error::new(Kind::Protocol, "no run was queued"))?;
+        Ok(Ok(ctx.accepted(json!({ "run_id": first, "runs": runs }), first)))
     }
 }
 
-/// All or none: one that waits or is paused is a reason to ask for nothing.
-async fn queue_runs(
-    tx: &Tx<'_>,
-    ctx: &MutationContext,
-    optimize: &QueueOptimize,
-) -> Result<MutationResult, Error> {
-    if let Err(error) = changes_permitted(optimize.mode) {
-        return Ok(MutationResult::refused(error));
-    }
-    if optimize.jobs.is_empty() {
-        let detail = "there is nothing to do: none of these is a table, or a view of refresh.views";
-        return Ok(MutationResult::refused(unprocessable("nothing_to_do", detail)));
-    }
-    tx.batch("mark where to go back to", "SAVEPOINT optimize").await?;
-    let (mut ids, mut runs) = (Vec::new(), Vec::new());
-    for job in &optimize.jobs {
-        let queue_runs =
-            QueueRun { job: job.as_str(), options: Some(&optimize.options), configured: true };
-        match super::jobs::queue_run_in(tx, ctx, &queue_runs).await? {
-            Ok(id) => {
-                ids.push(id);
-                runs.push(json!({ "job": job.as_str(), "id": id, "state": "queued" }));
-            }
-            Err(error) => {
-                tx.batch("leave nothing behind", "ROLLBACK TO SAVEPOINT optimize").await?;
-                return Ok(MutationResult::refused(error));
-            }
+/// A table or view of the plan.
+#[derive(Serialize)]
+struct PlannedObject {
+    object: String,
+    vacuum: bool,
+    analyze: bool,
+    refresh: bool,
+    reason: String,
+    skipped: Option<String>,
+}
+
+impl From<vacuum::Planned> for PlannedObject {
+    fn from(table: vacuum::Planned) -> PlannedObject {
+        let reason = match table.vacuum || table.analyze {
+            true => format!(
+                "{} of {} rows are dead, {} changed since the last ANALYZE",
+                table.dead_rows, table.live_rows, table.changed_rows
+            ),
+            false => "the request names it".to_owned(),
+        };
+        PlannedObject {
+            object: table.object,
+            vacuum: table.vacuum,
+            analyze: table.analyze,
+            refresh: false,
+            reason,
+            skipped: table.skipped,
         }
     }
-    let [first, ..] = ids.as_slice() else {
-        return Err(Error::new(Kind::Protocol, "nothing was asked for"));
-    };
-    Ok(MutationResult::Done(ctx.accepted(json!({ "run_id": first, "runs": runs }), *first)))
+}
+
+impl From<refresh::Planned> for PlannedObject {
+    fn from(view: refresh::Planned) -> PlannedObject {
+        PlannedObject {
+            object: view.object,
+            vacuum: false,
+            analyze: false,
+            refresh: view.refresh,
+            reason: view.why,
+            skipped: view.skipped,
+        }
+    }
 }
 
 async fn plan(
@@ -164,45 +159,22 @@ async fn plan(
     let within = TxOptions::within(database.db.query_timeout()).read_only();
     let read = conn.transaction(&within, |tx| {
         Box::pin(async move {
-            let tables = if body.vacuum {
-                vacuum::plan(tx, &config.vacuum, options).await?
-            } else {
-                Vec::new()
-            };
-            let views = if body.refresh {
-                refresh::plan(tx, config, sets, options).await?
-            } else {
-                Vec::new()
-            };
+            let (mut tables, mut views) = (Vec::new(), Vec::new());
+            if body.vacuum {
+                tables = vacuum::plan(tx, &config.vacuum, options).await?;
+            }
+            if body.refresh {
+                views = refresh::plan(tx, config, sets, options).await?;
+            }
             Ok((tables, views))
         })
     });
     let (mut tables, views) = read.await.map_err(|error| database.http_error(&error))?;
-    // What a view needs is told of it once.
+    // A view that VACUUM skips is listed once, with its refresh.
     tables.retain(|table| {
         table.skipped.is_none() || views.iter().all(|view| view.object != table.object)
     });
-    let of_table = |table: vacuum::Planned| {
-        let why = match table.vacuum || table.analyze {
-            true => format!(
-                "{} dead of {} rows, {} changed since the last ANALYZE",
-                table.dead_rows, table.live_rows, table.changed_rows
-            ),
-            false => "it was named".to_owned(),
-        };
-        json!({
-            "object": table.object, "vacuum": table.vacuum, "analyze": table.analyze, "refresh": false,
-            "why": why, "skipped": table.skipped,
-        })
-    };
-    let of_view = |view: refresh::Planned| {
-        json!({
-            "object": view.object, "vacuum": false, "analyze": false, "refresh": view.refresh,
-            "why": view.why, "skipped": view.skipped,
-        })
-    };
-    let plan: Vec<Value> =
-        tables.into_iter().map(of_table).chain(views.into_iter().map(of_view)).collect();
-    let body = json!({ "target": database.db.name(), "dry_run": true, "plan": plan });
-    Ok(ok(&body))
+    let tables = tables.into_iter().map(PlannedObject::from);
+    let plan: Vec<PlannedObject> = tables.chain(views.into_iter().map(Into::into)).collect();
+    Ok(ok(&json!({ "target": database.db.name(), "dry_run": true, "plan": plan })))
 }

@@ -53,7 +53,7 @@ const ctx = {
   /** The details of the current database; null if they are not known or belong to another one. */
   details: () => (database.data?.target === ctx.target ? database.data : null),
   /** Whether this instance is not the leader. Its "healthy" then covers its own connection only. */
-  follows: () => ctx.details()?.observer === false,
+  follows: () => ctx.details()?.is_leader === false,
   signIn: () => openSignIn(onSignedIn),
   /** Reports a failed action. */
   failed(what, error) {

@@ -95,7 +95,7 @@ function update(state, owner) {
 
 function about({ list, unavailable }) {
   if (!list.data || unavailable) return null;
-  const { observer: leader } = list.data;
+  const { leader } = list.data;
   return leader
     ? `Run by the leader, ${leader}.`
     : "No instance is the leader at the moment, so no job runs.";
@@ -165,7 +165,7 @@ const followedRuns = (state, job) =>
 
 /** Jobs that need attention come first, then long runs. */
 function rank(job) {
-  if (job.quarantined || job.failures_in_a_row > 0) return 0;
+  if (job.quarantined || job.consecutive_failures > 0) return 0;
   return job.running && now() - new Date(job.running.since) > LONG_MS ? 1 : 2;
 }
 
@@ -202,7 +202,7 @@ function kind(job) {
 
 const notes = (job) => [
   job.enabled === false && job.state !== "not_configured" && status("paused", "disabled"),
-  job.differs &&
+  job.config_differs &&
     h("small", { class: "error" }, "The leader has another schedule or content for this job."),
   job.quarantined &&
     small("An earlier run may still be working on the server; the next run waits for its end."),
@@ -216,7 +216,7 @@ function schedule(job) {
 }
 
 function nextRun(state, job) {
-  if (job.ticks) return muted("on each tick");
+  if (job.state === "measured") return muted("on each tick");
   if (job.paused)
     return [
       status("paused"),
@@ -239,7 +239,7 @@ function countdown(state, due) {
 
 /** The times after the next one, unless the schedule itself makes them obvious. */
 function laterRuns(job) {
-  const later = (job.next_dues ?? []).slice(1);
+  const later = (job.upcoming ?? []).slice(1);
   if (later.length === 0 || job.schedule?.startsWith("@every")) return null;
   return h(
     "details",
@@ -256,7 +256,7 @@ function lastRun(state, job) {
       status("running"),
       small("since ", when(run.started_at), run.instance && ` on ${run.instance}`),
     ];
-  if (job.ticks) return muted("measures on each tick; its runs are not recorded");
+  if (job.state === "measured") return muted("measures on each tick; its runs are not recorded");
   if (state.noRuns) return muted(UNAVAILABLE);
   return job.last ? finishedRun(job, job.last) : muted("has not run yet");
 }
@@ -281,12 +281,12 @@ function finishedRun(job, run) {
 }
 
 function counts(state, job) {
-  if (job.ticks || state.noRuns) return "–";
+  if (job.state === "measured" || state.noRuns) return "–";
   const {
     succeeded_total: succeeded,
     failed_total: failed,
     skipped_total: skipped,
-    failures_in_a_row: inARow,
+    consecutive_failures: inARow,
   } = job;
   if (!succeeded && !failed && !skipped) return muted("none");
   const others = [
@@ -308,21 +308,22 @@ function actions(state, job) {
     (job.paused ? "it is paused" : state.shown.paused ? "all jobs are paused" : null);
   const verb = job.paused ? "resume" : "pause";
   const runProps = {
-    kind: job.failures_in_a_row > 0 ? "main" : "",
+    kind: job.consecutive_failures > 0 ? "main" : "",
     denied: denied ?? busy,
     "data-action": "run",
   };
   const pauseProps = { kind: job.paused ? "" : "quiet", denied, "data-action": verb };
   // A job that measures on each tick is neither run nor paused.
+  const hasRuns = job.state !== "measured";
   return [
-    !job.ticks && button(label("Run"), () => run(state, job), runProps),
-    (!job.ticks || job.paused) &&
+    hasRuns && button(label("Run"), () => run(state, job), runProps),
+    (hasRuns || job.paused) &&
       button(
         label(job.paused ? "Resume" : "Pause"),
         () => pauseOrResume(state, job.name, verb),
         pauseProps,
       ),
-    !job.ticks && opener(label("History"), open, () => toggleHistory(state, job.name)),
+    hasRuns && opener(label("History"), open, () => toggleHistory(state, job.name)),
   ];
 }
 
@@ -354,7 +355,7 @@ async function run(state, job) {
     ctx.notify(`A run of ${job.name} is requested.`);
     watches.add(id, { job: job.name });
   } catch (error) {
-    if (error.code === "waiting" && error.body?.run_id)
+    if (error.code === "already_queued" && error.body?.run_id)
       watches.add(error.body.run_id, { job: job.name });
     ctx.failed(`${job.name} was not started`, error);
   }

@@ -87,7 +87,10 @@ const OPERATIONS = {
       [
         "Reason",
         "wide",
-        (row) => [prose(row.skipped ?? row.why), row.skipped && row.why && small(prose(row.why))],
+        ({ skipped, reason }) => [
+          prose(skipped ?? reason),
+          skipped && reason && small(prose(reason)),
+        ],
       ],
     ],
   },
@@ -184,7 +187,7 @@ export function maintenance(ctx) {
 
 /** Tells a person how to confirm a retention that is shorter than configured. */
 function withConfirmation(ctx, error) {
-  if (error.code !== "shortening_wants_force") return error;
+  if (error.code !== "shorter_retention_requires_force") return error;
   const remedy = ctx.can("admin")
     ? "Tick the box above to confirm."
     : "Only an admin may confirm this.";

@@ -53,7 +53,7 @@ export function overview(ctx) {
           { key: "columns", class: "columns" },
           componentList(
             ctx,
-            withLastKnown(components, details?.observer ? ctx.lastKnown : new Map()),
+            withLastKnown(components, details?.is_leader ? ctx.lastKnown : new Map()),
             opened,
           ),
           details && serverFacts(details),
@@ -202,8 +202,8 @@ function noProblems(ctx, components, details) {
     return ["Problems are not known", "No problem was known when pgsteward last responded."];
   if (components.length === 0)
     return ["No measurement yet", "The first measurement has not finished."];
-  if (details && !details.observer) {
-    const leader = details.observed_by;
+  if (details && !details.is_leader) {
+    const leader = details.leader;
     const who = leader
       ? `The leader ${leader} measures the rest of the database.`
       : "No instance is the leader at the moment, so nothing else is measured.";
@@ -339,10 +339,10 @@ function serverFacts(details) {
   );
 }
 
-function missingServer({ observer: leader, observed_by: holder }) {
-  if (leader) return "The server cannot be queried at the moment.";
-  return holder
-    ? `The leader ${holder} measures the server.`
+function missingServer({ is_leader: isLeader, leader }) {
+  if (isLeader) return "The server cannot be queried at the moment.";
+  return leader
+    ? `The leader ${leader} measures the server.`
     : "No instance is the leader at the moment.";
 }
 

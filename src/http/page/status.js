@@ -115,15 +115,15 @@ export function statusBar(ctx) {
   const current = ctx.current();
   if (!current) return null;
   const outage = currentOutage(ctx);
-  const { server, observer: leader, observed_by: holder, paused } = ctx.details() ?? {};
+  const { server, is_leader: isLeader, leader, paused } = ctx.details() ?? {};
   const age = (current.age_seconds ?? 0) * 1000 + (ctx.health.at ? Date.now() - ctx.health.at : 0);
   const facts = [
     ["Measured", current.age_seconds == null ? "not yet" : ago(new Date(now() - age))],
     ["Response", millis(current.response_ms)],
     server && ["PostgreSQL", `${server.version}, ${server.in_recovery ? "standby" : "primary"}`],
-    leader !== undefined && [
+    isLeader !== undefined && [
       "This instance",
-      leader ? "is the leader" : holder ? "is not the leader" : "has no leader",
+      isLeader ? "is the leader" : leader ? "is not the leader" : "has no leader",
     ],
   ].filter(Boolean);
   const level = outage ? "unhealthy" : ctx.follows() ? "unknown" : current.status;
@@ -138,7 +138,7 @@ export function statusBar(ctx) {
     },
     outage
       ? outageSummary(outage)
-      : h("div", { class: "verdict" }, statusSummary(ctx, current, level, holder)),
+      : h("div", { class: "verdict" }, statusSummary(ctx, current, level, leader)),
     paused &&
       h("div", { id: "all-paused" }, status("paused", "jobs paused"), muted(` by ${paused.by}`)),
     definitions(facts),

@@ -80,7 +80,7 @@ export function describeError(error, role, { polling = false } = {}) {
     },
     no_credentials_configured: () =>
       "No token is configured. Create one with `pgsteward token new NAME --role viewer`.",
-    no_observer: () => "No instance is the leader at the moment, so no job runs.",
+    no_leader: () => "No instance is the leader at the moment, so no job runs.",
     unreachable: () => `${error.detail}. ${next("Try again later.")}`,
   }[error.code];
   if (describe) return describe();
