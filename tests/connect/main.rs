@@ -7,6 +7,7 @@ mod cancel;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod hosts;
+mod peer;
 mod pgbouncer;
 mod refusals;
 mod server;
