@@ -1,14 +1,14 @@
-//! The listener: probes, health and metrics, from memory; the API, which asks the databases; the dashboard.
+//! The HTTP listener: probes, current health and metrics from memory, the API, and the dashboard.
 //!
-//! A request goes `server` (limits of the connection) → `dispatch` (limits of the request, route, headers, count) →
-//! `gate` (who may) → a handler over [`State`]. Open routes and the current health are answered from memory: with the
-//! server down, hung or locked they answer at once, and no number of requests costs it a query. What `api` asks a
-//! database for goes over connections of its own, within bounds.
+//! A request passes `server` (limits of the connection), `dispatch` (limits of the request, lookup
+//! of the route, headers, metrics), `authenticator`, and a handler over [`State`]. Public routes and
+//! the current health respond from memory: they work while the server is down, hangs or is locked,
+//! and cost it no query. The API queries databases on connections of its own, with timeouts.
 //!
-//! # How it fails
-//! A handler that panics is a 500 and its connection goes on. Too many connections: the newest is
-//! closed at once, and counted. Out of file descriptors: accepting pauses, and goes on. A client
-//! that is slow to ask, to send, or to read is cut off by a time-out each.
+//! # Failure
+//! A handler that panics responds 500, and its connection stays open. If too many connections are
+//! open, a new one is closed and counted. Without file descriptors, accepting pauses and continues.
+//! Timeouts limit how long a client takes to send a request and to read a response.
 
 mod response;
 mod api;
@@ -60,45 +60,45 @@ pub use response::{HttpError, Response};
 pub use routes::routes;
 pub use server::serve;
 
-/// What the answers are read from.
+/// The state that handlers read.
 #[derive(Debug)]
 pub struct State {
-    /// The current truth of each database, by target.
+    /// The current health of each database, by name.
     pub boards: BTreeMap<String, Arc<Board>>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
     pub authenticator: Arc<Authenticator>,
-    /// The databases themselves, once there are any to ask.
+    /// The databases, after they are opened.
     pub databases: Arc<ApiDatabases>,
     pub tasks: Tasks,
-    /// Changes under way, whether their clients are still there or not.
+    /// Limits mutations that run at a time. A mutation continues after its client disconnects.
     pub mutation_slots: Arc<Semaphore>,
 }
 
-/// So many changes are under way at a time.
+/// Mutations at a time.
 pub const MUTATIONS_MAX: usize = 32;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Anyone who reaches the listener: states and reason codes, nothing about the inside.
+    /// Every client. The response has states and reason codes only.
     Open,
-    /// The same, and details for who may read them.
+    /// Every client. Viewers get details, too.
     OptionalAuth,
-    /// Anyone with valid credentials; what is told goes by who they are.
+    /// Every role. The response depends on the caller.
     AnyRole,
-    /// Who may read details.
+    /// Roles that may read details.
     Viewer,
-    /// Who may also have maintenance done.
+    /// Roles that may also run maintenance.
     Operator,
-    /// Who may do anything.
+    /// Admins.
     Admin,
-    /// Who may write events into the audit trail.
+    /// Roles that may record events in the audit log.
     Events,
 }
 
 impl Access {
-    /// Whether a role is enough.
+    /// Whether the role has access.
     pub fn allows(self, role: Role) -> bool {
         match self {
             Access::Open | Access::OptionalAuth | Access::AnyRole => true,
@@ -109,7 +109,7 @@ impl Access {
         }
     }
 
-    /// The least role that is enough, as it is configured.
+    /// Returns the least role with access, by its name in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Access::Open | Access::OptionalAuth => "none",
@@ -122,22 +122,21 @@ impl Access {
     }
 }
 
-/// One line of the table of routes.
+/// A row of the table of routes.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// A GET answers HEAD too.
+    /// GET also serves HEAD.
     pub method: Method,
-    /// Segments are literal, or a name in braces, which stands for any one. Also the label in metrics.
+    /// The path, and the label in metrics. A segment in braces matches any segment.
     pub path: &'static str,
     pub access: Access,
-    /// How large a body may be.
     pub body: BodyLimit,
-    /// One line for the index.
+    /// The line in the list of endpoints.
     pub about: &'static str,
     pub handler: Handler,
 }
 
-/// How large the body of a request may be.
+/// The limit of a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLimit {
     /// `http.body_limit`
@@ -146,46 +145,46 @@ pub enum BodyLimit {
     Batch,
 }
 
-/// The body of a batch of events.
+/// Bytes of a batch of events.
 pub const BATCH_MAX_BYTES: usize = 8 * 1024 * 1024;
-/// So many of them are read and written at a time.
+/// Batches that are read and written at a time.
 pub const BATCHES_MAX: usize = 2;
 
-/// Answers one request. May be dropped at any await when the request's time is over.
+/// Handles a request. It is dropped at an await point when the request times out.
 pub type Handler =
     for<'a> fn(
         &'a Context<'a>,
     ) -> Pin<Box<dyn Future<Output = Result<Response, HttpError>> + Send + 'a>>;
 
-/// A request, taken apart.
+/// A parsed request.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub state: &'a Arc<State>,
-    /// The table that the request was found in.
+    /// The table of routes, for the list of endpoints.
     pub routes: &'a [Route],
     pub head: &'a hyper::http::request::Parts,
-    /// The segment that stands for the one in braces, decoded.
+    /// The segment at the place of the one in braces, decoded.
     pub segment: Option<String>,
     pub query: Query,
     pub body: Bytes,
-    /// Always there on routes that want credentials.
+    /// `Some` on routes that require credentials.
     pub caller: Option<Caller>,
     pub request_id: &'a str,
     pub from: IpAddr,
-    /// The place of a large body, for as long as it is worked on.
+    /// Held while a large body is in memory.
     pub batch_permit: Option<Arc<OwnedSemaphorePermit>>,
-    /// By when there is to be an answer.
+    /// When the request times out.
     pub deadline: Instant,
 }
 
 impl Context<'_> {
-    /// What is left of the request's time.
+    /// Returns the time until the request times out.
     pub fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
 
-/// A table of routes over a state, with limits.
+/// The routes with their state and limits.
 #[derive(Debug)]
 pub struct App {
     state: Arc<State>,
@@ -197,12 +196,12 @@ pub struct App {
 }
 
 impl App {
-    /// The daemon's own routes.
+    /// Creates an app with the routes of the daemon.
     pub fn new(state: State, limits: &config::Http) -> App {
         App::with_routes(state, limits, routes())
     }
 
-    /// Any table of routes; the first that matches wins.
+    /// Creates an app with other routes. The first match wins.
     pub fn with_routes(state: State, limits: &config::Http, routes: Vec<Route>) -> App {
         let batches = Arc::new(Semaphore::new(BATCHES_MAX));
         App {
@@ -215,12 +214,12 @@ impl App {
         }
     }
 
-    /// HTTPS instead of HTTP, where there is a certificate.
+    /// Serves HTTPS instead of HTTP, if there is a certificate.
     pub fn with_tls(self, tls: Option<Arc<Tls>>) -> App {
         App { tls, ..self }
     }
 
-    /// How long requests in flight may go on once the listener is told to stop. Default 10 s.
+    /// Sets how long requests may continue after the listener stops. Default: 10 s.
     pub fn drain_timeout(self, drain: Duration) -> App {
         App { drain, ..self }
     }

@@ -61,13 +61,13 @@ files! {
 }
 
 /// `GET /`: the page for a browser, the list of endpoints for other clients.
-pub fn home(context: &Context<'_>) -> Response {
+pub fn home(context: &Context<'_>) -> Result<Response, HttpError> {
     let mut response = match preferred(context.head, &["text/plain", "text/html"]) {
         "text/html" => serve(context, "text/html; charset=utf-8", PAGE),
         _ => index(context),
     };
     set_header(&mut response, VARY, "Accept");
-    response
+    Ok(response)
 }
 
 /// `GET /page/{file}`

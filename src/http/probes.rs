@@ -18,8 +18,8 @@ use crate::health::{Check, Status};
 const INFORMATIONAL: &str = "database";
 
 /// `GET /livez`
-pub fn livez(context: &Context<'_>) -> Response {
-    report("livez", &context.state.readiness.livez(Instant::now()), context, "ok")
+pub fn livez(context: &Context<'_>) -> Result<Response, HttpError> {
+    Ok(report("livez", &context.state.readiness.livez(Instant::now()), context, "ok"))
 }
 
 /// `GET /livez/{check}`
@@ -28,8 +28,8 @@ pub fn livez_check(context: &Context<'_>) -> Result<Response, HttpError> {
 }
 
 /// `GET /readyz`
-pub fn readyz(context: &Context<'_>) -> Response {
-    report("readyz", &context.state.readiness.readyz(Instant::now()), context, "ok")
+pub fn readyz(context: &Context<'_>) -> Result<Response, HttpError> {
+    Ok(report("readyz", &context.state.readiness.readyz(Instant::now()), context, "ok"))
 }
 
 /// `GET /readyz/{check}`

@@ -1,159 +1,92 @@
-//! The table of routes, and finding one in it.
+//! The table of routes, and the lookup of a request in it.
 
 use std::future::ready;
 
 use hyper::Method;
 
 use super::query::decode;
-use super::{Access, BodyLimit, Handler, Route, api, health, index, page, probes};
+use super::{Access, BodyLimit, Route, api, health, index, page, probes};
 
-/// What pgsteward answers. The paths are the labels of its metrics.
+/// Declares routes: method, path, access, handler, line for the index. A handler marked `now`
+/// responds from memory, without waiting.
+macro_rules! routes {
+    ($($method:ident $path:literal $access:ident $($handler:ident)::+ $($now:ident)?, $about:literal;)*) => {
+        vec![$(Route {
+            method: Method::$method,
+            path: $path,
+            access: Access::$access,
+            body: BodyLimit::Usual,
+            about: $about,
+            handler: |c| Box::pin(routes!(@call $($now)? $($handler)::+(c))),
+        }),*]
+    };
+    (@call now $call:expr) => { ready($call) };
+    (@call $call:expr) => { $call };
+}
+
+/// Returns the routes of the daemon. Their paths are labels of its metrics.
+#[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
-    let mut routes = probes();
-    routes.extend(reads());
-    routes.extend(mutations());
+    let mut routes = routes! {
+        GET "/" Open page::home now, "the dashboard for browsers, else this list";
+        GET "/page/{file}" Open page::file now, "a file of the dashboard";
+        GET "/livez" Open probes::livez now, "whether the process and its pipelines are alive";
+        GET "/livez/{check}" Open probes::livez_check now, "one check of /livez";
+        GET "/readyz" Open probes::readyz now, "whether the instance can take traffic";
+        GET "/readyz/{check}" Open probes::readyz_check now, "one check of /readyz";
+        GET "/healthz" Open probes::healthz now, "like /livez, with the status of the databases";
+        GET "/healthz/{check}" Open probes::healthz_check now, "one check of /healthz";
+        GET "/openapi.json" Open index::openapi now, "the OpenAPI document";
+        GET "/metrics" Open index::metrics now, "metrics for Prometheus";
+        GET "/health/" OptionalAuth health::health now, "health of the databases, 503 if unhealthy";
+        GET "/whoami" AnyRole api::whoami::whoami now, "the caller's name and role";
+        GET "/health/database" Viewer api::database::database now, "a database, from memory";
+        GET "/health/database/statistics" Viewer api::statistics::statistics,
+            "sizes, dead rows and unused indexes";
+        GET "/health/system" Viewer api::history::system, "past measurements";
+        GET "/health/connections" Viewer api::history::connections, "past numbers of connections";
+        GET "/health/database/migrations" Viewer api::migrations::status,
+            "applied and pending migrations";
+        GET "/health/retention" Viewer api::cleanup::retention, "retention, and rows that are due";
+        GET "/health/audit" AnyRole api::audit::list, "audit log: all for an admin, else one's own";
+        GET "/jobs" Viewer api::jobs::list, "jobs with their schedule and state";
+        GET "/jobs/{name}/runs" Viewer api::jobs::runs, "the newest runs of a job";
+        GET "/runs/{id}" Viewer api::runs::get, "one run";
+        GET "/runs/{id}/events" Viewer api::runs::follow, "follows a run by server-sent events";
+        POST "/audit/events" Events api::events::write, "record events of an application";
+        POST "/health/database/optimize" Operator api::optimize::optimize,
+            "run VACUUM, ANALYZE and REFRESH where needed";
+        POST "/health/database/migrations" Admin api::migrations::apply, "apply pending migrations";
+        POST "/health/cleanup" Operator api::cleanup::cleanup, "delete expired rows";
+        POST "/jobs/{name}/run" Operator api::jobs::run, "queue a run of a job";
+        POST "/jobs/{name}/pause" Operator api::jobs::pause, "pause a job, or all (*)";
+        POST "/jobs/{name}/resume" Operator api::jobs::resume, "resume a job, or all (*)";
+        POST "/runs/{id}/cancel" Operator api::runs::cancel, "cancel a run";
+    };
+    for route in routes.iter_mut().filter(|route| route.access == Access::Events) {
+        route.body = BodyLimit::Batch;
+    }
     routes
 }
 
-const fn get(path: &'static str, access: Access, about: &'static str, handler: Handler) -> Route {
-    Route { method: Method::GET, path, access, body: BodyLimit::Usual, about, handler }
-}
-
-const fn post(path: &'static str, access: Access, about: &'static str, handler: Handler) -> Route {
-    Route { method: Method::POST, path, access, body: BodyLimit::Usual, about, handler }
-}
-
-fn probes() -> Vec<Route> {
-    let open = |path, about, handler| get(path, Access::Open, about, handler);
-    vec![
-        open("/", "the dashboard for a browser, else this list", |c| {
-            Box::pin(ready(Ok(page::home(c))))
-        }),
-        open("/page/{file}", "a file of the dashboard", |c| Box::pin(ready(page::file(c)))),
-        open("/livez", "whether the process and its pipeline are alive", |c| {
-            Box::pin(ready(Ok(probes::livez(c))))
-        }),
-        open("/livez/{check}", "one check of /livez", |c| Box::pin(ready(probes::livez_check(c)))),
-        open("/readyz", "whether to send traffic", |c| Box::pin(ready(Ok(probes::readyz(c))))),
-        open("/readyz/{check}", "one check of /readyz", |c| {
-            Box::pin(ready(probes::readyz_check(c)))
-        }),
-        open("/healthz", "as /livez, with the databases' status in the body", |c| {
-            Box::pin(ready(probes::healthz(c)))
-        }),
-        open(
-            "/healthz/{check}",
-            "one check of /healthz; /healthz/database is the databases' own",
-            |c| Box::pin(ready(probes::healthz_check(c))),
-        ),
-        open("/openapi.json", "this API, for programs", |c| Box::pin(ready(Ok(index::openapi(c))))),
-        open("/metrics", "metrics for Prometheus", |c| Box::pin(ready(index::metrics(c)))),
-    ]
-}
-
-fn reads() -> Vec<Route> {
-    use Access::{AnyRole, OptionalAuth, Viewer};
-    vec![
-        get("/health/", OptionalAuth, "the databases' health, 503 when one is unhealthy", |c| {
-            Box::pin(ready(health::health(c)))
-        }),
-        get("/whoami", AnyRole, "what these credentials are good for", |c| {
-            Box::pin(ready(api::whoami::whoami(c)))
-        }),
-        get("/health/database", Viewer, "everything known of a database, from memory", |c| {
-            Box::pin(ready(api::database::database(c)))
-        }),
-        get(
-            "/health/database/statistics",
-            Viewer,
-            "tables and indexes: sizes, dead rows, what is of no use",
-            |c| Box::pin(api::statistics::statistics(c)),
-        ),
-        get("/health/system", Viewer, "the history of measurements, in pages or buckets", |c| {
-            Box::pin(api::history::system(c))
-        }),
-        get(
-            "/health/connections",
-            Viewer,
-            "the history of connections, in pages or buckets",
-            |c| Box::pin(api::history::connections(c)),
-        ),
-        get(
-            "/health/database/migrations",
-            Viewer,
-            "which migrations are applied and pending",
-            |c| Box::pin(api::migrations::status(c)),
-        ),
-        get("/health/retention", Viewer, "what is removed when, and what is due", |c| {
-            Box::pin(api::cleanup::retention(c))
-        }),
-        get("/health/audit", AnyRole, "the audit trail: all for an admin, else one's own", |c| {
-            Box::pin(api::audit::list(c))
-        }),
-        get("/jobs", Viewer, "jobs with their plan and how they stand", |c| {
-            Box::pin(api::jobs::list(c))
-        }),
-        get("/jobs/{name}/runs", Viewer, "the newest runs of a job", |c| {
-            Box::pin(api::jobs::runs(c))
-        }),
-        get("/runs/{id}", Viewer, "one run", |c| Box::pin(api::runs::get(c))),
-        get(
-            "/runs/{id}/events",
-            Viewer,
-            "one run, followed to its end by server-sent events",
-            |c| Box::pin(api::runs::follow(c)),
-        ),
-    ]
-}
-
-fn mutations() -> Vec<Route> {
-    use Access::{Admin, Events, Operator};
-    let events = post("/audit/events", Events, "record events of an application", |c| {
-        Box::pin(api::events::write(c))
-    });
-    vec![
-        Route { body: BodyLimit::Batch, ..events },
-        post(
-            "/health/database/optimize",
-            Operator,
-            "VACUUM, ANALYZE and REFRESH what needs it",
-            |c| Box::pin(api::optimize::optimize(c)),
-        ),
-        post("/health/database/migrations", Admin, "apply pending migrations", |c| {
-            Box::pin(api::migrations::apply(c))
-        }),
-        post("/health/cleanup", Operator, "remove what is past its retention", |c| {
-            Box::pin(api::cleanup::cleanup(c))
-        }),
-        post("/jobs/{name}/run", Operator, "run a job now", |c| Box::pin(api::jobs::run(c))),
-        post("/jobs/{name}/pause", Operator, "pause a job, or all (*)", |c| {
-            Box::pin(api::jobs::pause(c))
-        }),
-        post("/jobs/{name}/resume", Operator, "resume a job, or all (*)", |c| {
-            Box::pin(api::jobs::resume(c))
-        }),
-        post("/runs/{id}/cancel", Operator, "cancel a run", |c| Box::pin(api::runs::cancel(c))),
-    ]
-}
-
-/// Where a method and a path lead.
+/// The result of a lookup.
 #[derive(Debug)]
 pub enum RouteMatch<'r> {
     Route {
         route: &'r Route,
         segment: Option<String>,
     },
-    /// The path exists, not with this method: those that it has, for the `Allow` header.
+    /// The path exists with other methods, which the header `Allow` lists.
     OtherMethods {
         path: &'static str,
         allow: String,
     },
     Nothing,
-    /// A percent sign without its two digits.
+    /// The path is not valid percent-encoding.
     Malformed,
 }
 
-/// Looks a request up. HEAD is answered by GET; a slash at the end does not count.
+/// Finds the route of a request. GET also serves HEAD. Ignores a slash at the end.
 pub fn find_route<'r>(routes: &'r [Route], method: &Method, path: &str) -> RouteMatch<'r> {
     let expected = if method == Method::HEAD { &Method::GET } else { method };
     let mut others: Vec<&Route> = Vec::new();
@@ -178,7 +111,7 @@ pub fn find_route<'r>(routes: &'r [Route], method: &Method, path: &str) -> Route
     }
 }
 
-/// The value of an `Allow` header.
+/// Returns the value of the header `Allow`.
 pub fn allow<'m>(methods: impl Iterator<Item = &'m Method>) -> String {
     let mut names: Vec<&str> = Vec::new();
     for method in methods {
@@ -193,7 +126,7 @@ pub fn allow<'m>(methods: impl Iterator<Item = &'m Method>) -> String {
     names.join(", ")
 }
 
-/// None: another path. Some: this one, with the segment that stands for `{check}`.
+/// Returns `Some` if the path matches, with the segment at the place of `{name}`.
 fn matches<'p>(pattern: &str, path: &'p str) -> Option<Option<&'p str>> {
     let mut segment = None;
     let mut expected = trimmed(pattern).split('/');
@@ -256,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_of_one_path_are_told_together() {
+    fn methods_of_one_path_are_listed_together() {
         assert_eq!(
             allow([Method::GET, Method::POST, Method::GET].iter()),
             "GET, HEAD, OPTIONS, POST"
