@@ -1,11 +1,11 @@
-//! Who may pass: credentials, roles, failed attempts, origins.
+//! Decides which requests are permitted: credentials, roles, rate of failures.
 //!
 //! ```text
-//! open route ─► passes (with credentials, where more is told to who has them)
-//! else: safe wire? ─► credentials configured? ─► not too many failures? ─► valid? ─► role enough? ─► passes
+//! public route    permitted; valid credentials may add details
+//! other routes    credentials configured? ─ encrypted? ─ few failures? ─ valid? ─ role? ─ permitted
 //! ```
-//! What fails is counted by reason, limited per address, and gathered for the audit trail; to the outside every
-//! wrong credential looks the same.
+//! Failures are counted by reason, limited by address and collected for the audit log. The response is
+//! the same for every invalid credential.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,7 +23,7 @@ use super::{Access, HttpError};
 use crate::config::{Cidr, Config};
 use crate::telemetry::Metrics;
 
-/// The rules as they are now, and what is remembered of failed attempts.
+/// The current rules and the recent failures.
 #[derive(Debug)]
 pub struct Authenticator {
     rules: RwLock<Arc<Rules>>,
@@ -31,7 +31,7 @@ pub struct Authenticator {
     failures: FailureLog,
 }
 
-/// What the configuration says; replaced as a whole when it is read again.
+/// The rules of the configuration. A reload replaces them.
 #[derive(Debug, Default)]
 pub struct Rules {
     auth: Auth,
@@ -66,7 +66,7 @@ impl Rules {
     }
 }
 
-/// A request at the gate.
+/// A request to authenticate.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthRequest<'a> {
     pub head: &'a Parts,
@@ -76,7 +76,7 @@ pub struct AuthRequest<'a> {
     pub route: &'a str,
 }
 
-/// Who was let in, and from where.
+/// The caller of a permitted request.
 #[derive(Debug)]
 pub struct Authenticated {
     /// None on open routes, where no credentials were sent that count.
@@ -86,7 +86,7 @@ pub struct Authenticated {
 }
 
 impl Authenticator {
-    /// Begins with these rules.
+    /// Creates an authenticator with these rules.
     pub fn new(rules: Rules) -> Authenticator {
         Authenticator {
             rules: RwLock::new(Arc::new(rules)),
@@ -95,22 +95,22 @@ impl Authenticator {
         }
     }
 
-    /// Goes by other rules from now on. What is remembered of failed attempts stays.
+    /// Replaces the rules. Keeps the recent failures.
     pub fn set_rules(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
-    /// The rules as they are now.
+    /// Returns the current rules.
     pub fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes what failed since the last time, for the audit trail.
+    /// Returns the failures since the last call, for the audit log.
     pub fn take_failures(&self) -> FailedAttempts {
         self.failures.take()
     }
 
-    /// Lets a call in, or refuses it.
+    /// Permits a request, or returns the error to respond with.
     pub fn authenticate(
         &self,
         request: AuthRequest<'_>,
@@ -121,7 +121,7 @@ impl Authenticator {
             address::client(request.peer.ip(), &request.head.headers, &rules.trusted_proxies);
         let caller = match request.access {
             Access::Open => None,
-            // What is open stays open to whoever sends credentials that do not count here; that they fail is noted.
+            // Invalid credentials do not close a public route. The failure is recorded.
             Access::OptionalAuth => match has_credentials(request.head) {
                 true => self.identify(&rules, request, from, metrics).ok(),
                 false => None,
@@ -152,7 +152,7 @@ impl Authenticator {
         }
         let now = Utc::now();
         if let Err(wait) = self.limiter.admit(from, Instant::now()) {
-            // Of 256 random bits nobody guesses any; who has them is not to suffer for who shares the address.
+            // A token cannot be guessed. Its owner must not be locked out by others at the same address.
             let check_tokens = rules.auth.check_tokens(&request.head.headers, from, now);
             return check_tokens.ok_or_else(|| too_many_failures().retry_after(wait));
         }
@@ -166,7 +166,7 @@ impl Authenticator {
                     request.head.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
                 self.failures.record(from, denied, request.route, agent, now);
                 metrics.http_auth_failures_total.with_label_values(&[reason]).inc();
-                tracing::debug!(%from, reason, route = request.route, "credentials are not accepted");
+                tracing::debug!(%from, reason, route = request.route, "rejected credentials");
                 Err(denied.to_error())
             }
         }
@@ -178,14 +178,14 @@ fn has_credentials(head: &Parts) -> bool {
 }
 
 fn no_credentials_configured() -> HttpError {
-    let detail = "this endpoint wants credentials, and none are configured: `pgsteward token new NAME --role viewer` \
-                  makes a token and shows what to write into the configuration";
+    let detail = "this endpoint requires credentials, and none are configured: `pgsteward token new NAME --role viewer` \
+                  creates a token and prints its configuration";
     HttpError::new(StatusCode::FORBIDDEN, "no_credentials_configured", detail)
 }
 
 fn plain_http() -> HttpError {
-    let detail = "credentials would cross the network in the clear: use TLS (http.tls_cert_file, http.tls_key_file), \
-                  listen on a loopback address, or set http.allow_plain_http where something in front encrypts";
+    let detail = "credentials would cross the network unencrypted: use TLS (http.tls_cert_file, http.tls_key_file), \
+                  listen on a loopback address, or set http.allow_plain_http if a proxy encrypts";
     HttpError::new(StatusCode::FORBIDDEN, "plain_http", detail)
 }
 
@@ -195,15 +195,11 @@ fn unauthenticated() -> HttpError {
 }
 
 fn too_many_failures() -> HttpError {
-    let detail = "too many calls from this address had credentials that are not accepted";
+    let detail = "too many requests from this address had invalid credentials";
     HttpError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_failures", detail)
 }
 
 fn forbidden(access: Access, role: Role) -> HttpError {
-    let detail = format!(
-        "this endpoint wants the role {}; these credentials have the role {}",
-        access.as_str(),
-        role.as_str()
-    );
+    let detail = format!("expected the role {}, found the role {}", access.as_str(), role.as_str());
     HttpError::new(StatusCode::FORBIDDEN, "forbidden", detail)
 }

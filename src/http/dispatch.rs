@@ -1,4 +1,4 @@
-//! One request, from its head to its answer: limits, route, access, count.
+//! Handles a request from its head to its response: limits, route, access, metrics.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -24,7 +24,7 @@ use super::routes::{RouteMatch, allow, find_route};
 use super::{App, BATCH_MAX_BYTES, BodyLimit, Context, HttpError, Response, cors};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Bytes of path and query. None of ours comes near.
+/// Bytes of path and query. All valid ones are much shorter.
 const TARGET_MAX: usize = 4096;
 /// Of a body that is too large, this much is read and thrown away, so that the client is done
 /// sending when it is told; a client that goes on loses the answer with the connection.
@@ -33,7 +33,7 @@ const DISCARD_FOR: Duration = Duration::from_secs(1);
 /// A large body that is sent slowly holds a place among few; a small one holds none.
 const BATCH_WITHIN: Duration = Duration::from_secs(10);
 
-/// Answers a request. Never fails: what goes wrong is an answer too.
+/// Handles a request. Errors become responses.
 pub async fn response(app: &App, request: Request<Incoming>, peer: SocketAddr) -> Response {
     let started = Instant::now();
     let (head, body) = request.into_parts();
@@ -97,7 +97,7 @@ async fn respond(
         }
         RouteMatch::Route { route, segment } => (route, segment),
         RouteMatch::OtherMethods { allow, .. } => {
-            let detail = format!("this endpoint answers {allow}");
+            let detail = format!("this endpoint has the methods {allow}");
             return Err(HttpError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
@@ -160,11 +160,11 @@ async fn respond(
         Ok(Ok(outcome)) => outcome,
         // The panic itself was logged where it happened.
         Ok(Err(_)) => {
-            let detail = "the request could not be answered; the log says why";
+            let detail = "the request failed; see the log for the cause";
             Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail))
         }
         Err(_) => {
-            let detail = "there was no answer in time (http.request_timeout); try again later";
+            let detail = "the request timed out (http.request_timeout); try again later";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail)
                 .retry_after(Duration::from_secs(1)))
         }
@@ -175,11 +175,12 @@ async fn respond(
 fn check_head(head: &Parts) -> Result<(), HttpError> {
     let hosts = head.headers.get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
-        return Err(malformed("HTTP/1.1 wants exactly one Host header"));
+        return Err(malformed("HTTP/1.1 requires exactly one Host header"));
     }
     let length = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if length > TARGET_MAX {
-        let detail = format!("path and query have {length} bytes; at most {TARGET_MAX} are taken");
+        let detail =
+            format!("expected path and query of at most {TARGET_MAX} bytes, found {length}");
         return Err(HttpError::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail));
     }
     Ok(())
