@@ -356,7 +356,7 @@ fn every_code_of_a_problem_is_documented() {
     let documented = Document::read("docs/api.md").section("Errors");
     let mut codes = BTreeSet::new();
     for source in &sources {
-        for call in ["Refusal::new(", "unprocessable("] {
+        for call in ["HttpError::new(", "unprocessable("] {
             for (_, rest) in
                 source.match_indices(call).map(|(at, call)| source.split_at(at + call.len()))
             {
