@@ -1,4 +1,4 @@
-//! What an answer carries: whole in memory, or made piece by piece as the client takes it.
+//! Response bodies: complete in memory, or produced in chunks while the client reads.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,20 +6,21 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 
-/// A body of an answer.
+/// The body of a response.
 pub enum Body {
     Full(Option<Bytes>),
-    /// Asked for the next piece when the last one has gone out, so a client that is slow holds nothing but the
-    /// piece under way; dropped with the connection.
+    /// Polled for the next chunk when the last one is sent, so that a slow client holds one chunk in
+    /// memory. Dropped with the connection.
     Chunks(ChunkStream),
 }
 
-/// Pieces of a body. An error cuts the connection off, so that nobody takes a part for the whole.
+/// The chunks of a body. An error closes the connection, so that the client notices that the body is
+/// incomplete.
 pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyAborted>> + Send>>;
 
-/// The body ends before its end. The log says why.
+/// The body is incomplete. The log has the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the answer could not be given whole")]
+#[error("the response could not be completed")]
 pub struct BodyAborted;
 
 impl HttpBody for Body {
@@ -51,7 +52,7 @@ impl HttpBody for Body {
 }
 
 impl Body {
-    /// Of bytes; none at all where there are none.
+    /// Creates a body from bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
         Body::Full((!bytes.is_empty()).then_some(bytes))

@@ -1,10 +1,10 @@
-//! Which form of an answer a client wants, by RFC 9110 section 12.5.1.
+//! Selects the media type of a response, by RFC 9110 section 12.5.1.
 
 use hyper::header::ACCEPT;
 use hyper::http::request::Parts;
 
-/// Of the media types on offer the one that the client likes best; of several the first, which is also what a client
-/// gets that wants none of them: it can read the type in the answer.
+/// Returns the offered media type that the client prefers, and the first one among equals. A client
+/// that accepts none of them gets the first one, too.
 pub fn preferred<'t>(head: &Parts, offered: &[&'t str]) -> &'t str {
     let accept: Vec<&str> =
         head.headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok()).collect();
@@ -18,7 +18,7 @@ pub fn preferred<'t>(head: &Parts, offered: &[&'t str]) -> &'t str {
     best.0
 }
 
-/// What the most specific range that fits says.
+/// Returns the quality of the most specific range that matches.
 fn quality(accept: &[&str], media_type: &str) -> f32 {
     if accept.is_empty() {
         return 1.0;
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn the_client_gets_what_it_likes_best() {
         const OFFERED: [&str; 3] = ["application/json", "application/x-ndjson", "text/csv"];
-        for (accept, wanted) in [
+        for (accept, expected) in [
             (&[][..], "application/json"),
             (&["*/*"], "application/json"),
             (&["text/csv"], "text/csv"),
@@ -70,7 +70,7 @@ mod tests {
                 request.headers_mut().append(ACCEPT, value.parse().unwrap());
             }
             let (head, ()) = request.into_parts();
-            assert_eq!(preferred(&head, &OFFERED), wanted, "{accept:?}");
+            assert_eq!(preferred(&head, &OFFERED), expected, "{accept:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A stream whose peer must take what is written to it within a bound.
+//! A stream with a timeout for writes.
 //!
 //! hyper bounds how long a request's head may take to arrive; that an answer is taken is left to
 //! the stream. Without a bound, a client that asks and never reads would hold its connection for
@@ -34,7 +34,7 @@ impl<S> WriteTimeout<S> {
         ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the client does not take the answer",
+            "the client does not read the response",
         )))
     }
 }

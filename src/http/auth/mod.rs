@@ -1,4 +1,4 @@
-//! Who calls: bearer tokens, JSON Web Tokens, and Supabase's service key.
+//! Identifies callers by bearer tokens, JSON Web Tokens and the service key of Supabase.
 //!
 //! [`Auth`] is made from the configuration as a whole, files included, and never changes: a reload makes another, and
 //! where that fails the one before goes on. [`Auth::check`] is pure: headers, address and time in, a [`Caller`] or a
@@ -80,7 +80,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// All of them, for metrics.
+    /// All reasons, for metrics.
     pub const ALL: [Denied; 14] = [
         Denied::Malformed,
         Denied::UnknownToken,
@@ -98,7 +98,7 @@ impl Denied {
         Denied::NoSubject,
     ];
 
-    /// For metrics and the audit trail.
+    /// The code in metrics and in the audit log.
     pub fn code(self) -> &'static str {
         match self {
             Denied::Malformed => "malformed",
@@ -118,9 +118,9 @@ impl Denied {
         }
     }
 
-    /// What the caller hears, which is the same for all: who guesses shall not learn how near it came.
+    /// Returns the same error for every reason, so that a guess reveals nothing.
     pub fn to_error(self) -> HttpError {
-        let detail = "the credentials are not accepted; the audit trail says why";
+        let detail = "the credentials are not valid; the audit log has the reason";
         HttpError::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail)
     }
 }
