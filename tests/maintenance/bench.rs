@@ -155,7 +155,7 @@ impl Bench {
         ))
         .await;
         let mut conn = db.acquire(Purpose::Job).await.unwrap();
-        let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized RunOptions'";
+        let settings = "SELECT name || ' = ' || setting FROM pg_settings WHERE category <> 'Customized Options'";
         let session = conn.batch_values("read settings", settings).await.unwrap();
         let name = JobName::from(job.builtin());
         let mut ctx = Context {
