@@ -170,7 +170,7 @@ async fn the_client_reads_lengths_chunks_and_what_is_cut_short() {
         });
         match (http::try_request(address, "GET", "/", &[], "").await, wanted) {
             (Ok(response), Ok((status, body))) => {
-                assert_eq!((response.status, response.body.as_str()), (status, body))
+                assert_eq!((response.status, response.body.as_str()), (status, body));
             }
             (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
             (got, wanted) => panic!("{got:?} is not {wanted:?}"),

@@ -212,7 +212,7 @@ async fn an_endless_response_is_cut_off() {
         match result {
             Ok(()) => assert!(delivered, "{head}"),
             Err(error) => {
-                assert!(!delivered && matches!(error, WebhookError::Protocol { .. }), "{error}")
+                assert!(!delivered && matches!(error, WebhookError::Protocol { .. }), "{error}");
             }
         }
         receiver.await.unwrap();

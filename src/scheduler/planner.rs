@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn runs_begin_inside_their_windows_only() {
         let policy = policy(|job| {
-            (job.window, job.blackout) = (windows(&["22:00-04:00"]), windows(&["00:00-01:00"]))
+            (job.window, job.blackout) = (windows(&["22:00-04:00"]), windows(&["00:00-01:00"]));
         });
         let hourly = schedule("30 * * * *");
         let open =

@@ -40,7 +40,7 @@ async fn every_route_with_every_role_and_without() {
             match (allowed(route.access, role), role) {
                 (true, _) => assert!(!matches!(answer.status, 401 | 403), "{what}"),
                 (false, "") => {
-                    assert_eq!(problem(&answer), (401, "unauthenticated".to_owned()), "{what}")
+                    assert_eq!(problem(&answer), (401, "unauthenticated".to_owned()), "{what}");
                 }
                 (false, _) => assert_eq!(problem(&answer), (403, "forbidden".to_owned()), "{what}"),
             }

@@ -113,7 +113,7 @@ async fn both_formats_give_back_what_is_in_the_trail() {
                 None => assert_eq!(object[*name], Value::Null, "{name}"),
                 // As PostgreSQL wrote it, letter by letter.
                 Some(json) if is_json => {
-                    assert!(line.contains(&format!("\"{name}\":{json}")), "{json}: {line}")
+                    assert!(line.contains(&format!("\"{name}\":{json}")), "{json}: {line}");
                 }
                 Some(text) => assert_eq!(object[*name], Value::String(text.clone()), "{name}"),
             }

@@ -252,7 +252,7 @@ fn an_account_that_adds_up_passes_and_each_way_not_to_add_up_is_found() {
         ("an instant without a row", |account| drop(account.rows.remove(1))),
         ("an instant with two rows", |account| account.rows.push(account.rows[1].clone())),
         ("a range over another row's instant", |account| {
-            account.rows[0].last_due_at = Some(moment(108))
+            account.rows[0].last_due_at = Some(moment(108));
         }),
         ("a range that counts wrong", |account| account.rows[0].missed_count = Some(2)),
         ("an instant before the job was seen", |account| account.first_seen = moment(102)),

@@ -89,9 +89,9 @@ pub fn steps<Z: TimeZone>(tz: &Z, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec
             while new - old > 1 {
                 let middle = (old + new) / 2;
                 if offset(tz, since + Duration::seconds(middle)) == before {
-                    old = middle
+                    old = middle;
                 } else {
-                    new = middle
+                    new = middle;
                 }
             }
             found.push((since + Duration::seconds(new), before, after));

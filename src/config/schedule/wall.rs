@@ -353,10 +353,14 @@ mod tests {
                         .next();
                     match first {
                         Some(first) => {
-                            assert_eq!(next, *first, "{} in {tz} after {after}", schedule.text())
+                            assert_eq!(next, *first, "{} in {tz} after {after}", schedule.text());
                         }
                         None => {
-                            assert!(next > end, "{} in {tz} after {after}: {next}", schedule.text())
+                            assert!(
+                                next > end,
+                                "{} in {tz} after {after}: {next}",
+                                schedule.text()
+                            );
                         }
                     }
                 }

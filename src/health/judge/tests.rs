@@ -245,7 +245,7 @@ fn connections_are_held_against_what_ordinary_roles_may_use() {
         expect(&found, status, reason, &[&format!("{used} of 100")]);
     }
     let hidden = verdict("connections", |s| {
-        s.sessions.counts = vec![sessions("hidden", 80), sessions("idle", 1)]
+        s.sessions.counts = vec![sessions("hidden", 80), sessions("idle", 1)];
     });
     expect(&hidden, Degraded, "connections_high", &["81 of 100"]);
     assert_eq!((&hidden.measured["idle"], &hidden.measured["hidden"]), (&json!(1), &json!(80)));
@@ -273,7 +273,7 @@ fn transactions() {
     ];
     expect(&old, Degraded, "transaction_old", &words);
     let prepared = verdict("transactions", |s| {
-        s.sessions.oldest_prepared = Some(Prepared { gid: "x1".into(), seconds: 900.0 })
+        s.sessions.oldest_prepared = Some(Prepared { gid: "x1".into(), seconds: 900.0 });
     });
     expect(&prepared, Degraded, "prepared_transaction_old", &["'x1'", "ROLLBACK PREPARED"]);
 }
@@ -429,7 +429,7 @@ fn wraparound_takes_the_worse_counter_of_the_worst_database() {
         (HALF, THREE_QUARTERS, Unhealthy, "wraparound_near", "multixact ids"),
     ] {
         let found = verdict("wraparound", |s| {
-            s.ages = Some(vec![age("app", 5, 5), age("template0", xid, mxid)])
+            s.ages = Some(vec![age("app", 5, 5), age("template0", xid, mxid)]);
         });
         expect(&found, status, reason, &[words]);
         assert_eq!(found.measured["own"]["name"], "app");

@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     fn problem(body: &str) -> String {
-        let judged =
+        let validated =
             read(body.as_bytes()).and_then(|sent| validate(&sent).map(|events| events.len()));
         validated.map_or_else(|error| error.detail, |count| format!("{count} accepted"))
     }
@@ -375,9 +375,9 @@ mod tests {
 
     #[test]
     fn of_what_the_server_says_only_the_place_is_told() {
-        assert_eq!(line_of("COPY audit_logs, line 3, column details: \"secret\""), "event 3");
+        assert_eq!(event_of("COPY audit_logs, line 3, column details: \"secret\""), "event 3");
         let inside = "JSON data, line 1: ...\nCOPY audit_logs, line 7, column details: \"secret\"";
-        assert_eq!(line_of(inside), "event 7");
-        assert_eq!(line_of(""), "one of them");
+        assert_eq!(event_of(inside), "event 7");
+        assert_eq!(event_of(""), "an event");
     }
 }

@@ -121,10 +121,10 @@ mod tests {
                 check(&targets[0], &targets, &[reference(on_delete, true, 0)], &mut outcome);
             match (checked, wanted) {
                 (Ok(()), None) => {
-                    assert_eq!(outcome.notes.len(), usize::from(child.is_some()), "{on_delete:?}")
+                    assert_eq!(outcome.notes.len(), usize::from(child.is_some()), "{on_delete:?}");
                 }
                 (Err(error), Some(wanted)) => {
-                    assert!(error.to_string().contains(wanted), "{error}")
+                    assert!(error.to_string().contains(wanted), "{error}");
                 }
                 (checked, _) => panic!("{on_delete:?}, {child:?}: {checked:?}"),
             }

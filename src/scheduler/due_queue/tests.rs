@@ -528,10 +528,10 @@ fn a_specification_names_everything_that_is_said_of_a_job_and_its_schedule_apart
         of(|job| job.deadline = Some(Duration::from_secs(1))),
         of(|job| job.jitter = Duration::from_secs(1)),
         of(|job| {
-            job.window = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect()
+            job.window = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect();
         }),
         of(|job| {
-            job.blackout = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect()
+            job.blackout = ["Sat"].iter().map(|text| Windows::parse_one(text).unwrap()).collect();
         }),
         of(|job| job.on_failure = AfterFailure::Pause),
         of(|job| job.on_failure = AfterFailure::Ignore),
