@@ -370,7 +370,7 @@ mod tests {
                 && problem(&nested(DEPTH_MAX + 1)).contains("nesting")
         );
         let many = format!(r#"{{"events":[{}]}}"#, vec!["{}"; EVENTS_MAX + 1].join(","));
-        assert!(problem(&many).contains("more than 10000 events"));
+        assert!(problem(&many).contains("expected at most 10000 events"));
     }
 
     #[test]
