@@ -239,7 +239,7 @@ impl Default for Filter {
 pub enum ActionFilter {
     Equals(String),
     StartsWith(String),
-    /// What [`Filter::settle`] makes of a beginning.
+    /// The actions that [`Filter::resolve_prefix`] found for a prefix.
     AnyOf(Vec<String>),
 }
 
